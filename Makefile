@@ -1,0 +1,45 @@
+# `make demo` and `make test` do all their own set-up: a bare machine needs only
+# Python >= 3.10, pip and make. Nothing needs a GPU.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_ORIGINAL ?= .venv-original
+# Two processes share a machine's cores.
+JOBS ?= 2
+
+.PHONY: install demo test lint test-original
+
+# Made once per set of requirements; a second `make install` does nothing.
+STAMP := $(VENV)/.installed
+STAMP_ORIGINAL := $(VENV_ORIGINAL)/.installed
+SOURCES := setup.py pyproject.toml $(wildcard requirements/*.txt)
+
+install: $(STAMP)
+
+$(STAMP): $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet -e '.[current,tests,lint]'
+	$(VENV)/bin/pip check
+	touch $@
+
+# The wheel, not an editable install: the original mmengine cannot find those.
+$(STAMP_ORIGINAL): $(SOURCES)
+	$(PYTHON) -m venv $(VENV_ORIGINAL)
+	$(VENV_ORIGINAL)/bin/pip install --quiet --upgrade pip
+	$(VENV_ORIGINAL)/bin/pip install --quiet -e '.[original,tests]'
+	$(VENV_ORIGINAL)/bin/pip check
+	touch $@
+
+demo: $(STAMP)
+	$(VENV)/bin/python tools/demo.py --jobs $(JOBS)
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test-original: $(STAMP_ORIGINAL)
+	OMP_NUM_THREADS=1 $(VENV_ORIGINAL)/bin/python -m pytest -n $(JOBS) -m 'not current_only'
+	$(VENV_ORIGINAL)/bin/python tests/count.py

@@ -1,0 +1,17 @@
+"""CAKD and the methods it is compared with, as a plugin for MMRazor.
+
+Importing the package makes MMRazor importable on PyTorch >= 2 and registers
+losses, connectors and scorers in MMRazor's registry, backbones and datasets
+in mmpretrain's.
+"""
+
+from . import compat
+from .version import __version__
+
+_family = compat.check_stack()
+compat.import_mmrazor()
+compat.register_package(_family)
+
+from . import datasets, engine, models  # noqa: E402, F401  (they register themselves)
+
+__all__ = ['__version__']

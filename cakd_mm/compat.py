@@ -1,0 +1,243 @@
+"""The one place that knows about version skew of the OpenMMLab stack.
+
+Two families of distributions provide the modules ``mmengine``, ``mmcv`` and
+``mmpretrain``: the maintained ``onedl-*`` packages (``cakd_mm[current]``) and
+the original ones (``cakd_mm[original]``). MMRazor 1.0.0 works with either, but
+its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
+"""
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+CURRENT = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain')
+# Each module of the original family has more than one distribution.
+ORIGINAL = (('mmengine', 'mmengine-lite'), ('mmcv-lite', 'mmcv'), ('mmpretrain',))
+USE_CURRENT = "pip install 'cakd_mm[current]'"
+USE_ORIGINAL = "pip install 'cakd_mm[original]'"
+
+# These modules of MMRazor 1.0.0 take torch >= 1.13 to mean that private
+# quantisation APIs of exactly 1.13 exist.
+_QUANTISATION = (
+    'structures/quantization/backend_config/common_operator_config_utils.py',
+    'structures/quantization/backend_config/mapping.py',
+    'models/quantizers/native_quantizer.py',
+)
+_LAST_MMCV_OF_MMRAZOR = '2.1.0'
+
+
+class StackError(ImportError):
+    """The installed distributions cannot work together."""
+
+
+def _installed(*names: str) -> dict[str, str]:
+    """Return ``{distribution: version}`` of those ``names`` that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """Return the leading integers of a version: ``'2.5.1+cu121'`` -> ``(2, 5, 1)``."""
+    numbers = []
+    for part in text.split('+')[0].split('.'):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _require(ok: bool, found: str, remedy: str) -> None:
+    if not ok:
+        raise StackError(f'cakd_mm cannot run: {found} Remedy: {remedy}')
+
+
+def check_stack() -> str:
+    """Check the installed distributions and name the family in use.
+
+    Returns:
+        str: ``'current'`` or ``'original'``.
+
+    Raises:
+        StackError: neither family, both, an incomplete one, or versions that
+            cannot work together; the message names what to install.
+    """
+    current = _installed(*CURRENT)
+    original = _installed(*(name for names in ORIGINAL for name in names))
+    _require(
+        not (current and original),
+        f'{_names(current)} and {_names(original)} are both installed; they '
+        "overwrite each other's files.",
+        f'pip uninstall -y {" ".join([*current, *original])}, then {USE_CURRENT}.',
+    )
+    _require(
+        bool(current or original),
+        'neither family of mmengine, mmcv and mmpretrain is installed.',
+        f'{USE_CURRENT} (or {USE_ORIGINAL} for the original packages).',
+    )
+    runtime = _installed('mmrazor', 'torch', 'torchvision', 'joblib', 'scipy')
+    missing = {'mmrazor', 'torch', 'torchvision', 'joblib', 'scipy'} - set(runtime)
+    extra = USE_CURRENT if current else USE_ORIGINAL
+    _require(not missing, f'{_names(missing)} not installed.', f'{extra}.')
+    if current:
+        _check_current(current, runtime)
+        return 'current'
+    _check_original(original, runtime)
+    return 'original'
+
+
+def _names(found) -> str:
+    return ', '.join(sorted(found))
+
+
+def _check_current(family: dict[str, str], runtime: dict[str, str]) -> None:
+    missing = set(CURRENT) - set(family)
+    _require(not missing, f'{_names(missing)} not installed.', f'{USE_CURRENT}.')
+    _require(
+        _release(runtime['torch']) >= (2, 4),
+        f'onedl-mmcv needs torch >= 2.4, found {runtime["torch"]}.',
+        f"pip install 'torch>=2.4' torchvision, or {USE_ORIGINAL}.",
+    )
+
+
+def _check_original(family: dict[str, str], runtime: dict[str, str]) -> None:
+    missing = [names[0] for names in ORIGINAL if not set(names) & set(family)]
+    _require(not missing, f'{_names(missing)} not installed.', f'{USE_ORIGINAL}.')
+    torch = runtime['torch']
+    _require(
+        (2, 1) <= _release(torch) < (2, 6),
+        f'the original mmengine needs torch 2.1 to 2.5, found {torch} '
+        '(its checkpoints do not load with torch >= 2.6).',
+        f'{USE_ORIGINAL} pins torch, or uninstall {" ".join(family)} and {USE_CURRENT}.',
+    )
+    for name, below in (('numpy', 2), ('setuptools', 81)):
+        found = _installed(name).get(name)
+        _require(
+            found is not None and _release(found) < (below,),
+            f'the original family needs {name} < {below}, found {found}.',
+            f"pip install '{name}<{below}'.",
+        )
+
+
+def _quantisation_misfires(root: Path) -> bool:
+    """Whether MMRazor's torch-1.13 guards would evaluate missing APIs.
+
+    A module misfires if it branches on torch's version although an import it
+    makes for that branch fails; read from its source, since a failed import
+    would leave half of MMRazor's registries behind.
+    """
+    for name in _QUANTISATION:
+        path = root / name
+        if not path.exists():
+            continue
+        body = ast.parse(path.read_text(encoding='utf-8')).body
+        guarded = any(
+            isinstance(node, ast.If)
+            and 'digit_version(torch.__version__)' in ast.unparse(node.test)
+            for node in body
+        )
+        tries = [node for node in body if isinstance(node, ast.Try)]
+        if guarded and not all(_imports_work(node.body) for node in tries):
+            return True
+    return False
+
+
+def _imports_work(body: list[ast.stmt]) -> bool:
+    try:
+        exec(compile(ast.Module(body, []), '<mmrazor>', 'exec'), {})
+    except ImportError:
+        return False
+    return True
+
+
+def _accepts_mmcv(mmrazor_init: Path, mmcv_version: str) -> bool:
+    """Whether the upper cap asserted in MMRazor's ``__init__`` admits mmcv."""
+    for node in ast.parse(mmrazor_init.read_text(encoding='utf-8')).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == 'mmcv_maximum_version':
+            return _release(mmcv_version) <= _release(ast.literal_eval(node.value))
+    return True
+
+
+@contextmanager
+def _attribute(module, name: str, value) -> Iterator[None]:
+    """Set ``module.name`` for the duration of the block."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def _below_113(digit_version: Callable) -> Callable:
+    """Answer that torch is older than 1.13, MMRazor's placeholder branch."""
+    import torch
+
+    def masked(text: str):
+        return digit_version('1.12.0' if text == torch.__version__ else text)
+
+    return masked
+
+
+def import_mmrazor() -> None:
+    """Import MMRazor with all that it registers, whatever the torch version.
+
+    Does nothing but import where nothing is broken, and leaves no patch
+    behind: what is masked during the import is put back in every module that
+    took a copy.
+    """
+    if 'mmrazor' not in sys.modules:
+        _import_package()
+    import mmrazor
+
+    root = Path(mmrazor.__file__).parent
+    if 'mmrazor.models' in sys.modules or not _quantisation_misfires(root):
+        _register_all()
+        return
+    genuine = mmrazor.digit_version
+    masked = _below_113(genuine)
+    with _attribute(mmrazor, 'digit_version', masked):
+        _register_all()
+    for name, module in list(sys.modules.items()):
+        if name.startswith('mmrazor.') and vars(module).get('digit_version') is masked:
+            module.digit_version = genuine
+
+
+def _import_package() -> None:
+    """Import the bare package, past the upper cap on mmcv it asserts."""
+    import mmcv
+
+    init = Path(importlib.util.find_spec('mmrazor').origin)
+    if _accepts_mmcv(init, mmcv.__version__):
+        importlib.import_module('mmrazor')
+        return
+    with _attribute(mmcv, '__version__', _LAST_MMCV_OF_MMRAZOR):
+        importlib.import_module('mmrazor')
+
+
+def _register_all() -> None:
+    from mmrazor.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+
+
+def register_package(family: str) -> None:
+    """Let mmengine resolve ``cakd_mm::...`` config references.
+
+    The original mmengine looks for an installed distribution's folder and misses
+    an editable install; for a name without a distribution it takes the folder of
+    the module, which is right for every kind of install.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    name = 'cakd_mm' if family == 'current' else 'cakd_mm.version'
+    MODULE2PACKAGE.setdefault('cakd_mm', name)

@@ -1,0 +1,12 @@
+from .extract_student_hook import ExtractStudentHook
+from .finite_loss_hook import FiniteLossHook, NonFiniteError
+from .label_range_hook import LabelRangeHook
+from .student_ema_hook import StudentEMAHook
+
+__all__ = [
+    'ExtractStudentHook',
+    'FiniteLossHook',
+    'LabelRangeHook',
+    'NonFiniteError',
+    'StudentEMAHook',
+]

@@ -1,0 +1,43 @@
+"""Writes the plain student at the end of training."""
+
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from ...utils.extract import save_student
+
+
+@HOOKS.register_module()
+class ExtractStudentHook(Hook):
+    """Write ``student.pth`` and ``student.py`` into the work dir after training.
+
+    A plain mmpretrain checkpoint of the last step's student and its config,
+    loaded back and compared, as ``tools/model_converters/extract_student.py``
+    does for any checkpoint. Does nothing for a model without a teacher. Put it
+    into ``default_hooks``.
+    """
+
+    # After the last checkpoint has been written.
+    priority = 'LOWEST'
+
+    def after_train(self, runner) -> None:
+        """Extract on the main process."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, 'teacher') or not is_main_process():
+            return
+        path = save_student(
+            runner.cfg,
+            model.student.state_dict(),
+            Path(runner.work_dir) / 'student.pth',
+            meta=dict(
+                epoch=runner.epoch,
+                iter=runner.iter,
+                dataset_meta=getattr(
+                    runner.train_dataloader.dataset, 'metainfo', None
+                ),
+            ),
+        )
+        runner.logger.info(f'The plain student is {path}, its config beside it.')

@@ -1,0 +1,53 @@
+"""Exponential moving average of the student alone."""
+
+from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, MODELS
+from mmengine.runner.checkpoint import load_state_dict
+
+from ...utils.checkpoint import STUDENT_PREFIX
+
+
+@HOOKS.register_module()
+class StudentEMAHook(EMAHook):
+    """:class:`mmengine.EMAHook` that leaves teacher and distiller alone.
+
+    mmengine's averages (and copies) the whole algorithm, teacher included.
+    Works for plain classifiers too. As in mmengine, a checkpoint's
+    ``state_dict`` holds the averaged student and its ``ema_state_dict`` the raw
+    one, and validation uses the average.
+
+    Args:
+        ema_type (str): ``'ExponentialMovingAverage'`` (default) and others.
+        **kwargs: As in mmengine (``momentum``, ``begin_epoch``, ...).
+    """
+
+    def before_run(self, runner) -> None:
+        """Copy the student."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.prefix = STUDENT_PREFIX if hasattr(model, 'teacher') else ''
+        self.src_model = model.student if self.prefix else model
+        self.ema_model = MODELS.build(
+            self.ema_cfg, default_args=dict(model=self.src_model)
+        )
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Take up the average, or start it from the loaded student."""
+        if 'ema_state_dict' in checkpoint and runner._resume:
+            super().after_load_checkpoint(runner, checkpoint)
+            return
+        size = len(self.prefix)
+        weights = {
+            name[size:]: value.clone()
+            for name, value in checkpoint['state_dict'].items()
+            if name.startswith(self.prefix)
+        }
+        load_state_dict(self.ema_model.module, weights, strict=self.strict_load)
+
+    def _swap_ema_state_dict(self, checkpoint: dict) -> None:
+        """Exchange average and raw student between the two state dicts."""
+        weights, average = checkpoint['state_dict'], checkpoint['ema_state_dict']
+        for name in average:
+            if name.startswith('module.'):
+                own = self.prefix + name[len('module.') :]
+                average[name], weights[own] = weights[own], average[name]

@@ -1,0 +1,4 @@
+from .resumable_train_loop import ResumableTrainLoop
+from .student_teacher_val_loop import StudentTeacherValLoop
+
+__all__ = ['ResumableTrainLoop', 'StudentTeacherValLoop']

@@ -1,0 +1,55 @@
+"""Validation of the teacher beside the student, for those who ask."""
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.registry import LOOPS
+from mmengine.runner import ValLoop, autocast
+
+from ...utils.errors import describe
+
+
+@LOOPS.register_module()
+class StudentTeacherValLoop(ValLoop):
+    """Score the student as usual, then the teacher on the same images.
+
+    The teacher's metrics are prefixed with ``teacher/``. Use it with
+    ``val_cfg=dict(type='StudentTeacherValLoop')``; the default loop scores the
+    student only.
+
+    Raises:
+        ValueError: the model has no teacher.
+    """
+
+    def run(self) -> dict:
+        """Validate both and return all metrics."""
+        model = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
+        if not hasattr(model, 'teacher'):
+            raise ValueError(
+                describe(
+                    'val_cfg.type',
+                    type(self).__name__,
+                    f'{type(model).__name__} has no teacher to score.',
+                    'Write val_cfg=dict().',
+                )
+            )
+        self.runner.call_hook('before_val')
+        self.runner.call_hook('before_val_epoch')
+        self.runner.model.eval()
+        for index, batch in enumerate(self.dataloader):
+            self.run_iter(index, batch)
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        for batch in self.dataloader:
+            self._score_teacher(model, batch)
+        scores = self.evaluator.evaluate(len(self.dataloader.dataset))
+        metrics.update({f'teacher/{name}': value for name, value in scores.items()})
+        self.runner.call_hook('after_val_epoch', metrics=metrics)
+        self.runner.call_hook('after_val')
+        return metrics
+
+    @torch.no_grad()
+    def _score_teacher(self, model, batch) -> None:
+        with autocast(enabled=self.fp16):
+            data = model.data_preprocessor(batch, False)
+            outputs = model.teacher(**data, mode='predict')
+        self.evaluator.process(data_samples=outputs, data_batch=batch)

@@ -1,0 +1,4 @@
+from .algorithms import *  # noqa: F403
+from .backbones import *  # noqa: F403
+from .distillers import *  # noqa: F403
+from .losses import *  # noqa: F403

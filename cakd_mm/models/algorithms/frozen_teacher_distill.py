@@ -1,0 +1,329 @@
+"""Distillation from one frozen teacher whose weights cannot get lost."""
+
+import torch
+from mmengine.model import BaseModel
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.utils import add_prefix
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from ...utils.checkpoint import (
+    STUDENT_PREFIX,
+    fingerprint,
+    load_strictly,
+    model_weights,
+    read_checkpoint,
+    require_file,
+)
+from ...utils.errors import describe
+
+TEACHER_PREFIX = 'teacher.'
+
+
+@MODELS.register_module()
+class FrozenTeacherDistill(SingleTeacherDistill):
+    """:class:`mmrazor.SingleTeacherDistill` with a teacher one can rely on.
+
+    The teacher is loaded strictly, stays in eval mode as a whole (dropout and
+    drop path too), runs without its own loss, cannot be re-initialised or
+    replaced by a later checkpoint, and is left out of training checkpoints;
+    its SHA-256 is stored instead and compared when a run is resumed.
+
+    Args:
+        distiller (dict): Config of the distiller, normally a
+            :class:`StrictDistiller`.
+        teacher (dict | BaseModel): Config of the teacher, or the built teacher.
+        teacher_ckpt (str, optional): Path or URL of the teacher's checkpoint:
+            an mmpretrain one, or a distillation checkpoint whose student
+            becomes the teacher.
+        teacher_from (str, optional): The command that makes ``teacher_ckpt``,
+            shown when the file is missing or does not fit.
+        student_ckpt (str, optional): Checkpoint to start the student from, of
+            the same kinds. Loaded strictly, after initialisation.
+        allow_random_teacher (bool): Accept a teacher without a checkpoint; it
+            is then initialised by its own config. Defaults to False.
+        save_teacher (bool): Keep the teacher in training checkpoints. Defaults
+            to False; a random teacher is always kept.
+        teacher_mode (str): ``'tensor'`` runs backbone, neck and head;
+            ``'loss'`` also the teacher's own loss, for recorders inside it.
+            Defaults to ``'tensor'``.
+        data_preprocessor (dict | nn.Module, optional): Makes the batch that
+            both nets see; ``type`` defaults to ``ClsDataPreprocessor``, the
+            whole to the student's.
+        **kwargs: ``architecture`` (the student), ``student_trainable``,
+            ``calculate_student_loss``, ``init_cfg`` ... as in
+            :class:`mmrazor.SingleTeacherDistill`.
+
+    Raises:
+        FileNotFoundError: a checkpoint does not exist.
+        ValueError: a checkpoint cannot be read or does not fit, the teacher
+            has none, or teacher and student see or score different things.
+    """
+
+    def __init__(
+        self,
+        distiller: dict,
+        teacher: dict | BaseModel,
+        teacher_ckpt: str | None = None,
+        teacher_from: str | None = None,
+        student_ckpt: str | None = None,
+        allow_random_teacher: bool = False,
+        save_teacher: bool = False,
+        teacher_mode: str = 'tensor',
+        data_preprocessor: dict | nn.Module | None = None,
+        **kwargs,
+    ) -> None:
+        if kwargs.pop('teacher_trainable', False):
+            raise ValueError(
+                describe(
+                    'model.teacher_trainable',
+                    True,
+                    'FrozenTeacherDistill never trains the teacher.',
+                    "Use type='mmrazor.SingleTeacherDistill' for that.",
+                )
+            )
+        if teacher_mode not in ('tensor', 'loss'):
+            raise ValueError(
+                describe(
+                    'model.teacher_mode',
+                    teacher_mode,
+                    'There is no such mode.',
+                    "Write 'tensor' or 'loss'.",
+                )
+            )
+        if teacher_ckpt is None and not allow_random_teacher:
+            raise ValueError(
+                describe(
+                    'model.teacher_ckpt',
+                    None,
+                    'The teacher would keep random weights (`init_cfg` and '
+                    '`pretrained` of the teacher are not relied on).',
+                    'Name its checkpoint, or write allow_random_teacher=True if '
+                    'that is what you mean.' + _made_by(teacher_from),
+                )
+            )
+        if student_ckpt is not None:
+            require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
+        teacher = _build_teacher(teacher, teacher_ckpt, _made_by(teacher_from))
+        if isinstance(data_preprocessor, dict):
+            default = dict(type='mmpretrain.ClsDataPreprocessor')
+            data_preprocessor = {**default, **data_preprocessor}
+        super().__init__(
+            distiller=distiller,
+            teacher=teacher,
+            data_preprocessor=data_preprocessor,
+            **kwargs,
+        )
+        self.teacher_mode = teacher_mode
+        self.student_ckpt = student_ckpt
+        self.save_teacher = save_teacher or teacher_ckpt is None
+        _check_classes(self.teacher, self.student)
+        _check_preprocessing(self.teacher, self.data_preprocessor)
+        _check_batch_augments(self.student, self.data_preprocessor)
+        self.register_buffer('teacher_sha256', self._hash_teacher())
+        self.teacher.eval()
+        self._register_state_dict_hook(_drop_teacher)
+        self._register_load_state_dict_pre_hook(self._before_load)
+
+    def _hash_teacher(self) -> Tensor:
+        """Return the fingerprint of the loaded teacher, zeros for a random one."""
+        if self.save_teacher and not self.teacher_is_loaded:
+            return torch.zeros(32, dtype=torch.uint8)
+        return fingerprint(self.teacher.state_dict())
+
+    @property
+    def teacher_is_loaded(self) -> bool:
+        """Whether the teacher's weights come from a checkpoint."""
+        return getattr(self.teacher, 'loaded_strictly', False)
+
+    def init_weights(self) -> None:
+        """Initialise student and distiller; the teacher is out of reach here."""
+        modules = self._modules
+        self._modules = {k: v for k, v in modules.items() if k != 'teacher'}
+        try:
+            super().init_weights()
+        finally:
+            self._modules = modules
+        if self.student_ckpt is not None:
+            key, remedy = 'model.student_ckpt', 'Give a checkpoint of this student.'
+            checkpoint = read_checkpoint(self.student_ckpt, key, remedy)
+            weights = model_weights(checkpoint)
+            load_strictly(self.student, weights, key, self.student_ckpt, remedy)
+
+    def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
+        """Set the student's and the distiller's mode; the teacher stays in eval."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def loss(
+        self, batch_inputs: Tensor, data_samples: list | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the student's own and the distillation losses of a batch.
+
+        Args:
+            batch_inputs (Tensor): Preprocessed images, (N, C, H, W).
+            data_samples (list[DataSample], optional): Their annotations.
+
+        Returns:
+            dict[str, Tensor]: ``student.*`` and ``distill.*``; entries whose
+            name contains ``loss`` are summed by mmengine.
+        """
+        distiller = self.distiller
+        distiller.set_deliveries_override(False)
+        with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
+            self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
+        distiller.set_deliveries_override(True)
+        with (
+            distiller.student_recorders,
+            distiller.deliveries,
+            torch.set_grad_enabled(self.student_trainable and torch.is_grad_enabled()),
+        ):
+            losses = self.student(batch_inputs, data_samples, mode='loss')
+        losses = add_prefix(losses, 'student') if self.calculate_student_loss else {}
+        if not self.distillation_stopped:
+            distilled = distiller.compute_distill_losses()
+            losses.update(add_prefix(distilled, 'distill'))
+        return losses
+
+    def recorded_ranges(self) -> dict[str, Tensor]:
+        """Return (min, max) of every score matrix recorded in the last step.
+
+        Returns:
+            dict[str, Tensor]: ``student.<recorder>`` or ``teacher.<recorder>``
+            to a (2,) tensor on the scores' device.
+        """
+        ranges = {}
+        for side in ('student', 'teacher'):
+            recorders = getattr(self.distiller, f'{side}_recorders').recorders
+            for name, recorder in recorders.items():
+                data = recorder.data_buffer[0] if recorder.data_buffer else None
+                if isinstance(data, Tensor) and data.ndim == 2 and data.numel():
+                    low, high = torch.aminmax(data.detach().float())
+                    ranges[f'{side}.{name}'] = torch.stack([low, high])
+        return ranges
+
+    def _before_load(self, state_dict, prefix, *_) -> None:
+        """Guard the teacher against any checkpoint loaded into the algorithm."""
+        if not any(k.startswith(prefix + STUDENT_PREFIX) for k in state_dict):
+            raise ValueError(
+                describe(
+                    'load_from',
+                    f'a checkpoint with keys like {next(iter(state_dict), None)!r}',
+                    'It is not a distillation checkpoint: nothing of it fits.',
+                    'To start the student from a plain checkpoint write '
+                    'model.student_ckpt=... instead of load_from.',
+                )
+            )
+        if not self.teacher_is_loaded:
+            return
+        own = {
+            f'{prefix}{TEACHER_PREFIX}{k}': v
+            for k, v in self.teacher.state_dict().items()
+        }
+        other = state_dict.get(f'{prefix}teacher_sha256')
+        stored = {k: state_dict[k] for k in own if k in state_dict}
+        differs = other is not None and not torch.equal(
+            other.cpu(), self.teacher_sha256.cpu()
+        )
+        if differs or not all(torch.equal(v.cpu(), own[k].cpu()) for k, v in stored.items()):
+            raise ValueError(
+                describe(
+                    'model.teacher_ckpt',
+                    'the teacher now loaded',
+                    'It is not the teacher this checkpoint was trained with '
+                    '(SHA-256 differs).',
+                    'Resume with the same teacher; to go on from this student '
+                    'under another one write model.student_ckpt=... instead.',
+                )
+            )
+        state_dict.update(own)
+        state_dict.setdefault(f'{prefix}teacher_sha256', self.teacher_sha256)
+
+
+def _drop_teacher(module, state_dict, prefix, _) -> None:
+    """Leave the frozen teacher out of checkpoints; its hash stays."""
+    if not module.save_teacher:
+        for key in [k for k in state_dict if k.startswith(prefix + TEACHER_PREFIX)]:
+            del state_dict[key]
+
+
+def _made_by(command: str | None) -> str:
+    return f' It is made by: {command}' if command else ''
+
+
+def _build_teacher(teacher, checkpoint: str | None, made_by: str) -> BaseModel:
+    """Build the teacher and give it its weights."""
+    key = 'model.teacher_ckpt'
+    remedy = made_by.strip() or 'Give a checkpoint of exactly this teacher.'
+    if checkpoint is not None:
+        require_file(checkpoint, key, remedy)
+    if isinstance(teacher, dict):
+        teacher = MODELS.build(teacher)
+    if checkpoint is None:
+        teacher.init_weights()
+        return teacher
+    weights = model_weights(read_checkpoint(checkpoint, key, remedy))
+    load_strictly(teacher, weights, key, checkpoint, remedy)
+    teacher.loaded_strictly = True
+    return teacher
+
+
+def _classes(model: nn.Module) -> int | None:
+    return getattr(getattr(model, 'head', None), 'num_classes', None)
+
+
+def _check_classes(teacher: nn.Module, student: nn.Module) -> None:
+    """Teacher and student score the same number of classes."""
+    theirs, ours = _classes(teacher), _classes(student)
+    if None not in (theirs, ours) and theirs != ours:
+        raise ValueError(
+            describe(
+                'model.architecture.head.num_classes',
+                ours,
+                f'The teacher scores {theirs} classes.',
+                'Give model.teacher.head.num_classes and '
+                'model.architecture.head.num_classes the same value.',
+            )
+        )
+
+
+def _check_preprocessing(teacher: nn.Module, shared: nn.Module) -> None:
+    """A teacher that states its own normalisation must state the one it gets."""
+    own = getattr(teacher, 'data_preprocessor', None)
+    if not getattr(own, '_enable_normalize', False):
+        return
+    theirs, ours = _normalisation(own), _normalisation(shared)
+    if theirs != ours:
+        raise ValueError(
+            describe(
+                'model.teacher.data_preprocessor',
+                theirs,
+                f'Teacher and student share one preprocessed batch, made with {ours}.',
+                'Use the same mean, std and to_rgb for both (data_preprocessor).',
+            )
+        )
+
+
+def _check_batch_augments(student: nn.Module, shared: nn.Module) -> None:
+    """Mixup asked for in the student's own config would silently never happen."""
+    own = getattr(student, 'data_preprocessor', None)
+    if own is shared or not getattr(own, 'batch_augments', None):
+        return
+    if not getattr(shared, 'batch_augments', None):
+        raise ValueError(
+            describe(
+                'model.architecture.train_cfg.augments',
+                '(set)',
+                'Batches are made by `data_preprocessor`, which has none.',
+                'Move it to data_preprocessor.batch_augments.',
+            )
+        )
+
+
+def _normalisation(preprocessor: nn.Module) -> dict:
+    values = {'to_rgb': bool(getattr(preprocessor, 'to_rgb', False))}
+    for name in ('mean', 'std'):
+        value = getattr(preprocessor, name, None)
+        values[name] = None if value is None else value.flatten().tolist()
+    return values

@@ -1,0 +1,3 @@
+from .strict_distiller import StrictDistiller
+
+__all__ = ['StrictDistiller']

@@ -1,0 +1,191 @@
+"""A configurable distiller that refuses what mmrazor's would train on silently."""
+
+from inspect import Parameter, signature
+
+from mmengine.model import BaseModel
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.registry import MODELS
+from torch import nn
+
+from ...utils.errors import describe, nearest
+
+HEAD = 'model.distiller'
+
+
+@MODELS.register_module()
+class StrictDistiller(ConfigurableDistiller):
+    """:class:`mmrazor.ConfigurableDistiller` with complete checks.
+
+    Same config keys. Every declared loss must be mapped, every argument of its
+    ``forward`` that has no default must be fed, every recorder, connector and
+    tapped module must exist, and a recorder that saw nothing is named.
+
+    Raises:
+        ValueError: naming the config key, its value and what to write instead.
+    """
+
+    def __init__(
+        self,
+        student_recorders: dict | None = None,
+        teacher_recorders: dict | None = None,
+        distill_deliveries: dict | None = None,
+        connectors: dict | None = None,
+        distill_losses: dict | None = None,
+        loss_forward_mappings: dict | None = None,
+        **kwargs,
+    ) -> None:
+        losses, mappings = distill_losses or {}, loss_forward_mappings or {}
+        _check_pairing(losses, mappings)
+        names = {
+            True: set(student_recorders or {}),
+            False: set(teacher_recorders or {}),
+        }
+        for loss, mapping in mappings.items():
+            for argument, record in mapping.items():
+                key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
+                _check_record(key, record, names, set(connectors or {}))
+        super().__init__(
+            student_recorders=student_recorders,
+            teacher_recorders=teacher_recorders,
+            distill_deliveries=distill_deliveries,
+            connectors=connectors,
+            distill_losses=distill_losses,
+            loss_forward_mappings=None,
+            **kwargs,
+        )
+        for loss, mapping in mappings.items():
+            _check_arguments(loss, self.distill_losses[loss], mapping)
+        self.loss_forward_mappings = mappings
+
+    def prepare_from_student(self, model: BaseModel) -> None:
+        """Hook the student's recorders up, after checking that their modules exist."""
+        self._check_sources('student_recorders', model)
+        super().prepare_from_student(model)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Hook the teacher's recorders up, after checking that their modules exist."""
+        self._check_sources('teacher_recorders', model)
+        super().prepare_from_teacher(model)
+
+    def get_record(self, recorder: str, from_student: bool, *args, **kwargs):
+        """Return recorded data; a recorder that saw nothing is an error."""
+        side = 'student_recorders' if from_student else 'teacher_recorders'
+        source = getattr(self, side).get_recorder(recorder)
+        if not source.data_buffer:
+            raise ValueError(
+                describe(
+                    f'{HEAD}.{side}.{recorder}.source',
+                    source.source,
+                    'The module was not run in this step, so nothing was recorded.',
+                    'Tap a module that runs; a frozen teacher computes no loss, so '
+                    "record labels from the student (source='head.loss_module').",
+                )
+            )
+        return super().get_record(recorder, from_student, *args, **kwargs)
+
+    def _check_sources(self, side: str, model: nn.Module) -> None:
+        modules = {name for name, _ in model.named_modules()}
+        parameters = {name for name, _ in model.named_parameters()}
+        for name, recorder in getattr(self, side).recorders.items():
+            kind = type(recorder).__name__
+            known = {
+                'ModuleOutputsRecorder': modules,
+                'ModuleInputsRecorder': modules,
+                'ParameterRecorder': parameters,
+            }.get(kind)
+            if known is not None and recorder.source not in known:
+                raise ValueError(
+                    describe(
+                        f'{HEAD}.{side}.{name}.source',
+                        recorder.source,
+                        f'The {side.split("_")[0]} has nothing of that name.',
+                        f'Like it: {nearest(recorder.source, known)}.',
+                    )
+                )
+
+
+def _check_pairing(losses: dict, mappings: dict) -> None:
+    """Every loss is mapped and every mapping has a loss."""
+    for name in losses.keys() - mappings.keys():
+        raise ValueError(
+            describe(
+                f'{HEAD}.distill_losses.{name}',
+                dict(losses[name]).get('type'),
+                'Nothing feeds this loss, so it would never be computed.',
+                f'Add `{HEAD}.loss_forward_mappings.{name}` or remove the loss.',
+            )
+        )
+    for name in mappings.keys() - losses.keys():
+        raise ValueError(
+            describe(
+                f'{HEAD}.loss_forward_mappings.{name}',
+                dict(mappings[name]),
+                f'There is no loss of that name; like it: {nearest(name, losses)}.',
+                f'Add `{HEAD}.distill_losses.{name}` or remove the mapping.',
+            )
+        )
+
+
+def _check_record(key: str, record, names: dict[bool, set], connectors: set) -> None:
+    """One entry of a mapping: where an argument comes from."""
+    if not isinstance(record, dict) or not isinstance(record.get('from_student'), bool):
+        raise ValueError(
+            describe(
+                key,
+                record,
+                'It does not say where the argument comes from.',
+                "Write dict(recorder='logits', from_student=True or False).",
+            )
+        )
+    known = names[record['from_student']]
+    if record.get('recorder') not in known:
+        side = 'student_recorders' if record['from_student'] else 'teacher_recorders'
+        raise ValueError(
+            describe(
+                f'{key}.recorder',
+                record.get('recorder'),
+                f'`{HEAD}.{side}` has no such recorder; '
+                f'it has {nearest(str(record.get("recorder")), known)}.',
+                f'Add it to `{HEAD}.{side}` or name one of those.',
+            )
+        )
+    connector = record.get('connector')
+    if connector is not None and connector not in connectors:
+        raise ValueError(
+            describe(
+                f'{key}.connector',
+                connector,
+                f'`{HEAD}.connectors` has {nearest(connector, connectors)}.',
+                'Add the connector or name one of those.',
+            )
+        )
+
+
+def _check_arguments(loss: str, module: nn.Module, mapping: dict) -> None:
+    """Every argument of ``forward`` is fed, and nothing else is."""
+    arguments = signature(module.forward).parameters
+    required = {
+        name
+        for name, argument in arguments.items()
+        if argument.default is Parameter.empty
+        and argument.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    }
+    key, kind = f'{HEAD}.loss_forward_mappings.{loss}', type(module).__name__
+    for name in sorted(required - mapping.keys()):
+        raise ValueError(
+            describe(
+                key,
+                sorted(mapping),
+                f'{kind}.forward also needs {name!r}.',
+                f"Add {name}=dict(recorder=..., from_student=...).",
+            )
+        )
+    for name in sorted(mapping.keys() - arguments.keys()):
+        raise ValueError(
+            describe(
+                f'{key}.{name}',
+                dict(mapping[name]),
+                f'{kind}.forward takes {sorted(arguments)}.',
+                'Rename or remove the argument.',
+            )
+        )

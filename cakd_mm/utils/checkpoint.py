@@ -1,0 +1,121 @@
+"""Reading and strictly loading weights, and telling two sets of them apart."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from .errors import describe
+
+STUDENT_PREFIX = 'architecture.'
+
+
+def is_remote(path: str) -> bool:
+    """Whether mmengine fetches ``path`` (``https://``, ``s3://``, ``torchvision://``)."""
+    return '://' in str(path)
+
+
+def require_file(path: str, key: str, remedy: str) -> None:
+    """Raise if ``path`` is a local file that does not exist.
+
+    Args:
+        path: A checkpoint's path or URL.
+        key: The config key it was read from.
+        remedy: The command that would make it, or what to write instead.
+
+    Raises:
+        FileNotFoundError: naming key, path and remedy.
+    """
+    if not is_remote(path) and not Path(path).expanduser().is_file():
+        here = f'There is no such file (looked from {Path.cwd()}).'
+        raise FileNotFoundError(describe(key, path, here, remedy))
+
+
+def read_checkpoint(path: str, key: str, remedy: str) -> dict:
+    """Read a checkpoint on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a readable checkpoint, or holds no weights.
+    """
+    require_file(path, key, remedy)
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    except Exception as error:  # torch, zipfile, pickle: each raises its own
+        problem = f'The file cannot be read as a checkpoint ({error!s:.200}).'
+        raise ValueError(describe(key, path, problem, remedy)) from error
+    weights = checkpoint.get('state_dict', checkpoint) if isinstance(
+        checkpoint, Mapping) else None
+    if not weights or not any(isinstance(v, Tensor) for v in weights.values()):
+        problem = 'The file holds no `state_dict`.'
+        raise ValueError(describe(key, path, problem, remedy))
+    return checkpoint
+
+
+def model_weights(checkpoint: Mapping) -> dict[str, Tensor]:
+    """Return the weights of a classifier from its own or a distillation checkpoint.
+
+    Of a checkpoint written while distilling, these are the student's. Prefixes
+    that wrappers leave (``module.``) are dropped.
+    """
+    weights = dict(checkpoint.get('state_dict', checkpoint))
+    for prefix in ('module.', STUDENT_PREFIX):
+        inner = {k: v for k, v in weights.items() if k.startswith(prefix)}
+        if inner:
+            weights = {k[len(prefix):]: v for k, v in inner.items()}
+    return weights
+
+
+def load_strictly(
+    module: nn.Module, weights: Mapping[str, Tensor], key: str, value, remedy: str
+) -> None:
+    """Load ``weights``, refusing anything missing, unexpected or of another shape.
+
+    Raises:
+        ValueError: naming the config key, the file and every kind of mismatch.
+    """
+    own = module.state_dict()
+    problems = []
+    for title, names in (
+        ('missing', own.keys() - weights.keys()),
+        ('unexpected', weights.keys() - own.keys()),
+    ):
+        if names:
+            problems.append(f'{len(names)} {title} keys ({_some(names)})')
+    for name in sorted(own.keys() & weights.keys()):
+        got, want = tuple(weights[name].shape), tuple(own[name].shape)
+        if got != want:
+            problems.append(f'{name} is {got} in the file, {want} in the model')
+    if problems:
+        classes = _class_counts(own, weights)
+        text = f'The weights do not fit: {"; ".join(problems[:8])}.{classes}'
+        raise ValueError(describe(key, value, text, remedy))
+    module.load_state_dict(weights, strict=True)
+
+
+def _class_counts(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Spell out a mismatch of the classifier's bias, the usual wrong dataset."""
+    for name in own.keys() & weights.keys():
+        if name.startswith('head.') and own[name].ndim == 1:
+            got, want = len(weights[name]), len(own[name])
+            if got != want:
+                return f' The file scores {got} classes, the config asks for {want}.'
+    return ''
+
+
+def _some(names, most: int = 4) -> str:
+    names = sorted(names)
+    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> Tensor:
+    """Return the SHA-256 of all entries' names, types, shapes and bytes, (32,) uint8."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f'{name}|{tensor.dtype}|{tuple(tensor.shape)}'.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)

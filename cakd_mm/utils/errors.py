@@ -1,0 +1,22 @@
+"""One wording for all user errors: the key, its value, what is wrong, the remedy."""
+
+from difflib import get_close_matches
+
+
+def describe(key: str, value, problem: str, remedy: str) -> str:
+    """Return the text of a user error.
+
+    Args:
+        key: Config key, spelled as in the config (``model.teacher_ckpt``).
+        value: The value it has.
+        problem: Why that does not work, a full sentence.
+        remedy: What to write or run instead, a full sentence.
+    """
+    return f'`{key}` = {value!r}: {problem} {remedy}'
+
+
+def nearest(name: str, known) -> str:
+    """Return a hint at the known names most like ``name``, or all of a few."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
+    return ', '.join(repr(match) for match in close) if close else 'none at all'

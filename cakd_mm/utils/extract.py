@@ -1,0 +1,200 @@
+"""From a distillation run to a plain mmpretrain checkpoint and config."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
+from mmpretrain import get_model
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from .checkpoint import STUDENT_PREFIX, load_strictly
+from .errors import describe
+
+# What evaluation and inference with mmpretrain read; nothing of training.
+KEPT = (
+    'test_dataloader',
+    'test_evaluator',
+    'test_cfg',
+    'val_dataloader',
+    'val_evaluator',
+    'env_cfg',
+    'log_level',
+)
+KEY = 'checkpoint'
+
+
+def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
+    """Pick the student's weights from a distillation checkpoint.
+
+    Args:
+        checkpoint: As saved by mmengine while distilling.
+        ema: Take the averaged weights. mmengine keeps the average in
+            ``state_dict`` and the raw weights in ``ema_state_dict``.
+
+    Raises:
+        ValueError: not a distillation checkpoint, or it has no average.
+    """
+    weights, prefix = checkpoint.get('state_dict', {}), STUDENT_PREFIX
+    has_average = 'ema_state_dict' in checkpoint
+    if ema and not has_average:
+        raise ValueError(
+            describe(
+                '--ema',
+                True,
+                'The checkpoint holds no averaged weights.',
+                "Train with custom_hooks=[dict(type='StudentEMAHook')], or leave "
+                '--ema out.',
+            )
+        )
+    if has_average and not ema:
+        weights, prefix = checkpoint['ema_state_dict'], 'module.'
+    found = {
+        name[len(prefix) :]: value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+    if not found:
+        raise ValueError(
+            describe(
+                KEY,
+                sorted(weights)[:3],
+                'It is not a distillation checkpoint: no key starts with '
+                f'{STUDENT_PREFIX!r}.',
+                'Give an epoch_*.pth or iter_*.pth of a distillation run.',
+            )
+        )
+    return found
+
+
+def student_model(cfg: Config) -> ConfigDict:
+    """Return the student's model config of a distillation config."""
+    model = cfg.get('model', {})
+    if 'architecture' not in model:
+        raise ValueError(
+            describe(
+                'model',
+                model.get('type'),
+                'The config describes no distillation (no model.architecture).',
+                'Give the config that the checkpoint was trained with.',
+            )
+        )
+    student = copy.deepcopy(model.architecture)
+    if 'cfg_path' in student:
+        student = get_config(student.cfg_path).model
+    student.pop('_scope_', None)
+    student.pop('data_preprocessor', None)
+    return student
+
+
+def plain_config(cfg: Config) -> Config:
+    """Return the config of the student alone, for mmpretrain.
+
+    It holds the model, its preprocessing and the evaluation settings. Only if
+    one of these uses a class of ours does it import ``cakd_mm``.
+    """
+    preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor')
+    if preprocessor is None:
+        preprocessor = cfg.model.architecture.get('data_preprocessor')
+    plain = dict(default_scope='mmpretrain', model=student_model(cfg))
+    if preprocessor is not None:
+        preprocessor = copy.deepcopy(preprocessor)
+        preprocessor.pop('_scope_', None)
+        plain['data_preprocessor'] = preprocessor
+    plain.update({k: copy.deepcopy(cfg[k]) for k in KEPT if cfg.get(k) is not None})
+    if 'test_evaluator' in plain:
+        plain['test_cfg'] = dict()
+    if 'val_evaluator' in plain:
+        plain['val_cfg'] = dict()
+    if _uses_ours(plain):
+        plain['custom_imports'] = dict(imports=['cakd_mm'], allow_failed_imports=False)
+    return Config(plain)
+
+
+def _uses_ours(node) -> bool:
+    """Whether any ``type`` below is a class of this package."""
+    if isinstance(node, Mapping):
+        name = node.get('type')
+        if isinstance(name, str) and _defined_here(name):
+            return True
+        return any(_uses_ours(value) for value in node.values())
+    return isinstance(node, (list, tuple)) and any(_uses_ours(v) for v in node)
+
+
+def _defined_here(name: str) -> bool:
+    from mmpretrain import registry
+
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        found = [getattr(registry, r).get(name) for r in ('MODELS', 'DATASETS')]
+    return any(c is not None and c.__module__.startswith('cakd_mm') for c in found)
+
+
+def save_student(
+    cfg: Config, weights: Mapping[str, Tensor], path: Path, meta: dict | None = None
+) -> Path:
+    """Write a plain checkpoint and its config, load them back and compare.
+
+    Args:
+        cfg: The distillation config.
+        weights: The student's weights, see :func:`student_weights`.
+        path: Where the checkpoint goes; the config gets the suffix ``.py``.
+        meta: Kept in the checkpoint (``dataset_meta``, ``epoch``, ...).
+
+    Returns:
+        Path: ``path``.
+
+    Raises:
+        RuntimeError: the student loaded back from the two files does not give
+            exactly the outputs of the one that was trained.
+    """
+    trained = build_student(cfg, weights)
+    weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(meta=meta or {}, state_dict=weights), path)
+    plain_config(cfg).dump(path.with_suffix('.py'))
+    _prove_equal(trained, path)
+    return path
+
+
+def build_student(cfg: Config, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Build the student as the distillation run did and load it strictly."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        student = MODELS.build(copy.deepcopy(cfg.model.architecture))
+    load_strictly(student, weights, KEY, cfg.filename, 'Give the config it belongs to.')
+    return student
+
+
+@torch.no_grad()
+def _prove_equal(trained: nn.Module, path: Path) -> None:
+    plain = Config.fromfile(path.with_suffix('.py'))
+    loaded = get_model(plain, pretrained=str(path))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *image_shape(plain), generator=generator)
+    if not torch.equal(_scores(trained.eval(), images), _scores(loaded.eval(), images)):
+        raise RuntimeError(
+            f'{path} loaded back through its config does not give the outputs of '
+            'the trained student; the files are not to be trusted.'
+        )
+
+
+def _scores(model: nn.Module, images: Tensor) -> Tensor:
+    scores = model(images, mode='tensor')
+    return scores[0] if isinstance(scores, (tuple, list)) else scores
+
+
+def image_shape(cfg: Config) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images a plain config takes."""
+    backbone = cfg.model.get('backbone', {})
+    size = backbone.get('img_size')
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    for transform in loader.get('dataset', {}).get('pipeline', []):
+        if size is None or 'img_size' not in backbone:
+            size = transform.get('crop_size', transform.get('scale', size))
+    if size is None:
+        size = 224
+    height, width = (size, size) if isinstance(size, int) else (size[0], size[1])
+    return backbone.get('in_channels', 3), height, width

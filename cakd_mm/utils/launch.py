@@ -1,0 +1,199 @@
+"""What every command-line tool does between its arguments and the Runner."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch.distributed as dist
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.hub import get_config
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .checkpoint import load_strictly, model_weights, read_checkpoint
+from .errors import describe
+from .extract import plain_config
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='settings to override, as key=value pairs: '
+        'optim_wrapper.optimizer.lr=0.1 randomness.seed=1',
+    )
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
+    # torch's launchers send --local-rank or set LOCAL_RANK, older ones --local_rank.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config and merge the arguments every tool has.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        KeyError: ``--cfg-options`` names a key below something that is no dict.
+    """
+    if '::' in args.config:
+        cfg = get_config(args.config)
+    elif Path(args.config).is_file():
+        cfg = Config.fromfile(args.config)
+    else:
+        raise FileNotFoundError(
+            describe('config', args.config, 'No such file.', 'See configs/.')
+        )
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def use_amp(cfg: Config) -> None:
+    """Turn on mixed precision: fp16 with loss scaling on a GPU, bf16 on a CPU."""
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if get_device() != 'cpu':
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def adapt_to_device(cfg: Config) -> None:
+    """Replace what mmengine cannot do without a GPU; changes nothing with one.
+
+    The process group is made with gloo, the model wrapper loses its GPU id, and
+    mixed precision becomes bf16.
+    """
+    if get_device() != 'cpu':
+        return
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') == 'AmpOptimWrapper':
+        wrapper.type = 'CPUAmpOptimWrapper'
+        for gpu_only in ('loss_scale', 'use_fsdp'):
+            wrapper.pop(gpu_only, None)
+        if wrapper.get('dtype') is None:
+            wrapper.dtype = 'bfloat16'
+    if cfg.launcher == 'none':
+        return
+    if not dist.is_initialized():
+        _set_rank_variables(cfg.launcher)
+        dist.init_process_group('gloo')
+    model_wrapper = ConfigDict(
+        type='MMDistributedDataParallel',
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+        broadcast_buffers=False,
+    )
+    model_wrapper.update(cfg.get('model_wrapper_cfg') or {})
+    model_wrapper.device_ids = None
+    cfg.model_wrapper_cfg = model_wrapper
+
+
+def _set_rank_variables(launcher: str) -> None:
+    """Translate a launcher's variables into those that torch reads.
+
+    Raises:
+        OSError: the launcher has not set its variables.
+    """
+    sources = {
+        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': (
+            'OMPI_COMM_WORLD_RANK',
+            'OMPI_COMM_WORLD_SIZE',
+            'OMPI_COMM_WORLD_LOCAL_RANK',
+        ),
+    }[launcher]
+    for target, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), sources, strict=True):
+        if source not in os.environ:
+            raise OSError(
+                describe(
+                    '--launcher',
+                    launcher,
+                    f'The variable {source} is not set.',
+                    'Start through tools/dist_train.sh or tools/slurm_train.sh.',
+                )
+            )
+        os.environ[target] = os.environ[source]
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
+
+
+def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
+    """Check that the folders of the named dataloaders exist before building.
+
+    Raises:
+        FileNotFoundError: naming the config key and the folder.
+    """
+    for part in parts:
+        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset') or {}
+        root = dataset.get('data_root')
+        downloads = str(dataset.get('type')).startswith(('CIFAR', 'MNIST'))
+        if root and '://' not in root and not downloads and not Path(root).is_dir():
+            raise FileNotFoundError(
+                describe(
+                    f'{part}_dataloader.dataset.data_root',
+                    root,
+                    f'There is no such folder (looked from {Path.cwd()}).',
+                    f'Link the data there, or pass --cfg-options '
+                    f'{part}_dataloader.dataset.data_root=/path/to/data.',
+                )
+            )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner the config asks for."""
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by real over base batch size.
+
+    Raises:
+        ValueError: the config does not say for which batch its rate is meant.
+    """
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise ValueError(
+            describe(
+                'auto_scale_lr',
+                cfg.get('auto_scale_lr'),
+                'The config does not say for which batch its learning rate is.',
+                'Add auto_scale_lr=dict(base_batch_size=...).',
+            )
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
+    """Build a Runner that scores ``checkpoint``; of a distillation, the student.
+
+    The teacher is then not needed, not even on disk. The weights are loaded
+    strictly; of a run with averaging they are the average.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing, unreadable or
+            does not fit.
+    """
+    remedy = 'Give a checkpoint trained with this config.'
+    weights = model_weights(read_checkpoint(checkpoint, 'checkpoint', remedy))
+    if 'architecture' in cfg.model:
+        plain = plain_config(cfg)
+        cfg.pop('data_preprocessor', None)
+        cfg.model = plain.model
+        if 'data_preprocessor' in plain:
+            cfg.data_preprocessor = plain.data_preprocessor
+    cfg.load_from, cfg.resume = None, False
+    runner = build_runner(cfg)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_strictly(model, weights, 'checkpoint', checkpoint, remedy)
+    return runner

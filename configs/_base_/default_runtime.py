@@ -1,0 +1,31 @@
+custom_imports = dict(imports=['cakd_mm'], allow_failed_imports=False)
+default_scope = 'mmpretrain'
+
+# A dict merges by key, so that a config can change one hook and keep the rest.
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='VisualizationHook', enable=False),
+    # Stop at nan or inf with step, component and advice.
+    finite=dict(type='FiniteLossHook', interval=100),
+    # Refuse labels the head has no output for.
+    labels=dict(type='LabelRangeHook'),
+    # student.pth and student.py in the work dir at the end of training.
+    extract=dict(type='ExtractStudentHook'),
+)
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+visualizer = dict(
+    type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]
+)
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=0, deterministic=False)

@@ -1,0 +1,20 @@
+# CAKD on the logits (Eq. 8). The outputs of a whole head are tapped, so that any
+# kind of head will do; labels are what the student's own loss is given.
+distiller = dict(
+    type='StrictDistiller',
+    student_recorders=dict(
+        logits=dict(type='ModuleOutputs', source='head'),
+        gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
+    ),
+    teacher_recorders=dict(logits=dict(type='ModuleOutputs', source='head')),
+    distill_losses=dict(
+        loss_cakd=dict(type='CAKDLogitLoss', tau=4.0, alpha=1.0, beta=1.0, gamma=8.0)
+    ),
+    loss_forward_mappings=dict(
+        loss_cakd=dict(
+            preds_S=dict(recorder='logits', from_student=True),
+            preds_T=dict(recorder='logits', from_student=False),
+            gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
+        )
+    ),
+)

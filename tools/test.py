@@ -1,0 +1,33 @@
+"""Score a checkpoint: a plain classifier's, or a distilled student's."""
+
+import argparse
+
+import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
+from cakd_mm.utils import launch
+from mmengine.config import ConfigDict
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='the config the checkpoint was trained with')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='pickle file for predictions')
+    launch.add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.read_config(args)
+    if args.out:
+        dump = ConfigDict(type='DumpResults', out_file_path=args.out)
+        evaluators = cfg.test_evaluator
+        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+        cfg.test_evaluator = [*evaluators, dump]
+    launch.check_data(cfg, ('test',))
+    launch.adapt_to_device(cfg)
+    launch.build_test_runner(cfg, args.checkpoint).test()
+
+
+if __name__ == '__main__':
+    main()

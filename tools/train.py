@@ -1,0 +1,48 @@
+"""Train a teacher, a plain student, or a student with its teacher."""
+
+import argparse
+
+import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
+from cakd_mm.utils import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or cakd_mm::cakd/<name>.py')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='checkpoint to go on from; without a path, the newest of the work dir',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: fp16 with loss scaling on a GPU, bf16 on a CPU',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch size (auto_scale_lr)',
+    )
+    launch.add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.read_config(args)
+    if args.amp:
+        launch.use_amp(cfg)
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.auto_scale_lr:
+        launch.enable_auto_scale_lr(cfg)
+    launch.check_data(cfg, ('train', 'val'))
+    launch.adapt_to_device(cfg)
+    launch.build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
