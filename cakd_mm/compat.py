@@ -117,7 +117,8 @@ def _check_original(family: dict[str, str], runtime: dict[str, str]) -> None:
         (2, 1) <= _release(torch) < (2, 6),
         f'the original mmengine needs torch 2.1 to 2.5, found {torch} '
         '(its checkpoints do not load with torch >= 2.6).',
-        f'{USE_ORIGINAL} pins torch, or uninstall {" ".join(family)} and {USE_CURRENT}.',
+        f'{USE_ORIGINAL} pins torch; or pip uninstall -y {" ".join(family)}, '
+        f'then {USE_CURRENT}.',
     )
     for name, below in (('numpy', 2), ('setuptools', 81)):
         found = _installed(name).get(name)
@@ -162,7 +163,9 @@ def _imports_work(body: list[ast.stmt]) -> bool:
 def _accepts_mmcv(mmrazor_init: Path, mmcv_version: str) -> bool:
     """Whether the upper cap asserted in MMRazor's ``__init__`` admits mmcv."""
     for node in ast.parse(mmrazor_init.read_text(encoding='utf-8')).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == 'mmcv_maximum_version':
+        if not isinstance(node, ast.Assign):
+            continue
+        if ast.unparse(node.targets[0]) == 'mmcv_maximum_version':
             return _release(mmcv_version) <= _release(ast.literal_eval(node.value))
     return True
 

@@ -2,9 +2,10 @@
 
 import argparse
 
+from mmengine.config import ConfigDict
+
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.utils import launch
-from mmengine.config import ConfigDict
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,9 +22,8 @@ def main() -> None:
     cfg = launch.read_config(args)
     if args.out:
         dump = ConfigDict(type='DumpResults', out_file_path=args.out)
-        evaluators = cfg.test_evaluator
-        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-        cfg.test_evaluator = [*evaluators, dump]
+        own = cfg.test_evaluator
+        cfg.test_evaluator = [*own, dump] if isinstance(own, list) else [own, dump]
     launch.check_data(cfg, ('test',))
     launch.adapt_to_device(cfg)
     launch.build_test_runner(cfg, args.checkpoint).test()

@@ -1,3 +1,4 @@
 from .digits import Digits
+from .seeded_dataset import SeededDataset
 
-__all__ = ['Digits']
+__all__ = ['Digits', 'SeededDataset']

@@ -47,8 +47,11 @@ def read_checkpoint(path: str, key: str, remedy: str) -> dict:
     except Exception as error:  # torch, zipfile, pickle: each raises its own
         problem = f'The file cannot be read as a checkpoint ({error!s:.200}).'
         raise ValueError(describe(key, path, problem, remedy)) from error
-    weights = checkpoint.get('state_dict', checkpoint) if isinstance(
-        checkpoint, Mapping) else None
+    weights = (
+        checkpoint.get('state_dict', checkpoint)
+        if isinstance(checkpoint, Mapping)
+        else None
+    )
     if not weights or not any(isinstance(v, Tensor) for v in weights.values()):
         problem = 'The file holds no `state_dict`.'
         raise ValueError(describe(key, path, problem, remedy))
@@ -65,7 +68,7 @@ def model_weights(checkpoint: Mapping) -> dict[str, Tensor]:
     for prefix in ('module.', STUDENT_PREFIX):
         inner = {k: v for k, v in weights.items() if k.startswith(prefix)}
         if inner:
-            weights = {k[len(prefix):]: v for k, v in inner.items()}
+            weights = {k[len(prefix) :]: v for k, v in inner.items()}
     return weights
 
 
@@ -112,7 +115,7 @@ def _some(names, most: int = 4) -> str:
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> Tensor:
-    """Return the SHA-256 of all entries' names, types, shapes and bytes, (32,) uint8."""
+    """Return the SHA-256 of names, types, shapes and bytes as a (32,) uint8 tensor."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()

@@ -112,7 +112,8 @@ def _set_rank_variables(launcher: str) -> None:
             'OMPI_COMM_WORLD_LOCAL_RANK',
         ),
     }[launcher]
-    for target, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), sources, strict=True):
+    targets = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+    for target, source in zip(targets, sources, strict=True):
         if source not in os.environ:
             raise OSError(
                 describe(

@@ -67,4 +67,6 @@ def convert_torchvision(weights: Mapping[str, Tensor], arch: str, out: Path) -> 
     )
     load_strictly(model, renamed, '--arch', arch, 'Name the net the file belongs to.')
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta=dict(arch=arch, source='torchvision'), state_dict=renamed), out)
+    torch.save(
+        dict(meta=dict(arch=arch, source='torchvision'), state_dict=renamed), out
+    )

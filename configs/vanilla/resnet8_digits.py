@@ -1,3 +1,12 @@
-_base_ = './resnet20_digits.py'
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/digits.py',
+    '../_base_/schedules/digits.py',
+]
 
-model = dict(backbone=dict(depth=8))
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
+
 import cakd_mm  # noqa: F401
 from cakd_mm.utils.checkpoint import read_checkpoint
 from cakd_mm.utils.extract import save_student, student_weights
-from mmengine.config import Config
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,7 +4,11 @@ import argparse
 from pathlib import Path
 
 import cakd_mm  # noqa: F401
-from cakd_mm.utils.torchvision_weights import ARCHS, convert_torchvision, read_torchvision
+from cakd_mm.utils.torchvision_weights import (
+    ARCHS,
+    convert_torchvision,
+    read_torchvision,
+)
 
 
 def parse_args() -> argparse.Namespace:

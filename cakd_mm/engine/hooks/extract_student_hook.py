@@ -35,9 +35,7 @@ class ExtractStudentHook(Hook):
             meta=dict(
                 epoch=runner.epoch,
                 iter=runner.iter,
-                dataset_meta=getattr(
-                    runner.train_dataloader.dataset, 'metainfo', None
-                ),
+                dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
             ),
         )
         runner.logger.info(f'The plain student is {path}, its config beside it.')

@@ -85,7 +85,9 @@ class FiniteLossHook(Hook):
         if self._record is not None:
             self._record.save()
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None
+    ) -> None:
         """Look at every component of the step's loss."""
         losses = {k: v.detach() for k, v in outputs.items() if isinstance(v, Tensor)}
         if not losses:
@@ -162,14 +164,15 @@ class _DeviceRecord:
         """Note a first bad step; from it on, undo every update."""
         seen = self.step >= 0
         self.step.copy_(torch.where(~seen & bad.any(), step, self.step))
-        first = {'bad': self.bad, 'values': self.values, **self.ranges}
-        now = {'bad': bad, 'values': values, **ranges}
-        kept = {
-            name: value if first.get(name) is None else torch.where(seen, first[name], value)
-            for name, value in now.items()
-        }
-        self.bad, self.values = kept.pop('bad'), kept.pop('values')
-        self.ranges = kept
+        if self.bad is None:
+            self.bad, self.values, self.ranges = bad, values, ranges
+        else:
+            self.bad = torch.where(seen, self.bad, bad)
+            self.values = torch.where(seen, self.values, values)
+            self.ranges = {
+                name: torch.where(seen, self.ranges.get(name, value), value)
+                for name, value in ranges.items()
+            }
         undo = self.step >= 0
         for live, saved in zip(self.live, self.saved, strict=True):
             live.copy_(torch.where(undo, saved, live))

@@ -24,7 +24,8 @@ class LabelRangeHook(Hook):
 
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train') -> None:
         num_classes = _num_classes(runner.model)
-        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
+        is_dict = isinstance(data_batch, dict)
+        samples = data_batch.get('data_samples') if is_dict else None
         if num_classes is None or not samples:
             return
         labels = [sample.get('gt_label') for sample in samples]

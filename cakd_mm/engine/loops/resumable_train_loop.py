@@ -1,57 +1,15 @@
 """Epoch-based training whose continuation equals the uninterrupted run."""
 
-import random
 from collections.abc import Sequence
-from copy import deepcopy
 from itertools import islice
 
-import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.registry import DATASETS, LOOPS
+from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader
 
-
-def seed_everything(*numbers: int) -> None:
-    """Seed ``random``, ``numpy`` and ``torch`` from several numbers.
-
-    Unlike a sum of them, the hash keeps (1, 2) and (2, 1) apart.
-    """
-    state = np.random.SeedSequence(numbers).generate_state(3)
-    random.seed(int(state[0]))
-    np.random.seed(state[1])
-    torch.manual_seed(int(state[2]))
-
-
-class SeededDataset(Dataset):
-    """Wraps a dataset so that an item depends on seed, epoch and index alone.
-
-    Random transforms then give the same result in any worker, with any number
-    of workers, and after a restart in the middle of an epoch.
-
-    Args:
-        dataset (Dataset): The dataset with its random pipeline.
-        seed (int): The run's seed.
-    """
-
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        # Shared with persistent workers, which keep their copy of the dataset.
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __getattr__(self, name: str):
-        if name == 'dataset':  # not yet there while a worker unpickles
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int):
-        seed_everything(self.seed, int(self.epoch), index)
-        return self.dataset[index]
+from ...datasets.seeded_dataset import SeededDataset, seed_everything
 
 
 class _From:
@@ -87,13 +45,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner, dataloader: DataLoader | dict, **kwargs) -> None:
         if isinstance(dataloader, dict):
-            dataloader = deepcopy(dataloader)
-            dataset = dataloader['dataset']
-            if isinstance(dataset, dict):
-                dataset = DATASETS.build(dataset)
-                if hasattr(dataset, 'full_init'):
-                    dataset.full_init()
-            dataloader['dataset'] = SeededDataset(dataset, runner.seed)
+            dataset = dict(
+                type='SeededDataset', dataset=dataloader['dataset'], seed=runner.seed
+            )
+            dataloader = {**dataloader, 'dataset': dataset}
         super().__init__(runner, dataloader, **kwargs)
 
     def run(self) -> torch.nn.Module:

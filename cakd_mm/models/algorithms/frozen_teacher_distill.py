@@ -222,11 +222,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             for k, v in self.teacher.state_dict().items()
         }
         other = state_dict.get(f'{prefix}teacher_sha256')
-        stored = {k: state_dict[k] for k in own if k in state_dict}
-        differs = other is not None and not torch.equal(
-            other.cpu(), self.teacher_sha256.cpu()
-        )
-        if differs or not all(torch.equal(v.cpu(), own[k].cpu()) for k, v in stored.items()):
+        pairs = [(state_dict[k], v) for k, v in own.items() if k in state_dict]
+        if other is not None:
+            pairs.append((other, self.teacher_sha256))
+        if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
             raise ValueError(
                 describe(
                     'model.teacher_ckpt',

@@ -177,7 +177,7 @@ def _check_arguments(loss: str, module: nn.Module, mapping: dict) -> None:
                 key,
                 sorted(mapping),
                 f'{kind}.forward also needs {name!r}.',
-                f"Add {name}=dict(recorder=..., from_student=...).",
+                f'Add {name}=dict(recorder=..., from_student=...).',
             )
         )
     for name in sorted(mapping.keys() - arguments.keys()):

@@ -1,0 +1,51 @@
+"""A dataset whose random transforms depend on seed, epoch and index alone."""
+
+import random
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS
+from torch.utils.data import Dataset
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed ``random``, ``numpy`` and ``torch`` from several numbers.
+
+    Unlike a sum of them, the hash keeps (1, 2) and (2, 1) apart.
+    """
+    state = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(state[0]))
+    np.random.seed(state[1])
+    torch.manual_seed(int(state[2]))
+
+
+@DATASETS.register_module()
+class SeededDataset(Dataset):
+    """Wraps a dataset so that an item depends on seed, epoch and index alone.
+
+    Random transforms then give the same result in any worker, with any number
+    of workers, and after a restart in the middle of an epoch. Everything else
+    is the wrapped dataset's.
+
+    Args:
+        dataset (dict | Dataset): The dataset with its random pipeline.
+        seed (int): The run's seed.
+    """
+
+    def __init__(self, dataset: dict | Dataset, seed: int) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.seed = seed
+        # Shared with persistent workers, which keep their copy of the dataset.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __getattr__(self, name: str):
+        if name == 'dataset':  # not yet there while a worker unpickles
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        seed_everything(self.seed, int(self.epoch), index)
+        return self.dataset[index]

@@ -1,0 +1,48 @@
+"""Fixtures that every test folder shares."""
+
+import gc
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_globals():
+    """Leave no mmengine singleton and no thread setting to the next test."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    for singleton in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        singleton._instance_dict.clear()
+    torch.set_num_threads(threads)
+    gc.collect()
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture
+def make_runner(tmp_path):
+    """Build a Runner in the temporary folder, under a name of its own."""
+
+    def make(cfg: Config, work_dir: str = 'run') -> Runner:
+        cfg.setdefault('launcher', 'none')
+        cfg.work_dir = str(tmp_path / work_dir)
+        cfg.experiment_name = uuid.uuid4().hex
+        return Runner.from_cfg(cfg)
+
+    return make

@@ -1,0 +1,51 @@
+"""Shipped configs cut down to a size that trains in seconds."""
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+
+
+def digits_config(name: str, images: int = 96, epochs: int = 2, **options) -> Config:
+    """Load a Digits config with few images and epochs; ``options`` are merged.
+
+    Keys of ``options`` have ``__`` for the dot: ``model__student_ckpt=...``.
+    """
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg.merge_from_dict(
+        {
+            'train_dataloader.dataset.indices': images,
+            'train_dataloader.batch_size': 32,
+            'val_dataloader.dataset.indices': 64,
+            'test_dataloader.dataset.indices': 64,
+            'train_cfg.max_epochs': epochs,
+            **{key.replace('__', '.'): value for key, value in options.items()},
+        }
+    )
+    return cfg
+
+
+def build(model: dict) -> torch.nn.Module:
+    """Build a plain classifier from its config."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build(Config(model).copy())
+
+
+def save_teacher(path: Path, seed: int = 0) -> Path:
+    """Write a randomly initialised resnet20 as a teacher's checkpoint."""
+    torch.manual_seed(seed)
+    teacher = build(Config.fromfile(CONFIGS / 'vanilla/resnet20_digits.py').model)
+    teacher.init_weights()
+    torch.save(dict(meta={}, state_dict=teacher.state_dict()), path)
+    return path
+
+
+def distill_config(tmp_path: Path, **options) -> Config:
+    """Load the demo's CAKD config with a random teacher saved in ``tmp_path``."""
+    checkpoint = save_teacher(tmp_path / 'teacher.pth')
+    options.setdefault('model__teacher_ckpt', str(checkpoint))
+    return digits_config('cakd/demo_digits.py', **options)
