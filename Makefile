@@ -22,7 +22,6 @@ $(STAMP): $(SOURCES)
 	$(VENV)/bin/pip check
 	touch $@
 
-# The wheel, not an editable install: the original mmengine cannot find those.
 $(STAMP_ORIGINAL): $(SOURCES)
 	$(PYTHON) -m venv $(VENV_ORIGINAL)
 	$(VENV_ORIGINAL)/bin/pip install --quiet --upgrade pip
@@ -41,5 +40,5 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 
 test-original: $(STAMP_ORIGINAL)
-	OMP_NUM_THREADS=1 $(VENV_ORIGINAL)/bin/python -m pytest -n $(JOBS) -m 'not current_only'
-	$(VENV_ORIGINAL)/bin/python tests/count.py
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(VENV_ORIGINAL)/bin/python -m pytest -n $(JOBS) \
+		-p count_plugin -m 'not current_only'

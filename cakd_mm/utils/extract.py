@@ -189,12 +189,10 @@ def _scores(model: nn.Module, images: Tensor) -> Tensor:
 def image_shape(cfg: Config) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images a plain config takes."""
     backbone = cfg.model.get('backbone', {})
-    size = backbone.get('img_size')
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    sizes = [224]
     for transform in loader.get('dataset', {}).get('pipeline', []):
-        if size is None or 'img_size' not in backbone:
-            size = transform.get('crop_size', transform.get('scale', size))
-    if size is None:
-        size = 224
-    height, width = (size, size) if isinstance(size, int) else (size[0], size[1])
+        sizes += [transform[key] for key in ('scale', 'crop_size') if key in transform]
+    size = backbone.get('img_size', sizes[-1])
+    height, width = (size, size) if isinstance(size, int) else size
     return backbone.get('in_channels', 3), height, width

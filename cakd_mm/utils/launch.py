@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from inspect import signature
 from pathlib import Path
 
 import torch.distributed as dist
@@ -10,12 +11,14 @@ from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
-from .checkpoint import load_strictly, model_weights, read_checkpoint
-from .errors import describe
+from .checkpoint import is_remote, load_strictly, model_weights, read_checkpoint
+from .errors import describe, nearest
 from .extract import plain_config
 
+# What the Runner looks up in the config beside its own arguments.
+READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -40,7 +43,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: there is no such config.
-        KeyError: ``--cfg-options`` names a key below something that is no dict.
+        KeyError: ``--cfg-options`` names a key that nobody reads.
     """
     if '::' in args.config:
         cfg = get_config(args.config)
@@ -52,12 +55,28 @@ def read_config(args: argparse.Namespace) -> Config:
         )
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
+    _check_options(cfg, args.cfg_options)
     cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     return cfg
+
+
+def _check_options(cfg: Config, options: dict) -> None:
+    """A misspelt first part of an option would make a key that nobody reads."""
+    known = {*cfg.keys(), *signature(Runner.__init__).parameters, *READ_FROM_CONFIG}
+    for key, value in options.items():
+        if key.split('.')[0] not in known:
+            raise KeyError(
+                describe(
+                    f'--cfg-options {key}',
+                    value,
+                    f'The config has no {key.split(".")[0]!r}.',
+                    f'Like it: {nearest(key.split(".")[0], known)}.',
+                )
+            )
 
 
 def use_amp(cfg: Config) -> None:
@@ -148,6 +167,20 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
                     f'{part}_dataloader.dataset.data_root=/path/to/data.',
                 )
             )
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """Read the checkpoint a run is to go on or start from, before building.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or cannot be read.
+    """
+    path, key = cfg.get('load_from'), 'load_from'
+    if cfg.get('resume'):
+        path, key = path or find_latest_checkpoint(cfg.work_dir), '--resume'
+    if path and not is_remote(path):
+        remedy = 'Name an earlier checkpoint of the work dir.'
+        read_checkpoint(path, key, remedy)
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -16,6 +16,13 @@ from ...utils.checkpoint import (
     require_file,
 )
 from ...utils.errors import describe
+from .teacher import (
+    build_teacher,
+    check_batch_augments,
+    check_classes,
+    check_preprocessing,
+    made_by,
+)
 
 TEACHER_PREFIX = 'teacher.'
 
@@ -99,12 +106,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                     'The teacher would keep random weights (`init_cfg` and '
                     '`pretrained` of the teacher are not relied on).',
                     'Name its checkpoint, or write allow_random_teacher=True if '
-                    'that is what you mean.' + _made_by(teacher_from),
+                    'that is what you mean.' + made_by(teacher_from),
                 )
             )
         if student_ckpt is not None:
             require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
-        teacher = _build_teacher(teacher, teacher_ckpt, _made_by(teacher_from))
+        teacher = build_teacher(teacher, teacher_ckpt, made_by(teacher_from))
         if isinstance(data_preprocessor, dict):
             default = dict(type='mmpretrain.ClsDataPreprocessor')
             data_preprocessor = {**default, **data_preprocessor}
@@ -117,9 +124,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.teacher_mode = teacher_mode
         self.student_ckpt = student_ckpt
         self.save_teacher = save_teacher or teacher_ckpt is None
-        _check_classes(self.teacher, self.student)
-        _check_preprocessing(self.teacher, self.data_preprocessor)
-        _check_batch_augments(self.student, self.data_preprocessor)
+        check_classes(self.teacher, self.student)
+        check_preprocessing(self.teacher, self.data_preprocessor)
+        check_batch_augments(self.student, self.data_preprocessor)
         self.register_buffer('teacher_sha256', self._hash_teacher())
         self.teacher.eval()
         self._register_state_dict_hook(_drop_teacher)
@@ -245,84 +252,3 @@ def _drop_teacher(module, state_dict, prefix, _) -> None:
     if not module.save_teacher:
         for key in [k for k in state_dict if k.startswith(prefix + TEACHER_PREFIX)]:
             del state_dict[key]
-
-
-def _made_by(command: str | None) -> str:
-    return f' It is made by: {command}' if command else ''
-
-
-def _build_teacher(teacher, checkpoint: str | None, made_by: str) -> BaseModel:
-    """Build the teacher and give it its weights."""
-    key = 'model.teacher_ckpt'
-    remedy = made_by.strip() or 'Give a checkpoint of exactly this teacher.'
-    if checkpoint is not None:
-        require_file(checkpoint, key, remedy)
-    if isinstance(teacher, dict):
-        teacher = MODELS.build(teacher)
-    if checkpoint is None:
-        teacher.init_weights()
-        return teacher
-    weights = model_weights(read_checkpoint(checkpoint, key, remedy))
-    load_strictly(teacher, weights, key, checkpoint, remedy)
-    teacher.loaded_strictly = True
-    return teacher
-
-
-def _classes(model: nn.Module) -> int | None:
-    return getattr(getattr(model, 'head', None), 'num_classes', None)
-
-
-def _check_classes(teacher: nn.Module, student: nn.Module) -> None:
-    """Teacher and student score the same number of classes."""
-    theirs, ours = _classes(teacher), _classes(student)
-    if None not in (theirs, ours) and theirs != ours:
-        raise ValueError(
-            describe(
-                'model.architecture.head.num_classes',
-                ours,
-                f'The teacher scores {theirs} classes.',
-                'Give model.teacher.head.num_classes and '
-                'model.architecture.head.num_classes the same value.',
-            )
-        )
-
-
-def _check_preprocessing(teacher: nn.Module, shared: nn.Module) -> None:
-    """A teacher that states its own normalisation must state the one it gets."""
-    own = getattr(teacher, 'data_preprocessor', None)
-    if not getattr(own, '_enable_normalize', False):
-        return
-    theirs, ours = _normalisation(own), _normalisation(shared)
-    if theirs != ours:
-        raise ValueError(
-            describe(
-                'model.teacher.data_preprocessor',
-                theirs,
-                f'Teacher and student share one preprocessed batch, made with {ours}.',
-                'Use the same mean, std and to_rgb for both (data_preprocessor).',
-            )
-        )
-
-
-def _check_batch_augments(student: nn.Module, shared: nn.Module) -> None:
-    """Mixup asked for in the student's own config would silently never happen."""
-    own = getattr(student, 'data_preprocessor', None)
-    if own is shared or not getattr(own, 'batch_augments', None):
-        return
-    if not getattr(shared, 'batch_augments', None):
-        raise ValueError(
-            describe(
-                'model.architecture.train_cfg.augments',
-                '(set)',
-                'Batches are made by `data_preprocessor`, which has none.',
-                'Move it to data_preprocessor.batch_augments.',
-            )
-        )
-
-
-def _normalisation(preprocessor: nn.Module) -> dict:
-    values = {'to_rgb': bool(getattr(preprocessor, 'to_rgb', False))}
-    for name in ('mean', 'std'):
-        value = getattr(preprocessor, name, None)
-        values[name] = None if value is None else value.flatten().tolist()
-    return values

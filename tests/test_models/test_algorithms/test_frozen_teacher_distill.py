@@ -1,0 +1,336 @@
+"""The teacher stays what its checkpoint says, whatever happens around it."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.dataset import default_collate
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from tiny import build, distill_config, save_teacher
+
+
+def build_algorithm(cfg):
+    model = copy.deepcopy(cfg.model)
+    model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build(model)
+
+
+def batch(n=4, classes=10, size=16):
+    samples = [DataSample().set_gt_label(i % classes) for i in range(n)]
+    images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+    return {'inputs': images, 'data_samples': samples}
+
+
+def teacher_weights(model):
+    return {k: v.clone() for k, v in model.teacher.state_dict().items()}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_the_teacher_has_the_checkpoints_weights(tmp_path):
+    model = build_algorithm(distill_config(tmp_path))
+    stored = torch.load(tmp_path / 'teacher.pth', weights_only=False)['state_dict']
+    assert_same(teacher_weights(model), stored)
+    assert not any(p.requires_grad for p in model.teacher.parameters())
+
+
+def test_init_weights_reaches_the_student_only(tmp_path):
+    cfg = distill_config(tmp_path)
+    # An init_cfg of the whole algorithm reaches every layer of every child.
+    cfg.model.init_cfg = dict(type='Constant', layer='Conv2d', val=0.25)
+    model = build_algorithm(cfg)
+    before = teacher_weights(model)
+    student = model.student.backbone.conv1.weight.clone()
+    model.init_weights()
+    assert_same(teacher_weights(model), before)
+    assert not torch.equal(model.student.backbone.conv1.weight, student)
+    assert 'teacher' in dict(model.named_children())
+
+
+def test_train_mode_leaves_the_whole_teacher_in_eval(tmp_path):
+    cfg = distill_config(tmp_path)
+    cfg.model.teacher.head = dict(
+        type='StackedLinearClsHead', num_classes=10, in_channels=64, mid_channels=[8]
+    )
+    cfg.model.teacher.head.dropout_rate = 0.5
+    cfg.model.teacher_ckpt = None
+    cfg.model.allow_random_teacher = True
+    model = build_algorithm(cfg).train()
+    assert not any(module.training for module in model.teacher.modules())
+    assert all(module.training for module in model.student.modules())
+    kinds = {type(module).__name__ for module in model.teacher.modules()}
+    assert 'Dropout' in kinds  # otherwise this test proves nothing of dropout
+
+
+def test_the_teacher_runs_in_eval_without_its_own_loss(tmp_path):
+    model = build_algorithm(distill_config(tmp_path)).train()
+    calls = []
+    model.teacher.head.loss_module.register_forward_hook(lambda *_: calls.append(1))
+    data = model.data_preprocessor(batch(), True)
+    before = teacher_weights(model)
+    losses = model(**data, mode='loss')
+    assert not calls
+    assert_same(teacher_weights(model), before)  # no running statistics moved
+    assert set(losses) == {'student.loss', 'distill.loss_cakd'}
+    model.eval()
+    expected = model.teacher(data['inputs'], mode='tensor')
+    recorder = model.distiller.teacher_recorders.get_recorder('logits')
+    assert torch.equal(recorder.get_record_data(), expected)
+
+
+def test_the_loss_is_the_functionals_on_the_recorded_logits(tmp_path):
+    model = build_algorithm(distill_config(tmp_path)).train()
+    data = model.data_preprocessor(batch(6), True)
+    state = copy.deepcopy(model.student.state_dict())
+    losses = model(**data, mode='loss')
+    model.student.load_state_dict(state)
+    student = model.student(data['inputs'], mode='tensor')
+    teacher = model.teacher(data['inputs'], mode='tensor')
+    labels = torch.cat([s.gt_label for s in data['data_samples']])
+    loss = model.distiller.distill_losses['loss_cakd']
+    torch.testing.assert_close(
+        losses['distill.loss_cakd'], loss(student, teacher, labels)
+    )
+    torch.testing.assert_close(
+        losses['student.loss'], torch.nn.functional.cross_entropy(student, labels)
+    )
+
+
+def test_gradients_reach_the_student_only(tmp_path):
+    model = build_algorithm(distill_config(tmp_path)).train()
+    losses = model(**model.data_preprocessor(batch(), True), mode='loss')
+    losses['distill.loss_cakd'].backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in model.student.parameters())
+
+
+def test_student_trainable_false_gives_no_gradient(tmp_path):
+    model = build_algorithm(distill_config(tmp_path, model__student_trainable=False))
+    losses = model.train()(**model.data_preprocessor(batch(), True), mode='loss')
+    assert not losses['student.loss'].requires_grad
+
+
+def test_stopped_distillation_leaves_the_students_loss(tmp_path):
+    model = build_algorithm(distill_config(tmp_path)).train()
+    model.distillation_stopped = True
+    losses = model(**model.data_preprocessor(batch(), True), mode='loss')
+    assert set(losses) == {'student.loss'}
+
+
+def test_prediction_is_the_students(tmp_path):
+    model = build_algorithm(distill_config(tmp_path)).eval()
+    data = batch(5)
+    with torch.no_grad():
+        predictions = model.val_step(copy.deepcopy(data))
+        images = model.data_preprocessor(data, False)['inputs']
+        expected = model.student(images, mode='tensor').softmax(1)
+    assert isinstance(predictions[0], BaseDataElement)
+    scores = torch.stack([p.pred_score for p in predictions])
+    torch.testing.assert_close(scores, expected)
+
+
+class TestCheckpoints:
+    """What is saved, and what a checkpoint may do to the teacher."""
+
+    def test_the_teacher_is_left_out_and_its_hash_stored(self, tmp_path):
+        model = build_algorithm(distill_config(tmp_path))
+        state = model.state_dict()
+        assert not [k for k in state if k.startswith('teacher.')]
+        assert state['teacher_sha256'].dtype == torch.uint8
+        assert int(state['teacher_sha256'].sum()) > 0
+
+    def test_save_teacher_keeps_it(self, tmp_path):
+        model = build_algorithm(distill_config(tmp_path, model__save_teacher=True))
+        kept = {k for k in model.state_dict() if k.startswith('teacher.')}
+        assert len(kept) == len(model.teacher.state_dict())
+
+    @pytest.mark.parametrize('strict', [True, False])
+    def test_round_trip_restores_student_and_keeps_teacher(self, tmp_path, strict):
+        cfg = distill_config(tmp_path)
+        source, target = build_algorithm(cfg), build_algorithm(cfg)
+        before = teacher_weights(target)
+        source.init_weights()
+        missing, unexpected = target.load_state_dict(source.state_dict(), strict)
+        assert not missing and not unexpected
+        assert_same(target.student.state_dict(), source.student.state_dict())
+        assert_same(teacher_weights(target), before)
+
+    def test_another_teacher_is_refused(self, tmp_path):
+        state = build_algorithm(distill_config(tmp_path)).state_dict()
+        other = str(save_teacher(tmp_path / 'other.pth', seed=1))
+        model = build_algorithm(distill_config(tmp_path, model__teacher_ckpt=other))
+        with pytest.raises(ValueError, match=r'teacher_ckpt.*SHA-256.*student_ckpt'):
+            model.load_state_dict(state)
+
+    def test_a_teacher_inside_a_checkpoint_cannot_replace_ours(self, tmp_path):
+        model = build_algorithm(distill_config(tmp_path))
+        before = teacher_weights(model)
+        state = {f'teacher.{k}': v + 1 for k, v in before.items()}
+        state.update(model.state_dict())
+        with pytest.raises(ValueError, match='SHA-256'):
+            model.load_state_dict(state, strict=False)
+        assert_same(teacher_weights(model), before)
+
+    def test_a_plain_checkpoint_is_refused_not_ignored(self, tmp_path):
+        model = build_algorithm(distill_config(tmp_path))
+        plain = model.student.state_dict()
+        with pytest.raises(ValueError, match=r'load_from.*model\.student_ckpt'):
+            model.load_state_dict(plain, strict=False)
+
+    def test_a_random_teacher_is_saved_and_restored(self, tmp_path):
+        options = {'model__teacher_ckpt': None, 'model__allow_random_teacher': True}
+        source = build_algorithm(distill_config(tmp_path, **options))
+        target = build_algorithm(distill_config(tmp_path, **options))
+        assert not torch.equal(
+            source.teacher.backbone.conv1.weight, target.teacher.backbone.conv1.weight
+        )
+        target.load_state_dict(source.state_dict())
+        assert_same(teacher_weights(target), teacher_weights(source))
+
+
+class TestStudentCheckpoint:
+    """``student_ckpt``: where the student starts from."""
+
+    @pytest.mark.parametrize('prefix', ['', 'architecture.', 'module.architecture.'])
+    def test_it_survives_initialisation(self, tmp_path, prefix):
+        cfg = distill_config(tmp_path)
+        weights = build(cfg.model.architecture).state_dict()
+        state = {prefix + k: v for k, v in weights.items()}
+        torch.save({'state_dict': state}, tmp_path / 'student.pth')
+        cfg.model.student_ckpt = str(tmp_path / 'student.pth')
+        model = build_algorithm(cfg)
+        model.init_weights()
+        assert_same(dict(model.student.state_dict()), dict(weights))
+
+    def test_a_foreign_one_is_refused(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        cfg.model.student_ckpt = cfg.model.teacher_ckpt
+        model = build_algorithm(cfg)
+        with pytest.raises(ValueError, match=r'model\.student_ckpt.*unexpected'):
+            model.init_weights()
+
+    def test_a_missing_one_is_named_before_training(self, tmp_path):
+        cfg = distill_config(tmp_path, model__student_ckpt='nowhere.pth')
+        with pytest.raises(FileNotFoundError, match=r'model\.student_ckpt.*nowhere'):
+            build_algorithm(cfg)
+
+
+class TestUserErrors:
+    """Every mistake names key, value and remedy."""
+
+    def test_missing_teacher_file_names_the_command(self, tmp_path):
+        cfg = distill_config(tmp_path, model__teacher_ckpt='gone.pth')
+        expected = r'model\.teacher_ckpt.*gone\.pth.*train\.py.*resnet20_digits\.py'
+        with pytest.raises(FileNotFoundError, match=expected):
+            build_algorithm(cfg)
+
+    def test_no_teacher_checkpoint(self, tmp_path):
+        cfg = distill_config(tmp_path, model__teacher_ckpt=None)
+        with pytest.raises(ValueError, match=r'teacher_ckpt.*allow_random_teacher'):
+            build_algorithm(cfg)
+
+    def test_corrupt_teacher_file(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        path = tmp_path / 'teacher.pth'
+        path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(ValueError, match=r'model\.teacher_ckpt.*cannot be read'):
+            build_algorithm(cfg)
+
+    @pytest.mark.parametrize('change', ['missing', 'unexpected'])
+    def test_keys_that_do_not_fit(self, tmp_path, change):
+        cfg = distill_config(tmp_path)
+        saved = torch.load(cfg.model.teacher_ckpt, weights_only=False)
+        if change == 'missing':
+            del saved['state_dict']['backbone.conv1.weight']
+        else:
+            saved['state_dict']['backbone.extra'] = torch.zeros(1)
+        torch.save(saved, cfg.model.teacher_ckpt)
+        with pytest.raises(ValueError, match=rf'teacher_ckpt.*1 {change} keys'):
+            build_algorithm(cfg)
+
+    def test_wrong_number_of_classes_in_the_file(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        for net in (cfg.model.architecture, cfg.model.teacher):
+            net.head.num_classes = 7
+        with pytest.raises(ValueError, match=r'scores 10 classes.*asks for 7'):
+            build_algorithm(cfg)
+
+    def test_teacher_and_student_with_different_classes(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        cfg.model.architecture.head.num_classes = 7
+        with pytest.raises(ValueError, match=r'head\.num_classes.*7.*scores 10'):
+            build_algorithm(cfg)
+
+    def test_different_normalisation(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        cfg.model.teacher.data_preprocessor = dict(mean=[0.0] * 3, std=[1.0] * 3)
+        with pytest.raises(ValueError, match=r'teacher\.data_preprocessor.*share'):
+            build_algorithm(cfg)
+
+    def test_equal_normalisation_is_fine(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        same = {k: cfg.data_preprocessor[k] for k in ('mean', 'std', 'to_rgb')}
+        cfg.model.teacher.data_preprocessor = same
+        assert build_algorithm(cfg).teacher_is_loaded
+
+    def test_mixup_in_the_wrong_place(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        cfg.model.architecture.train_cfg = dict(augments=dict(type='Mixup', alpha=0.8))
+        cfg.model.architecture.data_preprocessor = dict(num_classes=10)
+        with pytest.raises(ValueError, match=r'augments.*batch_augments'):
+            build_algorithm(cfg)
+
+    @pytest.mark.parametrize(
+        ('key', 'value'), [('teacher_trainable', True), ('teacher_mode', 'eval')]
+    )
+    def test_bad_values(self, tmp_path, key, value):
+        cfg = distill_config(tmp_path, **{f'model__{key}': value})
+        with pytest.raises(ValueError, match=rf'model\.{key}'):
+            build_algorithm(cfg)
+
+    def test_unknown_key(self, tmp_path):
+        cfg = distill_config(tmp_path, model__teacher_checkpoint='x')
+        with pytest.raises(TypeError, match='teacher_checkpoint'):
+            build_algorithm(cfg)
+
+
+def test_mixup_labels_reach_the_loss(tmp_path):
+    cfg = distill_config(tmp_path)
+    cfg.data_preprocessor.batch_augments = dict(augments=dict(type='Mixup', alpha=0.8))
+    model = build_algorithm(cfg).train()
+    losses = model(**model.data_preprocessor(batch(8), True), mode='loss')
+    recorder = model.distiller.student_recorders.get_recorder('gt_labels')
+    assert recorder.get_record_data(data_idx=1).shape == (8, 10)
+    assert torch.isfinite(losses['distill.loss_cakd'])
+
+
+def test_recorded_ranges(tmp_path):
+    model = build_algorithm(distill_config(tmp_path)).train()
+    model(**model.data_preprocessor(batch(), True), mode='loss')
+    ranges = model.recorded_ranges()
+    assert set(ranges) == {'student.logits', 'teacher.logits'}
+    recorded = model.distiller.student_recorders.get_recorder('logits').data_buffer[0]
+    expected = torch.stack([recorded.min(), recorded.max()])
+    torch.testing.assert_close(ranges['student.logits'], expected)
+
+
+def test_collated_lists_work_as_well_as_stacks(tmp_path):
+    model = build_algorithm(distill_config(tmp_path)).train()
+    data = batch(4)
+    rows = [
+        {'inputs': image, 'data_samples': sample}
+        for image, sample in zip(data['inputs'], data['data_samples'], strict=True)
+    ]
+    stacked = model.data_preprocessor(default_collate(rows), True)
+    listed = model.data_preprocessor(
+        {'inputs': list(data['inputs']), 'data_samples': data['data_samples']}, True
+    )
+    assert torch.equal(stacked['inputs'], listed['inputs'])

@@ -1,0 +1,94 @@
+"""What mmrazor's distiller trains on silently is refused here, by name."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmrazor.registry import MODELS
+from tiny import CONFIGS, build
+
+PREFIX = r'model\.distiller\.'
+
+
+@pytest.fixture
+def cfg():
+    return Config.fromfile(CONFIGS / 'cakd/demo_digits.py').model.distiller
+
+
+def make(cfg):
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        return MODELS.build(copy.deepcopy(cfg))
+
+
+def test_the_shipped_method_builds(cfg):
+    distiller = make(cfg)
+    assert set(distiller.distill_losses) == {'loss_cakd'}
+    assert distiller.loss_forward_mappings.keys() == {'loss_cakd'}
+
+
+def test_a_loss_that_nothing_feeds(cfg):
+    cfg.distill_losses.loss_more = dict(type='L2Loss')
+    with pytest.raises(ValueError, match=PREFIX + r'distill_losses\.loss_more.*L2Loss'):
+        make(cfg)
+
+
+def test_a_mapping_without_a_loss(cfg):
+    cfg.loss_forward_mappings.loss_kd = cfg.loss_forward_mappings.loss_cakd
+    with pytest.raises(ValueError, match=r"mappings\.loss_kd.*like it: 'loss_cakd'"):
+        make(cfg)
+
+
+def test_an_argument_left_out(cfg):
+    del cfg.loss_forward_mappings.loss_cakd['gt_labels']
+    with pytest.raises(ValueError, match=r"CAKDLogitLoss.*needs 'gt_labels'"):
+        make(cfg)
+
+
+def test_an_argument_the_loss_does_not_take(cfg):
+    mapping = cfg.loss_forward_mappings.loss_cakd
+    mapping.labels = mapping.gt_labels
+    with pytest.raises(ValueError, match=r"loss_cakd\.labels.*'gt_labels'"):
+        make(cfg)
+
+
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (dict(recorder='logit'), r"preds_S\.recorder` = 'logit'.*'logits'"),
+        (dict(from_student='yes'), r'preds_S.*from_student=True or False'),
+        (dict(connector='fit'), r"preds_S\.connector` = 'fit'"),
+    ],
+)
+def test_a_record_that_is_not_there(cfg, change, expected):
+    cfg.loss_forward_mappings.loss_cakd.preds_S.update(change)
+    with pytest.raises(ValueError, match=PREFIX + '.*' + expected):
+        make(cfg)
+
+
+def test_the_needed_recorder_is_missing_altogether(cfg):
+    cfg.teacher_recorders = None
+    with pytest.raises(ValueError, match=r'teacher_recorders.*no such recorder'):
+        make(cfg)
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_a_module_that_does_not_exist(cfg, side):
+    cfg[f'{side}_recorders'].logits.source = 'head.fcc'
+    distiller = make(cfg)
+    model = build(Config.fromfile(CONFIGS / 'vanilla/resnet8_digits.py').model)
+    expected = PREFIX + rf"{side}_recorders\.logits\.source.*'head\.fcc'.*'head\.fc'"
+    with pytest.raises(ValueError, match=expected):
+        getattr(distiller, f'prepare_from_{side}')(model)
+
+
+def test_a_recorder_that_saw_nothing(cfg):
+    distiller = make(cfg)
+    model = build(Config.fromfile(CONFIGS / 'vanilla/resnet8_digits.py').model)
+    distiller.prepare_from_student(model)
+    with distiller.student_recorders:
+        model(torch.zeros(2, 3, 16, 16), mode='tensor')  # computes no loss
+    assert distiller.get_record('logits', True).shape == (2, 10)
+    with pytest.raises(ValueError, match=r'gt_labels\.source.*not run.*loss_module'):
+        distiller.get_record('gt_labels', True, data_idx=1)

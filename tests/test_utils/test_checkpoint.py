@@ -1,0 +1,74 @@
+import pytest
+import torch
+from cakd_mm.utils.checkpoint import fingerprint, model_weights, read_checkpoint
+
+
+def weights(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        'conv.weight': torch.randn(4, 3, generator=generator),
+        'bn.num_batches_tracked': torch.tensor(7),
+        'bn.half': torch.randn(2, generator=generator).half(),
+    }
+
+
+class TestFingerprint:
+    def test_is_the_same_for_the_same_weights_in_any_order(self):
+        first = weights()
+        second = dict(reversed(list(weights().items())))
+        assert fingerprint(first).tolist() == fingerprint(second).tolist()
+        assert fingerprint(first).shape == (32,)
+
+    @pytest.mark.parametrize('change', ['value', 'name', 'dtype', 'shape', 'zero sign'])
+    def test_sees_every_change(self, change):
+        other = weights()
+        if change == 'value':
+            other['conv.weight'][3, 2] += 1e-6
+        elif change == 'name':
+            other['conv.w'] = other.pop('conv.weight')
+        elif change == 'dtype':
+            other['bn.num_batches_tracked'] = other['bn.num_batches_tracked'].int()
+        elif change == 'shape':
+            other['conv.weight'] = other['conv.weight'].reshape(3, 4)
+        else:
+            first = weights()
+            first['conv.weight'][0, 0] = 0.0
+            other['conv.weight'][0, 0] = -0.0
+            assert fingerprint(first).tolist() != fingerprint(other).tolist()
+        assert fingerprint(weights()).tolist() != fingerprint(other).tolist()
+
+
+@pytest.mark.parametrize('wrap', [False, True])
+@pytest.mark.parametrize('prefix', ['', 'module.', 'architecture.'])
+def test_model_weights_unwraps(wrap, prefix):
+    state = {prefix + k: v for k, v in weights().items()}
+    if prefix == 'architecture.':
+        state['distiller.x'] = torch.zeros(1)
+        state['teacher.conv.weight'] = torch.ones(1)
+    found = model_weights({'state_dict': state} if wrap else state)
+    assert found.keys() == weights().keys()
+    assert torch.equal(found['conv.weight'], weights()['conv.weight'])
+
+
+@pytest.mark.parametrize(
+    'content', [{'state_dict': {}}, {'meta': {'epoch': 3}}, [1, 2, 3], {}]
+)
+def test_a_file_without_weights_is_refused(tmp_path, content):
+    path = tmp_path / 'file.pth'
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r'`some\.key`.*no `state_dict`.*Do this\.'):
+        read_checkpoint(str(path), 'some.key', 'Do this.')
+
+
+def test_a_remote_path_is_left_to_mmengine(monkeypatch):
+    from cakd_mm.utils import checkpoint
+
+    asked = []
+
+    def load(path, map_location):
+        asked.append((path, map_location))
+        return {'state_dict': weights()}
+
+    monkeypatch.setattr(checkpoint.CheckpointLoader, 'load_checkpoint', load)
+    read_checkpoint('https://example.org/net.pth', 'key', 'remedy')
+    assert asked == [('https://example.org/net.pth', 'cpu')]
