@@ -18,6 +18,8 @@ from pathlib import Path
 CURRENT = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain')
 # Each module of the original family has more than one distribution.
 ORIGINAL = (('mmengine', 'mmengine-lite'), ('mmcv-lite', 'mmcv'), ('mmpretrain',))
+# What both families need; an install without dependencies lacks it.
+RUNTIME = ('mmrazor', 'torch', 'torchvision', 'joblib', 'scipy', 'scikit-learn')
 USE_CURRENT = "pip install 'cakd_mm[current]'"
 USE_ORIGINAL = "pip install 'cakd_mm[original]'"
 
@@ -84,15 +86,18 @@ def check_stack() -> str:
         'neither family of mmengine, mmcv and mmpretrain is installed.',
         f'{USE_CURRENT} (or {USE_ORIGINAL} for the original packages).',
     )
-    runtime = _installed('mmrazor', 'torch', 'torchvision', 'joblib', 'scipy')
-    missing = {'mmrazor', 'torch', 'torchvision', 'joblib', 'scipy'} - set(runtime)
     extra = USE_CURRENT if current else USE_ORIGINAL
+    runtime = _installed(*RUNTIME)
+    missing = set(RUNTIME) - set(runtime)
     _require(not missing, f'{_names(missing)} not installed.', f'{extra}.')
     if current:
         _check_current(current, runtime)
-        return 'current'
-    _check_original(original, runtime)
-    return 'original'
+    else:
+        _check_original(original, runtime)
+    _check_mmrazor({**original, **runtime})
+    _check_files({**current, **original, **runtime})
+    _check_torchvision(runtime, extra)
+    return 'current' if current else 'original'
 
 
 def _names(found) -> str:
@@ -127,6 +132,55 @@ def _check_original(family: dict[str, str], runtime: dict[str, str]) -> None:
             f'the original family needs {name} < {below}, found {found}.',
             f"pip install '{name}<{below}'.",
         )
+
+
+def _check_mmrazor(found: dict[str, str]) -> None:
+    _require(
+        _release(found['mmrazor']) >= (1, 0),
+        f'mmrazor {found["mmrazor"]} is built on the mmcv 1.x interface.',
+        "pip install 'mmrazor==1.0.0'.",
+    )
+    mmcv = found.get('mmcv-lite') or found.get('mmcv') or '2.1'
+    _require(
+        _release(mmcv) >= (2,),
+        f'mmrazor 1.0 and mmpretrain need mmcv >= 2, found {mmcv}.',
+        f'{USE_ORIGINAL}.',
+    )
+    mmcls = _installed('mmcls').get('mmcls')
+    _require(
+        mmcls is None or _release(mmcv) < (2, 1),
+        f'mmcls {mmcls} is installed, the former mmpretrain; mmrazor imports it '
+        'where it can, and it refuses mmcv >= 2.1.',
+        'pip uninstall -y mmcls.',
+    )
+
+
+def _check_files(found: dict[str, str]) -> None:
+    """Find modules whose files went with another distribution of the same name."""
+    for name in found:
+        module = name.removeprefix('onedl-').removesuffix('-lite')
+        if not module.startswith('mm'):
+            continue
+        spec = importlib.util.find_spec(module)
+        _require(
+            spec is not None and spec.origin is not None,
+            f'{name} is installed, but there is no module {module}; uninstalling '
+            'another distribution of that module has removed its files.',
+            f'pip install --force-reinstall --no-deps {name}=={found[name]}.',
+        )
+
+
+def _check_torchvision(runtime: dict[str, str], extra: str) -> None:
+    """A torchvision for another torch (CPU and CUDA mixed, say) fails on import."""
+    importlib.import_module('torch')
+    try:
+        importlib.import_module('torchvision')
+    except (ImportError, OSError, RuntimeError) as error:
+        raise StackError(
+            f'cakd_mm cannot run: torchvision {runtime["torchvision"]} is not made '
+            f'for torch {runtime["torch"]} ({error}). Remedy: pip uninstall -y torch '
+            f'torchvision, then {extra}, which takes both from one index.'
+        ) from error
 
 
 def _quantisation_misfires(root: Path) -> bool:
@@ -206,13 +260,23 @@ def import_mmrazor() -> None:
     if 'mmrazor.models' in sys.modules or not _quantisation_misfires(root):
         _register_all()
         return
+    with _masked_digit_version(mmrazor):
+        _register_all()
+
+
+@contextmanager
+def _masked_digit_version(mmrazor) -> Iterator[None]:
+    """Mask ``mmrazor.digit_version``; put it back wherever it was copied to."""
     genuine = mmrazor.digit_version
     masked = _below_113(genuine)
-    with _attribute(mmrazor, 'digit_version', masked):
-        _register_all()
-    for name, module in list(sys.modules.items()):
-        if name.startswith('mmrazor.') and vars(module).get('digit_version') is masked:
-            module.digit_version = genuine
+    try:
+        with _attribute(mmrazor, 'digit_version', masked):
+            yield
+    finally:
+        for name, module in list(sys.modules.items()):
+            copied = name.startswith('mmrazor.') and vars(module).get('digit_version')
+            if copied is masked:
+                module.digit_version = genuine
 
 
 def _import_package() -> None:

@@ -43,6 +43,15 @@ class SeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    @property
+    def pipeline(self):
+        """The wrapped dataset's, so that setting it (SwitchRecipeHook) works."""
+        return self.dataset.pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline) -> None:
+        self.dataset.pipeline = pipeline
+
     def __len__(self) -> int:
         return len(self.dataset)
 

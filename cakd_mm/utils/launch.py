@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Iterator
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def read_config(args: argparse.Namespace) -> Config:
         KeyError: ``--cfg-options`` names a key that nobody reads.
     """
     if '::' in args.config:
-        cfg = get_config(args.config)
+        cfg = _installed_config(args.config)
     elif Path(args.config).is_file():
         cfg = Config.fromfile(args.config)
     else:
@@ -62,6 +64,23 @@ def read_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     return cfg
+
+
+def _installed_config(name: str) -> Config:
+    """Read ``package::path``; an unknown package, mmengine would ``pip install``."""
+    try:
+        if find_spec(name.split('::')[0]) is None:
+            raise FileNotFoundError(f'no package {name.split("::")[0]!r}')
+        return get_config(name)
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        raise FileNotFoundError(
+            describe(
+                'config',
+                name,
+                f'It cannot be read: {error}.',
+                'Write cakd_mm::cakd/<name>.py, or the path of a file.',
+            )
+        ) from error
 
 
 def _check_options(cfg: Config, options: dict) -> None:
@@ -154,19 +173,30 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
         FileNotFoundError: naming the config key and the folder.
     """
     for part in parts:
-        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset') or {}
-        root = dataset.get('data_root')
-        downloads = str(dataset.get('type')).startswith(('CIFAR', 'MNIST'))
-        if root and '://' not in root and not downloads and not Path(root).is_dir():
-            raise FileNotFoundError(
-                describe(
-                    f'{part}_dataloader.dataset.data_root',
-                    root,
-                    f'There is no such folder (looked from {Path.cwd()}).',
-                    f'Link the data there, or pass --cfg-options '
-                    f'{part}_dataloader.dataset.data_root=/path/to/data.',
+        for key, dataset in _datasets(f'{part}_dataloader', cfg):
+            root = dataset.get('data_root')
+            downloads = str(dataset.get('type')).startswith(('CIFAR', 'MNIST'))
+            if root and '://' not in root and not downloads and not Path(root).is_dir():
+                raise FileNotFoundError(
+                    describe(
+                        f'{key}.data_root',
+                        root,
+                        f'There is no such folder (looked from {Path.cwd()}).',
+                        'Link the data there, or pass --cfg-options '
+                        f'{key}.data_root=/path/to/data.',
+                    )
                 )
-            )
+
+
+def _datasets(key: str, parent: dict) -> Iterator[tuple[str, dict]]:
+    """Yield (config key, dataset) of a loader, also inside of wrappers."""
+    node = parent.get(key.rsplit('.', 1)[-1]) or {}
+    if 'type' in node and not key.endswith('_dataloader'):
+        yield key, node
+    if 'dataset' in node:
+        yield from _datasets(f'{key}.dataset', node)
+    for index, part in enumerate(node.get('datasets') or []):
+        yield from _datasets(f'{key}.datasets.{index}', {str(index): part})
 
 
 def check_checkpoints(cfg: Config) -> None:

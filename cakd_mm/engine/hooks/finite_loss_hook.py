@@ -1,5 +1,7 @@
 """Stops training at a nan or an inf, before it can reach a checkpoint."""
 
+from math import isfinite
+
 import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed
@@ -89,10 +91,16 @@ class FiniteLossHook(Hook):
         self, runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
         """Look at every component of the step's loss."""
-        losses = {k: v.detach() for k, v in outputs.items() if isinstance(v, Tensor)}
+        losses = {
+            name: value.detach()
+            for name, value in (outputs or {}).items()
+            if isinstance(value, Tensor)
+        }
         if not losses:
             return
-        self._names = list(losses)
+        if self._names != list(losses):  # the distillation has been stopped, say
+            self._look(runner)
+            self._names = list(losses)
         values = torch.stack([v.float().mean() for v in losses.values()])
         bad = ~torch.isfinite(values)
         if is_distributed():
@@ -109,6 +117,10 @@ class FiniteLossHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         """Do not carry a bad step over the end of an epoch."""
+        self._look(runner)
+
+    def before_val(self, runner) -> None:
+        """Do not score weights that a bad step has frozen."""
         self._look(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -131,7 +143,7 @@ class FiniteLossHook(Hook):
 
     def _stop(self, runner, step: int, bad, values, ranges) -> None:
         rows = zip(self._names, bad.tolist(), values.tolist(), strict=True)
-        parts = [f'{name} = {value}' for name, is_bad, value in rows if is_bad]
+        parts = [_component(name, value) for name, is_bad, value in rows if is_bad]
         scores = [
             f'{name} in [{low:.4g}, {high:.4g}]'
             for name, (low, high) in ((k, v.tolist()) for k, v in ranges.items())
@@ -164,7 +176,7 @@ class _DeviceRecord:
         """Note a first bad step; from it on, undo every update."""
         seen = self.step >= 0
         self.step.copy_(torch.where(~seen & bad.any(), step, self.step))
-        if self.bad is None:
+        if self.bad is None or len(bad) != len(self.bad):
             self.bad, self.values, self.ranges = bad, values, ranges
         else:
             self.bad = torch.where(seen, self.bad, bad)
@@ -190,6 +202,11 @@ def _teacher_tensors(model):
 def _ranges(model) -> dict[str, Tensor]:
     recorded = getattr(_unwrap(model), 'recorded_ranges', None)
     return recorded() if recorded is not None else {}
+
+
+def _component(name: str, value: float) -> str:
+    elsewhere = ' on this rank, not finite on another' if isfinite(value) else ''
+    return f'{name} = {value}{elsewhere}'
 
 
 def _last_good(runner) -> str:

@@ -11,9 +11,12 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from ...datasets.seeded_dataset import SeededDataset, seed_everything
 
+# Where the running epoch began, in the runner's message hub.
+BEGAN = 'epoch_began'
+
 
 class _From:
-    """The sampler's indices from ``start`` on, for one epoch."""
+    """The sampler's indices from ``start`` on; its length stays the epoch's."""
 
     def __init__(self, sampler, start: int) -> None:
         self.sampler, self.start = sampler, start
@@ -22,7 +25,7 @@ class _From:
         return islice(iter(self.sampler), self.start, None)
 
     def __len__(self) -> int:
-        return max(len(self.sampler) - self.start, 0)
+        return len(self.sampler)  # of which logs and end-of-epoch checks are made
 
 
 @LOOPS.register_module()
@@ -44,26 +47,65 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     """
 
     def __init__(self, runner, dataloader: DataLoader | dict, **kwargs) -> None:
+        sampler = None
         if isinstance(dataloader, dict):
             dataset = dict(
                 type='SeededDataset', dataset=dataloader['dataset'], seed=runner.seed
             )
             dataloader = {**dataloader, 'dataset': dataset}
+            sampler = dataloader.get('sampler')
         super().__init__(runner, dataloader, **kwargs)
+        dataset = self.dataloader.dataset
+        if not isinstance(dataset, SeededDataset):
+            # `num_batch_per_epoch` puts mmengine's slice around it.
+            dataset = getattr(dataset, '_dataset', None)
+        self._dataset = dataset if isinstance(dataset, SeededDataset) else None
+        self._shares_seed = isinstance(sampler, dict) and 'seed' not in sampler
+        self._start = 0
+
+    @property
+    def seed(self) -> int:
+        """The seed that all ranks share."""
+        apart = self.runner._randomness_cfg.get('diff_rank_seed', False)
+        return self.runner.seed - (get_rank() if apart else 0)
 
     def run(self) -> torch.nn.Module:
-        """Train; the seed may have come from a checkpoint just loaded."""
-        for part in (self.dataloader.dataset, self.dataloader.sampler):
-            if getattr(part, 'seed', None) is not None:
-                part.seed = self.runner.seed
+        """Train; seed and place may have come from a checkpoint just loaded."""
+        if self._dataset is not None:
+            self._dataset.seed = self.seed
+        sampler = getattr(self.dataloader.batch_sampler, 'sampler', None)
+        if self._shares_seed and hasattr(sampler, 'seed'):
+            sampler.seed = self.seed
+        self._start = self._steps_done()
         return super().run()
+
+    def _steps_done(self) -> int:
+        """Return how many steps of this epoch a checkpoint has behind it."""
+        began = self.runner.message_hub.get_info(BEGAN, {})
+        if began.get('epoch') != self._epoch:
+            return 0
+        steps = len(self.dataloader)
+        if began['steps'] != steps:
+            self.runner.logger.warning(
+                f'The checkpoint was taken within an epoch of {began["steps"]} steps, '
+                f'this run has {steps} (another batch size or number of ranks): epoch '
+                f'{self._epoch + 1} starts again at its first batch.'
+            )
+            return 0
+        return self._iter - began['iter']
 
     def run_epoch(self) -> None:
         """Train one epoch, or what a checkpoint left of it."""
-        start = self._iter - self._epoch * len(self.dataloader)
-        dataset = self.dataloader.dataset
-        if isinstance(dataset, SeededDataset):
-            dataset.epoch.fill_(self._epoch)
+        start, self._start = self._start, 0
+        # Travels in every checkpoint.
+        self.runner.message_hub.update_info(
+            BEGAN,
+            dict(
+                epoch=self._epoch, iter=self._iter - start, steps=len(self.dataloader)
+            ),
+        )
+        if self._dataset is not None:
+            self._dataset.epoch.fill_(self._epoch)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for index, batch in self._batches(start):
@@ -73,14 +115,14 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Train one step, its dropout and batch augmentation seeded."""
-        seed_everything(self.runner.seed, self._iter, get_rank())
+        seed_everything(self.seed, self._iter, get_rank())
         super().run_iter(idx, data_batch)
 
     def _batches(self, start: int):
         """Yield (index, batch) from batch ``start`` of the epoch on."""
         loader = self.dataloader
         batches = loader.batch_sampler
-        if start == 0 or not isinstance(batches, BatchSampler):
+        if start == 0 or type(batches) is not BatchSampler:  # may group otherwise
             yield from islice(enumerate(loader), start, None)
             return
         # Skip indices instead of batches: nothing is loaded to be thrown away.

@@ -187,8 +187,8 @@ class TestCheckpoints:
 
     def test_a_random_teacher_is_saved_and_restored(self, tmp_path):
         options = {'model__teacher_ckpt': None, 'model__allow_random_teacher': True}
-        source = build_algorithm(distill_config(tmp_path, **options))
-        target = build_algorithm(distill_config(tmp_path, **options))
+        cfg = distill_config(tmp_path, **options)
+        source, target = build_algorithm(cfg), build_algorithm(cfg)
         assert not torch.equal(
             source.teacher.backbone.conv1.weight, target.teacher.backbone.conv1.weight
         )

@@ -1,0 +1,3 @@
+from .cakd_logit_loss import CAKDLogitLoss
+
+__all__ = ['CAKDLogitLoss']

@@ -1,0 +1,165 @@
+import math
+from numbers import Real
+
+import torch
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from .functional import decoupled_kl, single_label_kl
+
+
+def _check_number(name: str, value: float, positive: bool = False) -> None:
+    rule = 'a positive' if positive else 'a non-negative'
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf or (positive and value == 0):
+        raise ValueError(
+            f'{name} must be {rule}, finite number, got {value!r}: set {name} '
+            'in the config of CAKDLogitLoss.'
+        )
+
+
+@MODELS.register_module()
+class CAKDLogitLoss(nn.Module):
+    r"""CAKD between the class logits of student and teacher.
+
+    "CAKD: A Correlation-Aware Knowledge Distillation Framework Based on
+    Decoupling Kullback-Leibler Divergence", arXiv 2410.14741, Eq. 7-9: the
+    labelled classes are the strong cluster, all others the weak one, and
+
+    .. math:: L = \tau^2 \, mean(\alpha BCD + \beta SCD + \gamma WCD)
+
+    With one label per sample SCD is 0 and this is DKD (arXiv 2203.08679) with
+    ``beta=gamma``. The mean is over the samples of the batch.
+
+    Args:
+        tau (float): Temperature that divides the logits. Defaults to 4.0.
+        alpha (float): Weight of BCD, between the clusters. Defaults to 1.0.
+        beta (float): Weight of SCD, within the labelled classes; without
+            effect unless ``multi_label``. Defaults to 1.0.
+        gamma (float): Weight of WCD, within the other classes. Defaults to 8.0.
+        multi_label (bool): Whether labels are rows that mark any number of
+            classes. Defaults to False.
+        loss_weight (float): Factor of the whole loss. Defaults to 1.0.
+        soft_labels (str): What to do with rows of label scores (mixup, CutMix)
+            where ``multi_label`` is False: ``'argmax'`` takes the class of the
+            highest score, ``'refuse'`` raises. Defaults to ``'argmax'``.
+
+    Raises:
+        ValueError: a number is negative or not finite, ``tau`` is 0, or
+            ``soft_labels`` is unknown.
+    """
+
+    def __init__(
+        self,
+        tau: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 8.0,
+        multi_label: bool = False,
+        loss_weight: float = 1.0,
+        soft_labels: str = 'argmax',
+    ) -> None:
+        super().__init__()
+        _check_number('tau', tau, positive=True)
+        _check_number('alpha', alpha)
+        _check_number('beta', beta)
+        _check_number('gamma', gamma)
+        _check_number('loss_weight', loss_weight)
+        if soft_labels not in ('argmax', 'refuse'):
+            raise ValueError(
+                f"soft_labels must be 'argmax' or 'refuse', got {soft_labels!r}."
+            )
+        self.tau = tau
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.multi_label = multi_label
+        self.loss_weight = loss_weight
+        self.soft_labels = soft_labels
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds_S (Tensor): The student's logits, (N, C).
+            preds_T (Tensor): The teacher's logits, (N, C); get no gradient.
+            gt_labels (Tensor): Class indices, (N,), or label scores, (N, C).
+                With ``multi_label`` rows (N, C) of 0 and 1 (int, bool or
+                float): what is above 0 is a label.
+
+        Returns:
+            Tensor: The loss, a float32 (or float64) scalar.
+
+        Raises:
+            TypeError: logits or class indices have the wrong dtype.
+            ValueError: shapes do not fit, or labels are not classes. Only
+                labels on the CPU are checked for their range: reading a GPU's
+                would stop it.
+        """
+        scale = self.loss_weight * self.tau**2
+        if self.multi_label:
+            mask = self._mask(gt_labels, preds_S)
+            bcd, scd, wcd = decoupled_kl(preds_S, preds_T, mask, self.tau)
+            rows = self.alpha * bcd + self.beta * scd + self.gamma * wcd
+            return scale * rows.mean()
+        labels = self._labels(gt_labels, preds_S)
+        alpha, gamma = scale * self.alpha, scale * self.gamma
+        return single_label_kl(preds_S, preds_T, labels, self.tau, alpha, gamma)
+
+    def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
+        if gt_labels.shape != preds.shape:
+            raise ValueError(
+                f'multi_label=True needs gt_labels of the shape of the logits, '
+                f'{tuple(preds.shape)}, got {tuple(gt_labels.shape)}: set '
+                'multi_label=False for class indices, or num_classes of the heads '
+                'to the width of the label rows.'
+            )
+        return gt_labels > 0
+
+    def _labels(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
+        """Return class indices, (N,)."""
+        if gt_labels.dim() == 2:
+            return self._from_rows(gt_labels, preds)
+        if gt_labels.shape != preds.shape[:1]:
+            raise ValueError(
+                f'gt_labels has shape {tuple(gt_labels.shape)} for logits of shape '
+                f'{tuple(preds.shape)}: give one class index per sample.'
+            )
+        if gt_labels.is_floating_point() or gt_labels.dtype == torch.bool:
+            raise TypeError(
+                f'gt_labels must be integer class indices, got {gt_labels.dtype}; '
+                'rows of label scores have the shape (N, C).'
+            )
+        if gt_labels.device.type == 'cpu' and len(gt_labels):
+            low, high = (value.item() for value in gt_labels.aminmax())
+            if low < 0 or high >= preds.shape[-1]:
+                raise ValueError(
+                    f'gt_labels holds {low if low < 0 else high}, but there are '
+                    f'{preds.shape[-1]} classes: set num_classes of both heads to '
+                    'that of the dataset, and number labels from 0.'
+                )
+        return gt_labels.long()
+
+    def _from_rows(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
+        if gt_labels.shape != preds.shape:
+            raise ValueError(
+                f'gt_labels has shape {tuple(gt_labels.shape)} for logits of shape '
+                f'{tuple(preds.shape)}: rows of label scores need one per class; set '
+                'num_classes of the heads or of the label augmentation alike.'
+            )
+        if self.soft_labels == 'refuse':
+            raise ValueError(
+                f"soft_labels='refuse', but gt_labels are rows of shape "
+                f"{tuple(gt_labels.shape)}: set soft_labels='argmax', set "
+                'multi_label=True, or leave out mixup and CutMix.'
+            )
+        # argmax knows no bool
+        return gt_labels.to(torch.float32).argmax(1)
+
+    def extra_repr(self) -> str:
+        """Show the settings in a printed model."""
+        return (
+            f'tau={self.tau}, alpha={self.alpha}, beta={self.beta}, '
+            f'gamma={self.gamma}, multi_label={self.multi_label}, '
+            f'loss_weight={self.loss_weight}, soft_labels={self.soft_labels!r}'
+        )

@@ -1,0 +1,141 @@
+import copy
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmpretrain.engine.hooks import SwitchRecipeHook
+from torch.utils.data import DataLoader, Dataset
+
+from cakd_mm.datasets import Digits, SeededDataset
+from cakd_mm.datasets.seeded_dataset import seed_everything
+
+RANDOM_CROP = [
+    dict(type='mmpretrain.Resize', scale=16),
+    dict(type='mmpretrain.RandomCrop', crop_size=16, padding=4),
+    dict(type='mmpretrain.PackInputs'),
+]
+
+
+class Noise(Dataset):
+    """Draws from every random source that transforms use."""
+
+    metainfo = dict(classes=('a', 'b'))
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        draws = (random.random(), np.random.rand(), torch.rand(()).item())
+        return torch.tensor([index, *draws], dtype=torch.double)
+
+
+def items(dataset, epoch=0, workers=0, **options):
+    dataset.epoch.fill_(epoch)
+    loader = DataLoader(dataset, batch_size=2, num_workers=workers, **options)
+    return torch.cat(list(loader))
+
+
+def test_a_number_changes_every_random_source():
+    seed_everything(1, 2, 3)
+    first = Noise()[0]
+    seed_everything(1, 2, 3)
+    assert torch.equal(Noise()[0], first)
+    for other in ((1, 2, 4), (1, 3, 2), (2, 1, 3), (1, 2)):
+        seed_everything(*other)
+        assert (Noise()[0][1:] != first[1:]).all(), other
+
+
+def test_an_item_depends_on_seed_epoch_and_index_alone():
+    data = SeededDataset(Noise(), seed=3)
+    first = items(data)
+    assert torch.equal(items(data), first)
+    assert torch.equal(items(SeededDataset(Noise(), seed=3)), first)
+    assert torch.equal(torch.stack([data[i] for i in (4, 2)]), first[[4, 2]])
+    assert len({tuple(row[1:].tolist()) for row in first}) == len(first)
+
+
+@pytest.mark.parametrize(('seed', 'epoch'), [(4, 0), (3, 1), (0, 3)])
+def test_another_seed_or_epoch_gives_other_items(seed, epoch):
+    first = items(SeededDataset(Noise(), seed=3))
+    other = items(SeededDataset(Noise(), seed=seed), epoch=epoch)
+    assert torch.equal(other[:, 0], first[:, 0])
+    assert (other[:, 1:] != first[:, 1:]).all()
+
+
+@pytest.mark.parametrize('persistent', [False, True])
+def test_workers_see_the_same_items_and_each_new_epoch(persistent):
+    data = SeededDataset(Noise(), seed=3)
+    want = [items(data, epoch) for epoch in range(3)]
+    data.epoch.fill_(0)
+    loader = DataLoader(
+        data, batch_size=2, num_workers=2, persistent_workers=persistent
+    )
+    for epoch, wanted in enumerate(want):
+        data.epoch.fill_(epoch)
+        assert torch.equal(torch.cat(list(loader)), wanted)
+
+
+def test_random_crops_of_digits():
+    data = SeededDataset(
+        dict(type='Digits', _scope_='mmpretrain', pipeline=RANDOM_CROP), seed=0
+    )
+
+    def crops(epoch):
+        data.epoch.fill_(epoch)
+        return torch.stack([data[i]['inputs'] for i in range(8)])
+
+    assert torch.equal(crops(0), crops(0))
+    assert not torch.equal(crops(0), crops(1))
+
+
+def test_everything_else_is_the_wrapped_dataset():
+    digits = Digits(split='test')
+    data = SeededDataset(digits, seed=0)
+    assert len(data) == 797
+    assert data.metainfo is digits.metainfo or data.metainfo == digits.metainfo
+    assert data.get_gt_labels().tolist() == digits.get_gt_labels().tolist()
+    assert data.CLASSES == digits.CLASSES
+    with pytest.raises(AttributeError, match='nothing_like_it'):
+        _ = data.nothing_like_it
+
+
+def test_a_pipeline_set_from_outside_reaches_the_wrapped_dataset():
+    data = SeededDataset(Digits(pipeline=RANDOM_CROP), seed=0)
+    loader = DataLoader(data)
+
+    class Runner:
+        train_loop = type('Loop', (), dict(dataloader=loader))
+
+    resize = dict(type='mmpretrain.Resize', scale=24)
+    hook = SwitchRecipeHook(
+        [dict(action_epoch=1, train_pipeline=[resize, RANDOM_CROP[-1]])]
+    )
+    hook._switch_train_pipeline(Runner, hook.schedule[1]['train_pipeline'])
+    assert data[0]['inputs'].shape == (3, 24, 24)
+    assert data.pipeline is data.dataset.pipeline
+
+
+def test_without_a_pipeline_there_is_none():
+    assert not hasattr(SeededDataset(Noise(), seed=0), 'pipeline')
+
+
+@pytest.mark.parametrize('clone', [copy.deepcopy, copy.copy, pickle.dumps])
+def test_copies_and_pickles_are_equal(clone):
+    data = SeededDataset(Noise(), seed=7)
+    want = items(data, epoch=2)
+    other = clone(data)
+    other = pickle.loads(other) if isinstance(other, bytes) else other
+    assert (other.seed, int(other.epoch)) == (7, 2)
+    assert torch.equal(items(other, epoch=2), want)
+    assert other.metainfo == Noise.metainfo
+
+
+def test_a_deep_copy_still_tells_its_persistent_workers_the_epoch():
+    data = copy.deepcopy(SeededDataset(Noise(), seed=3))
+    want = [items(data, epoch) for epoch in range(2)]
+    loader = DataLoader(data, batch_size=2, num_workers=1, persistent_workers=True)
+    for epoch, wanted in enumerate(want):
+        data.epoch.fill_(epoch)
+        assert torch.equal(torch.cat(list(loader)), wanted)

@@ -1,0 +1,104 @@
+"""What only a GPU can show; ``make test-gpu`` runs it, elsewhere it is skipped."""
+
+import copy
+
+import pytest
+import torch
+from cakd_mm.engine.hooks import NonFiniteError
+from cakd_mm.models.losses import CAKDLogitLoss
+from mmengine.registry import DefaultScope
+from mmrazor.registry import MODELS
+from tiny import distill_config
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='needs a CUDA GPU (make test-gpu)'
+)
+
+
+@pytest.fixture
+def no_sync():
+    """Make every host synchronisation within the block an error."""
+
+    class Forbidden:
+        def __enter__(self):
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode('error')
+
+        def __exit__(self, *_):
+            torch.cuda.set_sync_debug_mode('default')
+
+    return Forbidden()
+
+
+def logits(n=64, c=100, scale=10.0):
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(n, c, generator=generator) * scale
+    teacher = torch.randn(n, c, generator=generator) * scale
+    return student, teacher, torch.randint(0, c, (n,), generator=generator)
+
+
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_the_loss_equals_its_cpu_twin_without_a_sync(no_sync, multi_label):
+    student, teacher, labels = logits()
+    if multi_label:
+        labels = torch.nn.functional.one_hot(labels, 100)
+    loss = CAKDLogitLoss(multi_label=multi_label)
+    here = student.clone().requires_grad_()
+    expected = loss(here, teacher, labels)
+    expected.backward()
+    there = student.cuda().requires_grad_()
+    arguments = (there, teacher.cuda(), labels.cuda())
+    with no_sync:
+        value = loss(*arguments)
+        value.backward()
+    torch.testing.assert_close(value.cpu(), expected, rtol=2e-5, atol=0)
+    torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_of_the_algorithm_does_not_sync(no_sync, tmp_path):
+    cfg = distill_config(tmp_path)
+    model = dict(cfg.model, data_preprocessor=cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(copy.deepcopy(model)).cuda().train()
+    images = torch.randn(8, 3, 16, 16, device='cuda')
+    labels = torch.arange(8, device='cuda')
+    model.distiller.set_deliveries_override(False)
+    with no_sync:
+        with model.distiller.teacher_recorders, torch.no_grad():
+            model.teacher(images, mode='tensor')
+        with model.distiller.student_recorders:
+            scores = model.student(images, mode='tensor')
+        loss = model.distiller.distill_losses['loss_cakd']
+        teacher = model.distiller.get_record('logits', False)
+        loss(scores, teacher, labels).backward()
+        model.recorded_ranges()
+
+
+@pytest.mark.parametrize('wrapper', ['OptimWrapper', 'AmpOptimWrapper'])
+def test_a_run_learns_and_leaves_a_plain_student(tmp_path, make_runner, wrapper):
+    cfg = distill_config(tmp_path, epochs=1, optim_wrapper__type=wrapper)
+    runner = make_runner(cfg)
+    runner.train()
+    assert (tmp_path / 'run' / 'student.pth').exists()
+
+
+def test_a_nan_undoes_the_step_and_stops_at_the_log(tmp_path, make_runner):
+    cfg = distill_config(tmp_path, images=256, epochs=1)
+    cfg.default_hooks.finite.interval = 4
+    runner = make_runner(cfg)
+    kept = {}
+    loss = runner.model.distiller.distill_losses['loss_cakd']
+
+    def poison(module, inputs, output):
+        if runner.iter == 1:
+            kept.update(copy.deepcopy(runner.model.student.state_dict()))
+            return output * float('nan')
+        return output
+
+    loss.register_forward_hook(poison)
+    with pytest.raises(NonFiniteError, match=r'step 2 .*distill\.loss_cakd = nan'):
+        runner.train()
+    assert runner.iter == 3  # the first look after the bad step
+    for name, value in runner.model.student.state_dict().items():
+        if 'running' not in name and 'num_batches' not in name:
+            assert torch.equal(value, kept[name]), name
