@@ -8,15 +8,20 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 
-def seed_everything(*numbers: int) -> None:
+def seed_everything(*numbers: int, cpu_only: bool = False) -> None:
     """Seed ``random``, ``numpy`` and ``torch`` from several numbers.
 
     Unlike a sum of them, the hash keeps (1, 2) and (2, 1) apart.
+
+    Args:
+        *numbers: Non-negative integers.
+        cpu_only: Leave other devices' generators alone. ``torch.manual_seed``
+            asks every kind of device, too slow for every sample.
     """
     state = np.random.SeedSequence(numbers).generate_state(3)
     random.seed(int(state[0]))
     np.random.seed(state[1])
-    torch.manual_seed(int(state[2]))
+    (torch.default_generator if cpu_only else torch).manual_seed(int(state[2]))
 
 
 @DATASETS.register_module()
@@ -43,6 +48,10 @@ class SeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.epoch.share_memory_()  # a deep copy's is not
+
     @property
     def pipeline(self):
         """The wrapped dataset's, so that setting it (SwitchRecipeHook) works."""
@@ -56,5 +65,5 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int):
-        seed_everything(self.seed, int(self.epoch), index)
+        seed_everything(self.seed, int(self.epoch), index, cpu_only=True)
         return self.dataset[index]

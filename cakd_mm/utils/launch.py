@@ -173,7 +173,8 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
         FileNotFoundError: naming the config key and the folder.
     """
     for part in parts:
-        for key, dataset in _datasets(f'{part}_dataloader', cfg):
+        loader = f'{part}_dataloader'
+        for key, dataset in _datasets(loader, cfg.get(loader)):
             root = dataset.get('data_root')
             downloads = str(dataset.get('type')).startswith(('CIFAR', 'MNIST'))
             if root and '://' not in root and not downloads and not Path(root).is_dir():
@@ -188,15 +189,14 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
                 )
 
 
-def _datasets(key: str, parent: dict) -> Iterator[tuple[str, dict]]:
-    """Yield (config key, dataset) of a loader, also inside of wrappers."""
-    node = parent.get(key.rsplit('.', 1)[-1]) or {}
-    if 'type' in node and not key.endswith('_dataloader'):
-        yield key, node
-    if 'dataset' in node:
-        yield from _datasets(f'{key}.dataset', node)
+def _datasets(key: str, node) -> Iterator[tuple[str, dict]]:
+    """Yield (config key, config) of a loader and of all datasets below it."""
+    if not isinstance(node, dict):
+        return
+    yield key, node
+    yield from _datasets(f'{key}.dataset', node.get('dataset'))
     for index, part in enumerate(node.get('datasets') or []):
-        yield from _datasets(f'{key}.datasets.{index}', {str(index): part})
+        yield from _datasets(f'{key}.datasets.{index}', part)
 
 
 def check_checkpoints(cfg: Config) -> None:

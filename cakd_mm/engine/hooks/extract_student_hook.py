@@ -8,6 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ...utils.extract import save_student
+from .student_ema_hook import StudentEMAHook
 
 
 @HOOKS.register_module()
@@ -16,8 +17,9 @@ class ExtractStudentHook(Hook):
 
     A plain mmpretrain checkpoint of the last step's student and its config,
     loaded back and compared, as ``tools/model_converters/extract_student.py``
-    does for any checkpoint. Does nothing for a model without a teacher. Put it
-    into ``default_hooks``.
+    does for any checkpoint. If a ``StudentEMAHook`` averages the student, the
+    average is written too, to ``student_ema.pth``. Does nothing for a model
+    without a teacher. Put it into ``default_hooks``.
     """
 
     # After the last checkpoint has been written.
@@ -28,14 +30,16 @@ class ExtractStudentHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not hasattr(model, 'teacher') or not is_main_process():
             return
-        path = save_student(
-            runner.cfg,
-            model.student.state_dict(),
-            Path(runner.work_dir) / 'student.pth',
-            meta=dict(
-                epoch=runner.epoch,
-                iter=runner.iter,
-                dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
-            ),
+        students = {'student.pth': model.student}
+        for hook in runner.hooks:
+            if isinstance(hook, StudentEMAHook):
+                students['student_ema.pth'] = hook.ema_model.module
+        meta = dict(
+            epoch=runner.epoch,
+            iter=runner.iter,
+            dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
         )
-        runner.logger.info(f'The plain student is {path}, its config beside it.')
+        for name, student in students.items():
+            path = Path(runner.work_dir) / name
+            save_student(runner.cfg, student.state_dict(), path, meta)
+            runner.logger.info(f'The plain student is {path}, its config beside it.')

@@ -70,6 +70,7 @@ class FiniteLossHook(Hook):
             )
         self.mode = mode
         self.interval = interval
+        self._done = 0
         self._names: list[str] = []
         self._record: _DeviceRecord | None = None
 
@@ -91,6 +92,7 @@ class FiniteLossHook(Hook):
         self, runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
         """Look at every component of the step's loss."""
+        self._done = runner.iter + 1
         losses = {
             name: value.detach()
             for name, value in (outputs or {}).items()
@@ -98,9 +100,9 @@ class FiniteLossHook(Hook):
         }
         if not losses:
             return
-        if self._names != list(losses):  # the distillation has been stopped, say
+        if self._names and self._names != list(losses):  # distillation stopped, say
             self._look(runner)
-            self._names = list(losses)
+        self._names = list(losses)
         values = torch.stack([v.float().mean() for v in losses.values()])
         bad = ~torch.isfinite(values)
         if is_distributed():
@@ -129,7 +131,7 @@ class FiniteLossHook(Hook):
         for name, value in checkpoint['state_dict'].items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise NonFiniteError(
-                    f'{name} is not finite at step {runner.iter + 1} although the '
+                    f'{name} is not finite after step {self._done} although the '
                     f'losses were. {ADVICE} {_last_good(runner)}'
                 )
 

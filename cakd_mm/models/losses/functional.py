@@ -119,7 +119,20 @@ def _checked(preds_S: Tensor, preds_T: Tensor, tau: float) -> tuple[Tensor, Tens
 
 
 # Below, a stack of both nets holds the student first and the teacher second, and
-# numbers per row keep their last dimension: (2, N, 1).
+# numbers per row keep their last dimension: (2, N, 1). The fewer the operations
+# and the fresh tensors, the faster: on small batches each costs more than its sums.
+
+
+def _membership(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return 1 for members of a cluster and 0 for others, for S and for W."""
+    strong = mask.view(torch.uint8).to(dtype)
+    return strong, 1 - strong
+
+
+def _depth(distance: Tensor, tau: float) -> Tensor:
+    """Turn distances below the peak into log2 of exp(distance / tau), in place."""
+    low = torch.finfo(distance.dtype).min
+    return distance.mul_(1 / (_LN2 * tau)).clamp_(min=low)
 
 
 def _between(log_ratio: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -136,42 +149,44 @@ def _between(log_ratio: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return bcd, p_S - p_T
 
 
+def _within(excess: Tensor, teacher: Tensor, gap: Tensor) -> Tensor:
+    """Return what adds up to KL(teacher || student) plus log(total_T / total_S).
+
+    ``excess``, the student's q minus the teacher's, adds up to 0 and cancels
+    the rounding of the totals, which would swamp small divergences.
+    """
+    return torch.addcmul(excess, teacher, gap, value=_LN2)
+
+
 class _DecoupledKL(torch.autograd.Function):
     """Tells clusters apart by arithmetic on 0 and 1: masking is slow on CPUs."""
 
     @staticmethod
     def forward(ctx, preds_S, preds_T, mask, tau):
         dtype, low = preds_S.dtype, torch.finfo(preds_S.dtype).min
-        strong = mask.view(torch.uint8).to(dtype)
-        weak = 1 - strong
+        strong, weak = _membership(mask, dtype)
         scores = torch.stack((preds_S, preds_T))
-        # weak / strong is 0 for what is strong and inf for what is not
-        in_S = scores - weak / strong
+        in_S = scores - weak / strong  # minus 0 / 1 for members, 1 / 0 for others
         in_W = scores.sub_(strong / weak)
-        # the peak of an empty cluster is -inf, and so are its scores
+        # without members a peak is -inf, which must not meet the others' -inf
         peak_S = in_S.amax(-1, keepdim=True).clamp_(min=low)
         peak_W = in_W.amax(-1, keepdim=True).clamp_(min=low)
-        depth = torch.maximum(in_S.sub_(peak_S), in_W.sub_(peak_W))
-        depth.mul_(1 / (_LN2 * tau)).clamp_(min=low)
-        student, teacher = depth.unbind()
-        gap = teacher - student
-        depth.exp2_()
-        weigh_S = depth * strong
-        weigh_W = depth.sub_(weigh_S)
-        # a sum holds the 1 of its peak, unless the cluster is empty
-        total_S = weigh_S.sum(-1, keepdim=True).clamp_(min=1)
-        total_W = weigh_W.sum(-1, keepdim=True).clamp_(min=1)
-        q = weigh_W.div_(total_W).add_(weigh_S.div_(total_S))
-        log_S = total_S.double().log_()
-        log_W = total_W.double().log_()
+        depth = _depth(torch.maximum(in_S.sub_(peak_S), in_W.sub_(peak_W)), tau)
+        gap = depth[1] - depth[0]
+        weight_S = depth.exp2_() * strong
+        weight_W = depth.sub_(weight_S)
+        # the peak weighs 1, so only a sum over no members is below that
+        total_S = weight_S.sum(-1, keepdim=True).clamp_(min=1)
+        total_W = weight_W.sum(-1, keepdim=True).clamp_(min=1)
+        q = weight_W.div_(total_W).add_(weight_S.div_(total_S))
+        student, teacher = q.unbind()
+        log_S, log_W = total_S.double().log_(), total_W.double().log_()
         log_ratio = (log_S - log_W).add_(peak_S.sub_(peak_W), alpha=1 / tau)
         bcd, shift = _between(log_ratio, dtype)
-        # q of the student minus q of the teacher sums to 0: adding it cancels
-        # the rounding of the totals, which swamps small divergences
-        terms = (student - teacher).addcmul_(teacher, gap, value=_LN2)
-        terms_S = terms * strong
-        scd = terms_S.sum(-1, keepdim=True).sub_(log_S[1] - log_S[0])
-        wcd = terms.sub_(terms_S).sum(-1, keepdim=True).sub_(log_W[1] - log_W[0])
+        both = _within(student - teacher, teacher, gap)
+        scd = both * strong
+        wcd = both.sub_(scd).sum(-1, keepdim=True).sub_(log_W[1] - log_W[0])
+        scd = scd.sum(-1, keepdim=True).sub_(log_S[1] - log_S[0])
         ctx.save_for_backward(q, mask, shift.to(dtype))
         ctx.tau = tau
         return bcd.to(dtype).squeeze(-1), scd.squeeze(-1), wcd.squeeze(-1)
@@ -181,13 +196,11 @@ class _DecoupledKL(torch.autograd.Function):
     def backward(ctx, grad_bcd, grad_scd, grad_wcd):
         q, mask, shift = ctx.saved_tensors
         student, teacher = q.unbind()
-        strong = mask.view(torch.uint8).to(q.dtype)
-        weak = 1 - strong
-        weight = strong * grad_scd.unsqueeze(-1)
-        weight.addcmul_(weak, grad_wcd.unsqueeze(-1))
-        grad = strong.sub_(weak).mul_(shift * grad_bcd.unsqueeze(-1)).mul_(student)
-        grad.addcmul_(weight, student - teacher)
-        return grad.mul_(1 / ctx.tau), None, None, None
+        strong, weak = _membership(mask, q.dtype)
+        within = strong * grad_scd.unsqueeze(-1)
+        within.addcmul_(weak, grad_wcd.unsqueeze(-1)).mul_(student - teacher)
+        between = strong.sub_(weak).mul_(shift * grad_bcd.unsqueeze(-1))
+        return within.addcmul_(between, student).mul_(1 / ctx.tau), None, None, None
 
 
 class _SingleLabelKL(torch.autograd.Function):
@@ -196,30 +209,28 @@ class _SingleLabelKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, preds_S, preds_T, labels, tau, alpha, gamma):
         dtype, low = preds_S.dtype, torch.finfo(preds_S.dtype).min
-        alpha, gamma = alpha / max(len(labels), 1), gamma / max(len(labels), 1)
+        rows = max(len(labels), 1)
         scores = torch.stack((preds_S, preds_T))
         index = labels.unsqueeze(-1)
         label = index.expand(2, -1, -1)
         target = scores.gather(-1, label)
         scores.scatter_(-1, label, low)
         peak = scores.amax(-1, keepdim=True)
-        depth = scores.sub_(peak).mul_(1 / (_LN2 * tau)).clamp_(min=low)
-        student, teacher = depth.unbind()
-        gap = teacher - student
+        depth = _depth(scores.sub_(peak), tau)
+        gap = depth[1] - depth[0]
         total = depth.exp2_().sum(-1, keepdim=True)
-        depth.div_(total)  # from here on `student` and `teacher` hold q
+        student, teacher = depth.div_(total).unbind()
         log_total = total.double().log_()
-        log_S, log_T = log_total.unbind()
-        log_ratio = torch.sub(log_total, target.sub_(peak), alpha=1 / tau)
+        log_ratio = torch.sub(log_total, target.sub_(peak), alpha=1 / tau)  # W to S
         bcd, shift = _between(log_ratio, dtype)
         excess = student - teacher
-        wcd = torch.addcmul(excess, teacher, gap, value=_LN2).sum(-1, keepdim=True)
-        wcd.sub_(log_T - log_S)
+        wcd = _within(excess, teacher, gap).sum(-1, keepdim=True)
+        wcd.sub_(log_total[1] - log_total[0])
         if ctx.needs_input_grad[0]:
-            slope = shift.mul_(alpha / tau).to(dtype)
-            grad = (student * slope).add_(excess, alpha=gamma / tau)
+            slope = shift.mul_(alpha / (tau * rows)).to(dtype)
+            grad = (student * slope).add_(excess, alpha=gamma / (tau * rows))
             ctx.save_for_backward(grad.scatter_(-1, index, -slope))
-        return wcd.mul_(gamma).add_(bcd, alpha=alpha).sum()
+        return wcd.mul_(gamma / rows).add_(bcd, alpha=alpha / rows).sum()
 
     @staticmethod
     @once_differentiable

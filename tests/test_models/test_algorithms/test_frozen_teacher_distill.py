@@ -118,6 +118,22 @@ def test_student_trainable_false_gives_no_gradient(tmp_path):
     assert not losses['student.loss'].requires_grad
 
 
+def test_without_the_students_own_loss(tmp_path):
+    cfg = distill_config(tmp_path, model__calculate_student_loss=False)
+    model = build_algorithm(cfg).train()
+    losses = model(**model.data_preprocessor(batch(), True), mode='loss')
+    assert set(losses) == {'distill.loss_cakd'}
+
+
+def test_a_random_teacher_is_initialised_by_its_own_config(tmp_path):
+    options = {'model__teacher_ckpt': None, 'model__allow_random_teacher': True}
+    head = build_algorithm(distill_config(tmp_path, **options)).teacher.head.fc
+    # mmpretrain's head asks for a normal distribution of 0.01 and a bias of 0;
+    # torch would leave a bias and a spread of 0.07.
+    assert float(head.bias.abs().max()) == 0
+    assert float(head.weight.std()) == pytest.approx(0.01, rel=0.2)
+
+
 def test_stopped_distillation_leaves_the_students_loss(tmp_path):
     model = build_algorithm(distill_config(tmp_path)).train()
     model.distillation_stopped = True

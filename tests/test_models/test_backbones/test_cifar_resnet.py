@@ -1,18 +1,15 @@
-import os
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
+from goldens import FOLDER
 from tiny import build
 from torch import nn
 from torch.testing import assert_close
 
 from cakd_mm.models.backbones import CIFARResNet
 
-ROOT = Path(__file__).resolve().parents[3]
-GOLDENS = Path(os.environ.get('CAKD_SHARED', ROOT.parent / 'shared'), 'spec/goldens')
 WIDE = (32, 64, 128, 256)
 TAPS = [f'stage{i}{end}' for i in (1, 2, 3) for end in ('', '_pre')]
 
@@ -208,13 +205,13 @@ def reference_name(ours):
     )
 
 
-@pytest.mark.skipif(not GOLDENS.is_dir(), reason=f'no {GOLDENS} (CAKD_SHARED)')
+@pytest.mark.skipif(not FOLDER.is_dir(), reason=f'no {FOLDER} (CAKD_SHARED)')
 @pytest.mark.parametrize(
     ('name', 'depth', 'widths'),
     [('resnet20', 20, (16, 16, 32, 64)), ('resnet8x4', 8, WIDE)],
 )
 def test_the_reference_net(name, depth, widths):
-    golden = np.load(GOLDENS / f'net_{name}.npz')
+    golden = np.load(FOLDER / f'net_{name}.npz')
     seed, gain = int(golden['fill_seed']), float(golden['fill_gain'])
     model = classifier(depth, widths).eval()
     state = model.state_dict()

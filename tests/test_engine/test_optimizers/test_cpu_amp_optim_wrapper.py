@@ -1,0 +1,109 @@
+import pytest
+import torch
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+from torch.testing import assert_close
+
+from cakd_mm.engine.optimizers import CPUAmpOptimWrapper
+
+
+class Recorded(nn.Linear):
+    """A layer that remembers the type of what it computed."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        self.computed = out.dtype
+        return out
+
+
+def build(lr=0.5, **options):
+    torch.manual_seed(0)
+    model = nn.Sequential(Recorded(8, 4), nn.ReLU(), Recorded(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    wrapper = OPTIM_WRAPPERS.build(
+        dict(type='CPUAmpOptimWrapper', optimizer=optimizer, **options)
+    )
+    assert type(wrapper) is CPUAmpOptimWrapper
+    return model, wrapper
+
+
+def batches(count):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(16, 8, generator=generator) for _ in range(count)]
+
+
+def loss_of(model, batch):
+    return model(batch).float().pow(2).mean()
+
+
+def step(model, wrapper, batch):
+    with wrapper.optim_context(model):
+        loss = loss_of(model, batch)
+    wrapper.update_params(loss)
+
+
+@pytest.mark.parametrize('options', [{}, dict(dtype='bfloat16')])
+def test_computes_in_bf16_and_keeps_weights_in_float32(options):
+    model, wrapper = build(**options)
+    twin, _ = build()
+    batch = batches(1)[0]
+    with wrapper.optim_context(model):
+        loss = loss_of(model, batch)
+    assert model[0].computed is model[2].computed is torch.bfloat16
+    assert loss.dtype is torch.float32
+    wrapper.backward(loss)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss_of(twin, batch).backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert ours.dtype is ours.grad.dtype is torch.float32
+        assert torch.equal(ours.grad, theirs.grad)
+        assert ours.grad.abs().max() > 0
+    loss_of(model, batch)
+    assert model[0].computed is torch.float32, 'autocast outlived its context'
+
+
+def test_steps_without_loss_scaling():
+    model, wrapper = build()
+    twin, _ = build()
+    batch = batches(1)[0]
+    step(model, wrapper, batch)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss_of(twin, batch).backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert_close(ours.detach(), theirs.detach() - 0.5 * theirs.grad, rtol=0, atol=0)
+    assert 'loss_scaler' not in wrapper.state_dict()
+
+
+@pytest.mark.parametrize('dtype', ['float16', torch.float16, 'float32', 'half'])
+def test_refuses_any_other_type_by_name(dtype):
+    with pytest.raises(ValueError, match=r'optim_wrapper\.dtype') as caught:
+        build(dtype=dtype)
+    message = str(caught.value)
+    assert repr(dtype) in message
+    assert "Write dtype='bfloat16'" in message
+
+
+def test_accumulates_gradients():
+    """Two halves with accumulation make the step of the whole."""
+    model, wrapper = build(accumulative_counts=2)
+    twin, whole = build()
+    first, second = batches(2)
+    before = model[0].weight.detach().clone()
+    wrapper.initialize_count_status(model, 0, 2)
+    step(model, wrapper, first)
+    assert torch.equal(model[0].weight, before)
+    step(model, wrapper, second)
+    step(twin, whole, torch.cat([first, second]))
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert_close(ours, theirs, rtol=0, atol=5e-3)
+    assert (model[0].weight - before).abs().max() > 0.02
+
+
+def test_clips_gradients():
+    model, wrapper = build(lr=1.0, clip_grad=dict(max_norm=1e-3))
+    before = [p.detach().clone() for p in model.parameters()]
+    step(model, wrapper, batches(1)[0])
+    moved = torch.stack(
+        [(p - b).norm() for p, b in zip(model.parameters(), before, strict=True)]
+    ).norm()
+    assert_close(moved.item(), 1e-3, rtol=1e-2, atol=0)

@@ -1,0 +1,621 @@
+"""decoupled_kl and single_label_kl against stored and slowly computed numbers."""
+
+import math
+
+import goldens
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cakd_mm.models.losses.functional import decoupled_kl, single_label_kl
+
+BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+TERMS = pytest.mark.parametrize('term', ['bcd', 'scd', 'wcd'])
+FLOAT_MAX = torch.finfo(torch.float32).max
+
+
+def random_problem(rows=6, classes=7, scale=3.0, dtype=torch.float64, seed=0):
+    """Scores of student and teacher and a mask, no cluster of it empty."""
+    draw = torch.Generator().manual_seed(seed)
+    preds_S, preds_T = scale * torch.randn(2, rows, classes, generator=draw).to(dtype)
+    mask = torch.rand(rows, classes, generator=draw) < 0.4
+    mask[:, 0], mask[:, -1] = True, False
+    return preds_S, preds_T, mask
+
+
+def reference(preds_S: Tensor, preds_T: Tensor, mask: Tensor, tau: float) -> Tensor:
+    """BCD, SCD and WCD as (3, N), row by row in float64 and by autograd."""
+    tensors = preds_S.double(), preds_T.double(), mask
+    rows = [
+        torch.stack(_reference_row(student / tau, teacher / tau, strong))
+        for student, teacher, strong in zip(*tensors, strict=True)
+    ]
+    return torch.stack(rows, 1)
+
+
+def _reference_row(student: Tensor, teacher: Tensor, strong: Tensor) -> list[Tensor]:
+    clusters = [cluster for cluster in (strong, ~strong) if cluster.any()]
+    masses = [
+        torch.stack([scores[c].logsumexp(0) for c in clusters]).log_softmax(0)
+        for scores in (student, teacher)
+    ]
+    terms = [_kl(*masses)]
+    for cluster in (strong, ~strong):
+        inside = student[cluster], teacher[cluster]
+        terms.append(_kl(*(scores.log_softmax(0) for scores in inside)))
+    return terms
+
+
+def _kl(log_student: Tensor, log_teacher: Tensor) -> Tensor:
+    """KL(teacher || student); 0 for no classes."""
+    return (log_teacher.exp() * (log_teacher - log_student)).sum()
+
+
+def value_and_grad(function, preds_S: Tensor, *args):
+    preds_S = preds_S.clone().requires_grad_()
+    value = function(preds_S, *args)
+    return value.detach(), torch.autograd.grad(value, preds_S)[0]
+
+
+def total(weights):
+    """The sum over rows of the weighted terms of some function."""
+
+    def loss(function, *args):
+        pairs = zip(weights, function(*args), strict=True)
+        return sum(weight * term.sum() for weight, term in pairs if weight)
+
+    return loss
+
+
+def assert_like_reference(preds_S, preds_T, mask, tau, rtol, atol=0.0):
+    """Compare each term and its gradient with the slow reference's."""
+    for number in range(3):
+        loss = total([float(number == other) for other in range(3)])
+        got = value_and_grad(
+            lambda s, loss=loss: loss(decoupled_kl, s, preds_T, mask, tau), preds_S
+        )
+        want = value_and_grad(
+            lambda s, loss=loss: loss(reference, s, preds_T, mask, tau),
+            preds_S.double(),
+        )
+        scale = want[1].abs().max().item()
+        assert_close(got[0].double(), want[0], rtol=rtol, atol=atol)
+        assert_close(got[1].double(), want[1], rtol=0, atol=rtol * scale + atol)
+
+
+# Stored numbers
+
+
+def golden_loss(preds_S, preds_T, mask, hparams):
+    """The mean over rows that every golden of CAKD holds, and its terms."""
+    terms = decoupled_kl(preds_S, preds_T, mask, hparams['tau'])
+    weights = (hparams[name] for name in ('alpha', 'beta', 'gamma'))
+    rows = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+    return hparams['tau'] ** 2 * rows.mean(), terms
+
+
+def check_golden(entry, preds_S, preds_T, mask):
+    leaf = preds_S.requires_grad_()
+    loss, terms = golden_loss(leaf, preds_T, mask, entry['hparams'])
+    loss.backward()
+    goldens.assert_matches(entry, loss.detach(), leaf.grad)
+    tolerance = entry['tolerance'][str(leaf.dtype).removeprefix('torch.')]
+    for name, term in terms._asdict().items():
+        rows = goldens.load(entry)[f'row_{name}']
+        rtol = tolerance['loss_rtol'] * max(1, rows.abs().max())
+        assert_close(term.detach().double(), rows, rtol=rtol, atol=rtol)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    'entry', goldens.cases('CAKD-logit', 'CAKD-feature', 'CAKD-multilabel')
+)
+def test_goldens(entry, dtype):
+    golden = goldens.load(entry)
+    preds_S, preds_T = (golden[f'logits_{n}'].to(dtype) for n in ('student', 'teacher'))
+    check_golden(entry, preds_S, preds_T, golden['mask'])
+
+
+@BOTH
+@pytest.mark.parametrize('entry', goldens.cases('CAKD-feature', group='features'))
+def test_feature_map_goldens(entry, dtype):
+    golden = goldens.load(entry)
+    # flat: a row per sample; spatial: a row per sample and channel
+    dims = {'flat': 1, 'spatial': 2}[entry['hparams']['layout']]
+    preds_S, preds_T, mask = (
+        golden[name].flatten(dims).flatten(0, -2)
+        for name in ('student', 'teacher', 'mask')
+    )
+    check_golden(entry, preds_S.to(dtype), preds_T.to(dtype), mask)
+
+
+@BOTH
+@pytest.mark.parametrize('entry', goldens.cases('KD'))
+def test_kd_goldens_from_the_teachers_weights(entry, dtype):
+    """alpha = 1, beta = P_S and gamma = P_W of the teacher give KD back."""
+    golden, tau = goldens.load(entry), entry['hparams']['T']
+    leaf = golden['logits_student'].to(dtype).requires_grad_()
+    teacher = golden['logits_teacher'].to(dtype)
+    mask = torch.rand(leaf.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    p_S = ((teacher / tau).softmax(1) * mask).sum(1)
+    bcd, scd, wcd = decoupled_kl(leaf, teacher, mask, tau)
+    loss = tau**2 * (bcd + p_S * scd + (1 - p_S) * wcd).mean()
+    loss.backward()
+    goldens.assert_matches(entry, loss.detach(), leaf.grad)
+
+
+# Values and gradients
+
+
+def test_by_hand():
+    """Teacher (1/2, 1/4 | 1/4) and student (1/3, 1/3 | 1/3), at tau 2."""
+    teacher = 2 * torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
+    mask = torch.tensor([[True, True, False]])
+    bcd, scd, wcd = decoupled_kl(torch.zeros_like(teacher), teacher, mask, 2.0)
+    assert bcd.item() == pytest.approx(3 / 4 * math.log(9 / 8) - math.log(4 / 3) / 4)
+    assert scd.item() == pytest.approx(2 / 3 * math.log(4 / 3) + math.log(2 / 3) / 3)
+    assert wcd.item() == 0
+
+
+@pytest.mark.parametrize('tau', [0.5, 1.0, 3.0])
+@pytest.mark.parametrize('scale', [0.1, 3.0, 40.0])
+def test_against_the_slow_reference(scale, tau):
+    assert_like_reference(*random_problem(scale=scale), tau, 1e-10, 1e-13)
+
+
+def test_the_temperature_defaults_to_one():
+    problem = random_problem()
+    assert_close(decoupled_kl(*problem), decoupled_kl(*problem, 1.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    'mask',
+    [
+        pytest.param([[1, 0, 0, 1], [0, 1, 0, 0], [1, 1, 1, 0]], id='mixed'),
+        pytest.param([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]], id='empty'),
+        pytest.param([[1, 0], [0, 1], [0, 0], [1, 1]], id='two-classes'),
+        pytest.param([[1], [0]], id='one-class'),
+    ],
+)
+@TERMS
+def test_gradcheck(term, mask):
+    mask = torch.tensor(mask, dtype=torch.bool)
+    preds_S, preds_T, _ = random_problem(*mask.shape)
+    assert torch.autograd.gradcheck(
+        lambda s: getattr(decoupled_kl(s, preds_T, mask, 1.7), term),
+        preds_S.requires_grad_(),
+    )
+
+
+def test_gradients_of_the_rows_are_weighted_apart():
+    preds_S, preds_T, mask = random_problem()
+    weights = torch.rand(3, len(mask), dtype=torch.float64)
+
+    def weighted(function, preds):
+        terms = torch.stack(list(function(preds, preds_T, mask, 2.5)))
+        return (weights * terms).sum()
+
+    got = value_and_grad(lambda s: weighted(decoupled_kl, s), preds_S)
+    assert_close(got, value_and_grad(lambda s: weighted(reference, s), preds_S))
+
+
+@BOTH
+@pytest.mark.parametrize('strong', [False, True])
+def test_an_empty_cluster_leaves_the_plain_divergence(strong, dtype):
+    preds_S, preds_T, mask = random_problem(dtype=dtype)
+    terms = decoupled_kl(preds_S, preds_T, mask.fill_(strong), 2.0)
+    inside, outside = (terms.scd, terms.wcd) if strong else (terms.wcd, terms.scd)
+    student, teacher = ((preds / 2).log_softmax(1) for preds in (preds_S, preds_T))
+    assert_close(inside, (teacher.exp() * (teacher - student)).sum(1))
+    assert_close(torch.stack((terms.bcd, outside)), torch.zeros(2, 6).to(dtype))
+    loss = total((1, 1, 0) if not strong else (1, 0, 1))
+    _, grad = value_and_grad(
+        lambda s: loss(decoupled_kl, s, preds_T, mask, 2.0), preds_S
+    )
+    assert grad.abs().max() == 0
+
+
+@BOTH
+@TERMS
+def test_no_gradient_and_no_loss_at_equality(term, dtype):
+    preds, _, mask = random_problem(dtype=dtype, scale=30.0)
+    value, grad = value_and_grad(
+        lambda s: getattr(decoupled_kl(s, preds, mask, 4.0), term).sum(), preds
+    )
+    # sums over equal rows may be rounded apart, by where they lie in memory
+    assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-7)
+    assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-7)
+
+
+def test_no_rows():
+    empty = torch.zeros(0, 5)
+    assert [term.shape for term in decoupled_kl(empty, empty, empty > 0)] == [(0,)] * 3
+
+
+# Properties
+
+
+@st.composite
+def problems(draw):
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 6)))
+    scores = hnp.arrays('f8', shape, elements=st.floats(-60, 60, width=32))
+    masks = hnp.arrays(bool, shape)
+    arrays = draw(st.tuples(scores, scores, masks))
+    tau = draw(st.sampled_from([0.5, 1.0, 3.0, 20.0]))
+    return *map(torch.from_numpy, arrays), tau
+
+
+def seen(max_examples=60):
+    return settings(
+        max_examples=max_examples, deadline=None, derandomize=True, database=None
+    )
+
+
+def close(got, want):
+    for a, b in zip(got, want, strict=True):
+        assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@seen()
+@given(problems())
+def test_never_negative(problem):
+    assert torch.stack(decoupled_kl(*problem)).min() > -1e-12
+
+
+@seen()
+@given(problems())
+def test_adds_up_to_plain_kd(problem):
+    preds_S, preds_T, mask, tau = problem
+    student, teacher = ((preds / tau).log_softmax(1) for preds in (preds_S, preds_T))
+    p_S = (teacher.exp() * mask).sum(1)
+    bcd, scd, wcd = decoupled_kl(*problem)
+    plain = (teacher.exp() * (teacher - student)).sum(1)
+    close([bcd + p_S * scd + (1 - p_S) * wcd], [plain])
+
+
+@seen()
+@given(problems(), st.floats(-100, 100, width=16), st.floats(-100, 100, width=16))
+def test_a_shift_of_either_nets_scores_changes_nothing(problem, shift_S, shift_T):
+    preds_S, preds_T, mask, tau = problem
+    shifted = decoupled_kl(preds_S + shift_S, preds_T + shift_T, mask, tau)
+    close(shifted, decoupled_kl(*problem))
+
+
+@seen()
+@given(problems(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_and_classes_changes_nothing(problem, random):
+    *tensors, tau = problem
+    rows, classes = (list(range(size)) for size in tensors[0].shape)
+    random.shuffle(rows), random.shuffle(classes)
+    moved = decoupled_kl(*(tensor[rows][:, classes] for tensor in tensors), tau)
+    close(moved, [term[rows] for term in decoupled_kl(*problem)])
+
+
+@seen()
+@given(problems())
+def test_swapping_the_clusters_swaps_their_terms(problem):
+    preds_S, preds_T, mask, tau = problem
+    bcd, scd, wcd = decoupled_kl(preds_S, preds_T, ~mask, tau)
+    close((bcd, wcd, scd), decoupled_kl(*problem))
+
+
+@seen()
+@given(problems())
+def test_the_temperature_divides_the_scores(problem):
+    preds_S, preds_T, mask, tau = problem
+    close(decoupled_kl(*problem), decoupled_kl(preds_S / tau, preds_T / tau, mask, 1.0))
+
+
+@seen()
+@given(problems())
+def test_any_problem_has_the_reference_values_and_gradients(problem):
+    assert_like_reference(*problem, rtol=1e-9, atol=1e-11)
+
+
+# Hostile scores
+
+
+@pytest.mark.parametrize('tau', [0.5, 3.0])
+@pytest.mark.parametrize('scale', [1e3, 1e4, 1e6])
+def test_float32_at_any_scale(scale, tau):
+    preds_S, preds_T, mask = random_problem(rows=8, scale=scale, dtype=torch.float32)
+    mask[0], mask[1] = False, True
+    assert_like_reference(preds_S, preds_T, mask, tau, rtol=1e-5)
+
+
+@pytest.mark.parametrize('tau', [0.5, 4.0])
+def test_a_cluster_far_below_the_other(tau):
+    """Confident nets: a softmax over all classes would underflow there."""
+    preds_S, preds_T, mask = random_problem(dtype=torch.float32)
+    preds_S += 1e5 * mask
+    preds_T += 2e5 * mask
+    assert_like_reference(preds_S, preds_T, mask, tau, rtol=2e-4)
+
+
+@pytest.mark.parametrize('tau', [0.25, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+@TERMS
+def test_the_largest_floats(term, dtype, tau):
+    draw = torch.Generator().manual_seed(3)
+    preds_S, preds_T = (torch.rand(2, 40, 5, generator=draw) < 0.5).to(dtype) * 2 - 1
+    preds_S, preds_T = (p * torch.finfo(dtype).max for p in (preds_S, preds_T))
+    mask = torch.rand(40, 5, generator=draw) < 0.4
+    value, grad = value_and_grad(
+        lambda s: getattr(decoupled_kl(s, preds_T, mask, tau), term).mean(), preds_S
+    )
+    assert grad.isfinite().all()
+    assert not value.isnan()
+    if dtype != torch.float64:  # float64 has room for their exact distances
+        _, want = value_and_grad(
+            lambda s: getattr(
+                decoupled_kl(s, preds_T.double(), mask, tau), term
+            ).mean(),
+            preds_S.double(),
+        )
+        assert_close(grad.double(), want, rtol=1e-3, atol=1e-6)
+
+
+def test_scores_of_minus_infinity_are_classes_left_out():
+    preds_S, preds_T, mask = random_problem()
+    less = decoupled_kl(preds_S[:, :-2], preds_T[:, :-2], mask[:, :-2], 2.0)
+    preds_S[:, -2:] = preds_T[:, -2:] = -math.inf
+    close(decoupled_kl(preds_S, preds_T, mask, 2.0), less)
+
+
+def test_nan_stays_visible():
+    preds_S, preds_T, mask = random_problem()
+    preds_S[2, 3] = math.nan
+    bcd = decoupled_kl(preds_S, preds_T, mask).bcd
+    assert bcd.isnan().tolist() == [row == 2 for row in range(6)]
+
+
+@pytest.mark.parametrize('tau', [4.0, 16.0])
+def test_nearly_equal_features_keep_their_digits(tau):
+    """The usual formula is a hundred times as far off as this tolerance."""
+    draw = torch.Generator().manual_seed(0)
+    preds_T = torch.randn(32, 256, generator=draw).abs() / 2
+    preds_S = preds_T + 0.1 * torch.randn(32, 256, generator=draw)
+    mask = preds_T > preds_T.median()
+    got = torch.stack(decoupled_kl(preds_S, preds_T, mask, tau)).double().sum(1)
+    want = reference(preds_S, preds_T, mask, tau).sum(1)
+    assert_close(got, want, rtol=1e-5 * tau, atol=0)
+
+
+# Precision
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('scale', [3.0, 6e4 / 4])
+def test_half_precision_is_computed_in_float32(scale, dtype):
+    preds_S, preds_T, mask = random_problem(scale=scale, dtype=dtype)
+    leaf = preds_S.clamp(-6e4, 6e4).requires_grad_()
+    wide = leaf.detach().float().requires_grad_()
+    got = decoupled_kl(leaf, preds_T, mask, 0.5)
+    want = decoupled_kl(wide, preds_T.float(), mask, 0.5)
+    assert {term.dtype for term in got} == {torch.float32}
+    assert_close(got, want, rtol=0, atol=0)
+    sum(got).sum().backward()
+    sum(want).sum().backward()
+    assert_close(leaf.grad, wide.grad.to(dtype), rtol=0, atol=0)
+
+
+def test_mixed_precision_takes_the_wider():
+    preds_S, preds_T, mask = random_problem(dtype=torch.float32)
+    want = decoupled_kl(preds_S.double(), preds_T.double(), mask, 2.0)
+    assert_close(decoupled_kl(preds_S, preds_T.double(), mask, 2.0), want)
+
+
+@pytest.mark.parametrize('single', [False, True])
+def test_autocast_changes_nothing(single):
+    preds_S, preds_T, mask = random_problem(dtype=torch.float32)
+    function, third = decoupled_kl, mask
+    if single:
+        function, third = single_label_kl, torch.arange(6)
+
+    def loss(preds):
+        got = function(preds, preds_T, third, 2.0)
+        return got if single else sum(got).sum()
+
+    want = value_and_grad(loss, preds_S)
+    with torch.autocast('cpu', torch.bfloat16):
+        got = value_and_grad(loss, preds_S)
+    assert_close(got, want, rtol=0, atol=0)
+
+
+# Autograd, memory, devices
+
+
+@pytest.mark.parametrize('trained', [False, True])
+def test_the_teacher_gets_no_gradient(trained):
+    preds_S, preds_T, mask = random_problem()
+    preds_S.requires_grad_(trained)
+    preds_T.requires_grad_()
+    terms = decoupled_kl(preds_S, preds_T, mask)
+    loss = single_label_kl(preds_S, preds_T, torch.arange(6))
+    assert {out.requires_grad for out in (*terms, loss)} == {trained}
+    if trained:
+        (sum(terms).sum() + loss).backward()
+        assert preds_T.grad is None
+        assert preds_S.grad.abs().min() > 0
+
+
+def test_inputs_are_left_alone():
+    problem = random_problem()
+    before = [tensor.clone() for tensor in problem]
+    decoupled_kl(*problem)
+    single_label_kl(*problem[:2], torch.arange(6))
+    assert_close(list(problem), before, rtol=0, atol=0)
+
+
+def test_the_graph_can_be_kept():
+    preds_S, preds_T, mask = random_problem()
+    preds_S.requires_grad_()
+    loss = sum(decoupled_kl(preds_S, preds_T, mask)).sum()
+    loss = loss + single_label_kl(preds_S, preds_T, torch.arange(6))
+    grads = [torch.autograd.grad(loss, preds_S, retain_graph=True)[0] for _ in range(2)]
+    assert_close(*grads, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('single', [False, True])
+def test_a_second_derivative_is_refused(single):
+    preds_S, preds_T, mask = random_problem()
+    preds_S.requires_grad_()
+    if single:
+        loss = single_label_kl(preds_S, preds_T, torch.arange(6))
+    else:
+        loss = decoupled_kl(preds_S, preds_T, mask).wcd.square().sum()
+    (grad,) = torch.autograd.grad(loss**2, preds_S, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(('single', 'scores'), [(False, 2), (True, 1)])
+def test_few_tensors_are_kept_for_backward(single, scores):
+    rows, classes = 8, 50
+    preds_S, preds_T, mask = random_problem(rows, classes, dtype=torch.float32)
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    preds_S.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        if single:
+            single_label_kl(preds_S, preds_T, torch.arange(rows))
+        else:
+            decoupled_kl(preds_S, preds_T, mask)
+    limit = 4 * rows * (scores * classes + 1) + (not single) * rows * classes
+    assert 0 < sum(kept.values()) <= limit
+
+
+def test_nothing_is_read_back_to_the_host():
+    class NoScalars(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert '_local_scalar_dense' not in str(func), 'stops a GPU'
+            return func(*args, **(kwargs or {}))
+
+    preds_S, preds_T, mask = random_problem()
+    preds_S.requires_grad_()
+    with NoScalars():
+        loss = sum(decoupled_kl(preds_S, preds_T, mask)).sum()
+        (loss + single_label_kl(preds_S, preds_T, torch.arange(6))).backward()
+    assert preds_S.grad.isfinite().all()
+
+
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split('.')[:2])) < (2, 4),
+    reason='torch.compile takes autograd functions of several outputs from 2.4 on',
+)
+@pytest.mark.parametrize('single', [False, True])
+def test_compiles_to_one_graph(single):
+    preds_S, preds_T, mask = random_problem(dtype=torch.float32)
+
+    def loss(preds, third):
+        if single:
+            return single_label_kl(preds, preds_T, third, 2.0, 1.0, 8.0)
+        bcd, scd, wcd = decoupled_kl(preds, preds_T, third, 2.0)
+        return (bcd + 2 * scd + 8 * wcd).mean()
+
+    third = torch.arange(6) if single else mask
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend='aot_eager', fullgraph=True)
+    got, want = (value_and_grad(f, preds_S, third) for f in (compiled, loss))
+    assert_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+# One label
+
+
+@pytest.mark.parametrize('classes', [1, 2, 7])
+@pytest.mark.parametrize('weights', [(1.0, 8.0), (0.5, 0.0), (0.0, 3.0)])
+@BOTH
+def test_a_single_label_is_a_mask_of_one(dtype, weights, classes):
+    preds_S, preds_T, _ = random_problem(9, classes, dtype=dtype)
+    labels = torch.arange(9) % classes
+    mask = labels[:, None] == torch.arange(classes)
+    alpha, gamma = weights
+
+    def by_mask(preds):
+        bcd, _, wcd = decoupled_kl(preds, preds_T, mask, 2.5)
+        return (alpha * bcd + gamma * wcd).mean()
+
+    def by_label(preds):
+        return single_label_kl(preds, preds_T, labels, 2.5, alpha, gamma)
+
+    got, want = value_and_grad(by_label, preds_S), value_and_grad(by_mask, preds_S)
+    assert got[0].dtype == dtype
+    assert_close(got, want)
+
+
+def test_gradcheck_of_a_single_label():
+    preds_S, preds_T, _ = random_problem()
+    assert torch.autograd.gradcheck(
+        lambda s: 3 * single_label_kl(s, preds_T, torch.arange(6), 1.7, 0.6, 2.0),
+        preds_S.requires_grad_(),
+    )
+
+
+@pytest.mark.parametrize('tau', [0.5, 4.0])
+@pytest.mark.parametrize('scale', [1e4, 1e6, FLOAT_MAX])
+def test_a_single_label_at_any_scale(scale, tau):
+    draw = torch.Generator().manual_seed(5)
+    preds_S, preds_T = scale * (torch.rand(2, 30, 6, generator=draw) * 2 - 1)
+    labels = torch.arange(30) % 6
+
+    def loss(preds):
+        return single_label_kl(preds, preds_T.to(preds.dtype), labels, tau)
+
+    got = value_and_grad(loss, preds_S)
+    want = value_and_grad(loss, preds_S.double())
+    assert_close(got[1].double(), want[1], rtol=1e-4, atol=1e-6)
+    if scale < FLOAT_MAX:
+        assert_close(got[0].double(), want[0], rtol=1e-6, atol=0)
+
+
+def test_a_single_label_of_equal_nets():
+    preds, _, _ = random_problem(dtype=torch.float32)
+    loss = value_and_grad(lambda s: single_label_kl(s, preds, torch.arange(6)), preds)
+    assert_close(loss, (torch.tensor(0.0), torch.zeros(6, 7)), rtol=0, atol=1e-7)
+
+
+# Mistakes
+
+SCORES, MASK = torch.zeros(8, 10), torch.zeros(8, 10, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'message'),
+    [
+        (dict(preds_T=torch.zeros(8, 100)), ValueError, r'preds_T \(8, 100\).*num_cl'),
+        (dict(preds_T=torch.zeros(4, 10)), ValueError, r'preds_S.*\(8, 10\).*\(4, 10'),
+        (dict(preds_S=torch.zeros(8, 3, 4, 4)), ValueError, r'preds_S.*\(8, 3, 4, 4\)'),
+        (dict(preds_T=torch.zeros(8)), ValueError, r'preds_T.*\(8,\).*\(N, C\)'),
+        (dict(preds_S=MASK), TypeError, r'preds_S.*float tensor.*torch\.bool'),
+        (dict(preds_T=[1.0]), TypeError, r'preds_T.*float tensor.*list'),
+        (dict(strong_mask=SCORES), TypeError, r'strong_mask.*torch\.float32.*> 0'),
+        (dict(strong_mask=None), TypeError, r'strong_mask.*NoneType'),
+        (dict(strong_mask=MASK[:, :9]), ValueError, r'strong_mask.*\(8, 9\).*\(8, 10'),
+        (dict(tau=0), ValueError, r'tau must be positive.*got 0; write tau='),
+        (dict(tau=-1.5), ValueError, r'tau.*got -1\.5'),
+        (dict(tau=math.inf), ValueError, r'tau.*finite, got inf'),
+        (dict(tau=math.nan), ValueError, r'tau.*got nan'),
+        (dict(tau='4'), TypeError, r"tau must be a number, got '4'"),
+        (dict(tau=True), TypeError, r'tau must be a number, got True'),
+    ],
+)
+def test_mistakes_are_named(change, error, message):
+    arguments = dict(preds_S=SCORES, preds_T=SCORES, strong_mask=MASK, tau=1.0)
+    with pytest.raises(error, match=message):
+        decoupled_kl(**(arguments | change))
+    if 'strong_mask' not in change:
+        del arguments['strong_mask']
+        labels = torch.zeros(8, dtype=torch.int64)
+        with pytest.raises(error, match=message):
+            single_label_kl(**(arguments | change), labels=labels)

@@ -1,0 +1,228 @@
+"""What a user gets who installs a wheel and has no checkout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import Parser
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from cakd_mm import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+MIM = 'cakd_mm/.mim'
+EXTRAS = ('current', 'original', 'tests', 'lint')
+LEAF = """
+_base_ = 'cakd_mm::cakd/demo_digits.py'
+model = dict(architecture=dict(backbone=dict(depth=14)))
+"""
+# Runs with the installed wheel alone: no checkout, no openmim.
+USE = """
+import contextlib, io, json, runpy, sys
+sys.modules['mim'] = None
+import cakd_mm
+from mmengine.config import Config
+from mmengine.hub import get_config
+cfg = get_config('cakd_mm::cakd/demo_digits.py')
+leaf = Config.fromfile('leaf.py')
+tool = sys.argv[1]
+sys.argv = [tool, '-h']
+shown = io.StringIO()
+try:
+    with contextlib.redirect_stdout(shown):
+        runpy.run_path(tool, run_name='__main__')
+except SystemExit as end:
+    code = end.code
+print('REPORT' + json.dumps(dict(
+    package=cakd_mm.__file__,
+    version=cakd_mm.__version__,
+    config=cfg.filename,
+    teacher=cfg.model.teacher.backbone.depth,
+    loss=cfg.model.distiller.distill_losses.loss_cakd.type,
+    leaf=[leaf.model.architecture.backbone.depth, leaf.model.teacher.backbone.depth],
+    help=shown.getvalue(),
+    code=code,
+)))
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, **options
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def setuptools_builds_wheels():
+    """Since 70.1 setuptools needs no second package for that."""
+    try:
+        return Version(version('setuptools')) >= Version('70.1')
+    except PackageNotFoundError:
+        return False
+
+
+def tree_files():
+    """List the files that a commit of the tree as it is would hold."""
+    if not (ROOT / '.git').exists() or shutil.which('git') is None:
+        pytest.skip('not a git checkout')
+    listed = run('git', 'ls-files', '-co', '--exclude-standard', cwd=ROOT).splitlines()
+    return [name for name in listed if (ROOT / name).is_file()]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Copy the tree without anything that is generated."""
+    copy = tmp_path / 'tree'
+    for name in tree_files():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    assert not (copy / MIM).exists()
+    return copy
+
+
+def requirements(name):
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return {str(Requirement(line)) for line in lines if line and line[0] != '#'}
+
+
+def check_files(names, modes):
+    shipped = {
+        name
+        for name in tree_files()
+        if name.startswith(('configs/', 'tools/')) and '/.' not in name
+    }
+    assert {f'{MIM}/{name}' for name in shipped} <= names
+    assert f'{MIM}/model-index.yml' in names
+    for tool in (
+        'train.py',
+        'test.py',
+        'dist_train.sh',
+        'dist_test.sh',
+        'slurm_train.sh',
+        'slurm_test.sh',
+        'model_converters/extract_student.py',
+        'model_converters/from_torchvision.py',
+    ):
+        assert f'{MIM}/tools/{tool}' in names
+        if tool.endswith('.sh'):
+            assert modes[f'{MIM}/tools/{tool}'] & 0o111, f'{tool} cannot be executed'
+    modules = {name for name in tree_files() if name.startswith('cakd_mm/')}
+    assert modules <= names
+    tops = {name.split('/')[0] for name in names}
+    assert tops == {'cakd_mm', f'cakd_mm-{__version__}.dist-info'}
+    assert not [name for name in names if name.endswith('.pyc')]
+
+
+def check_metadata(read, names):
+    info = f'cakd_mm-{__version__}.dist-info'
+    metadata = Parser().parsestr(read(f'{info}/METADATA').decode())
+    assert metadata['Name'].replace('-', '_') == 'cakd_mm'
+    assert metadata['Version'] == __version__
+    assert (metadata['License-Expression'] or metadata['License']) == 'Apache-2.0'
+    assert metadata['Requires-Python'] == '>=3.10'
+    [licence] = [n for n in names if n.startswith(info) and n.endswith('/LICENSE')]
+    assert read(licence) == (ROOT / 'LICENSE').read_bytes()
+    assert b'Apache License' in read(licence)
+    declared = {None: set()}
+    for line in metadata.get_all('Requires-Dist'):
+        requirement = Requirement(line)
+        extra = None
+        if requirement.marker is not None:
+            [extra] = [e for e in EXTRAS if requirement.marker.evaluate({'extra': e})]
+            requirement.marker = None
+        declared.setdefault(extra, set()).add(str(requirement))
+    assert sorted(metadata.get_all('Provides-Extra')) == sorted(EXTRAS)
+    assert declared == {
+        None: requirements('runtime'),
+        **{extra: requirements(extra) for extra in EXTRAS},
+    }
+    # mmrazor needs, but does not declare, joblib and scipy.
+    assert {'joblib', 'scipy', 'mmrazor==1.0.0'} <= declared[None]
+
+
+def check_use(wheel, tmp_path):
+    target, elsewhere = tmp_path / 'target', tmp_path / 'elsewhere'
+    pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check', 'install')
+    run(*pip, '--no-deps', '--no-index', '--no-compile', '--target', target, wheel)
+    elsewhere.mkdir()
+    (elsewhere / 'leaf.py').write_text(LEAF)
+    tool = target / MIM / 'tools/train.py'
+    shown = run(
+        *(sys.executable, '-W', 'ignore', '-c', USE, tool),
+        cwd=elsewhere,
+        env={**os.environ, 'PYTHONPATH': str(target)},
+    )
+    report = json.loads(shown.split('REPORT')[1])
+    assert Path(report['package']) == target / 'cakd_mm/__init__.py'
+    assert report['version'] == __version__
+    config = Path(report['config']).resolve()
+    assert config == (target / MIM / 'configs/cakd/demo_digits.py').resolve()
+    assert (report['teacher'], report['loss']) == (20, 'CAKDLogitLoss')
+    assert report['leaf'] == [14, 20]
+    assert report['code'] == 0
+    for option in ('--work-dir', '--resume', '--amp', '--auto-scale-lr'):
+        assert option in report['help']
+    for option in ('--cfg-options', '--launcher', '--local-rank', '--local_rank'):
+        assert option in report['help']
+
+
+def test_wheel(tree, tmp_path):
+    """One build for all: its files, its metadata, and its use without a checkout."""
+    isolation = ['--no-build-isolation'] if setuptools_builds_wheels() else []
+    pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check', 'wheel')
+    run(*pip, *isolation, '--no-deps', '--wheel-dir', tmp_path, tree)
+    [wheel] = tmp_path.glob('*.whl')
+    assert wheel.name == f'cakd_mm-{__version__}-py3-none-any.whl'
+    with zipfile.ZipFile(wheel) as archive:
+        modes = {i.filename: i.external_attr >> 16 for i in archive.infolist()}
+        check_files(set(modes), modes)
+        check_metadata(archive.read, set(modes))
+    check_use(wheel, tmp_path)
+
+
+@pytest.mark.skipif(
+    not setuptools_builds_wheels(),
+    reason='needs setuptools >= 70.1 in this environment',
+)
+def test_source_distribution_holds_what_a_build_reads(tree, tmp_path):
+    build = (
+        'import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1])'
+    )
+    run(sys.executable, '-c', build, tmp_path, cwd=tree)
+    [archive] = tmp_path.glob('*.tar.gz')
+    with tarfile.open(archive) as opened:
+        names = {name.split('/', 1)[-1] for name in opened.getnames()}
+    kept = ('cakd_mm/', 'configs/', 'tools/', 'requirements/')
+    needed = {name for name in tree_files() if name.startswith(kept)}
+    assert needed | {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE'} <= names
+
+
+def test_scripts_are_executable():
+    """The README's ``tools/dist_train.sh ...`` is typed as it stands."""
+    scripts = sorted((ROOT / 'tools').glob('*.sh'))
+    assert len(scripts) == 4
+    assert all(os.access(script, os.X_OK) for script in scripts)
+
+
+def test_only_pinned_families_are_named():
+    """What ``check_stack`` demands is what the extras install."""
+    from cakd_mm import compat
+
+    named = {Requirement(line).name for line in requirements('current')}
+    assert set(compat.CURRENT) <= named
+    pins = {Requirement(line).name: line for line in requirements('original')}
+    for names in compat.ORIGINAL:
+        assert set(names) & set(pins)
+    assert pins['torch'] == 'torch<2.6,>=2.1'
+    assert {pins['numpy'], pins['setuptools']} == {'numpy<2', 'setuptools<81'}
+    runtime = {Requirement(line).name for line in requirements('runtime')}
+    assert set(compat.RUNTIME) <= runtime

@@ -1,0 +1,474 @@
+"""The launch scripts, several processes without a GPU, and the ImageNet command."""
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from mmengine.config import Config
+from mmpretrain import get_model
+from PIL import Image
+from tiny import CONFIGS, build, save_teacher
+from torch.testing import assert_close
+
+from cakd_mm.utils import torchvision_weights
+from cakd_mm.utils.checkpoint import load_strictly
+
+ROOT = CONFIGS.parent
+TOOLS = ROOT / 'tools'
+METRIC = 'accuracy/top1'
+
+
+def environment(**changes):
+    """Return the environment of processes without a GPU and with a free port."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    return {
+        **{k: v for k, v in os.environ.items() if k not in ('RANK', 'LOCAL_RANK')},
+        'PYTHON': sys.executable,
+        'PYTHONPATH': str(ROOT),
+        'PYTHONWARNINGS': 'ignore',
+        'CUDA_VISIBLE_DEVICES': '',
+        'OMP_NUM_THREADS': '1',
+        'PORT': str(port),
+        **changes,
+    }
+
+
+def shell(script, *arguments, cwd, **changes):
+    """Run a script of ours and return what it printed."""
+    done = subprocess.run(
+        [str(TOOLS / script), *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=False)
+
+
+def log_of(work_dir):
+    """Return the entries of the one run in a work dir."""
+    [file] = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in file.open()]
+
+
+# Each process writes down what it is and what it has.
+PROBE = """
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RankProbe(Hook):
+    priority = 'LOWEST'
+
+    def before_train(self, runner):
+        self.seen, self.steps = [], 0
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen += [sample.sample_idx for sample in data_batch['data_samples']]
+        self.steps += 1
+
+    def after_train(self, runner):
+        model = runner.model.module
+        torch.save(
+            dict(
+                backend=dist.get_backend(),
+                world=dist.get_world_size(),
+                wrapper=type(runner.model).__name__,
+                device=str(next(model.parameters()).device),
+                seen=self.seen,
+                steps=self.steps,
+                weights=dict(model.student.named_parameters()),
+            ),
+            f'{runner.work_dir}/rank{dist.get_rank()}.pth',
+        )
+"""
+DIGITS = """
+_base_ = '{configs}/cakd/demo_digits.py'
+custom_imports = dict(imports=['cakd_mm', 'rank_probe'])
+custom_hooks = [dict(type='RankProbe')]
+"""
+SMALL = (
+    'train_dataloader.dataset.indices=64',
+    'train_dataloader.batch_size=16',
+    'val_dataloader.dataset.indices=71',
+    'test_dataloader.dataset.indices=71',
+)
+
+
+def test_two_processes_train_and_score_digits(tmp_path):
+    teacher = save_teacher(tmp_path / 'teacher.pth')
+    (tmp_path / 'rank_probe.py').write_text(PROBE)
+    config = tmp_path / 'leaf.py'
+    config.write_text(DIGITS.format(configs=CONFIGS))
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    shell(
+        *('dist_train.sh', config, 2, '--work-dir', 'out', '--amp', '--cfg-options'),
+        *(*SMALL, 'train_cfg.max_epochs=1', f'model.teacher_ckpt={teacher}'),
+        cwd=tmp_path,
+        PYTHONPATH=path,
+    )
+    out = tmp_path / 'out'
+    ranks = [load(out / f'rank{rank}.pth') for rank in (0, 1)]
+    for rank in ranks:
+        assert (rank['backend'], rank['world'], rank['steps']) == ('gloo', 2, 2)
+        assert rank['wrapper'] == 'MMDistributedDataParallel'
+        assert rank['device'] == 'cpu'
+    # Each saw its half of the images, and both made the same steps.
+    halves = [set(rank['seen']) for rank in ranks]
+    assert len(halves[0]) == len(halves[1]) == 32
+    assert halves[0] | halves[1] == set(range(64))
+    first, second = (rank['weights'] for rank in ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    # One of them wrote one checkpoint, with these weights.
+    assert [file.name for file in out.glob('epoch_*.pth')] == ['epoch_1.pth']
+    saved = load(out / 'epoch_1.pth')['state_dict']
+    for name, value in first.items():
+        assert torch.equal(saved[f'architecture.{name}'], value)
+    assert not [name for name in saved if name.startswith('teacher.')]
+    effective = Config.fromfile(out / 'leaf.py', import_custom_modules=False)
+    assert effective.optim_wrapper.type == 'CPUAmpOptimWrapper'
+    entries = log_of(out)
+    assert entries[0]['distill.loss_cakd'] > 0
+
+    # Scored by two processes, and by one: each image counts once.
+    teacher.unlink()
+    common = (config, 'out/epoch_1.pth')
+    shell(
+        *('dist_test.sh', *common, 2, '--work-dir', 'two', '--cfg-options', *SMALL),
+        cwd=tmp_path,
+        PYTHONPATH=path,
+    )
+    [two] = (tmp_path / 'two').glob('*/*.json')
+    student = get_model(str(out / 'student.py'), pretrained=str(out / 'student.pth'))
+    assert json.loads(two.read_text())[METRIC] == pytest.approx(score(student, config))
+
+
+@torch.no_grad()
+def score(model, config):
+    """Return the percentage of the first 71 test scans that a model gets right."""
+    from mmpretrain.datasets import build_dataset
+
+    pipeline = Config.fromfile(config, import_custom_modules=False).test_pipeline
+    dataset = build_dataset(
+        dict(type='Digits', split='test', indices=71, pipeline=pipeline)
+    )
+    samples = [dataset[index] for index in range(71)]
+    batch = dict(
+        inputs=[sample['inputs'] for sample in samples],
+        data_samples=[sample['data_samples'] for sample in samples],
+    )
+    found = model.eval().test_step(batch)
+    right = [int(sample.pred_label) == int(sample.gt_label) for sample in found]
+    return 100 * sum(right) / 71
+
+
+# --- The user's own command --------------------------------------------------
+
+
+def imagenet(root, size=72):
+    """Make an ImageNet layout without annotation files: 1,000 folders a split."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (16, size, size, 3), generator=generator)
+    scans = []
+    for index, array in enumerate(pixels.to(torch.uint8).numpy()):
+        file = root / f'{index}.JPEG'
+        root.mkdir(exist_ok=True)
+        Image.fromarray(array).save(file, 'JPEG')
+        scans.append(file.read_bytes())
+        file.unlink()
+    for split in ('train', 'val'):
+        for index in range(1000):
+            folder = root / split / f'n{index:08d}'
+            folder.mkdir(parents=True)
+            (folder / f'{split}_{index}.JPEG').write_bytes(scans[index % 16])
+    return root
+
+
+def torchvision_net(arch, classes=1000):
+    """Build a random net with normalisation that is not the identity."""
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(arch, weights=None, num_classes=classes)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
+            torch.nn.init.uniform_(module.bias, -0.1, 0.1)
+    return net.eval()
+
+
+@pytest.fixture
+def convert(monkeypatch, tmp_path):
+    """Run ``from_torchvision.py`` in this process on saved weights."""
+
+    def run(weights, arch):
+        source, out = tmp_path / 'torchvision.pth', tmp_path / 'made' / f'{arch}.pth'
+        torch.save(weights, source)
+        tool = TOOLS / 'model_converters/from_torchvision.py'
+        arguments = [str(tool), str(source), str(out), '--arch', arch]
+        monkeypatch.setattr(sys, 'argv', arguments)
+        runpy.run_path(str(tool), run_name='__main__')
+        return out
+
+    return run
+
+
+ALONE = """
+import sys, torch
+from mmpretrain import get_model
+model = get_model('out/student.py', pretrained='out/student.pth').eval()
+images = torch.load('images.pth')
+with torch.no_grad():
+    torch.save(model(images, mode='tensor'), 'scores.pth')
+assert not {'cakd_mm', 'mmrazor'} & set(sys.modules), 'not a plain checkpoint'
+"""
+
+
+def test_imagenet_command(tmp_path, convert):
+    """``tools/dist_train.sh configs/cakd/r34_r18_in1k.py 2``, two steps."""
+    teacher = convert(torchvision_net('resnet34').state_dict(), 'resnet34')
+    data = imagenet(tmp_path / 'imagenet')
+    options = [f'model.teacher_ckpt={teacher}', 'train_cfg.max_epochs=1']
+    options += ['train_dataloader.dataset.indices=8', 'train_dataloader.batch_size=2']
+    for part, scale in (('train', 64), ('val', 72), ('test', 72)):
+        loader = f'{part}_dataloader'
+        options += [f'{loader}.dataset.data_root={data}', f'{loader}.num_workers=1']
+        options += [f'{loader}.dataset.pipeline.1.scale={scale}']
+        if part != 'train':
+            options += [f'{loader}.dataset.pipeline.2.crop_size=64']
+            options += [f'{loader}.dataset.indices=4']
+    shell(
+        *('dist_train.sh', CONFIGS / 'cakd/r34_r18_in1k.py', 2),
+        *('--work-dir', 'out', '--cfg-options', *options),
+        cwd=tmp_path,
+    )
+    out = tmp_path / 'out'
+    checkpoint = load(out / 'epoch_1.pth')
+    assert checkpoint['meta']['iter'] == 2
+    entries = log_of(out)
+    assert entries[0]['distill.loss_cakd'] > 0
+    assert entries[0]['student.loss'] > 0
+    assert {METRIC, 'accuracy/top5'} <= entries[-1].keys()
+    assert entries[0]['lr'] == 0.2
+
+    # The student is plain: mmpretrain alone reads it, in a process of its own.
+    config = Config.fromfile(out / 'student.py')
+    assert 'custom_imports' not in config
+    assert 'cakd' not in config.pretty_text.lower()
+    assert 'mmrazor' not in config.pretty_text
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    torch.save(images, tmp_path / 'images.pth')
+    subprocess.run(
+        [sys.executable, '-c', ALONE], cwd=tmp_path, env=environment(), check=True
+    )
+    trained = checkpoint['state_dict']
+    weights = {
+        name.removeprefix('architecture.'): value
+        for name, value in trained.items()
+        if name.startswith('architecture.')
+    }
+    student = build(config.model).eval()
+    student.load_state_dict(weights)
+    with torch.no_grad():
+        expected = student(images, mode='tensor')
+    assert expected.shape == (2, 1000)
+    assert torch.equal(load(tmp_path / 'scores.pth'), expected)
+
+
+@pytest.mark.parametrize('arch', sorted(torchvision_weights.ARCHS))
+def test_converted_net_gives_torchvisions_scores(convert, arch):
+    net = torchvision_net(arch)
+    depth = arch.removeprefix('resnet')
+    model = get_model(
+        f'resnet{depth}_8xb32_in1k', pretrained=str(convert(net.state_dict(), arch))
+    ).eval()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        found, expected = model(images, mode='tensor'), net(images)
+    assert expected.std() > 0.1
+    assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('weights_of', 'change', 'arch', 'problem'),
+    [
+        ('resnet18', {}, 'resnet34', 'missing keys'),
+        ('resnet34', {}, 'resnet18', 'unexpected keys'),
+        ('resnet18', {'fc.bias': None}, 'resnet18', r'missing keys \(head.fc.bias\)'),
+        ('resnet18', {'bn1.running_var': None}, 'resnet18', 'bn1.running_var'),
+        ('resnet18', {'fc.bias': torch.zeros(7)}, 'resnet18', 'head.fc.weight is'),
+        ('resnet18', {'extra': torch.zeros(7)}, 'resnet18', 'backbone.extra'),
+    ],
+)
+def test_weights_of_another_net_are_refused(
+    convert, tmp_path, weights_of, change, arch, problem
+):
+    weights = {**torchvision_net(weights_of).state_dict(), **change}
+    weights = {name: value for name, value in weights.items() if value is not None}
+    with pytest.raises(ValueError, match=f"`--arch` = '{arch}'.*{problem}"):
+        convert(weights, arch)
+    assert not (tmp_path / 'made').exists()
+
+
+def test_another_number_of_classes_is_kept_and_named(convert):
+    """Nets of one's own data convert too; a teacher of 1,000 classes refuses them."""
+    path = convert(torchvision_net('resnet18', classes=10).state_dict(), 'resnet18')
+    weights = load(path)['state_dict']
+    assert weights['head.fc.weight'].shape == (10, 512)
+    teacher = get_model('resnet18_8xb32_in1k')
+    both = 'scores 10 classes, the config asks for 1000'
+    with pytest.raises(ValueError, match=both) as caught:
+        load_strictly(teacher, weights, 'model.teacher_ckpt', str(path), 'Remedy.')
+    assert f"`model.teacher_ckpt` = '{path}'" in str(caught.value)
+
+
+def test_unknown_net_and_missing_file_are_named(convert, capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        convert({}, 'vgg16')
+    assert end.value.code == 2
+    assert "invalid choice: 'vgg16'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="`--arch` = 'vgg16'.*resnet34"):
+        torchvision_weights.convert_torchvision({}, 'vgg16', tmp_path / 'out.pth')
+    with pytest.raises(FileNotFoundError, match='IMAGENET1K_V1'):
+        torchvision_weights.read_torchvision('absent.pth', 'resnet34')
+
+
+def test_published_weights_are_named_not_searched(monkeypatch):
+    """The name in the config's command reaches torchvision, with its hash checked."""
+    seen = {}
+    enum = torchvision.models.get_model_weights('resnet34')
+
+    def get_state_dict(self, **options):
+        seen.update(options, weights=self)
+        return {}
+
+    monkeypatch.setattr(enum, 'get_state_dict', get_state_dict)
+    torchvision_weights.read_torchvision('IMAGENET1K_V1', 'resnet34')
+    assert seen['weights'] is enum.IMAGENET1K_V1
+    assert seen['check_hash'] is True
+    command = Config.fromfile(CONFIGS / 'cakd/r34_r18_in1k.py').model.teacher_from
+    assert 'from_torchvision.py IMAGENET1K_V1 ' in command
+    assert command.endswith('--arch resnet34')
+
+
+# --- What the scripts pass on ------------------------------------------------
+
+
+@pytest.fixture
+def spy(tmp_path):
+    """Put programs on the path that print their arguments, one per line."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    for name in ('srun', 'python'):
+        (folder / name).write_text(f'#!/bin/sh\necho {name}\nprintf "%s\\n" "$@"\n')
+        (folder / name).chmod(0o755)
+    return {'PATH': f'{folder}{os.pathsep}{os.environ["PATH"]}'}
+
+
+def clear(spy, **changes):
+    """Return variables that set what is given and leave the rest to the scripts."""
+    names = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'GPUS', 'GPUS_PER_NODE')
+    names += ('CPUS_PER_TASK', 'SRUN_ARGS', 'PYTHON')
+    return {**spy, **dict.fromkeys(names, ''), **changes}
+
+
+@pytest.mark.parametrize(
+    ('script', 'positional', 'program', 'checkpoint'),
+    [
+        ('dist_train.sh', ['a.py', '4'], 'train.py', []),
+        ('dist_test.sh', ['a.py', 'b.pth', '4'], 'test.py', ['b.pth']),
+    ],
+)
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ({}, ('1', '0', '127.0.0.1', '29500')),
+        (
+            dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.7', PORT='1234'),
+            ('2', '1', '10.0.0.7', '1234'),
+        ),
+    ],
+)
+def test_dist_scripts(
+    tmp_path, spy, script, positional, program, checkpoint, given, expected
+):
+    options = ['--cfg-options', 'a=b c', 'd="e f"']
+    printed = shell(
+        script, *positional, *options, cwd=tmp_path, **clear(spy, **given)
+    ).splitlines()
+    nodes, rank, address, port = expected
+    assert printed == [
+        *('python', '-m', 'torch.distributed.run'),
+        *(f'--nnodes={nodes}', f'--node_rank={rank}'),
+        *(f'--master_addr={address}', f'--master_port={port}', '--nproc_per_node=4'),
+        *(str(TOOLS / program), 'a.py', *checkpoint, '--launcher', 'pytorch'),
+        *options,
+    ]
+
+
+@pytest.mark.parametrize(
+    ('script', 'positional', 'tail'),
+    [
+        (
+            'slurm_train.sh',
+            ['part', 'job', 'a.py', 'work dir'],
+            ['train.py', 'a.py', '--work-dir', 'work dir'],
+        ),
+        (
+            'slurm_test.sh',
+            ['part', 'job', 'a.py', 'b c.pth'],
+            ['test.py', 'a.py', 'b c.pth'],
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ('given', 'expected', 'extra'),
+    [
+        ({}, ('8', '8', '5'), []),
+        (
+            dict(GPUS='4', GPUS_PER_NODE='2', CPUS_PER_TASK='3', SRUN_ARGS='-x n1 -v'),
+            ('4', '2', '3'),
+            ['-x', 'n1', '-v'],
+        ),
+    ],
+)
+def test_slurm_scripts(tmp_path, spy, script, positional, tail, given, expected, extra):
+    options = ['--cfg-options', 'a=b c']
+    printed = shell(
+        script, *positional, *options, cwd=tmp_path, **clear(spy, **given)
+    ).splitlines()
+    gpus, per_node, cpus = expected
+    assert printed == [
+        *('srun', '-p', 'part', '--job-name=job', f'--gres=gpu:{per_node}'),
+        *(f'--ntasks={gpus}', f'--ntasks-per-node={per_node}'),
+        *(f'--cpus-per-task={cpus}', '--kill-on-bad-exit=1', *extra),
+        *('python', '-u', str(TOOLS / tail[0]), *tail[1:]),
+        *('--launcher', 'slurm', *options),
+    ]
+
+
+@pytest.mark.parametrize('name', sorted(path.name for path in TOOLS.glob('*.sh')))
+def test_scripts_show_their_usage(tmp_path, name):
+    script = TOOLS / name
+    done = subprocess.run([script, 'one'], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f'usage: {script} ')
+    assert 'CONFIG' in done.stderr

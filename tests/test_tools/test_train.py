@@ -1,0 +1,269 @@
+"""The command-line tools in one process: training, resuming and scoring."""
+
+import json
+import math
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import mmpretrain
+import pytest
+import torch
+from mmengine.config import Config
+from tiny import CONFIGS, save_teacher
+
+ROOT = CONFIGS.parent
+METRIC = 'accuracy/top1'
+# Two steps per epoch, and a test split that makes odd percentages.
+SMALL = (
+    'train_dataloader.dataset.indices=64',
+    'train_dataloader.batch_size=32',
+    'val_dataloader.dataset.indices=70',
+    'test_dataloader.dataset.indices=70',
+)
+ALONE = 'vanilla/resnet8_digits.py'
+CAKD = 'cakd/demo_digits.py'
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Run a tool in this process, as ``python tools/<name> ...`` would."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+
+    def run(name, *arguments, run_name='__main__'):
+        path = ROOT / 'tools' / name
+        monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
+        return runpy.run_path(str(path), run_name=run_name)
+
+    return run
+
+
+@pytest.fixture
+def train(tool, tmp_path):
+    """Train a shrunken config and return the work dir."""
+
+    def run(config, *flags, epochs=1, name='run', options=()):
+        work_dir = tmp_path / name
+        options = (*SMALL, f'train_cfg.max_epochs={epochs}', *options)
+        options += (f'experiment_name={name}{len(list(tmp_path.rglob("*")))}',)
+        tool(
+            *('train.py', CONFIGS / config, '--work-dir', work_dir),
+            *(*flags, '--cfg-options', *options),
+        )
+        return work_dir
+
+    return run
+
+
+def scalars(work_dir):
+    """Return all logged entries, in order."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.open()]
+
+
+def accuracies(work_dir):
+    return [entry[METRIC] for entry in scalars(work_dir) if METRIC in entry]
+
+
+def weights(path):
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+def effective(work_dir, config):
+    """Return the config as the run saw it."""
+    return Config.fromfile(work_dir / Path(config).name)
+
+
+@pytest.mark.parametrize(
+    ('given', 'environment', 'expected'),
+    [
+        (['--local-rank', '1'], None, '1'),
+        (['--local_rank', '2'], None, '2'),
+        (['--local-rank=3'], None, '3'),
+        (['--local_rank=4'], '4', '4'),
+        ([], '5', '5'),
+        ([], None, '0'),
+    ],
+)
+@pytest.mark.parametrize('name', ['train.py', 'test.py'])
+def test_both_spellings_of_local_rank(
+    tool, monkeypatch, name, given, environment, expected
+):
+    monkeypatch.delenv('LOCAL_RANK')
+    if environment is not None:
+        monkeypatch.setenv('LOCAL_RANK', environment)
+    positional = ['checkpoint.pth'] if name == 'test.py' else []
+    module = tool(name, CONFIGS / ALONE, *positional, *given, run_name='imported')
+    args = module['parse_args']()
+    module['launch'].read_config(args)
+    assert os.environ['LOCAL_RANK'] == expected
+    os.environ['LOCAL_RANK'] = '0'  # monkeypatch knows it and puts it back
+
+
+def test_distils_then_scores_without_the_teacher(tool, train, tmp_path):
+    teacher = save_teacher(tmp_path / 'teacher.pth')
+    work_dir = train(CAKD, options=[f'model.teacher_ckpt={teacher}'], epochs=2)
+    entries = scalars(work_dir)
+    steps = [entry for entry in entries if 'distill.loss_cakd' in entry]
+    assert len(steps) == 2
+    for entry in steps:
+        assert 0 < entry['distill.loss_cakd'] < math.inf
+        total = entry['student.loss'] + entry['distill.loss_cakd']
+        assert entry['loss'] == pytest.approx(total, rel=1e-5)
+    trained = accuracies(work_dir)
+    assert len(trained) == 2
+    saved = weights(work_dir / 'epoch_2.pth')
+    assert not [key for key in saved if key.startswith('teacher.')]
+    assert (work_dir / 'student.pth').exists()
+    assert (work_dir / 'student.py').exists()
+
+    teacher.unlink()
+    out = tmp_path / 'scores.pkl'
+    tool(
+        *('test.py', CONFIGS / CAKD, work_dir / 'epoch_2.pth', '--out', out),
+        *('--work-dir', tmp_path / 'test', '--cfg-options', *SMALL),
+    )
+    [log] = (tmp_path / 'test').glob('*/*.json')
+    assert json.loads(log.read_text())[METRIC] == trained[-1]
+    with out.open('rb') as file:
+        predictions = pickle.load(file)
+    assert len(predictions) == 70
+    right = [int(p['pred_label']) == int(p['gt_label']) for p in predictions]
+    assert 100 * sum(right) / 70 == pytest.approx(trained[-1])
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_resumed_run_equals_the_uninterrupted_one(train, named):
+    whole = train(ALONE, name='whole', epochs=2)
+    part = train(ALONE, name='part', epochs=1)
+    first = weights(part / 'epoch_1.pth')
+    checkpoint = [part / 'epoch_1.pth'] if named else []
+    again = train(ALONE, '--resume', *checkpoint, name='part', epochs=2)
+    expected, found = weights(whole / 'epoch_2.pth'), weights(again / 'epoch_2.pth')
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert not torch.equal(first['head.fc.weight'], found['head.fc.weight'])
+    assert accuracies(again) == accuracies(whole)
+    logs = [file.read_text() for file in sorted(again.glob('*/*.log'))]
+    assert 'resumed epoch: 1' in logs[-1]
+
+
+def test_resume_names_a_missing_checkpoint(train, tmp_path):
+    absent = str(tmp_path / 'absent.pth')
+    with pytest.raises(FileNotFoundError, match='--resume') as caught:
+        train(ALONE, '--resume', absent)
+    assert repr(absent) in str(caught.value)
+
+
+def test_mixed_precision_on_cpu_is_bf16(train):
+    plain, mixed = train(ALONE, name='plain'), train(ALONE, '--amp', name='mixed')
+    wrapper = effective(mixed, ALONE).optim_wrapper
+    assert (wrapper.type, wrapper.dtype) == ('CPUAmpOptimWrapper', 'bfloat16')
+    expected, found = weights(plain / 'epoch_1.pth'), weights(mixed / 'epoch_1.pth')
+    for key, value in found.items():
+        assert value.dtype is expected[key].dtype
+    weight = 'head.fc.weight'
+    assert not torch.equal(found[weight], expected[weight])
+    assert (found[weight] - expected[weight]).abs().max() < 0.05
+
+
+def test_fp16_on_cpu_is_refused(train):
+    with pytest.raises(ValueError, match=r"`optim_wrapper\.dtype` = 'float16'"):
+        train(ALONE, '--amp', options=['optim_wrapper.dtype=float16'])
+
+
+@pytest.mark.parametrize(('flags', 'rate'), [([], 0.05), (['--auto-scale-lr'], 0.025)])
+def test_auto_scale_lr(train, flags, rate):
+    """The rate of 0.05 is meant for 64 images, not for 32."""
+    entries = scalars(train(ALONE, *flags))
+    assert entries[0]['lr'] == pytest.approx(rate)
+
+
+def test_auto_scale_lr_needs_the_batch_size_it_is_meant_for(train):
+    with pytest.raises(ValueError, match='`auto_scale_lr`'):
+        train(ALONE, '--auto-scale-lr', options=['auto_scale_lr.base_batch_size=None'])
+
+
+@pytest.mark.parametrize('name', ['train.py', 'test.py'])
+def test_unknown_config_is_named(tool, name):
+    positional = ['checkpoint.pth'] if name == 'test.py' else []
+    with pytest.raises(FileNotFoundError, match='`config` = .*No such file'):
+        tool(name, 'configs/cakd/absent.py', *positional)
+
+
+@pytest.mark.parametrize('name', ['train.py', 'test.py'])
+def test_missing_arguments_show_the_usage(tool, name, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool(name)
+    assert end.value.code == 2
+    assert 'usage: ' in capsys.readouterr().err
+
+
+def environment(**changes):
+    """Return the environment of a process that hides any GPU."""
+    return {
+        **os.environ,
+        'PYTHONPATH': str(ROOT),
+        'CUDA_VISIBLE_DEVICES': '',
+        'OMP_NUM_THREADS': '1',
+        **changes,
+    }
+
+
+def test_demo_without_its_teacher_names_the_command(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, '-W', 'ignore', ROOT / 'tools/train.py'),
+            *(CONFIGS / CAKD, '--work-dir', 'out'),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert "`model.teacher_ckpt` = 'work_dirs/resnet20_digits/epoch_30.pth'" in message
+    assert 'python tools/train.py configs/vanilla/resnet20_digits.py' in message
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+# In an interpreter that has not imported cakd_mm: the config does.
+MMPRETRAINS_TOOL = """
+import runpy, sys
+tool, options = sys.argv[1], sys.argv[2:]
+assert 'cakd_mm' not in sys.modules
+for config, work_dir in zip({configs}, {work_dirs}):
+    sys.argv = [tool, config, '--work-dir', work_dir, '--cfg-options', *options]
+    if 'cakd/' not in config:
+        sys.argv = [part for part in sys.argv if not part.startswith('model.')]
+    runpy.run_path(tool, run_name='__main__')
+"""
+
+
+def test_mmpretrains_own_tool_runs_our_configs(tmp_path):
+    teacher = save_teacher(tmp_path / 'teacher.pth')
+    configs = [str(CONFIGS / name) for name in (CAKD, ALONE)]
+    work_dirs = [str(tmp_path / name) for name in ('cakd', 'alone')]
+    script = MMPRETRAINS_TOOL.format(configs=configs, work_dirs=work_dirs)
+    tool = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
+    options = [*SMALL, 'train_cfg.max_epochs=1', f'model.teacher_ckpt={teacher}']
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', script, str(tool), *options],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    distilled, alone = (weights(Path(path) / 'epoch_1.pth') for path in work_dirs)
+    assert any(key.startswith('architecture.') for key in distilled)
+    assert not any(key.startswith('teacher.') for key in distilled)
+    assert {f'architecture.{key}' for key in alone} <= distilled.keys()
+    for path, loss in zip(work_dirs, ('distill.loss_cakd', 'loss'), strict=True):
+        entries = scalars(Path(path))
+        assert 0 < entries[0][loss] < math.inf
+        assert 0 <= entries[-1][METRIC] <= 100

@@ -1,0 +1,356 @@
+import argparse
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner import Runner
+from tiny import CONFIGS, build, digits_config
+
+from cakd_mm.utils import launch
+
+RANKS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+
+
+@pytest.fixture(autouse=True)
+def _launcher_variables(monkeypatch):
+    """Start without any launcher's variables and put back what was there."""
+    before = dict(os.environ)
+    for name in before:
+        if name in RANKS or name.startswith(('SLURM_', 'OMPI_')):
+            monkeypatch.delenv(name)
+    yield
+    for name in RANKS:
+        os.environ.pop(name, None)
+
+
+@pytest.fixture
+def on(monkeypatch):
+    def device(name):
+        monkeypatch.setattr(launch, 'get_device', lambda: name)
+
+    return device
+
+
+def arguments(config, **changes):
+    given = dict(work_dir=None, cfg_options={}, launcher='none', local_rank=0)
+    return argparse.Namespace(config=str(config), **{**given, **changes})
+
+
+def amp_config(launcher='none', **optim_wrapper):
+    sgd = dict(type='SGD', lr=0.1)
+    optim_wrapper = dict(optimizer=sgd, **optim_wrapper)
+    return Config(dict(launcher=launcher, optim_wrapper=optim_wrapper))
+
+
+class TestReadConfig:
+    def test_merges_options_and_names_the_work_dir(self):
+        path = CONFIGS / 'vanilla/resnet8_digits.py'
+        options = {'train_cfg.max_epochs': 3, 'train_dataloader.dataset.indices': 8}
+        cfg = launch.read_config(arguments(path, cfg_options=options, local_rank=1))
+        assert cfg.train_cfg.max_epochs == 3
+        assert cfg.train_cfg.type == 'ResumableTrainLoop'
+        assert cfg.train_dataloader.dataset.indices == 8
+        assert cfg.work_dir == os.path.join('work_dirs', 'resnet8_digits')
+        assert cfg.launcher == 'none'
+        assert os.environ['LOCAL_RANK'] == '1'
+
+    def test_the_launchers_local_rank_wins(self, monkeypatch):
+        monkeypatch.setenv('LOCAL_RANK', '3')
+        launch.read_config(arguments(CONFIGS / 'vanilla/resnet8_digits.py'))
+        assert os.environ['LOCAL_RANK'] == '3'
+
+    @pytest.mark.parametrize(
+        ('given', 'written', 'expected'),
+        [
+            (None, None, os.path.join('work_dirs', 'leaf')),
+            (None, 'of_config', 'of_config'),
+            ('given', 'of_config', 'given'),
+        ],
+    )
+    def test_work_dir(self, tmp_path, given, written, expected):
+        leaf = tmp_path / 'leaf.py'
+        leaf.write_text(f'work_dir = {written!r}\n')
+        assert launch.read_config(arguments(leaf, work_dir=given)).work_dir == expected
+
+    def test_reads_an_installed_config(self):
+        cfg = launch.read_config(arguments('cakd_mm::vanilla/resnet20_digits.py'))
+        assert cfg.model.backbone == dict(type='CIFARResNet', depth=20)
+        assert cfg.work_dir == os.path.join('work_dirs', 'resnet20_digits')
+
+    @pytest.mark.parametrize(
+        ('config', 'problem'),
+        [
+            ('configs/nothing_here.py', 'No such file'),
+            ('configs', 'No such file'),
+            ('cakd_mm::cakd/nothing_here.py', 'nothing_here.py" does not exist'),
+            ('cakd_mm::demo_digits.py', 'relative config path'),
+            ('no_such_package::cakd/demo.py', "no package 'no_such_package'"),
+            ('argparse::cakd/demo.py', 'mmengine does not support'),
+            ('::cakd/demo.py', 'mpty'),
+        ],
+    )
+    def test_names_a_config_that_is_not_there(self, monkeypatch, config, problem):
+        """Without trying to install anything, as mmengine would."""
+        monkeypatch.setattr('mmengine.hub.hub.install_package', lambda name: None)
+        with pytest.raises(FileNotFoundError, match='`config` = ') as caught:
+            launch.read_config(arguments(config))
+        assert repr(config) in str(caught.value)
+        assert problem in str(caught.value)
+
+    @pytest.mark.parametrize('package', ['mmdet', 'no_such_package'])
+    def test_installs_nothing(self, monkeypatch, package):
+        def install_package(name):
+            raise AssertionError(f'pip install {name}')
+
+        monkeypatch.setattr('mmengine.hub.hub.install_package', install_package)
+        with pytest.raises(FileNotFoundError, match=f'no package {package!r}'):
+            launch.read_config(arguments(f'{package}::resnet/resnet18.py'))
+
+    @pytest.mark.parametrize(
+        ('option', 'error', 'named'),
+        [
+            ({'trian_cfg.max_epochs': 1}, KeyError, "'train_cfg'"),
+            ({'train_cfg.max_epochs.x': 1}, TypeError, 'max_epochs'),
+            ({'train_dataloader.dataset.pipeline.9.x': 1}, KeyError, 'Index 9'),
+        ],
+    )
+    def test_options_that_fit_nothing(self, option, error, named):
+        path = CONFIGS / 'vanilla/resnet8_digits.py'
+        with pytest.raises(error) as caught:
+            launch.read_config(arguments(path, cfg_options=option))
+        assert named in str(caught.value)
+
+
+class TestMixedPrecision:
+    @pytest.mark.parametrize('type_', [{}, dict(type='OptimWrapper')])
+    def test_bf16_on_cpu(self, on, type_):
+        on('cpu')
+        cfg = amp_config(**type_)
+        launch.use_amp(cfg)
+        launch.adapt_to_device(cfg)
+        assert cfg.optim_wrapper == dict(
+            type='CPUAmpOptimWrapper',
+            dtype='bfloat16',
+            optimizer=dict(type='SGD', lr=0.1),
+        )
+
+    def test_what_only_a_gpu_has_is_dropped_on_cpu(self, on):
+        on('cpu')
+        cfg = amp_config(
+            type='AmpOptimWrapper',
+            loss_scale='dynamic',
+            use_fsdp=True,
+            accumulative_counts=2,
+        )
+        launch.adapt_to_device(cfg)
+        assert set(cfg.optim_wrapper) == {
+            'type',
+            'dtype',
+            'optimizer',
+            'accumulative_counts',
+        }
+
+    def test_fp16_on_cpu_is_refused_by_name(self, on):
+        on('cpu')
+        cfg = amp_config(dtype='float16')
+        launch.use_amp(cfg)
+        launch.adapt_to_device(cfg)
+        cfg.optim_wrapper.optimizer = None
+        refusal = r"`optim_wrapper\.dtype` = 'float16': float16 training needs a GPU"
+        with pytest.raises(ValueError, match=refusal):
+            OPTIM_WRAPPERS.build(cfg.optim_wrapper)
+
+    @pytest.mark.parametrize(
+        ('given', 'scale'), [({}, 'dynamic'), (dict(loss_scale=512.0), 512.0)]
+    )
+    def test_fp16_with_loss_scaling_on_a_gpu(self, on, given, scale):
+        on('cuda')
+        cfg = amp_config(**given)
+        launch.use_amp(cfg)
+        launch.adapt_to_device(cfg)
+        assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+        assert cfg.optim_wrapper.loss_scale == scale
+        assert 'dtype' not in cfg.optim_wrapper
+
+    def test_float32_stays_as_it_is(self, on):
+        on('cpu')
+        cfg = amp_config(type='OptimWrapper')
+        launch.adapt_to_device(cfg)
+        assert cfg.optim_wrapper.type == 'OptimWrapper'
+        assert 'dtype' not in cfg.optim_wrapper
+
+    def test_a_config_without_training(self, on):
+        on('cpu')
+        cfg = Config(dict(launcher='none'))
+        launch.adapt_to_device(cfg)
+        assert cfg.to_dict() == dict(launcher='none')
+
+
+class TestProcesses:
+    @pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm'])
+    def test_nothing_changes_with_a_gpu(self, on, launcher):
+        on('cuda')
+        cfg = amp_config(launcher, type='AmpOptimWrapper', dtype='float16')
+        before = cfg.to_dict()
+        launch.adapt_to_device(cfg)
+        assert cfg.to_dict() == before
+        assert not dist.is_initialized()
+
+    @pytest.mark.parametrize(
+        ('written', 'expected'),
+        [
+            ({}, dict(find_unused_parameters=False, broadcast_buffers=False)),
+            (
+                dict(find_unused_parameters=True),
+                dict(find_unused_parameters=True, broadcast_buffers=False),
+            ),
+            (
+                dict(
+                    model_wrapper_cfg=dict(
+                        type='MMDistributedDataParallel',
+                        device_ids=[0],
+                        broadcast_buffers=True,
+                    )
+                ),
+                dict(find_unused_parameters=False, broadcast_buffers=True),
+            ),
+        ],
+    )
+    def test_gloo_without_a_gpu(self, on, monkeypatch, written, expected):
+        on('cpu')
+        made = []
+        monkeypatch.setattr(dist, 'init_process_group', made.append)
+        for name, value in dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1').items():
+            monkeypatch.setenv(name, value)
+        cfg = Config(dict(launcher='pytorch', **written))
+        launch.adapt_to_device(cfg)
+        assert made == ['gloo']
+        assert cfg.model_wrapper_cfg == dict(
+            type='MMDistributedDataParallel', device_ids=None, **expected
+        )
+
+    @pytest.mark.parametrize(
+        ('launcher', 'names'),
+        [
+            ('pytorch', ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')),
+            ('slurm', ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID')),
+            (
+                'mpi',
+                (
+                    'OMPI_COMM_WORLD_RANK',
+                    'OMPI_COMM_WORLD_SIZE',
+                    'OMPI_COMM_WORLD_LOCAL_RANK',
+                ),
+            ),
+        ],
+    )
+    def test_rank_variables(self, monkeypatch, launcher, names):
+        for name, value in zip(names, '562', strict=True):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv('MASTER_PORT', '12345')
+        launch._set_rank_variables(launcher)
+        found = [os.environ[name] for name in RANKS]
+        assert found == ['5', '6', '2', '127.0.0.1', '12345']
+        monkeypatch.delenv(names[1])
+        with pytest.raises(OSError, match=f'variable {names[1]} is not set') as caught:
+            launch._set_rank_variables(launcher)
+        assert 'dist_train.sh' in str(caught.value)
+
+
+def loader(**dataset):
+    return dict(batch_size=2, dataset=dict(type='ImageNet', **dataset))
+
+
+class TestCheckData:
+    @pytest.mark.parametrize('part', ['train', 'val'])
+    def test_missing_folder_is_named_with_its_key(self, tmp_path, part):
+        cfg = Config(
+            dict(
+                train_dataloader=loader(data_root=str(tmp_path)),
+                val_dataloader=loader(data_root=str(tmp_path)),
+            )
+        )
+        launch.check_data(cfg, ('train', 'val'))
+        missing = str(tmp_path / 'imagenet')
+        cfg[f'{part}_dataloader'].dataset.data_root = missing
+        with pytest.raises(FileNotFoundError) as caught:
+            launch.check_data(cfg, ('train', 'val'))
+        key = f'{part}_dataloader.dataset.data_root'
+        assert f'`{key}` = {missing!r}' in str(caught.value)
+        assert f'--cfg-options {key}=' in str(caught.value)
+        launch.check_data(cfg, ('test',))
+
+    def test_looks_into_wrappers(self, tmp_path):
+        parts = [
+            dict(type='ImageNet', data_root=str(tmp_path)),
+            dict(type='ImageNet', data_root='absent'),
+        ]
+        inner = dict(type='ConcatDataset', datasets=parts)
+        wrapped = dict(dataset=dict(type='RepeatDataset', times=2, dataset=inner))
+        key = r'train_dataloader\.dataset\.dataset\.datasets\.1\.data_root'
+        with pytest.raises(FileNotFoundError, match=f"`{key}` = 'absent'"):
+            launch.check_data(Config(dict(train_dataloader=wrapped)), ('train',))
+
+    @pytest.mark.parametrize(
+        'cfg',
+        [
+            {},
+            dict(train_dataloader=None),
+            dict(train_dataloader=dict(dataset=dict(type='Digits', split='train'))),
+            dict(train_dataloader=loader(data_root='s3://bucket/imagenet')),
+            dict(
+                train_dataloader=dict(dataset=dict(type='CIFAR100', data_root='absent'))
+            ),
+        ],
+    )
+    def test_what_needs_no_folder(self, cfg):
+        launch.check_data(Config(cfg), ('train',))
+
+
+class TestAutoScaleLr:
+    def test_turns_it_on(self):
+        cfg = Config(dict(auto_scale_lr=dict(base_batch_size=64)))
+        launch.enable_auto_scale_lr(cfg)
+        assert cfg.auto_scale_lr == dict(base_batch_size=64, enable=True)
+
+    @pytest.mark.parametrize(
+        'cfg', [{}, dict(auto_scale_lr=None), dict(auto_scale_lr=dict(enable=False))]
+    )
+    def test_needs_the_batch_size(self, cfg):
+        with pytest.raises(ValueError, match='`auto_scale_lr` = ') as caught:
+            launch.enable_auto_scale_lr(Config(cfg))
+        assert 'auto_scale_lr=dict(base_batch_size=...)' in str(caught.value)
+
+
+class TestBuildRunner:
+    def test_plain_runner(self, tmp_path):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        cfg.work_dir = str(tmp_path)
+        assert type(launch.build_runner(cfg)) is Runner
+
+    def test_runner_type(self, monkeypatch):
+        """Other Runners are the config's choice."""
+        seen = []
+        monkeypatch.setattr(launch.RUNNERS, 'build', seen.append)
+        cfg = Config(dict(runner_type='FlexibleRunner'))
+        launch.build_runner(cfg)
+        assert seen == [cfg]
+
+    @pytest.mark.parametrize(
+        ('key', 'problem'),
+        [('head.fc.bias', r'1 missing keys \(head.fc.bias\)'), (None, 'no such file')],
+    )
+    def test_checkpoint_to_score_must_fit(self, tmp_path, key, problem):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        cfg.work_dir = str(tmp_path)
+        weights = build(cfg.model).state_dict()
+        path = tmp_path / 'student.pth'
+        if key is not None:
+            del weights[key]
+            torch.save(dict(state_dict=weights), path)
+        with pytest.raises((ValueError, FileNotFoundError), match=problem) as caught:
+            launch.build_test_runner(cfg, str(path))
+        assert str(path) in str(caught.value)
