@@ -4,6 +4,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 from ...utils.errors import describe
 
@@ -24,20 +26,17 @@ class LabelRangeHook(Hook):
 
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train') -> None:
         num_classes = _num_classes(runner.model)
-        is_dict = isinstance(data_batch, dict)
-        samples = data_batch.get('data_samples') if is_dict else None
-        if num_classes is None or not samples:
+        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
+        if num_classes is None or not isinstance(samples, (list, tuple)):
             return
-        labels = [sample.get('gt_label') for sample in samples]
-        if any(label is None for label in labels):
+        labels = {i: label for i, s in enumerate(samples) if _has(label := _label(s))}
+        if not labels:
             return
-        flat = torch.cat([label.reshape(-1) for label in labels])
-        if flat.is_cuda or not flat.numel():
-            return
+        flat = torch.cat([label.reshape(-1) for label in labels.values()])
         low, high = int(flat.min()), int(flat.max())
         if low < 0 or high >= num_classes:
             wrong = low if low < 0 else high
-            index = next(i for i, label in enumerate(labels) if (label == wrong).any())
+            index = next(i for i, label in labels.items() if (label == wrong).any())
             where = samples[index].get('img_path', f'sample {index} of the batch')
             raise ValueError(
                 describe(
@@ -49,6 +48,15 @@ class LabelRangeHook(Hook):
                     'of classes, or correct the annotation.',
                 )
             )
+
+
+def _label(sample):
+    return sample.get('gt_label') if isinstance(sample, BaseDataElement) else None
+
+
+def _has(label) -> bool:
+    """Whether it is a tensor with something in it that the host can read freely."""
+    return isinstance(label, Tensor) and label.numel() > 0 and not label.is_cuda
 
 
 def _num_classes(model) -> int | None:

@@ -101,7 +101,7 @@ class CAKDLogitLoss(nn.Module):
             mask = self._mask(gt_labels, preds_S)
             bcd, scd, wcd = decoupled_kl(preds_S, preds_T, mask, self.tau)
             rows = self.alpha * bcd + self.beta * scd + self.gamma * wcd
-            return scale * rows.mean()
+            return scale * rows.sum() / max(len(rows), 1)
         labels = self._labels(gt_labels, preds_S)
         alpha, gamma = scale * self.alpha, scale * self.gamma
         return single_label_kl(preds_S, preds_T, labels, self.tau, alpha, gamma)

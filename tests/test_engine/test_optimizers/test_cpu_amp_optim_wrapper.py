@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 from mmengine.registry import OPTIM_WRAPPERS
@@ -97,6 +99,23 @@ def test_accumulates_gradients():
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         assert_close(ours, theirs, rtol=0, atol=5e-3)
     assert (model[0].weight - before).abs().max() > 0.02
+
+
+def test_ranks_exchange_gradients_once_per_accumulated_step():
+    """As in mmengine's wrapper: no all-reduce but at the last of the parts."""
+    model, wrapper = build(accumulative_counts=2)
+    entered = []
+
+    @contextmanager
+    def no_sync():
+        entered.append(wrapper._inner_count)
+        yield
+
+    model.no_sync = no_sync
+    wrapper.initialize_count_status(model, 0, 4)
+    for batch in batches(4):
+        step(model, wrapper, batch)
+    assert entered == [0, 2]
 
 
 def test_clips_gradients():

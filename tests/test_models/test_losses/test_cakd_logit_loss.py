@@ -156,6 +156,15 @@ def test_the_loss_is_a_mean_times_its_weight(logits, multi_label):
 
 
 @pytest.mark.parametrize('multi_label', [False, True])
+def test_no_samples_no_loss(logits, multi_label):
+    labels = MULTI[:0] if multi_label else LABELS[:0]
+    student, teacher = (preds[:0].requires_grad_() for preds in logits)
+    value = build(multi_label=multi_label)(student, teacher, labels)
+    value.backward()
+    assert value == 0
+
+
+@pytest.mark.parametrize('multi_label', [False, True])
 @pytest.mark.parametrize('only', ['alpha', 'beta', 'gamma'])
 def test_each_weight_belongs_to_its_term(logits, only, multi_label):
     weights = dict(alpha=0.0, beta=0.0, gamma=0.0) | {only: 2.0}
@@ -278,6 +287,7 @@ def test_unknown_settings_are_named():
         (dict(), LABELS.float(), TypeError, r'integer class indices.*torch\.float32'),
         (dict(), LABELS > 0, TypeError, r'integer class indices.*torch\.bool'),
         (dict(), LABELS + 96, ValueError, r'holds 100, .*5 classes.*num_classes'),
+        (dict(), LABELS + 1, ValueError, r'holds 5, .*5 classes'),
         (dict(), LABELS - 1, ValueError, r'holds -1, .*number labels from 0'),
     ],
 )

@@ -1,0 +1,99 @@
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain import get_model
+from tiny import digits_config, distill_config
+
+from cakd_mm.engine.hooks import extract_student_hook
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quick_runs():
+    """Leave out most of a tiny run: laying out config text, collecting garbage."""
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+            name = f'{place}.FormatCode'
+            patch.setattr(name, lambda text, **_: (text, True), raising=False)
+        yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def train(tmp_path, make_runner):
+    """Train one epoch; returns the runner, the work dir and what it trained."""
+
+    def run(cfg):
+        runner = make_runner(cfg)
+        runner.train()
+        return runner, Path(runner.work_dir)
+
+    return run
+
+
+def loaded(folder, name='student'):
+    cfg = Config.fromfile(folder / f'{name}.py')
+    return get_model(cfg, pretrained=str(folder / f'{name}.pth')).eval()
+
+
+def same_scores(left, right):
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        scores = [net.eval()(images, mode='tensor') for net in (left, right)]
+    return torch.equal(*scores)
+
+
+def written(folder):
+    return sorted(p.name for p in folder.glob('student*'))
+
+
+def test_the_files_are_the_plain_student(train, tmp_path):
+    runner, folder = train(distill_config(tmp_path, epochs=1))
+    student = runner.model.student
+    assert written(folder) == ['student.pth', 'student.py']
+    plain = loaded(folder)
+    assert type(plain).__name__ == 'ImageClassifier'
+    assert same_scores(plain, student)
+    checkpoint = torch.load(folder / 'student.pth', weights_only=False)
+    assert checkpoint.keys() == {'meta', 'state_dict'}
+    assert checkpoint['state_dict'].keys() == student.state_dict().keys()
+    for name, value in student.state_dict().items():
+        assert torch.equal(checkpoint['state_dict'][name], value), name
+    meta = checkpoint['meta']
+    assert (meta['epoch'], meta['iter']) == (1, 3)
+    assert meta['dataset_meta']['classes'] == tuple('0123456789')
+    assert not set(Config.fromfile(folder / 'student.py')) & {
+        *('train_dataloader', 'optim_wrapper', 'custom_hooks', 'load_from')
+    }
+
+
+def test_an_average_is_written_beside_it(train, tmp_path):
+    cfg = distill_config(tmp_path, epochs=1)
+    cfg.custom_hooks = [dict(type='StudentEMAHook', momentum=0.1)]
+    runner, folder = train(cfg)
+    assert len(written(folder)) == 4
+    (ema,) = (h for h in runner.hooks if type(h).__name__ == 'StudentEMAHook')
+    assert same_scores(loaded(folder), runner.model.student)
+    assert same_scores(loaded(folder, 'student_ema'), ema.ema_model.module)
+    assert not same_scores(loaded(folder), loaded(folder, 'student_ema'))
+
+
+def test_it_comes_after_the_last_checkpoint(make_runner, tmp_path):
+    runner = make_runner(distill_config(tmp_path))
+    order = [type(hook).__name__ for hook in runner.hooks]
+    assert order.index('ExtractStudentHook') > order.index('CheckpointHook')
+
+
+def test_a_plain_run_writes_nothing(train):
+    _, folder = train(digits_config('vanilla/resnet8_digits.py', epochs=1))
+    assert (folder / 'epoch_1.pth').exists()
+    assert written(folder) == []
+
+
+def test_only_the_main_process_writes(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract_student_hook, 'is_main_process', lambda: False)
+    _, folder = train(distill_config(tmp_path, epochs=1))
+    assert written(folder) == []

@@ -1,0 +1,95 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmpretrain.structures import DataSample, MultiTaskDataSample
+from tiny import digits_config
+from torch import nn
+
+from cakd_mm.engine.hooks import LabelRangeHook
+
+
+def model(num_classes=10):
+    net = nn.Module()
+    net.head = SimpleNamespace(num_classes=num_classes)
+    return net
+
+
+def distilled(num_classes=10):
+    net = nn.Module()
+    net.teacher, net.student = model(1000), model(num_classes)
+    return net
+
+
+def sample(*labels, **meta):
+    return DataSample(metainfo=meta).set_gt_label(torch.tensor(labels))
+
+
+def check(data_batch, net=None):
+    runner = SimpleNamespace(model=net or model())
+    LabelRangeHook().before_train_iter(runner, 0, data_batch=data_batch)
+
+
+def batch(*samples):
+    return dict(inputs=None, data_samples=list(samples))
+
+
+@pytest.mark.parametrize('net', [model, distilled])
+@pytest.mark.parametrize(
+    ('samples', 'label', 'where'),
+    [
+        ([sample(3), sample(10)], 10, 'sample 1 of the batch'),
+        ([sample(-1), sample(3)], -1, 'sample 0 of the batch'),
+        ([sample(0), sample(99, img_path='a/b.jpg')], 99, 'a/b.jpg'),
+        # Several labels, unlabelled samples between.
+        ([DataSample(), sample(0, 9), sample(2, 11, 4)], 11, 'sample 2 of the batch'),
+        ([sample(), sample(1, -7)], -7, 'sample 1 of the batch'),
+    ],
+)
+def test_a_label_out_of_range_is_named(net, samples, label, where):
+    match = (
+        f'`train_dataloader.dataset` = .label {label}.: {where} has it, but the head '
+        r'scores 10 classes \(labels 0 to 9\). Set head.num_classes'
+    )
+    with pytest.raises(ValueError, match=match):
+        check(batch(*samples), net())
+
+
+@pytest.mark.parametrize(
+    'data_batch',
+    [
+        batch(sample(0), sample(9)),
+        batch(sample(0, 1, 9), sample(5)),
+        batch(sample(), sample(3)),
+        batch(DataSample(), DataSample()),
+        batch(DataSample(), sample(9)),
+        batch(),
+        batch(MultiTaskDataSample()),
+        dict(inputs=None),
+        dict(inputs=None, data_samples=None),
+        dict(inputs=None, data_samples=torch.tensor([77, 88])),
+        dict(inputs=None, data_samples=[torch.tensor([77]), 88]),
+        dict(inputs=None, data_samples=DataSample()),
+        [torch.zeros(2, 3), torch.tensor([77, 88])],
+        None,
+    ],
+    ids=str,
+)
+def test_good_labels_and_batches_without_any_pass(data_batch):
+    check(data_batch)
+
+
+@pytest.mark.parametrize('net', [nn.Linear(2, 2), model(None)], ids=['no head', 'none'])
+def test_a_head_that_does_not_count_classes_passes(net):
+    check(batch(sample(1000)), net)
+
+
+@pytest.mark.parametrize('mode', ['train', 'val', 'test'])
+def test_a_run_stops_before_the_batch_is_used(make_runner, mode):
+    """Digits has labels to 9."""
+    runner = make_runner(
+        digits_config('vanilla/resnet8_digits.py', model__head__num_classes=5)
+    )
+    runner.model.data_preprocessor.forward = None  # never reached
+    with pytest.raises(ValueError, match=f'`{mode}_dataloader.dataset`.*5 classes'):
+        getattr(runner, mode)()

@@ -1,0 +1,233 @@
+import copy
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from tiny import digits_config, distill_config
+
+from cakd_mm.engine.hooks import StudentEMAHook
+
+MOMENTUM = 0.25
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quick_runs():
+    """Leave out most of a tiny run: laying out config text, collecting garbage."""
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+            name = f'{place}.FormatCode'
+            patch.setattr(name, lambda text, **_: (text, True), raising=False)
+        yield
+    gc.unfreeze()
+
+
+class Watch(Hook):
+    """Keeps the student's weights after every step and those validated."""
+
+    def __init__(self):
+        self.raw, self.validated = [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.raw.append(student_state(runner))
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.validated.append(student_state(runner))
+
+
+def student_of(runner):
+    return getattr(runner.model, 'student', runner.model)
+
+
+def student_state(runner):
+    return copy.deepcopy(dict(student_of(runner).state_dict()))
+
+
+def parameters(runner):
+    return [name for name, _ in student_of(runner).named_parameters()]
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name
+
+
+@pytest.fixture
+def start(tmp_path, make_runner):
+    """Build a run of six steps, distilled or plain, with the hook."""
+
+    def build(distilled=True, work_dir='run', ema=None, **options):
+        if distilled:
+            cfg = distill_config(tmp_path, **options)
+        else:
+            cfg = digits_config('vanilla/resnet8_digits.py', **options)
+        cfg.default_hooks.pop('extract')
+        cfg.custom_hooks = [
+            dict(type='StudentEMAHook', momentum=MOMENTUM, **(ema or {}))
+        ]
+        runner = make_runner(cfg, work_dir)
+        (runner.ema,) = (h for h in runner.hooks if isinstance(h, StudentEMAHook))
+        runner.watch = Watch()
+        runner.register_hook(runner.watch)
+        return runner
+
+    return build
+
+
+def saved(runner, name='epoch_2.pth'):
+    return torch.load(Path(runner.work_dir) / name, weights_only=False)
+
+
+def by_hand(states, names):
+    """The average of the recorded weights, in float64."""
+    average = {name: states[0][name].double() for name in names}
+    for state in states[1:]:
+        for name in names:
+            average[name] += MOMENTUM * (state[name].double() - average[name])
+    return average
+
+
+@pytest.mark.parametrize('distilled', [True, False])
+def test_the_average_is_that_of_the_students_weights(start, distilled):
+    runner = start(distilled)
+    runner.train()
+    average = dict(runner.ema.ema_model.module.named_parameters())
+    expected = by_hand(runner.watch.raw, parameters(runner))
+    assert average.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(average[name].double(), value, rtol=0, atol=1e-6)
+    assert not torch.equal(
+        average['head.fc.weight'], runner.watch.raw[-1]['head.fc.weight']
+    )
+
+
+def test_only_the_student_is_copied_and_saved(start):
+    runner = start()
+    runner.train()
+    copied = runner.ema.ema_model.module
+    assert type(copied) is type(runner.model.student)
+    names = {name for name, _ in copied.named_modules()}
+    assert not [n for n in names if 'teacher' in n or 'distiller' in n]
+    student = runner.model.student.state_dict()
+    checkpoint = saved(runner)
+    assert checkpoint['ema_state_dict'].keys() == {
+        'steps',
+        *(f'module.{name}' for name in student),
+    }
+    assert not [k for k in checkpoint['state_dict'] if k.startswith('teacher.')]
+
+
+@pytest.mark.parametrize('distilled', [True, False])
+def test_a_checkpoint_holds_the_average_and_beside_it_the_raw(start, distilled):
+    runner = start(distilled)
+    runner.train()
+    prefix = 'architecture.' if distilled else ''
+    checkpoint = saved(runner)
+    average = runner.ema.ema_model.module.state_dict()
+    for name, raw in student_state(runner).items():
+        assert torch.equal(checkpoint['state_dict'][prefix + name], average[name])
+        assert torch.equal(checkpoint['ema_state_dict'][f'module.{name}'], raw)
+    assert checkpoint['ema_state_dict']['steps'] == 6
+
+
+@pytest.mark.parametrize('distilled', [True, False])
+def test_validation_uses_the_average_and_gives_the_raw_back(start, distilled):
+    runner = start(distilled)
+    runner.train()
+    raw, average = runner.watch.raw[-1], dict(runner.ema.ema_model.module.state_dict())
+    assert_same(student_state(runner), raw)
+    names = parameters(runner)
+    validated = runner.watch.validated[-1]
+    assert_same(
+        {name: validated[name] for name in names},
+        {name: average[name] for name in names},
+    )
+
+
+@pytest.mark.parametrize('distilled', [True, False])
+@pytest.mark.parametrize('stopped_at', ['epoch_1.pth', 'iter_4.pth'])
+def test_resumed_equals_uninterrupted(start, distilled, stopped_at):
+    options = {}
+    if stopped_at.startswith('iter'):
+        options = dict(
+            default_hooks__checkpoint__by_epoch=False,
+            default_hooks__checkpoint__interval=2,
+        )
+    whole = start(distilled, 'whole', **options)
+    whole.train()
+    path = Path(whole.work_dir) / stopped_at
+    resumed = start(distilled, 'resumed', resume=True, load_from=str(path), **options)
+    resumed.train()
+    assert len(resumed.watch.raw) == 6 - (3 if 'epoch' in stopped_at else 4)
+    assert_same(student_state(resumed), student_state(whole))
+    assert_same(resumed.ema.ema_model.state_dict(), whole.ema.ema_model.state_dict())
+
+
+def test_with_averaged_buffers_resumed_equals_uninterrupted_too(start):
+    ema = dict(update_buffers=True)
+    whole = start(work_dir='whole', ema=ema)
+    whole.train()
+    mean = 'module.backbone.bn1.running_mean'
+    average = whole.ema.ema_model.state_dict()
+    assert not torch.equal(average[mean], student_state(whole)[mean[7:]])
+    path = Path(whole.work_dir) / 'epoch_1.pth'
+    resumed = start(work_dir='resumed', ema=ema, resume=True, load_from=str(path))
+    resumed.train()
+    assert_same(resumed.ema.ema_model.state_dict(), average)
+
+
+@pytest.mark.parametrize('has_average', [True, False])
+def test_load_from_starts_the_average_from_the_loaded_student(
+    start, tmp_path, has_average
+):
+    first = start(work_dir='first', epochs=1)
+    first.train()
+    path = Path(first.work_dir) / 'epoch_1.pth'
+    checkpoint = saved(first, 'epoch_1.pth')
+    if not has_average:
+        path = tmp_path / 'without.pth'
+        del checkpoint['ema_state_dict']
+        torch.save(checkpoint, path)
+    second = start(work_dir='second', load_from=str(path))
+    seen = {}
+
+    class Look(Hook):
+        def before_train(self, runner):
+            average = runner.ema.ema_model
+            seen.update(average.module.state_dict(), steps=average.steps.clone())
+            seen.update(copy.deepcopy(seen))
+
+    second.register_hook(Look())
+    second.train()
+    assert seen.pop('steps') == 0
+    student = {
+        name.removeprefix('architecture.'): value
+        for name, value in checkpoint['state_dict'].items()
+        if name.startswith('architecture.')
+    }
+    assert_same(seen, student)
+
+
+def test_resuming_a_checkpoint_without_average_starts_one(start):
+    first = start(work_dir='first', epochs=1)
+    first._hooks = [h for h in first.hooks if h is not first.ema]
+    first.train()
+    path = Path(first.work_dir) / 'epoch_1.pth'
+    second = start(work_dir='second', resume=True, load_from=str(path))
+    second.train()
+    loaded = {
+        name.removeprefix('architecture.'): value
+        for name, value in saved(first, 'epoch_1.pth')['state_dict'].items()
+    }
+    names = parameters(second)
+    assert len(second.watch.raw) == 3
+    expected = by_hand(second.watch.raw, names)
+    average = second.ema.ema_model.module.state_dict()
+    for name in names:
+        torch.testing.assert_close(
+            average[name].double(), expected[name], rtol=0, atol=1e-6
+        )
+    assert not torch.equal(average[names[0]], loaded[names[0]])

@@ -1,0 +1,420 @@
+import copy
+import gc
+import itertools
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.runner import Runner
+from tiny import digits_config, distill_config
+from torch.utils.data import BatchSampler
+
+from cakd_mm.datasets import Digits, SeededDataset
+from cakd_mm.engine.loops import ResumableTrainLoop, resumable_train_loop
+
+STEPS = 3  # batches an epoch, of two epochs
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quick_runs():
+    """Leave out most of a tiny run: laying out config text, collecting garbage."""
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+            name = f'{place}.FormatCode'
+            patch.setattr(name, lambda text, **_: (text, True), raising=False)
+        yield
+    gc.unfreeze()
+
+
+def finish(cfg, work_dir, by_epoch=False, workers=0, checkpoint=None, hooks=()):
+    """Train to the end, from ``checkpoint`` if given."""
+    torch.set_num_threads(1)
+    cfg = copy.deepcopy(cfg)
+    cfg.default_hooks.pop('extract')
+    cfg.default_hooks.checkpoint.update(
+        by_epoch=by_epoch, interval=1, max_keep_ckpts=-1
+    )
+    cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+    cfg.update(
+        launcher='none', work_dir=str(work_dir), experiment_name=uuid.uuid4().hex
+    )
+    if checkpoint is not None:
+        cfg.update(load_from=str(checkpoint), resume=True)
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+    if workers:
+        # Left to the garbage collector they may have to time out: ten seconds.
+        runner.train_dataloader._iterator._shutdown_workers()
+    return runner
+
+
+def everything_random(folder):
+    """A distillation with crops, mixup and dropout, two kinds of schedule."""
+    cfg = distill_config(folder, images=32 * STEPS)
+    cfg.model.architecture.head = dict(
+        type='StackedLinearClsHead',
+        num_classes=10,
+        in_channels=64,
+        mid_channels=[32],
+        dropout_rate=0.5,
+        loss=dict(type='CrossEntropyLoss', use_soft=True),
+    )
+    cfg.data_preprocessor.batch_augments = dict(augments=dict(type='Mixup', alpha=0.8))
+    cfg.param_scheduler = [
+        dict(type='MultiStepLR', by_epoch=True, milestones=[1], gamma=0.1),
+        dict(type='LinearLR', by_epoch=False, start_factor=0.2, end=5),
+    ]
+    return cfg
+
+
+def plain(**options):
+    return digits_config('vanilla/resnet8_digits.py', images=32 * STEPS, **options)
+
+
+def tensors(tree, path=''):
+    """Flatten nested dicts and lists to ``{path: leaf}``."""
+    if isinstance(tree, (dict, list, tuple)):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {k: v for n, x in items for k, v in tensors(x, f'{path}/{n}').items()}
+    return {path: tree}
+
+
+def state(runner):
+    """All that training has made: weights, momentum, schedules, logged values."""
+    logged = {
+        name: history.data[0].tolist()
+        for name, history in runner.message_hub.log_scalars.items()
+        if name == 'train/lr' or 'loss' in name
+    }
+    assert len(logged['train/loss']) == runner.iter
+    return tensors(
+        dict(
+            weights=runner.model.state_dict(),
+            optimizer=runner.optim_wrapper.state_dict(),
+            schedulers=[s.state_dict() for s in runner.param_schedulers],
+            logged=logged,
+            accuracy=runner.message_hub.get_scalar('val/accuracy/top1').current(),
+            place=[runner.epoch, runner.iter],
+        )
+    )
+
+
+def differences(left, right):
+    assert left.keys() == right.keys()
+    return [name for name, value in left.items() if not same(value, right[name])]
+
+
+def same(left, right):
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    return left == right
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The uninterrupted run's config, state and folder, by kind of checkpoint."""
+    folder = tmp_path_factory.mktemp('whole')
+    cfg = everything_random(folder)
+    runs = {}
+    for kind in ('epoch', 'iter'):
+        runner = finish(cfg, folder / kind, by_epoch=kind == 'epoch')
+        runs[kind] = (cfg, state(runner), folder / kind)
+    return runs
+
+
+def test_the_uninterrupted_run_is_random_and_repeatable(whole):
+    assert differences(whole['epoch'][1], whole['iter'][1]) == []
+    first = torch.load(whole['iter'][2] / 'iter_1.pth', weights_only=False)
+    second = torch.load(whole['iter'][2] / 'iter_2.pth', weights_only=False)
+    assert any(
+        not torch.equal(value, second['state_dict'][name])
+        for name, value in first['state_dict'].items()
+    )
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize(
+    'name',
+    ['epoch_1', 'iter_1', 'iter_3', 'iter_4'],
+    ids=['after an epoch', 'mid-epoch', 'last step of an epoch', 'second epoch'],
+)
+def test_resumed_equals_uninterrupted(whole, tmp_path, name, workers):
+    kind = name.split('_')[0]
+    cfg, expected, folder = whole[kind]
+    resumed = finish(
+        cfg,
+        tmp_path,
+        by_epoch=kind == 'epoch',
+        workers=workers,
+        checkpoint=folder / f'{name}.pth',
+    )
+    assert differences(state(resumed), expected) == []
+
+
+def test_two_persistent_workers_equal_none(whole, tmp_path):
+    cfg, expected, _ = whole['epoch']
+    assert differences(state(finish(cfg, tmp_path, workers=2)), expected) == []
+
+
+@pytest.mark.parametrize('name', ['epoch_1', 'iter_4'])
+def test_the_stock_loop_is_not_exact(tmp_path, name):
+    """Why there is a loop of ours: mmengine saves no random state."""
+    by_epoch = 'epoch' in name
+    cfg = plain(train_cfg__type='EpochBasedTrainLoop')
+    expected = state(finish(cfg, tmp_path / 'whole', by_epoch))
+    path = tmp_path / 'whole' / f'{name}.pth'
+    resumed = finish(cfg, tmp_path / 'resumed', by_epoch, checkpoint=path)
+    weights = {k: v for k, v in expected.items() if k.startswith('/weights')}
+    others = resumed.model.state_dict()
+    assert any(not torch.equal(v, others[k[9:]]) for k, v in weights.items())
+
+
+def check_resumed(cfg, tmp_path, name):
+    """Train ``cfg`` whole and resumed from ``name``; return the resumed run."""
+    whole = finish(cfg, tmp_path / 'whole')
+    path = tmp_path / 'whole' / f'{name}.pth'
+    resumed = finish(cfg, tmp_path / 'resumed', checkpoint=path)
+    assert differences(state(resumed), state(whole)) == []
+    return whole, resumed
+
+
+def test_without_a_seed_the_checkpoints_is_taken(tmp_path):
+    whole, resumed = check_resumed(plain(randomness__seed=None), tmp_path, 'iter_4')
+    assert resumed.seed == whole.seed
+    assert resumed.train_dataloader.dataset.seed == whole.seed
+    assert resumed.train_dataloader.sampler.seed == whole.seed
+
+
+def test_another_seed_in_the_config_gives_way_to_the_checkpoints(tmp_path):
+    whole = finish(plain(), tmp_path / 'whole')
+    path = tmp_path / 'whole' / 'iter_4.pth'
+    other = finish(plain(randomness__seed=5), tmp_path / 'other', checkpoint=path)
+    assert differences(state(other), state(whole)) == []
+
+
+def test_a_seed_of_the_samplers_own_stays(tmp_path):
+    cfg = plain(train_dataloader__sampler__seed=99)
+    for runner in check_resumed(cfg, tmp_path, 'iter_2'):
+        assert runner.train_dataloader.sampler.seed == 99
+        assert runner.train_dataloader.dataset.seed == 0
+
+
+@pytest.mark.parametrize('drop_last', [True, False])
+def test_a_last_batch_that_is_smaller(tmp_path, drop_last):
+    cfg = plain(train_dataloader__drop_last=drop_last)
+    cfg.train_dataloader.dataset.indices = 80
+    steps = 2 if drop_last else 3
+    for runner in check_resumed(cfg, tmp_path, f'iter_{steps + 1}'):
+        assert runner.iter == 2 * steps
+
+
+def test_between_two_updates_of_accumulated_gradients(tmp_path):
+    cfg = plain(optim_wrapper__accumulative_counts=2)
+    cfg.train_dataloader.dataset.indices = 128
+    check_resumed(cfg, tmp_path, 'iter_6')
+
+
+def test_a_fixed_number_of_batches(tmp_path):
+    """mmengine cuts the dataset then with a class of its own."""
+    cfg = plain(train_dataloader__num_batch_per_epoch=2)
+    for runner in check_resumed(cfg, tmp_path, 'iter_3'):
+        assert len(runner.train_dataloader) == 2
+        assert int(runner.train_loop._dataset.epoch) == 1
+
+
+@DATA_SAMPLERS.register_module(name='TestBackwardsBatches', force=True)
+class Backwards(BatchSampler):
+    """Its batches are not the sampler's indices cut in order."""
+
+    def __init__(self, sampler, batch_size):
+        super().__init__(sampler, batch_size, drop_last=False)
+
+    def __iter__(self):
+        return iter(list(super().__iter__())[::-1])
+
+
+@DATA_SAMPLERS.register_module(name='TestListOfBatches', force=True)
+class Plain:
+    """No BatchSampler at all."""
+
+    def __init__(self, sampler, batch_size):
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __iter__(self):
+        indices = list(self.sampler)
+        return iter([indices[i :: len(self)] for i in range(len(self))])
+
+    def __len__(self):
+        return len(self.sampler) // self.batch_size
+
+
+@pytest.mark.parametrize('kind', ['TestBackwardsBatches', 'TestListOfBatches'])
+def test_batch_samplers_of_other_kinds(tmp_path, kind):
+    cfg = plain(train_dataloader__batch_sampler=dict(type=kind))
+    cfg.train_dataloader.dataset.indices = 80 if 'Back' in kind else 96
+    _, resumed = check_resumed(cfg, tmp_path, 'iter_5')
+    assert resumed.train_dataloader.batch_sampler.sampler.seed == 0
+
+
+class Watch(Hook):
+    """Notes what hooks are told of every step."""
+
+    def __init__(self):
+        self.steps, self.epochs = [], []
+
+    def before_train_epoch(self, runner):
+        self.epochs.append(int(runner.train_dataloader.dataset.epoch))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.steps.append((runner.epoch, runner.iter, batch_idx))
+        assert len(runner.train_dataloader) == STEPS
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Indices of the training images loaded, in order."""
+    indices, getitem = [], Digits.__getitem__
+
+    def get(self, index):
+        if self.split == 'train':
+            indices.append(index)
+        return getitem(self, index)
+
+    monkeypatch.setattr(Digits, '__getitem__', get)
+    return indices
+
+
+@pytest.mark.parametrize('done', [1, 3, 4])
+def test_hooks_see_the_steps_that_are_left_and_no_batch_is_loaded_twice(
+    tmp_path, loaded, done
+):
+    everything = Watch()
+    finish(plain(), tmp_path / 'whole', hooks=[everything])
+    whole = loaded.copy()
+    loaded.clear()
+    rest = Watch()
+    path = tmp_path / 'whole' / f'iter_{done}.pth'
+    finish(plain(), tmp_path / 'resumed', checkpoint=path, hooks=[rest])
+    assert everything.steps == [(i // STEPS, i, i % STEPS) for i in range(6)]
+    assert rest.steps == everything.steps[done:]
+    assert loaded == whole[32 * done :]
+    assert len(set(whole[:96])) == len(set(whole[96:])) == 96
+    assert everything.epochs == [0, 1]
+    # A checkpoint of an epoch's last step is followed by the end of that epoch.
+    assert rest.epochs == ([0, 1] if done <= STEPS else [1])
+
+
+@pytest.mark.parametrize('name', ['iter_4', 'epoch_1'])
+def test_another_batch_size_starts_the_epoch_again(tmp_path, name, monkeypatch):
+    finish(plain(), tmp_path / 'whole', by_epoch='epoch' in name)
+    cfg = plain()
+    cfg.train_dataloader.batch_size = 48
+    said, steps, watch = [], [], Hook()
+    watch.before_train_iter = lambda runner, batch_idx, data_batch=None: steps.append(
+        (runner.epoch, batch_idx)
+    )
+    watch.before_run = lambda runner: monkeypatch.setattr(
+        runner.logger, 'warning', said.append
+    )
+    path = tmp_path / 'whole' / f'{name}.pth'
+    finish(cfg, tmp_path / 'other', checkpoint=path, hooks=[watch])
+    assert steps == [(1, 0), (1, 1)]
+    if name == 'iter_4':
+        (text,) = (t for t in said if 'steps' in t)
+        assert 'epoch of 3 steps, this run has 2' in text
+        assert 'epoch 2 starts again at its first batch' in text
+    else:
+        assert not [t for t in said if 'steps' in t]
+
+
+def test_a_checkpoint_of_the_stock_loop_starts_its_epoch_again(tmp_path):
+    finish(plain(train_cfg__type='EpochBasedTrainLoop'), tmp_path / 'stock')
+    watch = Watch()
+    path = tmp_path / 'stock' / 'iter_4.pth'
+    finish(plain(), tmp_path / 'ours', checkpoint=path, hooks=[watch])
+    assert [index for _, _, index in watch.steps] == [0, 1, 2]
+
+
+def as_rank(sampler, rank):
+    """Make the sampler one of two ranks'."""
+    sampler.rank, sampler.world_size = rank, 2
+    sampler.num_samples = -(-len(sampler.dataset) // 2)
+    sampler.total_size = 2 * sampler.num_samples
+
+
+@pytest.fixture
+def loop(make_runner):
+    runner = make_runner(plain(train_dataloader__batch_size=16))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    return runner.train_loop
+
+
+@pytest.mark.parametrize('start', [0, 1, 2, 3])
+def test_each_rank_goes_on_in_its_own_share(loop, loaded, start):
+    shares = []
+    for rank in range(2):
+        as_rank(loop.dataloader.sampler, rank)
+        loaded.clear()
+        everything = list(loop._batches(0))
+        shares.append(loaded.copy())
+        loaded.clear()
+        rest = list(loop._batches(start))
+        assert loaded == shares[rank][16 * start :]
+        assert [index for index, _ in rest] == list(range(start, 3))
+        for (_, got), (_, want) in zip(rest, everything[start:], strict=True):
+            for a, b in zip(got['inputs'], want['inputs'], strict=True):
+                assert torch.equal(a, b)
+    assert sorted(itertools.chain(*shares)) == list(range(96))
+
+
+def test_steps_of_two_ranks_draw_other_numbers(loop, monkeypatch):
+    seeds = set()
+    loop.runner.call_hook = lambda *_, **__: None
+    loop.runner.model.train_step = lambda *_, **__: seeds.add(torch.initial_seed())
+    loop.runner.optim_wrapper = None
+    for rank, step in itertools.product(range(2), range(3)):
+        monkeypatch.setattr(resumable_train_loop, 'get_rank', lambda rank=rank: rank)
+        loop._iter = step
+        loop.run_iter(step, None)
+    assert len(seeds) == 6
+
+
+@pytest.mark.parametrize(('apart', 'seed'), [(False, 7), (True, 4)])
+def test_ranks_share_the_order_even_if_their_seeds_differ(
+    loop, monkeypatch, apart, seed
+):
+    """mmengine adds the rank to the seed if ``diff_rank_seed`` is set."""
+    monkeypatch.setattr(resumable_train_loop, 'get_rank', lambda: 3)
+    loop.runner._seed = 7
+    loop.runner._randomness_cfg.update(diff_rank_seed=apart)
+    loop._max_epochs = 0
+    loop.runner.call_hook = lambda *_, **__: None
+    loop.run()
+    assert loop.dataloader.sampler.seed == seed
+    assert loop.dataloader.dataset.seed == seed
+
+
+def test_a_ready_made_loader_is_left_as_it_is(loop):
+    runner = loop.runner
+    loader = torch.utils.data.DataLoader(Digits(), batch_size=100)
+    ready = ResumableTrainLoop(runner, loader, max_epochs=1)
+    assert ready.dataloader is loader
+    assert not isinstance(loader.dataset, SeededDataset)
+    assert ready._dataset is None
+    assert ready.max_iters == 10
+    assert [index for index, _ in ready._batches(7)] == [7, 8, 9]
+
+
+def test_work_dirs_latest_checkpoint_is_found(tmp_path):
+    whole = finish(plain(), tmp_path / 'whole')
+    Path(tmp_path, 'whole', 'last_checkpoint').write_text(
+        str(tmp_path / 'whole' / 'iter_2.pth')
+    )
+    again = finish(plain(resume=True), tmp_path / 'whole')
+    assert differences(state(again), state(whole)) == []
