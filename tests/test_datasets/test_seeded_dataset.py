@@ -47,6 +47,15 @@ def test_a_number_changes_every_random_source():
         assert (Noise()[0][1:] != first[1:]).all(), other
 
 
+def test_the_quick_way_draws_the_same_on_the_cpu(monkeypatch):
+    seed_everything(1, 2, 3)
+    first = Noise()[0]
+    monkeypatch.setattr(torch, 'manual_seed', None)  # not called
+    seed_everything(1, 2, 3, cpu_only=True)
+    assert torch.equal(Noise()[0], first)
+    assert SeededDataset(Noise(), seed=0)[0] is not None
+
+
 def test_an_item_depends_on_seed_epoch_and_index_alone():
     data = SeededDataset(Noise(), seed=3)
     first = items(data)

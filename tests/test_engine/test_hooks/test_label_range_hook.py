@@ -55,27 +55,26 @@ def test_a_label_out_of_range_is_named(net, samples, label, where):
         check(batch(*samples), net())
 
 
-@pytest.mark.parametrize(
-    'data_batch',
-    [
-        batch(sample(0), sample(9)),
-        batch(sample(0, 1, 9), sample(5)),
-        batch(sample(), sample(3)),
-        batch(DataSample(), DataSample()),
-        batch(DataSample(), sample(9)),
-        batch(),
-        batch(MultiTaskDataSample()),
-        dict(inputs=None),
-        dict(inputs=None, data_samples=None),
-        dict(inputs=None, data_samples=torch.tensor([77, 88])),
-        dict(inputs=None, data_samples=[torch.tensor([77]), 88]),
-        dict(inputs=None, data_samples=DataSample()),
-        [torch.zeros(2, 3), torch.tensor([77, 88])],
-        None,
-    ],
-    ids=str,
-)
-def test_good_labels_and_batches_without_any_pass(data_batch):
+GOOD = {
+    'lowest and highest': batch(sample(0), sample(9)),
+    'several': batch(sample(0, 1, 9), sample(5)),
+    'an empty one': batch(sample(), sample(3)),
+    'unlabelled': batch(DataSample(), DataSample()),
+    'partly labelled': batch(DataSample(), sample(9)),
+    'no samples': batch(),
+    'multi-task': batch(MultiTaskDataSample()),
+    'images alone': dict(inputs=None),
+    'none': dict(inputs=None, data_samples=None),
+    'a tensor': dict(inputs=None, data_samples=torch.tensor([77, 88])),
+    'a list of numbers': dict(inputs=None, data_samples=[torch.tensor([77]), 88]),
+    'one stacked sample': dict(inputs=None, data_samples=sample(77)),
+    'a pair': [torch.zeros(2, 3), torch.tensor([77, 88])],
+    'nothing': None,
+}
+
+
+@pytest.mark.parametrize('data_batch', GOOD.values(), ids=GOOD)
+def test_good_labels_and_batches_of_other_kinds_pass(data_batch):
     check(data_batch)
 
 
