@@ -1,6 +1,5 @@
 """Fixtures that every test folder shares."""
 
-import gc
 import uuid
 from pathlib import Path
 
@@ -26,7 +25,6 @@ def _fresh_globals():
     for singleton in (DefaultScope, MMLogger, MessageHub, Visualizer):
         singleton._instance_dict.clear()
     torch.set_num_threads(threads)
-    gc.collect()
 
 
 @pytest.fixture

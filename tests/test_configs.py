@@ -110,7 +110,11 @@ def test_teacher_and_student_are_what_their_names_say(name, student, teacher):
 def test_the_imagenet_recipe():
     cfg = Config.fromfile(CONFIGS / 'cakd/r34_r18_in1k.py')
     optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.2, 0.9, 1e-4)
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (
+        0.2,
+        0.9,
+        1e-4,
+    )
     assert cfg.param_scheduler.milestones == [30, 60, 90]
     assert (cfg.train_cfg.max_epochs, cfg.auto_scale_lr.base_batch_size) == (100, 512)
     assert cfg.train_dataloader.batch_size * 8 == 512

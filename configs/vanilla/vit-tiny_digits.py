@@ -11,7 +11,9 @@ model = dict(
         drop_rate=0.1,
     ),
     neck=None,
-    head=dict(_delete_=True, type='VisionTransformerClsHead', num_classes=10, in_channels=64),
+    head=dict(
+        _delete_=True, type='VisionTransformerClsHead', num_classes=10, in_channels=64
+    ),
 )
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05)

@@ -92,9 +92,9 @@ class CAKDLogitLoss(nn.Module):
 
         Raises:
             TypeError: logits or class indices have the wrong dtype.
-            ValueError: shapes do not fit, or labels are not classes. Only
-                labels on the CPU are checked for their range: reading a GPU's
-                would stop it.
+            ValueError: shapes do not fit, labels are not classes, or a row of
+                scores marks several with 1. Only values on the CPU are looked
+                at: reading a GPU's would stop it.
         """
         scale = self.loss_weight * self.tau**2
         if self.multi_label:
@@ -153,8 +153,13 @@ class CAKDLogitLoss(nn.Module):
                 f"{tuple(gt_labels.shape)}: set soft_labels='argmax', set "
                 'multi_label=True, or leave out mixup and CutMix.'
             )
-        # argmax knows no bool
-        return gt_labels.to(torch.float32).argmax(1)
+        rows = gt_labels.to(torch.float32)  # argmax knows no bool
+        if rows.device.type == 'cpu' and ((rows >= 1).sum(1) > 1).any():
+            raise ValueError(
+                'gt_labels has rows that mark several classes with 1, which mixup and '
+                'CutMix never do: set multi_label=True.'
+            )
+        return rows.argmax(1)
 
     def extra_repr(self) -> str:
         """Show the settings in a printed model."""

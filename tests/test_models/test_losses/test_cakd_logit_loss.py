@@ -102,6 +102,14 @@ def test_rows_of_label_scores_count_as_their_argmax(logits, dtype):
     assert_close(loss(*logits, one_hot().bool()), loss(*logits, LABELS))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int64, torch.bool])
+def test_rows_that_mark_several_classes_are_not_cut_to_one(logits, dtype):
+    rows = (one_hot() + one_hot().roll(1, 1)).to(dtype)
+    with pytest.raises(ValueError, match=r'several classes.*multi_label=True'):
+        build()(*logits, rows)
+    assert build(multi_label=True)(*logits, rows) > 0
+
+
 def test_rows_of_label_scores_can_be_refused(logits):
     loss = build(soft_labels='refuse')
     assert loss(*logits, LABELS) > 0
