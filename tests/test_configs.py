@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cakd_mm.utils.extract import image_shape, plain_config, student_model
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import CONFIGS
+
+from cakd_mm.utils.extract import image_shape, plain_config, student_model
 
 LEAVES = sorted(
     path.relative_to(CONFIGS).as_posix()

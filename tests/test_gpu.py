@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from cakd_mm.engine.hooks import NonFiniteError
-from cakd_mm.models.losses import CAKDLogitLoss
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from tiny import distill_config
+
+from cakd_mm.engine.hooks import NonFiniteError
+from cakd_mm.models.losses import CAKDLogitLoss
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a CUDA GPU (make test-gpu)'

@@ -7,6 +7,7 @@ import pickle
 import runpy
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import mmpretrain
@@ -48,7 +49,7 @@ def train(tool, tmp_path):
     def run(config, *flags, epochs=1, name='run', options=()):
         work_dir = tmp_path / name
         options = (*SMALL, f'train_cfg.max_epochs={epochs}', *options)
-        options += (f'experiment_name={name}{len(list(tmp_path.rglob("*")))}',)
+        options += (f'experiment_name={uuid.uuid4().hex}',)
         tool(
             *('train.py', CONFIGS / config, '--work-dir', work_dir),
             *(*flags, '--cfg-options', *options),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from cakd_mm.utils.checkpoint import fingerprint, model_weights, read_checkpoint
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import mmrazor
 import pytest
 import torch
-from cakd_mm.utils import extract
 from mmengine.config import Config
 from mmpretrain import get_model
-from tiny import CONFIGS, distill_config, build
+from tiny import CONFIGS, build, distill_config
+
+from cakd_mm.utils import extract
 
 
 @pytest.fixture
