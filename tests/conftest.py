@@ -22,8 +22,10 @@ def _fresh_globals():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    for singleton in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        singleton._instance_dict.clear()
+    # mmengine keeps one table for each class, subclasses apart.
+    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        for singleton in (kind, *kind.__subclasses__()):
+            singleton._instance_dict.clear()
     torch.set_num_threads(threads)
 
 

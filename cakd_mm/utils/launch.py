@@ -162,6 +162,15 @@ def _set_rank_variables(launcher: str) -> None:
                 )
             )
         os.environ[target] = os.environ[source]
+    if int(os.environ.get('SLURM_NNODES', 1)) > 1 and 'MASTER_ADDR' not in os.environ:
+        raise OSError(
+            describe(
+                '--launcher',
+                launcher,
+                'Several nodes without a GPU have to be told where to meet.',
+                'Set MASTER_ADDR to the first node.',
+            )
+        )
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', '29500')
 

@@ -49,7 +49,7 @@ def train(tool, tmp_path):
     def run(config, *flags, epochs=1, name='run', options=()):
         work_dir = tmp_path / name
         options = (*SMALL, f'train_cfg.max_epochs={epochs}', *options)
-        options += (f'experiment_name={uuid.uuid4().hex}',)
+        options += (f'experiment_name=run-{uuid.uuid4().hex}',)
         tool(
             *('train.py', CONFIGS / config, '--work-dir', work_dir),
             *(*flags, '--cfg-options', *options),

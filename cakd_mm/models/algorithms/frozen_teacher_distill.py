@@ -127,14 +127,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_classes(self.teacher, self.student)
         check_preprocessing(self.teacher, self.data_preprocessor)
         check_batch_augments(self.student, self.data_preprocessor)
-        self.register_buffer('teacher_sha256', self._hash_teacher())
+        # No buffer: hooks that average buffers over ranks would change it.
+        self.teacher_sha256 = self._hash_teacher()
         self.teacher.eval()
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
 
     def _hash_teacher(self) -> Tensor:
         """Return the fingerprint of the loaded teacher, zeros for a random one."""
-        if self.save_teacher and not self.teacher_is_loaded:
+        if not self.teacher_is_loaded:
             return torch.zeros(32, dtype=torch.uint8)
         return fingerprint(self.teacher.state_dict())
 
@@ -222,13 +223,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                     'model.student_ckpt=... instead of load_from.',
                 )
             )
+        other = state_dict.pop(f'{prefix}teacher_sha256', None)
         if not self.teacher_is_loaded:
             return
         own = {
             f'{prefix}{TEACHER_PREFIX}{k}': v
             for k, v in self.teacher.state_dict().items()
         }
-        other = state_dict.get(f'{prefix}teacher_sha256')
         pairs = [(state_dict[k], v) for k, v in own.items() if k in state_dict]
         if other is not None:
             pairs.append((other, self.teacher_sha256))
@@ -244,11 +245,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 )
             )
         state_dict.update(own)
-        state_dict.setdefault(f'{prefix}teacher_sha256', self.teacher_sha256)
 
 
 def _drop_teacher(module, state_dict, prefix, _) -> None:
-    """Leave the frozen teacher out of checkpoints; its hash stays."""
+    """Leave the frozen teacher out of checkpoints; store its hash."""
+    state_dict[f'{prefix}teacher_sha256'] = module.teacher_sha256
     if not module.save_teacher:
         for key in [k for k in state_dict if k.startswith(prefix + TEACHER_PREFIX)]:
             del state_dict[key]

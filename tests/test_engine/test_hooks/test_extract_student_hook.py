@@ -1,4 +1,3 @@
-import gc
 from pathlib import Path
 
 import pytest
@@ -8,18 +7,6 @@ from mmpretrain import get_model
 from tiny import digits_config, distill_config
 
 from cakd_mm.engine.hooks import extract_student_hook
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_runs():
-    """Leave out most of a tiny run: laying out config text, collecting garbage."""
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-            name = f'{place}.FormatCode'
-            patch.setattr(name, lambda text, **_: (text, True), raising=False)
-        yield
-    gc.unfreeze()
 
 
 @pytest.fixture

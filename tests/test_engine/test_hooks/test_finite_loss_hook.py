@@ -1,5 +1,4 @@
 import copy
-import gc
 import itertools
 import math
 import multiprocessing
@@ -27,18 +26,6 @@ NAMED = dict(
     distill={'distill.loss_cakd', 'loss'},
     input={'student.loss', 'distill.loss_cakd', 'loss'},
 )
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_runs():
-    """Leave out most of a tiny run: laying out config text, collecting garbage."""
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-            name = f'{place}.FormatCode'
-            patch.setattr(name, lambda text, **_: (text, True), raising=False)
-        yield
-    gc.unfreeze()
 
 
 class Before(Hook):
@@ -74,17 +61,17 @@ def start(tmp_path, make_runner):
 
 
 def poison(module, step, value=math.nan):
-    """Add ``value`` to what ``module`` returns in one training step (from 1)."""
+    """Make a loss, or the images, ``value`` in one training step (from 1)."""
     calls = itertools.count(1)
 
-    def add(_, __, output):
+    def spoil(_, __, output):
         if not module.training or next(calls) != step:
             return output
         if isinstance(output, dict):
             return {**output, 'inputs': output['inputs'] + value}
-        return output + value
+        return output * value  # and so is its gradient
 
-    module.register_forward_hook(add)
+    module.register_forward_hook(spoil)
 
 
 def assert_same(left, right):
@@ -122,10 +109,10 @@ def checkpoints(runner):
     ],
 )
 def test_the_run_stops_and_says_why(start, mode, source, value):
-    runner = start(mode, interval=2, steps=3)
+    # Step 5 is the second of epoch 2: a logging point if there is one every 2.
+    runner = start(mode, interval=2 if mode == 'deferred' else 100, steps=3)
     poison(POISONED[source](runner.model), step=5, value=value)
     message = stop(runner)
-    # Step 5 is the second of epoch 2: a logging point too.
     assert runner.iter == 5 - 1
     assert 'step 5 (epoch 2)' in message
     assert components(message) == {name: str(value) for name in NAMED[source]}
@@ -217,6 +204,16 @@ def test_deferred_does_not_validate_after_a_bad_step(tmp_path, make_runner):
     runner.val_evaluator.evaluate = None  # never reached
     assert 'step 2 ' in stop(runner)
     assert runner.iter == 3
+
+
+def test_deferred_does_not_begin_another_epoch(tmp_path, make_runner):
+    """Where nothing is saved or validated between two epochs."""
+    cfg = distill_config(tmp_path, default_hooks__checkpoint__interval=5)
+    cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+    runner = make_runner(with_guard(cfg, 'deferred', steps=4))
+    poison(POISONED['student'](runner.model), step=3)
+    assert 'step 3 (epoch 1)' in stop(runner)
+    assert runner.iter == 4
 
 
 def test_deferred_leaves_nothing_bad_to_the_average(tmp_path, make_runner):
@@ -423,6 +420,19 @@ def test_two_ranks_stop_together(tmp_path, mode, bad_step, stops_at, weight):
 def test_bad_options_are_named(options, match):
     with pytest.raises(ValueError, match=match):
         FiniteLossHook(**options)
+
+
+def test_a_bad_step_is_told_before_the_losses_change():
+    runner = SimpleNamespace(model=nn.Linear(1, 1), iter=0, epoch=0, work_dir='.')
+    guard = FiniteLossHook(mode='deferred')
+    guard.before_train(runner)
+    losses = dict(loss_a=torch.tensor(1.0), loss_b=torch.tensor(math.nan))
+    guard.before_train_iter(runner, 0)
+    guard.after_train_iter(runner, 0, outputs=losses)
+    runner.iter = 1
+    guard.before_train_iter(runner, 1)
+    with pytest.raises(NonFiniteError, match=r'step 1 \(epoch 1\): loss_b = nan\.'):
+        guard.after_train_iter(runner, 1, outputs=dict(loss_a=torch.tensor(1.0)))
 
 
 @pytest.mark.parametrize('outputs', [None, {}, dict(note='no tensor')])

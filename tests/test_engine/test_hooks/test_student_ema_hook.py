@@ -1,5 +1,4 @@
 import copy
-import gc
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,6 @@ from tiny import digits_config, distill_config
 from cakd_mm.engine.hooks import StudentEMAHook
 
 MOMENTUM = 0.25
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_runs():
-    """Leave out most of a tiny run: laying out config text, collecting garbage."""
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-            name = f'{place}.FormatCode'
-            patch.setattr(name, lambda text, **_: (text, True), raising=False)
-        yield
-    gc.unfreeze()
 
 
 class Watch(Hook):

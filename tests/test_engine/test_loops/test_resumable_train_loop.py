@@ -1,5 +1,4 @@
 import copy
-import gc
 import itertools
 import uuid
 from pathlib import Path
@@ -16,18 +15,6 @@ from cakd_mm.datasets import Digits, SeededDataset
 from cakd_mm.engine.loops import ResumableTrainLoop, resumable_train_loop
 
 STEPS = 3  # batches an epoch, of two epochs
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_runs():
-    """Leave out most of a tiny run: laying out config text, collecting garbage."""
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-            name = f'{place}.FormatCode'
-            patch.setattr(name, lambda text, **_: (text, True), raising=False)
-        yield
-    gc.unfreeze()
 
 
 def finish(cfg, work_dir, by_epoch=False, workers=0, checkpoint=None, hooks=()):

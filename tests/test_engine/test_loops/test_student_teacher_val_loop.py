@@ -1,22 +1,9 @@
 import copy
-import gc
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from tiny import digits_config, distill_config
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_runs():
-    """Leave out most of a tiny run: laying out config text, collecting garbage."""
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-            name = f'{place}.FormatCode'
-            patch.setattr(name, lambda text, **_: (text, True), raising=False)
-        yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -163,6 +163,10 @@ class TestCheckpoints:
         assert state['teacher_sha256'].dtype == torch.uint8
         assert int(state['teacher_sha256'].sum()) > 0
 
+    def test_the_hash_is_no_buffer_that_ranks_could_average(self, tmp_path):
+        model = build_algorithm(distill_config(tmp_path))
+        assert not [n for n, _ in model.named_buffers() if 'sha256' in n]
+
     def test_save_teacher_keeps_it(self, tmp_path):
         model = build_algorithm(distill_config(tmp_path, model__save_teacher=True))
         kept = {k for k in model.state_dict() if k.startswith('teacher.')}
