@@ -354,3 +354,12 @@ class TestBuildRunner:
         with pytest.raises((ValueError, FileNotFoundError), match=problem) as caught:
             launch.build_test_runner(cfg, str(path))
         assert str(path) in str(caught.value)
+
+
+def test_several_slurm_nodes_without_a_gpu_need_an_address(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    variables = dict(SLURM_PROCID=0, SLURM_NTASKS=2, SLURM_LOCALID=0, SLURM_NNODES=2)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(OSError, match=r'--launcher.*slurm.*MASTER_ADDR'):
+        launch.adapt_to_device(amp_config('slurm'))
