@@ -1,3 +1,5 @@
+"""CAKD between class logits: the registered loss around the maths."""
+
 import math
 from numbers import Real
 
