@@ -1,0 +1,192 @@
+"""Wide residual nets for small images: Zagoruyko and Komodakis 2016, arXiv:1605.07146.
+
+The batch normalisation comes before the convolutions, so a stage ends in a plain
+sum; the normalisation and ReLU that follow it belong to the next stage's first block.
+"""
+
+from collections.abc import Sequence
+
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmengine.model import BaseModule, Sequential
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ...utils.errors import describe
+
+
+class CIFARWideBlock(BaseModule):
+    """Twice normalisation, ReLU and a 3x3 convolution, plus a shortcut.
+
+    Where the width changes, the shortcut is a 1x1 convolution of the activated
+    input; elsewhere it is the input itself.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        stride (int): Stride of the first convolution and of the shortcut.
+        activated (bool): The input has been through the first normalisation and
+            ReLU already; only where the width changes.
+        conv_cfg (dict, optional): Convolution layer, see mmcv.
+        norm_cfg (dict): Normalisation layer, see mmcv.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        activated: bool,
+        conv_cfg: dict | None,
+        norm_cfg: dict,
+    ) -> None:
+        super().__init__()
+
+        def conv(width: int, size: int, step: int) -> nn.Module:
+            return build_conv_layer(
+                conv_cfg,
+                width,
+                out_channels,
+                size,
+                stride=step,
+                padding=size // 2,
+                bias=False,
+            )
+
+        self.bn1 = None if activated else build_norm_layer(norm_cfg, in_channels)[1]
+        self.conv1 = conv(in_channels, 3, stride)
+        self.bn2 = build_norm_layer(norm_cfg, out_channels)[1]
+        self.conv2 = conv(out_channels, 3, 1)
+        self.relu = nn.ReLU(inplace=False)
+        self.shortcut = None
+        if in_channels != out_channels:
+            self.shortcut = conv(in_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        active = x if self.bn1 is None else self.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(active)
+        return self.conv2(self.relu(self.bn2(self.conv1(active)))) + shortcut
+
+
+@MODELS.register_module()
+class CIFARWideResNet(BaseModule):
+    """Wide residual net of depth ``6 n + 4`` with three stages.
+
+    Modules a recorder can tap by name, for each of the three stages:
+    ``stage1_sum`` (its residual sum), ``stage1_pre`` (that sum after the
+    normalisation that follows) and ``stage1`` (after the ReLU too). The net runs
+    through all of them, so that a tap costs nothing; ``stage1_pre`` is the
+    normalisation layer itself.
+
+    Args:
+        depth (int): 10, 16, 22, 28, 40, ...; ``6 n + 4``.
+        widen_factor (int): Widths of the stages as a multiple of (16, 32, 64).
+        in_channels (int): Channels of the image. Defaults to 3.
+        out_indices (Sequence[int]): Stages to return, from 0 to 2. Defaults to
+            (2, ).
+        conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
+        norm_cfg (dict): Normalisation layer. Defaults to dict(type='BN').
+        init_cfg (dict | list, optional): Initialisation. Defaults to Kaiming
+            normal (fan out) for convolutions and 1 / 0 for normalisation.
+
+    Raises:
+        ValueError: ``depth`` is not ``6 n + 4``, ``widen_factor`` is less than 1
+            or ``out_indices`` leaves 0..2.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        widen_factor: int,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (2,),
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        if init_cfg is None:
+            init_cfg = [
+                dict(type='Kaiming', layer='Conv2d', mode='fan_out'),
+                dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
+            ]
+        super().__init__(init_cfg)
+        norm_cfg = norm_cfg or dict(type='BN')
+        _check(depth, widen_factor)
+        check_out_indices(out_indices)
+        self.out_indices = tuple(out_indices)
+        widths = (16, *(widen_factor * width for width in (16, 32, 64)))
+        self.conv1 = build_conv_layer(
+            conv_cfg, in_channels, widths[0], 3, padding=1, bias=False
+        )
+        for index in range(3):
+            blocks = Sequential()
+            for i in range((depth - 4) // 6):
+                blocks.append(
+                    CIFARWideBlock(
+                        widths[index] if i == 0 else widths[index + 1],
+                        widths[index + 1],
+                        stride=2 if index > 0 and i == 0 else 1,
+                        activated=index > 0 and i == 0,
+                        conv_cfg=conv_cfg,
+                        norm_cfg=norm_cfg,
+                    )
+                )
+            self.add_module(f'stage{index + 1}_sum', blocks)
+            norm = build_norm_layer(norm_cfg, widths[index + 1])[1]
+            self.add_module(f'stage{index + 1}_pre', norm)
+            # Not in place: a tap may hold the tensor that goes in.
+            self.add_module(f'stage{index + 1}', nn.ReLU(inplace=False))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the asked stages' maps of images (N, in_channels, H, W).
+
+        The last stage's map is the one to pool, after normalisation and ReLU; the
+        others are the sums.
+        """
+        x = self.conv1(x)
+        outs = []
+        for index in range(max(self.out_indices) + 1):
+            total = getattr(self, f'stage{index + 1}_sum')(x)
+            x = getattr(self, f'stage{index + 1}_pre')(total)
+            x = getattr(self, f'stage{index + 1}')(x)
+            if index in self.out_indices:
+                outs.append(x if index == 2 else total)
+        return tuple(outs)
+
+
+def _check(depth: int, widen_factor: int) -> None:
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(
+            describe(
+                'backbone.depth',
+                depth,
+                'A wide residual net has depth 6 n + 4.',
+                'Use 10, 16, 22, 28 or 40.',
+            )
+        )
+    if widen_factor < 1:
+        raise ValueError(
+            describe(
+                'backbone.widen_factor',
+                widen_factor,
+                'It multiplies the widths (16, 32, 64) of the stages.',
+                'Use 1 or more, 2 for WRN-16-2 and WRN-40-2.',
+            )
+        )
+
+
+def check_out_indices(out_indices: Sequence[int]) -> None:
+    """Refuse stages that a net of three stages does not have.
+
+    Raises:
+        ValueError: none is asked for, or one outside 0..2.
+    """
+    if not out_indices or not set(out_indices) <= {0, 1, 2}:
+        raise ValueError(
+            describe(
+                'backbone.out_indices',
+                out_indices,
+                'The net has the stages 0, 1 and 2.',
+                'Use (2,) for the last one.',
+            )
+        )

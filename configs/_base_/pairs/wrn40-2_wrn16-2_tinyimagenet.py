@@ -1,0 +1,8 @@
+_base_ = './wrn40-2_wrn16-2_cifar100.py'
+
+model = dict(
+    architecture=dict(head=dict(num_classes=200)),
+    teacher=dict(head=dict(num_classes=200)),
+    teacher_ckpt='work_dirs/wrn40-2_tinyimagenet/epoch_240.pth',
+    teacher_from='python tools/train.py configs/vanilla/wrn40-2_tinyimagenet.py',
+)

@@ -1,0 +1,12 @@
+# The CIFAR recipe of the distillation benchmarks: 240 epochs, batch 128.
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
+)
+param_scheduler = dict(
+    type='MultiStepLR', by_epoch=True, milestones=[150, 180, 210], gamma=0.1
+)
+
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=240, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+auto_scale_lr = dict(base_batch_size=128)

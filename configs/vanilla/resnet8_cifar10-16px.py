@@ -1,0 +1,12 @@
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/cifar10_16px.py',
+    '../_base_/schedules/cifar10_16px.py',
+]
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
