@@ -83,7 +83,8 @@ def test_a_distillation_does_a_step(name, tmp_path):
     data = model.data_preprocessor(batch((shape[0], size, size), classes), True)
     losses = model(**data, mode='loss')
     declared = {f'distill.{loss}' for loss in cfg.model.distiller.distill_losses}
-    assert set(losses) == {'student.loss', *declared}
+    scorers = {f'{x}.scorer_loss' for x in declared} & set(losses)
+    assert set(losses) == {'student.loss', *declared, *scorers}
     for loss in declared:
         model.zero_grad()
         losses[loss].backward(retain_graph=True)

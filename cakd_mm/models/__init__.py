@@ -1,4 +1,6 @@
 from .algorithms import *  # noqa: F403
 from .backbones import *  # noqa: F403
+from .connectors import *  # noqa: F403
 from .distillers import *  # noqa: F403
 from .losses import *  # noqa: F403
+from .scorers import *  # noqa: F403

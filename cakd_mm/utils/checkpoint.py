@@ -66,10 +66,14 @@ def model_weights(checkpoint: Mapping) -> dict[str, Tensor]:
     """
     weights = dict(checkpoint.get('state_dict', checkpoint))
     for prefix in ('module.', STUDENT_PREFIX):
-        inner = {k: v for k, v in weights.items() if k.startswith(prefix)}
-        if inner:
-            weights = {k[len(prefix) :]: v for k, v in inner.items()}
+        weights = strip_prefix(weights, prefix) or weights
     return weights
+
+
+def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights whose names start with ``prefix``, without it."""
+    size = len(prefix)
+    return {k[size:]: v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def load_strictly(

@@ -12,7 +12,7 @@ from mmpretrain import get_model
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from .checkpoint import STUDENT_PREFIX, load_strictly
+from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix
 from .errors import describe
 
 # What evaluation and inference with mmpretrain read; nothing of training.
@@ -53,11 +53,7 @@ def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]
         )
     if has_average and not ema:
         weights, prefix = checkpoint['ema_state_dict'], 'module.'
-    found = {
-        name[len(prefix) :]: value
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
+    found = strip_prefix(weights, prefix)
     if not found:
         raise ValueError(
             describe(

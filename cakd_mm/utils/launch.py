@@ -11,13 +11,13 @@ import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoint import is_remote, load_strictly, model_weights, read_checkpoint
 from .errors import describe, nearest
 from .extract import plain_config
+from .model import unwrap
 
 # What the Runner looks up in the config beside its own arguments.
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
@@ -267,6 +267,6 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
             cfg.data_preprocessor = plain.data_preprocessor
     cfg.load_from, cfg.resume = None, False
     runner = build_runner(cfg)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)
     return runner

@@ -13,6 +13,8 @@ default_hooks = dict(
     finite=dict(type='FiniteLossHook', interval=100),
     # Refuse labels the head has no output for.
     labels=dict(type='LabelRangeHook'),
+    # bcd, scd, wcd, r, lambda ... of every distillation loss in the log.
+    terms=dict(type='DistillTermsHook'),
     # student.pth and student.py in the work dir at the end of training.
     extract=dict(type='ExtractStudentHook'),
 )

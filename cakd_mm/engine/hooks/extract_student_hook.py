@@ -4,10 +4,10 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ...utils.extract import save_student
+from ...utils.model import unwrap
 from .student_ema_hook import StudentEMAHook
 
 
@@ -27,7 +27,7 @@ class ExtractStudentHook(Hook):
 
     def after_train(self, runner) -> None:
         """Extract on the main process."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not hasattr(model, 'teacher') or not is_main_process():
             return
         students = {'student.pth': model.student}

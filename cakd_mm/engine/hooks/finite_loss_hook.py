@@ -6,12 +6,12 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
 
 from ...utils.errors import describe
+from ...utils.model import unwrap
 
 ADVICE = (
     'Lower optim_wrapper.optimizer.lr, or clip gradients with '
@@ -76,7 +76,7 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         device = next(model.parameters()).device
         immediate = self.mode == 'immediate' or (
             self.mode == 'auto' and device.type == 'cpu'
@@ -192,17 +192,13 @@ class _DeviceRecord:
             live.copy_(torch.where(undo, saved, live))
 
 
-def _unwrap(model):
-    return model.module if is_model_wrapper(model) else model
-
-
 def _teacher_tensors(model):
     teacher = getattr(model, 'teacher', None)
     return [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
 
 
 def _ranges(model) -> dict[str, Tensor]:
-    recorded = getattr(_unwrap(model), 'recorded_ranges', None)
+    recorded = getattr(unwrap(model), 'recorded_ranges', None)
     return recorded() if recorded is not None else {}
 
 

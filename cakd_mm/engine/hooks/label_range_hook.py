@@ -2,12 +2,12 @@
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ...utils.errors import describe
+from ...utils.model import unwrap
 
 
 @HOOKS.register_module()
@@ -60,6 +60,6 @@ def _has(label) -> bool:
 
 
 def _num_classes(model) -> int | None:
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     student = getattr(model, 'student', model)
     return getattr(getattr(student, 'head', None), 'num_classes', None)

@@ -1,11 +1,11 @@
 """Exponential moving average of the student alone."""
 
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner.checkpoint import load_state_dict
 
-from ...utils.checkpoint import STUDENT_PREFIX
+from ...utils.checkpoint import STUDENT_PREFIX, strip_prefix
+from ...utils.model import unwrap
 
 
 @HOOKS.register_module()
@@ -24,7 +24,7 @@ class StudentEMAHook(EMAHook):
 
     def before_run(self, runner) -> None:
         """Copy the student."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self.prefix = STUDENT_PREFIX if hasattr(model, 'teacher') else ''
         self.src_model = model.student if self.prefix else model
         self.ema_model = MODELS.build(
@@ -36,12 +36,8 @@ class StudentEMAHook(EMAHook):
         if 'ema_state_dict' in checkpoint and runner._resume:
             super().after_load_checkpoint(runner, checkpoint)
             return
-        size = len(self.prefix)
-        weights = {
-            name[size:]: value.clone()
-            for name, value in checkpoint['state_dict'].items()
-            if name.startswith(self.prefix)
-        }
+        found = strip_prefix(checkpoint['state_dict'], self.prefix)
+        weights = {name: value.clone() for name, value in found.items()}
         load_state_dict(self.ema_model.module, weights, strict=self.strict_load)
 
     def _swap_ema_state_dict(self, checkpoint: dict) -> None:

@@ -1,11 +1,11 @@
 """Validation of the teacher beside the student, for those who ask."""
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop, autocast
 
 from ...utils.errors import describe
+from ...utils.model import unwrap
 
 
 @LOOPS.register_module()
@@ -22,8 +22,7 @@ class StudentTeacherValLoop(ValLoop):
 
     def run(self) -> dict:
         """Validate both and return all metrics."""
-        model = self.runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrap(self.runner.model)
         if not hasattr(model, 'teacher'):
             raise ValueError(
                 describe(

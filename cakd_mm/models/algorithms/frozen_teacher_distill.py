@@ -23,6 +23,7 @@ from .teacher import (
     check_preprocessing,
     made_by,
 )
+from .widths import fill_widths
 
 TEACHER_PREFIX = 'teacher.'
 
@@ -38,8 +39,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Args:
         distiller (dict): Config of the distiller, normally a
-            :class:`StrictDistiller`.
+            :class:`StrictDistiller`; see :func:`fill_widths` for what it may
+            leave out.
         teacher (dict | BaseModel): Config of the teacher, or the built teacher.
+        architecture (dict | BaseModel): The student.
         teacher_ckpt (str, optional): Path or URL of the teacher's checkpoint:
             an mmpretrain one, or a distillation checkpoint whose student
             becomes the teacher.
@@ -57,9 +60,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         data_preprocessor (dict | nn.Module, optional): Makes the batch that
             both nets see; ``type`` defaults to ``ClsDataPreprocessor``, the
             whole to the student's.
-        **kwargs: ``architecture`` (the student), ``student_trainable``,
-            ``calculate_student_loss``, ``init_cfg`` ... as in
-            :class:`mmrazor.SingleTeacherDistill`.
+        **kwargs: ``student_trainable``, ``calculate_student_loss``,
+            ``init_cfg`` ... as in :class:`mmrazor.SingleTeacherDistill`.
 
     Raises:
         FileNotFoundError: a checkpoint does not exist.
@@ -71,6 +73,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self,
         distiller: dict,
         teacher: dict | BaseModel,
+        architecture: dict | BaseModel,
         teacher_ckpt: str | None = None,
         teacher_from: str | None = None,
         student_ckpt: str | None = None,
@@ -112,15 +115,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if student_ckpt is not None:
             require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
         teacher = build_teacher(teacher, teacher_ckpt, made_by(teacher_from))
+        if isinstance(architecture, dict):
+            architecture = MODELS.build(architecture)
         if isinstance(data_preprocessor, dict):
             default = dict(type='mmpretrain.ClsDataPreprocessor')
             data_preprocessor = {**default, **data_preprocessor}
         super().__init__(
-            distiller=distiller,
+            architecture=architecture,
+            distiller=fill_widths(distiller, architecture, teacher),
             teacher=teacher,
             data_preprocessor=data_preprocessor,
             **kwargs,
         )
+        self.teacher_is_loaded = teacher_ckpt is not None
         self.teacher_mode = teacher_mode
         self.student_ckpt = student_ckpt
         self.save_teacher = save_teacher or teacher_ckpt is None
@@ -138,11 +145,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if not self.teacher_is_loaded:
             return torch.zeros(32, dtype=torch.uint8)
         return fingerprint(self.teacher.state_dict())
-
-    @property
-    def teacher_is_loaded(self) -> bool:
-        """Whether the teacher's weights come from a checkpoint."""
-        return getattr(self.teacher, 'loaded_strictly', False)
 
     def init_weights(self) -> None:
         """Initialise student and distiller; the teacher is out of reach here."""

@@ -43,7 +43,6 @@ def build_teacher(
         return teacher
     weights = model_weights(read_checkpoint(checkpoint, key, remedy))
     load_strictly(teacher, weights, key, checkpoint, remedy)
-    teacher.loaded_strictly = True
     return teacher
 
 

@@ -2,10 +2,11 @@
 
 from inspect import Parameter, signature
 
+import torch
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...utils.errors import describe, nearest
 
@@ -20,6 +21,21 @@ class StrictDistiller(ConfigurableDistiller):
     ``forward`` that has no default must be fed, every recorder, connector and
     tapped module must exist, and a recorder that saw nothing is named.
 
+    A loss may leave two things behind in every step: ``terms`` (name -> detached
+    scalar), which :meth:`terms` gathers for the log, and ``auxiliary``, a loss
+    of its own parts (a scorer, say), which is added to the sum unweighted.
+
+    Args:
+        balancer (dict, optional): Config of a :class:`LossRatioBalancer`.
+        **kwargs: ``student_recorders``, ``teacher_recorders``,
+            ``distill_deliveries``, ``connectors``, ``distill_losses`` and
+            ``loss_forward_mappings`` as in mmrazor.
+
+    Attributes:
+        warmup (float): Factor of all distillation losses, set by
+            :class:`DistillWarmupHook`.
+        probing (bool): Whether this step may spend time on what is only logged.
+
     Raises:
         ValueError: naming the config key, its value and what to write instead.
     """
@@ -32,6 +48,7 @@ class StrictDistiller(ConfigurableDistiller):
         connectors: dict | None = None,
         distill_losses: dict | None = None,
         loss_forward_mappings: dict | None = None,
+        balancer: dict | None = None,
         **kwargs,
     ) -> None:
         losses, mappings = distill_losses or {}, loss_forward_mappings or {}
@@ -56,6 +73,72 @@ class StrictDistiller(ConfigurableDistiller):
         for loss, mapping in mappings.items():
             _check_arguments(loss, self.distill_losses[loss], mapping)
         self.loss_forward_mappings = mappings
+        self.balancer = None if balancer is None else MODELS.build(balancer)
+        if self.balancer is not None:
+            self.balancer.check_names(losses)
+        self.warmup = 1.0
+        self.probing = True
+
+    def compute_distill_losses(self) -> dict[str, Tensor]:
+        """Compute, balance and warm up all losses; add what trains their parts.
+
+        Returns:
+            dict[str, Tensor]: The losses by name, and ``<name>.scorer_loss``
+            of those whose scorer is trained.
+        """
+        for module in self.distill_losses.values():
+            if hasattr(module, 'probing'):
+                module.probing = self.probing
+        losses = super().compute_distill_losses()
+        if self.balancer is not None:
+            losses = self.balancer(losses)
+            if self.probing and torch.is_grad_enabled():
+                self.balancer.probe(losses, self._student_tensors())
+        losses = {name: self.warmup * loss for name, loss in losses.items()}
+        for name, module in self.distill_losses.items():
+            auxiliary = getattr(module, 'auxiliary', None)
+            if auxiliary is not None:
+                losses[f'{name}.scorer_loss'] = auxiliary
+        return losses
+
+    def _student_tensors(self) -> dict[str, Tensor]:
+        """Return what each balanced loss compares, before its connector."""
+        tensors = {}
+        for name in self.balancer.losses:
+            for record in self.loss_forward_mappings[name].values():
+                if record['from_student']:
+                    plain = {k: v for k, v in record.items() if 'connector' not in k}
+                    tensor = self.get_record(**plain)
+                    if isinstance(tensor, Tensor) and tensor.requires_grad:
+                        tensors.setdefault(name, tensor)
+        return tensors
+
+    def terms(self) -> dict[str, Tensor]:
+        """Return the scalars of the last step that are worth seeing.
+
+        Returns:
+            dict[str, Tensor]: ``<loss>/<term>`` to a detached scalar on the
+            loss's device; ``loss`` is left out of the names, which mmengine
+            would smooth.
+        """
+        terms = {}
+        for name, module in self.distill_losses.items():
+            own = dict(getattr(module, 'terms', None) or {})
+            if self.balancer is not None:
+                own.update(self.balancer.terms.get(name, {}))
+            terms.update({f'{short_name(name)}/{k}': v for k, v in own.items()})
+        return terms
+
+    def warnings(self, terms: dict[str, float]) -> list[str]:
+        """Return what the losses have to say about their logged terms."""
+        found = []
+        for name, module in self.distill_losses.items():
+            start = f'{short_name(name)}/'
+            own = {k[len(start) :]: v for k, v in terms.items() if k.startswith(start)}
+            text = module.warning(own) if own and hasattr(module, 'warning') else None
+            if text:
+                found.append(f'model.distiller.distill_losses.{name}: {text}')
+        return found
 
     def prepare_from_student(self, model: BaseModel) -> None:
         """Hook the student's recorders up, after checking that their modules exist."""
@@ -102,6 +185,11 @@ class StrictDistiller(ConfigurableDistiller):
                         f'Like it: {nearest(recorder.source, known)}.',
                     )
                 )
+
+
+def short_name(loss: str) -> str:
+    """Return a loss's name without ``loss``: mmengine smooths what contains it."""
+    return loss.replace('loss_', '').replace('_loss', '').replace('loss', '') or 'cakd'
 
 
 def _check_pairing(losses: dict, mappings: dict) -> None:

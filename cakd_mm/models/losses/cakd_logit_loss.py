@@ -1,23 +1,11 @@
 """CAKD between class logits: the registered loss around the maths."""
 
-import math
-from numbers import Real
-
 import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from .functional import decoupled_kl, single_label_kl
-
-
-def _check_number(name: str, value: float, positive: bool = False) -> None:
-    rule = 'a positive' if positive else 'a non-negative'
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf or (positive and value == 0):
-        raise ValueError(
-            f'{name} must be {rule}, finite number, got {value!r}: set {name} '
-            'in the config of CAKDLogitLoss.'
-        )
+from .checks import check_number
+from .functional import decoupled_kl_and_mass, single_label_kl_and_terms
 
 
 @MODELS.register_module()
@@ -31,7 +19,9 @@ class CAKDLogitLoss(nn.Module):
     .. math:: L = \tau^2 \, mean(\alpha BCD + \beta SCD + \gamma WCD)
 
     With one label per sample SCD is 0 and this is DKD (arXiv 2203.08679) with
-    ``beta=gamma``. The mean is over the samples of the batch.
+    ``beta=gamma``. The mean is over the samples of the batch. ``terms`` holds
+    the last step's ``bcd``, ``scd`` and ``wcd``, with ``tau**2`` and no weight,
+    and ``strong_mass``, the teacher's probability of the labels.
 
     Args:
         tau (float): Temperature that divides the logits. Defaults to 4.0.
@@ -62,11 +52,11 @@ class CAKDLogitLoss(nn.Module):
         soft_labels: str = 'argmax',
     ) -> None:
         super().__init__()
-        _check_number('tau', tau, positive=True)
-        _check_number('alpha', alpha)
-        _check_number('beta', beta)
-        _check_number('gamma', gamma)
-        _check_number('loss_weight', loss_weight)
+        check_number(self, 'tau', tau, positive=True)
+        check_number(self, 'alpha', alpha)
+        check_number(self, 'beta', beta)
+        check_number(self, 'gamma', gamma)
+        check_number(self, 'loss_weight', loss_weight)
         if soft_labels not in ('argmax', 'refuse'):
             raise ValueError(
                 f"soft_labels must be 'argmax' or 'refuse', got {soft_labels!r}."
@@ -78,6 +68,7 @@ class CAKDLogitLoss(nn.Module):
         self.multi_label = multi_label
         self.loss_weight = loss_weight
         self.soft_labels = soft_labels
+        self.terms: dict[str, Tensor] = {}
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -98,15 +89,30 @@ class CAKDLogitLoss(nn.Module):
                 scores marks several with 1. Only values on the CPU are looked
                 at: reading a GPU's would stop it.
         """
-        scale = self.loss_weight * self.tau**2
+        square = self.tau**2
+        scale = self.loss_weight * square
         if self.multi_label:
             mask = self._mask(gt_labels, preds_S)
-            bcd, scd, wcd = decoupled_kl(preds_S, preds_T, mask, self.tau)
+            terms, mass = decoupled_kl_and_mass(preds_S, preds_T, mask, self.tau)
+            bcd, scd, wcd = terms
             rows = self.alpha * bcd + self.beta * scd + self.gamma * wcd
+            means = [square * term.detach().mean() for term in terms]
+            self.terms = dict(zip(('bcd', 'scd', 'wcd'), means, strict=True))
+            self.terms['strong_mass'] = mass.mean()
             return scale * rows.sum() / max(len(rows), 1)
         labels = self._labels(gt_labels, preds_S)
         alpha, gamma = scale * self.alpha, scale * self.gamma
-        return single_label_kl(preds_S, preds_T, labels, self.tau, alpha, gamma)
+        loss, terms = single_label_kl_and_terms(
+            preds_S, preds_T, labels, self.tau, alpha, gamma
+        )
+        bcd, wcd, mass = terms.unbind()
+        self.terms = {
+            'bcd': square * bcd,
+            'scd': torch.zeros_like(bcd),
+            'wcd': square * wcd,
+            'strong_mass': mass,
+        }
+        return loss
 
     def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
         if gt_labels.shape != preds.shape:

@@ -53,6 +53,17 @@ def decoupled_kl(
         TypeError: a tensor has the wrong dtype, or ``tau`` is no number.
         ValueError: shapes differ, or ``tau`` is not positive and finite.
     """
+    return decoupled_kl_and_mass(preds_S, preds_T, strong_mask, tau)[0]
+
+
+def decoupled_kl_and_mass(
+    preds_S: Tensor, preds_T: Tensor, strong_mask: Tensor, tau: float = 1.0
+) -> tuple[DecoupledKL, Tensor]:
+    """Return :func:`decoupled_kl` and the teacher's mass of S, P_S^T, (N,).
+
+    The mass, a probability, comes out of the same pass and has no gradient.
+    Arguments and errors are those of :func:`decoupled_kl`.
+    """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     if not isinstance(strong_mask, Tensor) or strong_mask.dtype != torch.bool:
         raise TypeError(
@@ -64,7 +75,8 @@ def decoupled_kl(
             f'strong_mask has shape {tuple(strong_mask.shape)} and preds_S '
             f'{tuple(preds_S.shape)}: give the mask one entry per score.'
         )
-    return DecoupledKL(*_DecoupledKL.apply(preds_S, preds_T, strong_mask, tau))
+    *terms, mass = _DecoupledKL.apply(preds_S, preds_T, strong_mask, tau)
+    return DecoupledKL(*terms), mass
 
 
 def single_label_kl(
@@ -80,6 +92,22 @@ def single_label_kl(
     What :func:`decoupled_kl` gives for the mask of ``labels`` (``scd`` is 0
     then), several times as fast, and with one tensor kept for the backward.
     ``labels`` is int64, (N,); the other arguments and errors are as there.
+    """
+    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma)[0]
+
+
+def single_label_kl_and_terms(
+    preds_S: Tensor,
+    preds_T: Tensor,
+    labels: Tensor,
+    tau: float = 1.0,
+    alpha: float = 1.0,
+    gamma: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return :func:`single_label_kl` and what it is made of.
+
+    The second tensor, (3,), has no gradient: the batch means of ``bcd``, of
+    ``wcd`` and of the teacher's probability of the label.
     """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     return _SingleLabelKL.apply(preds_S, preds_T, labels, tau, alpha, gamma)
@@ -135,18 +163,18 @@ def _depth(distance: Tensor, tau: float) -> Tensor:
     return distance.mul_(1 / (_LN2 * tau)).clamp_(min=low)
 
 
-def _between(log_ratio: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _between(log_ratio: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Compare how the nets split their mass over clusters a and b.
 
     Takes log(P_a / P_b), in float64 since BCD may be tiny beside it; returns
-    BCD and the student's P_a minus the teacher's.
+    BCD, the student's P_a minus the teacher's, and the teacher's.
     """
     limit = torch.finfo(dtype).max / 2
     ratio_S, ratio_T = log_ratio.clamp_(-limit, limit).unbind()
     cost_S, cost_T = F.softplus(log_ratio, threshold=40).unbind()  # -log P_b
     p_S, p_T = log_ratio.sigmoid().unbind()
     bcd = (cost_S - cost_T).addcmul_(p_T, ratio_T - ratio_S)
-    return bcd, p_S - p_T
+    return bcd, p_S - p_T, p_T
 
 
 def _within(excess: Tensor, teacher: Tensor, gap: Tensor) -> Tensor:
@@ -182,18 +210,20 @@ class _DecoupledKL(torch.autograd.Function):
         student, teacher = q.unbind()
         log_S, log_W = total_S.double().log_(), total_W.double().log_()
         log_ratio = (log_S - log_W).add_(peak_S.sub_(peak_W), alpha=1 / tau)
-        bcd, shift = _between(log_ratio, dtype)
+        bcd, shift, mass = _between(log_ratio, dtype)
         both = _within(student - teacher, teacher, gap)
         scd = both * strong
         wcd = both.sub_(scd).sum(-1, keepdim=True).sub_(log_W[1] - log_W[0])
         scd = scd.sum(-1, keepdim=True).sub_(log_S[1] - log_S[0])
         ctx.save_for_backward(q, mask, shift.to(dtype))
         ctx.tau = tau
-        return bcd.to(dtype).squeeze(-1), scd.squeeze(-1), wcd.squeeze(-1)
+        mass = mass.to(dtype).squeeze(-1)
+        ctx.mark_non_differentiable(mass)
+        return bcd.to(dtype).squeeze(-1), scd.squeeze(-1), wcd.squeeze(-1), mass
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_bcd, grad_scd, grad_wcd):
+    def backward(ctx, grad_bcd, grad_scd, grad_wcd, _):
         q, mask, shift = ctx.saved_tensors
         student, teacher = q.unbind()
         strong, weak = _membership(mask, q.dtype)
@@ -222,7 +252,7 @@ class _SingleLabelKL(torch.autograd.Function):
         student, teacher = depth.div_(total).unbind()
         log_total = total.double().log_()
         log_ratio = torch.sub(log_total, target.sub_(peak), alpha=1 / tau)  # W to S
-        bcd, shift = _between(log_ratio, dtype)
+        bcd, shift, weak_T = _between(log_ratio, dtype)
         excess = student - teacher
         wcd = _within(excess, teacher, gap).sum(-1, keepdim=True)
         wcd.sub_(log_total[1] - log_total[0])
@@ -230,10 +260,14 @@ class _SingleLabelKL(torch.autograd.Function):
             slope = shift.mul_(alpha / (tau * rows)).to(dtype)
             grad = (student * slope).add_(excess, alpha=gamma / (tau * rows))
             ctx.save_for_backward(grad.scatter_(-1, index, -slope))
-        return wcd.mul_(gamma / rows).add_(bcd, alpha=alpha / rows).sum()
+        bcd, wcd, weak_T = (torch.cat((bcd, wcd, weak_T), -1).sum(0) / rows).unbind()
+        loss = torch.add(wcd * gamma, bcd, alpha=alpha)
+        terms = torch.stack((bcd, wcd, 1 - weak_T)).to(dtype)
+        ctx.mark_non_differentiable(terms)
+        return loss.to(dtype), terms
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss):
+    def backward(ctx, grad_loss, _):
         (grad,) = ctx.saved_tensors
         return grad * grad_loss, None, None, None, None, None

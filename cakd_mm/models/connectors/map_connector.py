@@ -1,0 +1,58 @@
+"""From a student's feature map to one of the teacher's width and size."""
+
+import torch.nn.functional as F
+from mmrazor.models.architectures.connectors import ConvModuleConnector
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from .checks import check_width
+
+
+@MODELS.register_module()
+class MapConnector(ConvModuleConnector):
+    """mmrazor's ``ConvModuleConnector``, linear by default, that also resizes.
+
+    A larger map is averaged down to the teacher's size, a smaller one
+    interpolated. Trained with the student and left behind when it is extracted.
+
+    Args:
+        in_channels (int): Channels of the student's map.
+        out_channels (int): Channels of the teacher's map.
+        size (int | tuple[int, int], optional): Height and width of the
+            teacher's map; None keeps the student's. Defaults to None.
+        act_cfg (dict, optional): Activation. Defaults to None.
+        **kwargs: ``norm_cfg``, ``kernel_size`` ... as in
+            ``ConvModuleConnector``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int | tuple[int, int] | None = None,
+        act_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(in_channels, out_channels, act_cfg=act_cfg, **kwargs)
+        self.size = (size, size) if isinstance(size, int) else size
+
+    def forward_train(self, feature: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, height, width).
+
+        Raises:
+            ValueError: the feature is no map, or has another width.
+        """
+        check_width(self, feature, self.conv_module.in_channels, only_map=True)
+        if self.size is not None:
+            feature = resize(feature, tuple(self.size))
+        return super().forward_train(feature)
+
+
+def resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring a map (N, C, H, W) to ``size``: average down, interpolate up."""
+    here = tuple(feature.shape[2:])
+    if here == size:
+        return feature
+    if here[0] >= size[0] and here[1] >= size[1]:
+        return F.adaptive_avg_pool2d(feature, size)
+    return F.interpolate(feature, size, mode='bilinear', align_corners=False)

@@ -1,0 +1,140 @@
+"""Keeps the values of losses at a ratio, so that nobody looks for a weight."""
+
+import torch
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from ...utils.errors import describe
+from ..losses.checks import check_number
+from ..statistics import RunningMean
+
+KEY = 'model.distiller.balancer'
+
+
+@MODELS.register_module()
+class LossRatioBalancer(nn.Module):
+    r"""Weights losses so that their values add up to ``ratio`` times another's.
+
+    Table VI of CAKD (arXiv 2410.14741) varies the ratio of the loss *values*,
+    feature : logit. Each of n ``losses`` is multiplied by
+
+    .. math:: \lambda = \frac{ratio}{n} \frac{mean(reference)}{mean(loss)}
+
+    of running means that are detached, averaged over ranks, right from the
+    first batch, and kept in checkpoints. A ``loss_weight`` of a balanced loss
+    has no effect. Logged: ``lambda`` and ``ratio``, what the values of this
+    step come to; and, where a line is logged, ``grad_ratio``, the norm of the
+    weighted loss's gradient over the reference's, both with respect to the
+    student's tensor that the loss compares.
+
+    Args:
+        losses (str | list[str]): Names of the losses to weight.
+        reference (str): Name of the loss they are measured by, which keeps its
+            weight.
+        ratio (float): Value aimed at for losses : reference. Defaults to 1.0.
+        momentum (float): Least weight of a new batch in the running means;
+            small enough to be steady, large enough to follow. Defaults to 0.05.
+        limits (tuple[float, float]): Least and greatest lambda. Defaults to
+            (1e-3, 1e3).
+
+    Raises:
+        ValueError: a number is out of range, or ``reference`` is balanced too.
+    """
+
+    def __init__(
+        self,
+        losses: str | list[str],
+        reference: str,
+        ratio: float = 1.0,
+        momentum: float = 0.05,
+        limits: tuple[float, float] = (1e-3, 1e3),
+    ) -> None:
+        super().__init__()
+        check_number(self, 'ratio', ratio, positive=True)
+        if not 0 < limits[0] <= limits[1]:
+            raise ValueError(
+                describe(
+                    f'{KEY}.limits',
+                    limits,
+                    'These are the least and the greatest weight.',
+                    'Write (1e-3, 1e3), say.',
+                )
+            )
+        self.losses = [losses] if isinstance(losses, str) else list(losses)
+        self.reference = reference
+        if not self.losses or reference in self.losses:
+            raise ValueError(
+                describe(
+                    f'{KEY}.losses',
+                    losses,
+                    f'They are measured by {reference!r}, a loss of its own.',
+                    'Name the feature losses here and the logit loss in reference.',
+                )
+            )
+        self.ratio = ratio
+        self.limits = tuple(limits)
+        self.means = RunningMean((len(self.losses) + 1,), momentum)
+        self.terms: dict[str, dict[str, Tensor]] = {}
+
+    def check_names(self, known) -> None:
+        """Raise ValueError unless all its losses are among ``known``."""
+        for key, name in [('reference', self.reference)] + [
+            ('losses', name) for name in self.losses
+        ]:
+            if name not in known:
+                raise ValueError(
+                    describe(
+                        f'{KEY}.{key}',
+                        name,
+                        f'There are only the losses {sorted(known)}.',
+                        'Name one of those.',
+                    )
+                )
+
+    def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``losses`` with the balanced ones weighted.
+
+        Args:
+            losses (dict[str, Tensor]): All distillation losses of the step,
+                scalars.
+        """
+        names = [*self.losses, self.reference]
+        values = torch.stack([losses[name].detach().float() for name in names])
+        means = self.means.update(values) if self.training else self.means.value
+        tiny = torch.finfo(means.dtype).tiny
+        share = self.ratio / len(self.losses)
+        weights = share * means[-1] / means[:-1].clamp(min=tiny)
+        weights = weights.clamp(*self.limits)
+        balanced = dict(losses)
+        self.terms = {}
+        for name, weight, value in zip(self.losses, weights, values, strict=False):
+            balanced[name] = losses[name] * weight
+            self.terms[name] = {
+                'lambda': weight,
+                'ratio': weight * value / values[-1].clamp(min=tiny),
+            }
+        return balanced
+
+    def probe(self, balanced: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+        """Add ``grad_ratio`` to the terms, at the price of a partial backward.
+
+        Args:
+            balanced (dict[str, Tensor]): What :meth:`forward` returned.
+            tensors (dict[str, Tensor]): For each balanced loss the student's
+                tensor it compares.
+        """
+        for name in self.losses:
+            tensor = tensors.get(name)
+            if tensor is None or not tensor.requires_grad:
+                continue
+            own, other = (
+                _norm(balanced[loss], tensor) for loss in (name, self.reference)
+            )
+            tiny = torch.finfo(own.dtype).tiny
+            self.terms[name]['grad_ratio'] = own / other.clamp(min=tiny)
+
+
+def _norm(loss: Tensor, tensor: Tensor) -> Tensor:
+    """Return the norm of d loss / d tensor, 0 where it does not depend on it."""
+    (grad,) = torch.autograd.grad(loss, tensor, retain_graph=True, allow_unused=True)
+    return tensor.new_zeros(()).float() if grad is None else grad.float().norm()

@@ -1,0 +1,256 @@
+"""CAKD between features: clusters of the teacher's channels."""
+
+import math
+
+import torch
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from ..scorers.base_scorer import BaseScorer
+from ..statistics import RunningMean
+from .checks import check_number
+from .feature_loss import FeatureLoss
+from .functional import decoupled_kl_and_mass
+from .layout import strongest, to_row_mask, to_rows, to_scored
+
+ADAPTIVE = 'adaptive'
+
+
+@MODELS.register_module()
+class CAKDFeatureLoss(FeatureLoss):
+    r"""CAKD between a feature of the student and one of the teacher.
+
+    "CAKD: A Correlation-Aware Knowledge Distillation Framework Based on
+    Decoupling Kullback-Leibler Divergence", arXiv 2410.14741, Eq. 7 and 10. The
+    channels that a scorer ranks highest on the teacher are a sample's strong
+    cluster, all others the weak one, and with the softmax over the channels
+
+    .. math:: L = \tau^2 \, mean(\alpha BCD + \beta SCD + \gamma WCD)
+
+    The terms in ``terms`` (and in the log) carry ``tau**2`` and no weight:
+    ``bcd``, ``scd``, ``wcd``; ``strong_mass`` is the teacher's probability of
+    S; ``r`` its activation in S over that in W, a running mean, meaningful only
+    of features >= 0. If ``head_weight`` is mapped, ``kept_strong``, ``kept_weak``
+    and ``kept_random`` are the shares of the teacher's own predictions that its
+    classifier repeats when it sees S, W or as many random channels as S alone.
+
+    Args:
+        tau (float): Temperature that divides the features. Defaults to 4.0.
+        alpha (float): Weight of BCD, between the clusters. Defaults to 1.0.
+        beta (float): Weight of SCD, within the strong one. Defaults to 8.0.
+        gamma (float | str): Weight of WCD, within the weak one; or
+            ``'adaptive'``: ``beta / r`` (Eq. 10). Defaults to 2.0.
+        strong_share (float): Share of the elements in the strong cluster, in
+            (0, 1). Defaults to 0.5.
+        scorer (dict | BaseScorer): What ranks the channels. Defaults to
+            ``dict(type='ActivationScorer')``.
+        granularity (str): See :class:`FeatureLoss`. Channels are chosen once
+            per sample, elements of ``'spatial'`` and ``'flat'`` in each row.
+        round_ratio (bool): Round r to the nearest power of two for the adaptive
+            weight, as the paper's tables do. Defaults to False.
+        **kwargs: ``standardize``, ``channels``, ``momentum`` and
+            ``loss_weight`` as in :class:`FeatureLoss`.
+
+    Raises:
+        ValueError: a setting is out of range, or the scorer cannot score such
+            elements.
+    """
+
+    def __init__(
+        self,
+        tau: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        gamma: float | str = 2.0,
+        strong_share: float = 0.5,
+        scorer: dict | BaseScorer | None = None,
+        granularity: str = 'pooled',
+        round_ratio: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(granularity=granularity, **kwargs)
+        check_number(self, 'tau', tau, positive=True)
+        check_number(self, 'alpha', alpha)
+        check_number(self, 'beta', beta)
+        if isinstance(gamma, str) and gamma != ADAPTIVE:
+            raise ValueError(
+                f'gamma must be a number or {ADAPTIVE!r}, got {gamma!r}: set gamma in '
+                'the config of CAKDFeatureLoss.'
+            )
+        if gamma != ADAPTIVE:
+            check_number(self, 'gamma', gamma)
+        check_number(self, 'strong_share', strong_share, positive=True)
+        if strong_share >= 1:
+            raise ValueError(
+                f'strong_share must be in (0, 1), got {strong_share!r}: the weak '
+                'cluster would be empty. Write strong_share=0.5, say.'
+            )
+        if scorer is None:
+            scorer = dict(type='ActivationScorer')
+        self.scorer = MODELS.build(scorer) if isinstance(scorer, dict) else scorer
+        if granularity in ('spatial', 'flat') and not self.scorer.elementwise:
+            raise ValueError(
+                f'{type(self.scorer).__name__} scores channels, but '
+                f'granularity={granularity!r} needs a score per element: use '
+                "ActivationScorer or RandomScorer, or granularity='pooled'."
+            )
+        self.tau = tau
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.strong_share = strong_share
+        self.round_ratio = round_ratio
+        # The teacher's activation per sample in S and in W.
+        self.activation = RunningMean((2,), self.momentum)
+        self.probing = True
+        self._checked_sign = False
+
+    @property
+    def auxiliary(self) -> Tensor | None:
+        """What the scorer is trained by in this step; the distiller adds it."""
+        return self.scorer.auxiliary
+
+    def compare(
+        self,
+        rows_S: Tensor,
+        rows_T: Tensor,
+        raw: Tensor,
+        gt_labels: Tensor | None = None,
+        head_weight: Tensor | None = None,
+        head_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted sum of the terms of every row, (R,).
+
+        Raises:
+            ValueError: the scorer lacks what it needs, a cluster would be
+                empty, or ``gamma='adaptive'`` meets a negative feature.
+        """
+        self._check_needs(gt_labels=gt_labels, head_weight=head_weight)
+        scores = self.scorer(to_scored(raw, self.granularity), gt_labels, head_weight)
+        mask = strongest(scores, self.count(scores.shape[-1]))
+        row_mask = to_row_mask(mask, rows_T)
+        ratio = self.ratio(raw, row_mask)
+        terms, mass = decoupled_kl_and_mass(rows_S, rows_T, row_mask, self.tau)
+        gamma = (
+            self.beta / self.rounded(ratio) if self.gamma == ADAPTIVE else self.gamma
+        )
+        bcd, scd, wcd = terms
+        scale = self.tau**2
+        self.terms = {
+            'bcd': scale * bcd.detach().mean(),
+            'scd': scale * scd.detach().mean(),
+            'wcd': scale * wcd.detach().mean(),
+            'strong_mass': mass.mean(),
+            'r': ratio,
+            **self.scorer.terms,
+        }
+        if self.gamma == ADAPTIVE:
+            self.terms['gamma'] = gamma
+        if self.probing and head_weight is not None and raw.dim() == 2:
+            self.terms.update(kept(raw, mask, head_weight, head_bias))
+        return scale * (self.alpha * bcd + self.beta * scd + gamma * wcd)
+
+    def _check_needs(self, **given: Tensor | None) -> None:
+        for name in self.scorer.needs:
+            if given[name] is not None:
+                continue
+            record = (
+                "dict(recorder='gt_labels', from_student=True, data_idx=1)"
+                if name == 'gt_labels'
+                else "dict(recorder='head_weight', from_student=False)"
+            )
+            raise ValueError(
+                f'{type(self.scorer).__name__} needs {name}: write {name}={record} '
+                'in model.distiller.loss_forward_mappings of this loss.'
+            )
+
+    def count(self, elements: int) -> int:
+        """Return how many of a row's elements are strong.
+
+        Raises:
+            ValueError: a cluster would be empty.
+        """
+        count = math.floor(self.strong_share * elements + 0.5)
+        if not 0 < count < elements:
+            raise ValueError(
+                f'strong_share={self.strong_share} of {elements} elements leaves the '
+                f'{"weak" if count else "strong"} cluster empty: write a share '
+                f'between {0.5 / elements:.2g} and {1 - 0.5 / elements:.2g}, or tap a '
+                'wider feature.'
+            )
+        return count
+
+    @torch.no_grad()
+    def ratio(self, raw: Tensor, mask: Tensor) -> Tensor:
+        """Return r, the teacher's activation in S over that in W, up to date.
+
+        Raises:
+            ValueError: the weight is adaptive and the first batch has a
+                negative value.
+        """
+        if self.gamma == ADAPTIVE and not self._checked_sign:
+            self._checked_sign = True
+            if raw.numel() and raw.min() < 0:  # the one synchronisation of a run
+                raise ValueError(
+                    f"gamma='adaptive' compares activations, but the teacher's feature "
+                    f'goes down to {raw.min().item():.3g}: tap a module after its '
+                    'ReLU (of a net with pre-activation blocks after the following '
+                    'BN and ReLU), or set gamma to a number.'
+                )
+        if self.training:
+            rows = to_rows(raw, self.granularity)
+            strong = torch.where(mask, rows, 0.0).sum()
+            both = torch.stack((strong, rows.sum() - strong))
+            self.activation.update(both / max(len(raw), 1))
+        strong, weak = self.activation.value
+        tiny = torch.finfo(weak.dtype).tiny
+        # Before the first batch, and for all-zero features, the clusters are equal.
+        even = (strong <= 0) & (weak <= 0)
+        return torch.where(even, 1.0, strong / weak.clamp(min=tiny)).clamp(1e-3, 1e3)
+
+    def rounded(self, ratio: Tensor) -> Tensor:
+        """Return r, to the nearest power of two if ``round_ratio``."""
+        return ratio.log2().round().exp2() if self.round_ratio else ratio
+
+    def warning(self, terms: dict[str, float]) -> str | None:
+        """Return the scorer's."""
+        return self.scorer.warning(terms)
+
+    def extra_repr(self) -> str:
+        """Show the settings in a printed model."""
+        return (
+            f'tau={self.tau}, alpha={self.alpha}, beta={self.beta}, '
+            f'gamma={self.gamma!r}, strong_share={self.strong_share}, '
+            f'{super().extra_repr()}'
+        )
+
+
+@torch.no_grad()
+def kept(
+    feature: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
+) -> dict[str, Tensor]:
+    """Return which share of a classifier's predictions parts of its input keep.
+
+    Args:
+        feature (Tensor): The classifier's input, (N, C).
+        mask (Tensor): bool, (N, C), the strong channels.
+        weight (Tensor): (K, C).
+        bias (Tensor, optional): (K,).
+
+    Returns:
+        dict[str, Tensor]: ``kept_strong``, ``kept_weak`` and ``kept_random``,
+        which sees as many channels as the first, drawn at random.
+    """
+    weight = weight.to(feature.dtype)
+    bias = None if bias is None else bias.to(feature.dtype)
+
+    def predict(x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, weight, bias).argmax(-1)
+
+    shuffled = mask.gather(-1, torch.rand_like(feature).argsort(-1))
+    parts = {'strong': mask, 'weak': ~mask, 'random': shuffled}
+    whole = predict(feature)
+    return {
+        f'kept_{name}': (predict(feature * part) == whole).float().mean()
+        for name, part in parts.items()
+    }

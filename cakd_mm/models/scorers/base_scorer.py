@@ -1,0 +1,54 @@
+"""The interface between a loss and whatever says which elements are strong."""
+
+from torch import Tensor, nn
+
+
+class BaseScorer(nn.Module):
+    """Gives every channel of the teacher's feature a score; the highest are strong.
+
+    A new scorer is a subclass in a file of its own, registered in mmrazor's
+    MODELS, that implements :meth:`forward`.
+
+    Attributes:
+        elementwise (bool): Whether it can score the elements of a map as well
+            (granularity ``'spatial'`` and ``'flat'``). Defaults to True.
+        needs (tuple[str, ...]): What it cannot do without, of ``'gt_labels'``
+            and ``'head_weight'``; the loss demands them. Defaults to none.
+        terms (dict[str, Tensor]): Detached scalars of the last call to be
+            logged beside the loss's.
+        auxiliary (Tensor | None): What the scorer itself is trained by in this
+            step; the distiller adds it to the sum.
+    """
+
+    elementwise = True
+    needs: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terms: dict[str, Tensor] = {}
+        self.auxiliary: Tensor | None = None
+
+    def forward(
+        self,
+        feature: Tensor,
+        gt_labels: Tensor | None = None,
+        head_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Score the teacher's feature; the higher, the stronger.
+
+        Args:
+            feature (Tensor): The teacher's, float32 and detached: (N, C), or
+                (N, C, P) where the channels have positions or tokens.
+            gt_labels (Tensor, optional): Classes (N,) or rows of label scores
+                (N, K).
+            head_weight (Tensor, optional): The weight of the teacher's
+                classifier, (K, C).
+
+        Returns:
+            Tensor: (N, C) scores.
+        """
+        raise NotImplementedError
+
+    def warning(self, terms: dict[str, float]) -> str | None:
+        """Return what a user should be told about the logged terms, if anything."""
+        return None

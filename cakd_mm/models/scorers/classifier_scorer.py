@@ -1,0 +1,55 @@
+"""Strong channels are those that speak for the labelled class."""
+
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from .base_scorer import BaseScorer
+
+
+@MODELS.register_module()
+class ClassifierScorer(BaseScorer):
+    """A channel's contribution to the teacher's own logit of the labelled class.
+
+    Activation times the weight of the teacher's linear classifier. Only the
+    penultimate, pooled feature has such weights: ``head_weight`` is to be mapped
+    to the teacher's recorder of the classifier's weight
+    (``dict(type='Parameter', source='head.fc.weight')``). For rows of label
+    scores the class weights are averaged by them.
+
+    Args:
+        absolute (bool): Take the magnitude, so that a strong vote against the
+            class is strong too. Defaults to False.
+    """
+
+    elementwise = False
+    needs = ('gt_labels', 'head_weight')
+
+    def __init__(self, absolute: bool = False) -> None:
+        super().__init__()
+        self.absolute = absolute
+
+    def forward(
+        self,
+        feature: Tensor,
+        gt_labels: Tensor | None = None,
+        head_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Return the contributions, (N, C).
+
+        Raises:
+            ValueError: the feature is not the classifier's input.
+        """
+        if feature.dim() != 2 or feature.shape[1] != head_weight.shape[-1]:
+            raise ValueError(
+                f"ClassifierScorer scores the classifier's input, (N, "
+                f'{head_weight.shape[-1]}), got a feature of shape '
+                f"{tuple(feature.shape)}: set granularity='pooled' and tap the "
+                "penultimate feature (source='neck'), or use ActivationScorer."
+            )
+        weight = head_weight.detach().to(feature.dtype)
+        if gt_labels.dim() == 1:
+            weight = weight[gt_labels]
+        else:
+            weight = gt_labels.to(feature.dtype) @ weight
+        scores = feature * weight
+        return scores.abs() if self.absolute else scores

@@ -1,0 +1,43 @@
+# CAKD on the logits and on one feature, the classifier's input ("logit & single
+# feature"). Widths of connector, scorer and statistics are taken from the nets.
+_base_ = './cakd_logit.py'
+
+distiller = dict(
+    student_recorders=dict(feature=dict(type='ModuleOutputs', source='neck')),
+    teacher_recorders=dict(
+        feature=dict(type='ModuleOutputs', source='neck'),
+        head_weight=dict(type='Parameter', source='head.fc.weight'),
+        head_bias=dict(type='Parameter', source='head.fc.bias'),
+    ),
+    connectors=dict(feature=dict(type='PooledConnector')),
+    distill_losses=dict(
+        loss_feature=dict(
+            type='CAKDFeatureLoss',
+            tau=4.0,
+            alpha=1.0,
+            beta=8.0,
+            gamma=2.0,
+            strong_share=0.5,
+            scorer=dict(type='ScoringNetwork'),
+            standardize=True,
+        )
+    ),
+    loss_forward_mappings=dict(
+        loss_feature=dict(
+            preds_S=dict(
+                recorder='feature', from_student=True, data_idx=0, connector='feature'
+            ),
+            preds_T=dict(recorder='feature', from_student=False, data_idx=0),
+            gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
+            head_weight=dict(recorder='head_weight', from_student=False),
+            head_bias=dict(recorder='head_bias', from_student=False),
+        )
+    ),
+    # feature : logit, in value (Table VI).
+    balancer=dict(
+        type='LossRatioBalancer',
+        losses=['loss_feature'],
+        reference='loss_cakd',
+        ratio=1.0,
+    ),
+)
