@@ -7,12 +7,10 @@ scores it with mmpretrain's own test tool, and writes ``summary.json`` and
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -25,84 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-TOOLS = Path(__file__).resolve().parent
-CONFIGS = TOOLS.parent / 'configs'
-METRIC = 'accuracy/top1'
+from cakd_mm.utils.runs import METRIC, Run, one_thread, train_all
 
-
-@dataclass
-class Run:
-    """One training process and what its log says so far."""
-
-    name: str
-    config: str
-    work_dir: Path
-    epochs: int
-    options: list[str] = field(default_factory=list)
-    process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        """Start afresh; the output goes to ``<work_dir>.log``."""
-        shutil.rmtree(self.work_dir, ignore_errors=True)
-        self.work_dir.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, '-W', 'ignore', str(TOOLS / 'train.py')]
-        command += [str(CONFIGS / self.config), '--work-dir', str(self.work_dir)]
-        command += ['--cfg-options', *self.options]
-        with self.log.open('w') as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=one_thread()
-            )
-
-    @property
-    def log(self) -> Path:
-        """The file with all the process printed."""
-        return self.work_dir.with_suffix('.log')
-
-    def curve(self, key: str) -> list[tuple[int, float]]:
-        """Return (epoch, value) of a logged scalar."""
-        points = []
-        for file in self.work_dir.glob('*/vis_data/scalars.json'):
-            for line in file.read_text().splitlines():
-                entry = json.loads(line)
-                if key in entry:
-                    points.append((entry.get('epoch', entry['step']), entry[key]))
-        return points
-
-    @property
-    def top1(self) -> float:
-        """Top-1 after the last epoch, in percent of the test split."""
-        return self.curve(METRIC)[-1][1]
-
-
-def one_thread() -> dict[str, str]:
-    """Return the environment for processes that share the cores."""
-    return {**os.environ, 'OMP_NUM_THREADS': '1'}
-
-
-def train_all(runs: list[Run], jobs: int, progress: Progress) -> None:
-    """Train ``jobs`` at a time, moving a bar for each.
-
-    Raises:
-        SystemExit: a run failed; its log's end is printed.
-    """
-    bars = {run.name: progress.add_task(run.name, total=run.epochs) for run in runs}
-    waiting, running = list(runs), []
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            running.append(waiting.pop(0))
-            running[-1].start()
-        time.sleep(0.5)
-        for run in list(running):
-            progress.update(bars[run.name], completed=len(run.curve(METRIC)))
-            if run.process.poll() is None:
-                continue
-            running.remove(run)
-            if run.process.returncode:
-                for other in running:
-                    other.process.kill()
-                end = ''.join(run.log.read_text().splitlines(keepends=True)[-15:])
-                raise SystemExit(f'{run.name} failed; the end of {run.log}:\n{end}')
-            progress.console.print(f'{run.name}: {run.top1:.2f} %')
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
 
 def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
@@ -175,21 +98,20 @@ def parse_args() -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> dict[str, list[Run]]:
     """Return all runs, grouped by what they are."""
-    teacher = Run(
-        'teacher resnet20', 'vanilla/resnet20_digits.py', args.work_dir / 'teacher', 30
-    )
-    checkpoint = f'model.teacher_ckpt={teacher.work_dir / "epoch_30.pth"}'
+    config = CONFIGS / 'vanilla/resnet20_digits.py'
+    options = ['randomness.seed=0']
+    teacher = Run('teacher resnet20', config, args.work_dir / 'teacher', options)
+    checkpoint = f'model.teacher_ckpt={teacher.last_checkpoint}'
     alone, cakd = [], []
     for seed in args.seeds:
         option = f'randomness.seed={seed}'
         folder = args.work_dir / f'student_seed{seed}'
-        config = 'vanilla/resnet8_digits.py'
-        alone.append(Run(f'student alone, seed {seed}', config, folder, 10, [option]))
+        config = CONFIGS / 'vanilla/resnet8_digits.py'
+        alone.append(Run(f'student alone, seed {seed}', config, folder, [option]))
         folder = args.work_dir / f'cakd_seed{seed}'
         options = [option, checkpoint]
-        config = 'cakd/demo_digits.py'
-        cakd.append(Run(f'student + CAKD, seed {seed}', config, folder, 10, options))
-    teacher.options = ['randomness.seed=0']
+        config = CONFIGS / 'cakd/demo_digits.py'
+        cakd.append(Run(f'student + CAKD, seed {seed}', config, folder, options))
     return {'teacher': [teacher], 'student alone': alone, 'student + CAKD': cakd}
 
 
@@ -202,6 +124,8 @@ def main() -> None:
     console = Console()
     columns = (TextColumn('{task.description:<26}'), BarColumn())
     columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
+    for run in (*groups['teacher'], *alone, *cakd):
+        shutil.rmtree(run.work_dir, ignore_errors=True)
     with Progress(*columns, console=console) as progress:
         train_all([*groups['teacher'], *alone], args.jobs, progress)
         train_all(cakd, args.jobs, progress)

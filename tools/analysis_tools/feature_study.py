@@ -1,0 +1,178 @@
+"""The feature study of docs/feature_study.md: train what is missing, then compare.
+
+Every row of ``configs/cakd/ablations/<set>`` and the plain student, with the same
+seeds and the same budget. Runs that are finished are not repeated, half-finished
+ones go on from their newest checkpoint, so that the command can be killed and
+given again. Writes ``results/feature_study_<set>.json`` and prints the table.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from scipy import stats
+
+from cakd_mm.utils.runs import METRIC, Run, train_all
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs'
+TEACHERS = {
+    'digits': 'vanilla/resnet20_digits.py',
+    'cifar10': 'vanilla/resnet20_cifar10-16px.py',
+}
+STUDENTS = {
+    'digits': 'vanilla/resnet8_digits_30e.py',
+    'cifar10': 'vanilla/resnet8_cifar10-16px.py',
+}
+ALONE, LOGIT = 'student alone', 'logit'
+LAST = 5
+
+
+def row_configs(name: str) -> dict[str, Path]:
+    """Return the config of every row, the plain student's first."""
+    folder = CONFIGS / 'cakd' / 'ablations' / name
+    rows = {p.stem.removeprefix(f'{name}_'): p for p in sorted(folder.glob('*.py'))}
+    first = {ALONE: CONFIGS / STUDENTS[name], LOGIT: rows.pop(LOGIT)}
+    return {**first, **rows}
+
+
+def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
+    """Return the teacher's run, and each row's by seed."""
+    config = CONFIGS / TEACHERS[args.set]
+    base = args.work_dir / args.set
+    teacher = Run('teacher', config, base / 'teacher', ['randomness.seed=0'])
+    rows = {}
+    for row, config in row_configs(args.set).items():
+        if args.rows and row not in args.rows:
+            continue
+        rows[row] = []
+        for seed in args.seeds:
+            options = [f'randomness.seed={seed}']
+            if row != ALONE:
+                options.append(f'model.teacher_ckpt={teacher.last_checkpoint}')
+            folder = base / f'{row.replace(" ", "-")}_seed{seed}'
+            rows[row].append(Run(f'{row}, seed {seed}', config, folder, options))
+    return teacher, rows
+
+
+def interval(differences: list[float]) -> tuple[float, float]:
+    """Return mean and half width of the 95 % t interval of paired differences."""
+    n = len(differences)
+    if n < 2:
+        return mean(differences), float('nan')
+    return mean(differences), stdev(differences) / n**0.5 * stats.t.ppf(0.975, n - 1)
+
+
+def level(runs: list[Run]) -> float:
+    """Return by how much the mean accuracy of the last five epochs differs."""
+    curves = [[value for _, value in run.curve(METRIC)[-LAST:]] for run in runs]
+    means = [mean(column) for column in zip(*curves, strict=True)]
+    return max(means) - min(means)
+
+
+def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
+    """Return all that the page needs, from finished runs only."""
+    scores = {
+        row: {i: run.top1 for i, run in enumerate(runs) if run.finished}
+        for row, runs in rows.items()
+    }
+    table = {}
+    for row, own in scores.items():
+        entry = dict(seeds=len(own), each=[round(x, 2) for x in own.values()])
+        if own:
+            entry['mean'] = mean(own.values())
+            entry['std'] = stdev(own.values()) if len(own) > 1 else None
+        for control in (ALONE, LOGIT, control_of(row)):
+            common = sorted(own.keys() & scores.get(control, {}).keys())
+            if control != row and len(common) > 1:
+                pairs = [own[i] - scores[control][i] for i in common]
+                entry[f'minus {control}'] = interval(pairs)
+        table[row] = entry
+    alone = rows.get(ALONE, [])
+    done = bool(alone) and all(run.finished for run in alone)
+    return dict(
+        set=name,
+        teacher=teacher.top1 if teacher.finished else None,
+        epochs=alone[0].epochs if alone else None,
+        levelled_off_within=level(alone) if done else None,
+        torch=torch.__version__,
+        machine=f'{platform.machine()}, {torch.get_num_threads()} threads',
+        rows=table,
+    )
+
+
+def control_of(row: str) -> str | None:
+    """Return the random control of a row with clusters."""
+    kind = row.rsplit('_', 1)[0]
+    return f'{kind}_random' if kind in ('single', 'logit-single') else None
+
+
+def markdown(summary: dict) -> str:
+    """Return the table of the page."""
+    head = (
+        'row',
+        'seeds',
+        'top-1 %',
+        'over the student alone',
+        'over logit',
+        'over its random control',
+    )
+    lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    for row, entry in summary['rows'].items():
+        if not entry['seeds']:
+            continue
+        score = f'{entry["mean"]:.2f}'
+        if entry['std'] is not None:
+            score += f' ± {entry["std"]:.2f}'
+        cells = [row, str(entry['seeds']), score]
+        for control in (ALONE, LOGIT, control_of(row)):
+            found = entry.get(f'minus {control}')
+            cells.append(f'{found[0]:+.2f} ± {found[1]:.2f}' if found else '')
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('set', choices=sorted(TEACHERS))
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--rows', nargs='+', help='only these rows')
+    parser.add_argument('--jobs', type=int, default=2, help='processes at a time')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'))
+    parser.add_argument('--table', action='store_true', help='train nothing')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the study."""
+    args = parse_args()
+    teacher, rows = plan(args)
+    console = Console()
+    if not args.table:
+        columns = (TextColumn('{task.description:<34}'), BarColumn())
+        columns += (TextColumn('{task.completed}/{task.total}'), TimeElapsedColumn())
+        # All rows of a seed before the next seed: an interrupted study compares.
+        by_seed = [run for runs in zip(*rows.values(), strict=True) for run in runs]
+        with Progress(*columns, console=console) as progress:
+            train_all([teacher], 1, progress)
+            train_all(by_seed, args.jobs, progress)
+    summary = summarise(args.set, teacher, rows)
+    if not args.rows:
+        path = ROOT / 'results' / f'feature_study_{args.set}.json'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(summary, indent=2) + '\n')
+    print(
+        f'teacher {summary["teacher"]}, plain student level within '
+        f'{summary["levelled_off_within"]}'
+    )
+    print(markdown(summary))
+
+
+if __name__ == '__main__':
+    main()

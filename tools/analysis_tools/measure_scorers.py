@@ -1,0 +1,132 @@
+"""Which scorer and share give the published r on a trained teacher?
+
+Runs the teacher of a config once over its training images, then every scorer at
+every share over the penultimate features: r (Eq. 10 of arXiv 2410.14741, the
+activation in the strong cluster over that in the weak one) and how many of the
+teacher's own predictions its classifier repeats when it sees one cluster alone.
+The scoring network is trained on the features first, as long as in a run.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmpretrain import get_model
+from torch import Tensor
+
+import cakd_mm  # noqa: F401  (before any config is read)
+from cakd_mm.models.losses import CAKDFeatureLoss
+from cakd_mm.models.losses.cakd_feature_loss import kept
+from cakd_mm.models.losses.layout import strongest
+from cakd_mm.models.statistics import RunningMean
+
+SCORERS = {
+    'activation': dict(type='ActivationScorer'),
+    'classifier': dict(type='ClassifierScorer'),
+    'classifier, absolute': dict(type='ClassifierScorer', absolute=True),
+    'network': dict(type='ScoringNetwork'),
+    'random': dict(type='RandomScorer'),
+}
+PUBLISHED = {'CIFAR-100': (3.13, 3.45), 'Tiny-ImageNet': (2.24, 2.51)}
+
+
+@torch.no_grad()
+def features(config: str, checkpoint: str) -> tuple[Tensor, Tensor, torch.nn.Module]:
+    """Return the classifier's input (N, C) and the label (N,) of every image."""
+    cfg = Config.fromfile(config)
+    teacher = get_model(cfg, pretrained=checkpoint).eval()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    found, labels = [], []
+    for batch in loader:
+        data = teacher.data_preprocessor(batch, False)
+        found.append(teacher.extract_feat(data['inputs'])[-1])
+        labels += [sample.gt_label for sample in data['data_samples']]
+    return torch.cat(found), torch.cat(labels), teacher
+
+
+def measure(scorer: dict, share: float, x: Tensor, y: Tensor, head, args) -> dict:
+    """Return r and what is kept for one scorer and share."""
+    torch.manual_seed(args.seed)
+    scorer = dict(scorer)
+    network = scorer['type'] == 'ScoringNetwork'
+    if network:
+        classes = head.weight.shape[0]
+        scorer.update(channels=x.shape[1], num_classes=classes, share=share)
+    loss = CAKDFeatureLoss(strong_share=share, scorer=scorer)
+    if network:
+        fit(loss, x, y, args)
+    loss.eval()
+    sums, keeps = RunningMean((2,), momentum=0), []
+    with torch.no_grad():
+        for xs, ys in zip(x.split(256), y.split(256), strict=True):
+            mask = strongest(loss.scorer(xs, ys, head.weight), loss.count(x.shape[1]))
+            sums.update(torch.stack(((xs * mask).sum(), (xs * ~mask).sum())))
+            keeps.append(kept(xs, mask, head.weight, head.bias))
+    found = {k: float(torch.stack([kk[k] for kk in keeps]).mean()) for k in keeps[0]}
+    found['r'] = float(sums.value[0] / sums.value[1])
+    if network:
+        found['gate_spread'] = float(loss.scorer.terms['gate_spread'])
+    return found
+
+
+def fit(loss: CAKDFeatureLoss, x: Tensor, y: Tensor, args) -> None:
+    """Train the scoring network by its own loss."""
+    optimizer = torch.optim.SGD(
+        loss.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4
+    )
+    loss.train()
+    for _ in range(args.epochs):
+        for index in torch.randperm(len(x)).split(128):
+            loss.scorer(x[index], y[index])
+            optimizer.zero_grad()
+            loss.auxiliary.backward()
+            optimizer.step()
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a vanilla config, the teacher')
+    parser.add_argument('checkpoint', help="the teacher's checkpoint")
+    parser.add_argument('--shares', type=float, nargs='+', default=[0.3, 0.4, 0.5])
+    parser.add_argument('--epochs', type=int, default=20, help='of the network')
+    parser.add_argument('--lr', type=float, default=0.05, help='of the network')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--out', type=Path, help='json file to write')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print a table."""
+    args = parse_args()
+    x, y, teacher = features(args.config, args.checkpoint)
+    if x.min() < 0:
+        raise ValueError(
+            f'The feature goes down to {float(x.min()):.3g}: r compares activations, '
+            'so use a net whose penultimate feature comes after a ReLU.'
+        )
+    print('published r: ' + ', '.join(f'{k} {v}' for k, v in PUBLISHED.items()))
+    print('| scorer | share | r | kept by S % | by W % | by random % | gate spread |')
+    print('|' + ' --- |' * 7)
+    rows = []
+    for name, scorer in SCORERS.items():
+        for share in args.shares:
+            row = measure(scorer, share, x, y, teacher.head.fc, args)
+            rows.append(dict(scorer=name, share=share, **row))
+            cells = [
+                f'{100 * row[f"kept_{k}"]:.1f}' for k in ('strong', 'weak', 'random')
+            ]
+            spread = f'{row["gate_spread"]:.2f}' if 'gate_spread' in row else ''
+            cells = [name, str(share), f'{row["r"]:.2f}', *cells, spread]
+            print(f'| {" | ".join(cells)} |')
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()
