@@ -208,6 +208,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             recorders = getattr(self.distiller, f'{side}_recorders').recorders
             for name, recorder in recorders.items():
                 data = recorder.data_buffer[0] if recorder.data_buffer else None
+                if isinstance(data, nn.Parameter):
+                    continue
                 if isinstance(data, Tensor) and data.ndim == 2 and data.numel():
                     low, high = torch.aminmax(data.detach().float())
                     ranges[f'{side}.{name}'] = torch.stack([low, high])

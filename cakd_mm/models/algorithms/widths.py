@@ -88,7 +88,9 @@ def _width(net: nn.Module, source: str | None, key: str) -> int:
     if source in ('neck', 'head.pre_logits'):
         width = getattr(getattr(net, 'head', None), 'in_channels', None)
     else:
-        width = _last_width(dict(net.named_modules()).get(source))
+        taps = getattr(getattr(net, 'backbone', None), 'tap_channels', {})
+        width = taps.get(str(source).removeprefix('backbone.'))
+        width = width or _last_width(dict(net.named_modules()).get(source))
     if width is None:
         raise ValueError(
             describe(

@@ -8,6 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
+from .taps import check_out_indices, stage_taps
 
 
 class CIFARBasicBlock(BaseModule):
@@ -71,7 +72,7 @@ class CIFARResNet(BaseModule):
 
     Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after
     the last ReLU) and ``stage1_pre``, ``stage2_pre``, ``stage3_pre`` (the sum
-    before it).
+    before it); ``tap_channels`` has their widths.
 
     Args:
         depth (int): 8, 14, 20, 32, 44, 56, 110, ...; ``6 n + 2``.
@@ -106,8 +107,10 @@ class CIFARResNet(BaseModule):
             ]
         super().__init__(init_cfg)
         norm_cfg = norm_cfg or dict(type='BN')
-        _check(depth, widths, out_indices)
+        _check(depth, widths)
+        check_out_indices(out_indices)
         self.out_indices = tuple(out_indices)
+        self.tap_channels = stage_taps(widths[1:], '', '_pre')
         self.conv1 = build_conv_layer(
             conv_cfg, in_channels, widths[0], 3, padding=1, bias=False
         )
@@ -143,7 +146,7 @@ class CIFARResNet(BaseModule):
         return tuple(outs)
 
 
-def _check(depth: int, widths: Sequence[int], out_indices: Sequence[int]) -> None:
+def _check(depth: int, widths: Sequence[int]) -> None:
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(
             describe(
@@ -160,14 +163,5 @@ def _check(depth: int, widths: Sequence[int], out_indices: Sequence[int]) -> Non
                 widths,
                 'Four numbers are needed: the stem and three stages.',
                 'Write (16, 16, 32, 64), or (32, 64, 128, 256) for an "x4" net.',
-            )
-        )
-    if not out_indices or not set(out_indices) <= {0, 1, 2}:
-        raise ValueError(
-            describe(
-                'backbone.out_indices',
-                out_indices,
-                'The net has the stages 0, 1 and 2.',
-                'Use (2,) for the last one.',
             )
         )

@@ -14,7 +14,7 @@ from mmpretrain.models.utils import channel_shuffle
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .wide_resnet import check_out_indices
+from .taps import check_out_indices, stage_taps
 
 GROUPS = 3
 STEM = 24
@@ -132,6 +132,7 @@ class CIFARShuffleNetV1(BaseModule):
         norm_cfg = norm_cfg or dict(type='BN')
         check_out_indices(out_indices)
         self.out_indices = tuple(out_indices)
+        self.tap_channels = stage_taps(WIDTHS, '', '_pre')
         self.conv1 = build_conv_layer(conv_cfg, in_channels, STEM, 1, bias=False)
         self.bn1 = build_norm_layer(norm_cfg, STEM)[1]
         self.relu = nn.ReLU(inplace=False)

@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
+from .taps import check_out_indices, stage_taps
 
 
 class CIFARWideBlock(BaseModule):
@@ -115,6 +116,7 @@ class CIFARWideResNet(BaseModule):
         check_out_indices(out_indices)
         self.out_indices = tuple(out_indices)
         widths = (16, *(widen_factor * width for width in (16, 32, 64)))
+        self.tap_channels = stage_taps(widths[1:], '', '_pre', '_sum')
         self.conv1 = build_conv_layer(
             conv_cfg, in_channels, widths[0], 3, padding=1, bias=False
         )
@@ -171,22 +173,5 @@ def _check(depth: int, widen_factor: int) -> None:
                 widen_factor,
                 'It multiplies the widths (16, 32, 64) of the stages.',
                 'Use 1 or more, 2 for WRN-16-2 and WRN-40-2.',
-            )
-        )
-
-
-def check_out_indices(out_indices: Sequence[int]) -> None:
-    """Refuse stages that a net of three stages does not have.
-
-    Raises:
-        ValueError: none is asked for, or one outside 0..2.
-    """
-    if not out_indices or not set(out_indices) <= {0, 1, 2}:
-        raise ValueError(
-            describe(
-                'backbone.out_indices',
-                out_indices,
-                'The net has the stages 0, 1 and 2.',
-                'Use (2,) for the last one.',
             )
         )

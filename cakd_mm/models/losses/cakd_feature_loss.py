@@ -136,19 +136,25 @@ class CAKDFeatureLoss(FeatureLoss):
         )
         bcd, scd, wcd = terms
         scale = self.tau**2
-        self.terms = {
-            'bcd': scale * bcd.detach().mean(),
-            'scd': scale * scd.detach().mean(),
-            'wcd': scale * wcd.detach().mean(),
-            'strong_mass': mass.mean(),
+        self.seen = {
+            **{name: term.detach() for name, term in terms._asdict().items()},
+            'strong_mass': mass,
             'r': ratio,
             **self.scorer.terms,
         }
         if self.gamma == ADAPTIVE:
-            self.terms['gamma'] = gamma
+            self.seen['gamma'] = gamma
         if self.probing and head_weight is not None and raw.dim() == 2:
-            self.terms.update(kept(raw, mask, head_weight, head_bias))
+            self.seen.update(kept(raw, mask, head_weight, head_bias))
         return scale * (self.alpha * bcd + self.beta * scd + gamma * wcd)
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last step's scalars; those of the divergence with ``tau**2``."""
+        terms = super().terms
+        for name in terms.keys() & {'bcd', 'scd', 'wcd'}:
+            terms[name] = self.tau**2 * terms[name]
+        return terms
 
     def _check_needs(self, **given: Tensor | None) -> None:
         for name in self.scorer.needs:

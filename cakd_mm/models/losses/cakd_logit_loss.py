@@ -5,7 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import check_number
-from .functional import decoupled_kl_and_mass, single_label_kl_and_terms
+from .functional import decoupled_kl_and_mass, single_label_kl_and_rows
 
 
 @MODELS.register_module()
@@ -68,7 +68,7 @@ class CAKDLogitLoss(nn.Module):
         self.multi_label = multi_label
         self.loss_weight = loss_weight
         self.soft_labels = soft_labels
-        self.terms: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor] = {}
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -89,30 +89,32 @@ class CAKDLogitLoss(nn.Module):
                 scores marks several with 1. Only values on the CPU are looked
                 at: reading a GPU's would stop it.
         """
-        square = self.tau**2
-        scale = self.loss_weight * square
+        scale = self.loss_weight * self.tau**2
         if self.multi_label:
             mask = self._mask(gt_labels, preds_S)
             terms, mass = decoupled_kl_and_mass(preds_S, preds_T, mask, self.tau)
             bcd, scd, wcd = terms
             rows = self.alpha * bcd + self.beta * scd + self.gamma * wcd
-            means = [square * term.detach().mean() for term in terms]
-            self.terms = dict(zip(('bcd', 'scd', 'wcd'), means, strict=True))
-            self.terms['strong_mass'] = mass.mean()
+            self._rows = {**terms._asdict(), 'strong_mass': mass}
             return scale * rows.sum() / max(len(rows), 1)
         labels = self._labels(gt_labels, preds_S)
         alpha, gamma = scale * self.alpha, scale * self.gamma
-        loss, terms = single_label_kl_and_terms(
+        loss, bcd, wcd, weak = single_label_kl_and_rows(
             preds_S, preds_T, labels, self.tau, alpha, gamma
         )
-        bcd, wcd, mass = terms.unbind()
-        self.terms = {
-            'bcd': square * bcd,
-            'scd': torch.zeros_like(bcd),
-            'wcd': square * wcd,
-            'strong_mass': mass,
-        }
+        self._rows = {'bcd': bcd, 'wcd': wcd, 'weak': weak}
         return loss
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last step's means over the batch, detached scalars; {} before it."""
+        terms = {name: rows.detach().mean() for name, rows in self._rows.items()}
+        if 'weak' in terms:
+            terms['scd'] = torch.zeros_like(terms['wcd'])
+            terms['strong_mass'] = 1 - terms.pop('weak')
+        for name in terms.keys() - {'strong_mass'}:
+            terms[name] = self.tau**2 * terms[name]
+        return terms
 
     def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
         if gt_labels.shape != preds.shape:

@@ -36,7 +36,7 @@ class FeatureKLLoss(FeatureLoss):
         # With everything in one cluster the decomposition is the plain KL.
         everything = torch.ones_like(rows_T, dtype=torch.bool)
         values = self.tau**2 * decoupled_kl(rows_S, rows_T, everything, self.tau).scd
-        self.terms = {'kl': values.detach().mean()}
+        self.seen = {'kl': values.detach()}
         return values
 
     def extra_repr(self) -> str:

@@ -12,8 +12,9 @@ from .layout import GRANULARITIES, channel_dim, pool, to_rows
 class FeatureLoss(nn.Module):
     """Base of the losses between a student's and a teacher's feature.
 
-    A subclass turns rows into one value per row in :meth:`compare` and puts
-    what is worth seeing into ``self.terms`` (name -> detached scalar).
+    A subclass turns rows into one value per row in :meth:`compare` and puts what
+    is worth seeing into ``self.seen`` (name -> tensor, of which the log shows the
+    mean).
 
     Args:
         granularity (str): What the elements of a row are: ``'pooled'`` (the
@@ -60,7 +61,7 @@ class FeatureLoss(nn.Module):
         self.norm = RunningNorm(channels, momentum) if standardize else None
         self.momentum = momentum
         self.loss_weight = loss_weight
-        self.terms: dict[str, Tensor] = {}
+        self.seen: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -144,6 +145,11 @@ class FeatureLoss(nn.Module):
                 'loss_forward_mappings).'
             )
         return student, teacher.detach()
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The means of what was seen in the last step, detached scalars."""
+        return {name: value.detach().mean() for name, value in self.seen.items()}
 
     def compare(
         self, rows_S: Tensor, rows_T: Tensor, raw: Tensor, **context: Tensor | None

@@ -20,5 +20,5 @@ class FeatureSquaredLoss(FeatureLoss):
     ) -> Tensor:
         """Return half the mean squared difference of every row, (R,)."""
         values = (rows_S - rows_T).square().mean(-1) / 2
-        self.terms = {'squared': values.detach().mean()}
+        self.seen = {'squared': values.detach()}
         return values

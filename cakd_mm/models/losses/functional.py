@@ -93,21 +93,21 @@ def single_label_kl(
     then), several times as fast, and with one tensor kept for the backward.
     ``labels`` is int64, (N,); the other arguments and errors are as there.
     """
-    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma)[0]
+    return single_label_kl_and_rows(preds_S, preds_T, labels, tau, alpha, gamma)[0]
 
 
-def single_label_kl_and_terms(
+def single_label_kl_and_rows(
     preds_S: Tensor,
     preds_T: Tensor,
     labels: Tensor,
     tau: float = 1.0,
     alpha: float = 1.0,
     gamma: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Return :func:`single_label_kl` and what it is made of.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return :func:`single_label_kl` and, per row, what it is made of.
 
-    The second tensor, (3,), has no gradient: the batch means of ``bcd``, of
-    ``wcd`` and of the teacher's probability of the label.
+    The other three, ``bcd``, ``wcd`` and the teacher's mass outside the label, each
+    (N, 1), have no gradient.
     """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     return _SingleLabelKL.apply(preds_S, preds_T, labels, tau, alpha, gamma)
@@ -260,14 +260,12 @@ class _SingleLabelKL(torch.autograd.Function):
             slope = shift.mul_(alpha / (tau * rows)).to(dtype)
             grad = (student * slope).add_(excess, alpha=gamma / (tau * rows))
             ctx.save_for_backward(grad.scatter_(-1, index, -slope))
-        bcd, wcd, weak_T = (torch.cat((bcd, wcd, weak_T), -1).sum(0) / rows).unbind()
-        loss = torch.add(wcd * gamma, bcd, alpha=alpha)
-        terms = torch.stack((bcd, wcd, 1 - weak_T)).to(dtype)
-        ctx.mark_non_differentiable(terms)
-        return loss.to(dtype), terms
+        ctx.mark_non_differentiable(bcd, wcd, weak_T)
+        weighted = torch.mul(wcd, gamma / rows).add_(bcd, alpha=alpha / rows)
+        return weighted.sum(), bcd, wcd, weak_T
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss, _):
+    def backward(ctx, grad_loss, *_):
         (grad,) = ctx.saved_tensors
         return grad * grad_loss, None, None, None, None, None

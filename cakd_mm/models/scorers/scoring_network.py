@@ -11,8 +11,9 @@ from ..statistics import RunningNorm
 from .base_scorer import BaseScorer
 
 # A large feature lets the classifier tell the classes apart whatever the gates do,
-# and the gates learn little: at rms 1 r was 1.9 where it is 3.2 at 0.25 (trained
-# resnet20, CIFAR-10). All channels share the factor, so strong ones stay strong.
+# and the gates learn little. Measured on a resnet20 trained on CIFAR-10, share 0.5:
+# at 1 the weak half still gives 31 % of the teacher's predictions, at 0.25 0.5 %.
+# All channels share the factor, so that strong ones stay strong.
 FEATURE_RMS = 0.25
 
 

@@ -1,0 +1,5 @@
+_base_ = '../../r56_r20_tinyimagenet.py'
+
+losses = dict(loss_feature=dict(beta=8.0, gamma=1.0))
+model = dict(distiller=dict(distill_losses=losses))
+del losses

@@ -1,0 +1,5 @@
+_base_ = '../../wrn40-2_wrn16-2_tinyimagenet.py'
+
+losses = dict(loss_feature=dict(beta=4.0, gamma=4.0))
+model = dict(distiller=dict(distill_losses=losses))
+del losses

@@ -1,0 +1,3 @@
+_base_ = '../../r56_r20_cifar100.py'
+
+model = dict(distiller=dict(balancer=dict(ratio=1.0)))
