@@ -6,10 +6,10 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
-from tiny import distill_config
+from tiny import digits_config, distill_config, save_teacher
 
 from cakd_mm.engine.hooks import NonFiniteError
-from cakd_mm.models.losses import CAKDLogitLoss
+from cakd_mm.models.losses import CAKDFeatureLoss, CAKDLogitLoss
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a CUDA GPU (make test-gpu)'
@@ -54,6 +54,47 @@ def test_the_loss_equals_its_cpu_twin_without_a_sync(no_sync, multi_label):
         value.backward()
     torch.testing.assert_close(value.cpu(), expected, rtol=2e-5, atol=0)
     torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-4, atol=1e-6)
+
+
+NETWORK = dict(type='ScoringNetwork', channels=64, num_classes=10)
+
+
+@pytest.mark.parametrize('scorer', [dict(type='ActivationScorer'), NETWORK])
+def test_the_feature_loss_equals_its_cpu_twin_without_a_sync(no_sync, scorer):
+    student, teacher, labels = logits(64, 64, 1.0)
+    teacher, labels = teacher.relu(), labels % 10
+    loss = CAKDFeatureLoss(
+        scorer=scorer, gamma='adaptive', standardize=True, channels=64
+    )
+    twin = copy.deepcopy(loss).cuda()
+    here = student.clone().requires_grad_()
+    there = student.cuda().requires_grad_()
+    arguments = (teacher.cuda(), labels.cuda())
+    for step in range(3):
+        here.grad = there.grad = None
+        expected = loss(here, teacher, labels)
+        expected.backward()
+        if step == 0:  # the first batch is looked at for negative values
+            value = twin(there, *arguments)
+            value.backward()
+            continue
+        with no_sync:
+            value = twin(there, *arguments)
+            value.backward()
+    torch.testing.assert_close(value.cpu(), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('wrapper', ['OptimWrapper', 'AmpOptimWrapper'])
+def test_logit_and_features_train(tmp_path, make_runner, wrapper):
+    cfg = digits_config(
+        'cakd/ablations/digits/digits_logit-double_network.py',
+        epochs=1,
+        optim_wrapper__type=wrapper,
+        model__teacher_ckpt=str(save_teacher(tmp_path / 'teacher.pth')),
+    )
+    make_runner(cfg).train()
+    assert (tmp_path / 'run' / 'student.pth').exists()
 
 
 def test_a_step_of_the_algorithm_does_not_sync(no_sync, tmp_path):
