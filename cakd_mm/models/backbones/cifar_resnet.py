@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .taps import check_out_indices, stage_taps
+from .staged_backbone import KAIMING, StagedBackbone
 
 
 class CIFARBasicBlock(BaseModule):
@@ -67,7 +67,7 @@ class CIFARBasicBlock(BaseModule):
 
 
 @MODELS.register_module()
-class CIFARResNet(BaseModule):
+class CIFARResNet(StagedBackbone):
     """Residual net of depth ``6 n + 2`` with three stages.
 
     Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after
@@ -100,17 +100,9 @@ class CIFARResNet(BaseModule):
         norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is None:
-            init_cfg = [
-                dict(type='Kaiming', layer='Conv2d', mode='fan_out'),
-                dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
-            ]
-        super().__init__(init_cfg)
-        norm_cfg = norm_cfg or dict(type='BN')
         _check(depth, widths)
-        check_out_indices(out_indices)
-        self.out_indices = tuple(out_indices)
-        self.tap_channels = stage_taps(widths[1:], '', '_pre')
+        super().__init__(widths[1:], out_indices, init_cfg or KAIMING)
+        norm_cfg = norm_cfg or dict(type='BN')
         self.conv1 = build_conv_layer(
             conv_cfg, in_channels, widths[0], 3, padding=1, bias=False
         )
@@ -134,16 +126,6 @@ class CIFARResNet(BaseModule):
                     )
                 )
             self.add_module(f'stage{index + 1}', stage)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the asked stages' maps of images (N, in_channels, H, W)."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        outs = []
-        for index in range(max(self.out_indices) + 1):
-            x = getattr(self, f'stage{index + 1}')(x)
-            if index in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
 
 
 def _check(depth: int, widths: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from mmpretrain.models.utils import channel_shuffle
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .taps import check_out_indices, stage_taps
+from .staged_backbone import StagedBackbone
 
 GROUPS = 3
 STEM = 24
@@ -87,7 +87,7 @@ class CIFARShuffleUnit(BaseModule):
 
 
 @MODELS.register_module()
-class CIFARShuffleNetV1(BaseModule):
+class CIFARShuffleNetV1(StagedBackbone):
     """ShuffleNet with three groups and stages of 240, 480 and 960 channels.
 
     Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after
@@ -128,11 +128,8 @@ class CIFARShuffleNetV1(BaseModule):
                 ),
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
             ]
-        super().__init__(init_cfg)
+        super().__init__(WIDTHS, out_indices, init_cfg)
         norm_cfg = norm_cfg or dict(type='BN')
-        check_out_indices(out_indices)
-        self.out_indices = tuple(out_indices)
-        self.tap_channels = stage_taps(WIDTHS, '', '_pre')
         self.conv1 = build_conv_layer(conv_cfg, in_channels, STEM, 1, bias=False)
         self.bn1 = build_norm_layer(norm_cfg, STEM)[1]
         self.relu = nn.ReLU(inplace=False)
@@ -157,13 +154,3 @@ class CIFARShuffleNetV1(BaseModule):
                 )
                 source = width
             self.add_module(f'stage{index + 1}', stage)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the asked stages' maps of images (N, in_channels, H, W)."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        outs = []
-        for index in range(max(self.out_indices) + 1):
-            x = getattr(self, f'stage{index + 1}')(x)
-            if index in self.out_indices:
-                outs.append(x)
-        return tuple(outs)

@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .taps import check_out_indices, stage_taps
+from .staged_backbone import KAIMING, StagedBackbone
 
 
 class CIFARWideBlock(BaseModule):
@@ -70,7 +70,7 @@ class CIFARWideBlock(BaseModule):
 
 
 @MODELS.register_module()
-class CIFARWideResNet(BaseModule):
+class CIFARWideResNet(StagedBackbone):
     """Wide residual net of depth ``6 n + 4`` with three stages.
 
     Modules a recorder can tap by name, for each of the three stages:
@@ -95,6 +95,8 @@ class CIFARWideResNet(BaseModule):
             or ``out_indices`` leaves 0..2.
     """
 
+    TAPS = ('', '_pre', '_sum')
+
     def __init__(
         self,
         depth: int,
@@ -105,18 +107,10 @@ class CIFARWideResNet(BaseModule):
         norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is None:
-            init_cfg = [
-                dict(type='Kaiming', layer='Conv2d', mode='fan_out'),
-                dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
-            ]
-        super().__init__(init_cfg)
-        norm_cfg = norm_cfg or dict(type='BN')
         _check(depth, widen_factor)
-        check_out_indices(out_indices)
-        self.out_indices = tuple(out_indices)
         widths = (16, *(widen_factor * width for width in (16, 32, 64)))
-        self.tap_channels = stage_taps(widths[1:], '', '_pre', '_sum')
+        super().__init__(widths[1:], out_indices, init_cfg or KAIMING)
+        norm_cfg = norm_cfg or dict(type='BN')
         self.conv1 = build_conv_layer(
             conv_cfg, in_channels, widths[0], 3, padding=1, bias=False
         )
@@ -139,21 +133,20 @@ class CIFARWideResNet(BaseModule):
             # Not in place: a tap may hold the tensor that goes in.
             self.add_module(f'stage{index + 1}', nn.ReLU(inplace=False))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the asked stages' maps of images (N, in_channels, H, W).
+    def stem(self, x: Tensor) -> Tensor:
+        """Map images (N, in_channels, H, W) to (N, 16, H, W); the blocks normalise."""
+        return self.conv1(x)
 
-        The last stage's map is the one to pool, after normalisation and ReLU; the
-        others are the sums.
+    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a stage; return its activated map, and what the net returns of it.
+
+        That is the sum, but of the last stage the map to pool, after normalisation
+        and ReLU.
         """
-        x = self.conv1(x)
-        outs = []
-        for index in range(max(self.out_indices) + 1):
-            total = getattr(self, f'stage{index + 1}_sum')(x)
-            x = getattr(self, f'stage{index + 1}_pre')(total)
-            x = getattr(self, f'stage{index + 1}')(x)
-            if index in self.out_indices:
-                outs.append(x if index == 2 else total)
-        return tuple(outs)
+        total = getattr(self, f'stage{index + 1}_sum')(x)
+        x = getattr(self, f'stage{index + 1}_pre')(total)
+        x = getattr(self, f'stage{index + 1}')(x)
+        return x, x if index == 2 else total
 
 
 def _check(depth: int, widen_factor: int) -> None:

@@ -17,34 +17,25 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-train_dataloader = dict(
+dataset = dict(type='CIFAR100', data_root='data/cifar100')
+loader = dict(
     batch_size=128,
     num_workers=2,
     persistent_workers=True,
     pin_memory=True,
-    dataset=dict(
-        type='CIFAR100',
-        data_root='data/cifar100',
-        split='train',
-        pipeline=train_pipeline,
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
 )
+train_dataloader = dict(
+    dataset=dict(split='train', pipeline=train_pipeline, **dataset),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    **loader,
+)
 val_dataloader = dict(
-    batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
-    dataset=dict(
-        type='CIFAR100',
-        data_root='data/cifar100',
-        split='test',
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(split='test', pipeline=test_pipeline, **dataset),
     sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='default_collate'),
+    **loader,
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
 test_evaluator = val_evaluator
+del dataset, loader
