@@ -68,6 +68,8 @@ class RunningNorm(nn.Module):
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """Take in a batch of rows (M, C) of this rank; all ranks join theirs."""
+        if not len(rows):
+            return
         var, mean = torch.var_mean(rows.detach().to(self.mean.dtype), 0, correction=0)
         if get_world_size() > 1:
             means, variances = (torch.stack(all_gather(x)) for x in (mean, var))

@@ -145,6 +145,7 @@ class CAKDFeatureLoss(FeatureLoss):
         if self.gamma == ADAPTIVE:
             self.seen['gamma'] = gamma
         if self.probing and head_weight is not None and raw.dim() == 2:
+            _check_head(raw, head_weight)
             self.seen.update(kept(raw, mask, head_weight, head_bias))
         return scale * (self.alpha * bcd + self.beta * scd + gamma * wcd)
 
@@ -228,6 +229,15 @@ class CAKDFeatureLoss(FeatureLoss):
             f'tau={self.tau}, alpha={self.alpha}, beta={self.beta}, '
             f'gamma={self.gamma!r}, strong_share={self.strong_share}, '
             f'{super().extra_repr()}'
+        )
+
+
+def _check_head(feature: Tensor, head_weight: Tensor) -> None:
+    if head_weight.shape[-1] != feature.shape[1]:
+        raise ValueError(
+            f'head_weight has shape {tuple(head_weight.shape)}, but the feature has '
+            f'{feature.shape[1]} channels: map it only where preds_T is the input of '
+            'that classifier (model.distiller.loss_forward_mappings).'
         )
 
 

@@ -5,7 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import check_number
-from .functional import decoupled_kl_and_mass, single_label_kl_and_rows
+from .functional import batch_mean, decoupled_kl_and_mass, single_label_kl_and_rows
 
 
 @MODELS.register_module()
@@ -108,7 +108,7 @@ class CAKDLogitLoss(nn.Module):
     @property
     def terms(self) -> dict[str, Tensor]:
         """The last step's means over the batch, detached scalars; {} before it."""
-        terms = {name: rows.detach().mean() for name, rows in self._rows.items()}
+        terms = {name: batch_mean(rows.detach()) for name, rows in self._rows.items()}
         if 'weak' in terms:
             terms['scd'] = torch.zeros_like(terms['wcd'])
             terms['strong_mass'] = 1 - terms.pop('weak')

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ...utils.errors import describe
 from ..statistics import RunningNorm
 from .checks import check_number
+from .functional import batch_mean
 from .layout import GRANULARITIES, channel_dim, pool, to_rows
 
 
@@ -94,21 +95,23 @@ class FeatureLoss(nn.Module):
             ValueError: shapes differ or do not fit ``granularity``.
         """
         preds_S, raw = self._checked(preds_S, preds_T)
-        preds_T = raw
-        if self.norm is not None:
-            dim = channel_dim(raw)
-            if self.training:
-                self.norm.update(raw.movedim(dim, -1).flatten(0, -2))
-            preds_S, preds_T = self.norm(preds_S, dim), self.norm(raw, dim)
-        rows_S, rows_T = (to_rows(x, self.granularity) for x in (preds_S, preds_T))
-        values = self.compare(
-            rows_S,
-            rows_T,
-            raw,
-            gt_labels=gt_labels,
-            head_weight=head_weight,
-            head_bias=head_bias,
-        )
+        # Autocast would score and project the teacher in half precision.
+        with torch.autocast(raw.device.type, enabled=False):
+            preds_T = raw
+            if self.norm is not None:
+                dim = channel_dim(raw)
+                if self.training:
+                    self.norm.update(raw.movedim(dim, -1).flatten(0, -2))
+                preds_S, preds_T = self.norm(preds_S, dim), self.norm(raw, dim)
+            rows_S, rows_T = (to_rows(x, self.granularity) for x in (preds_S, preds_T))
+            values = self.compare(
+                rows_S,
+                rows_T,
+                raw,
+                gt_labels=gt_labels,
+                head_weight=head_weight,
+                head_bias=head_bias,
+            )
         return self.loss_weight * values.sum() / max(len(values), 1)
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +152,7 @@ class FeatureLoss(nn.Module):
     @property
     def terms(self) -> dict[str, Tensor]:
         """The means of what was seen in the last step, detached scalars."""
-        return {name: value.detach().mean() for name, value in self.seen.items()}
+        return {name: batch_mean(value.detach()) for name, value in self.seen.items()}
 
     def compare(
         self, rows_S: Tensor, rows_T: Tensor, raw: Tensor, **context: Tensor | None

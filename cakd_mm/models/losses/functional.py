@@ -113,6 +113,11 @@ def single_label_kl_and_rows(
     return _SingleLabelKL.apply(preds_S, preds_T, labels, tau, alpha, gamma)
 
 
+def batch_mean(rows: Tensor) -> Tensor:
+    """Return the mean of all elements, 0 for a batch without any."""
+    return rows.sum() / max(rows.numel(), 1)
+
+
 def _kind(value) -> str:
     return str(getattr(value, 'dtype', type(value).__name__))
 

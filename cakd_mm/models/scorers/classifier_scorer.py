@@ -48,7 +48,7 @@ class ClassifierScorer(BaseScorer):
             )
         weight = head_weight.detach().to(feature.dtype)
         if gt_labels.dim() == 1:
-            weight = weight[gt_labels]
+            weight = weight[gt_labels.long()]
         else:
             weight = gt_labels.to(feature.dtype) @ weight
         scores = feature * weight

@@ -1,0 +1,1 @@
+"""Pictures of what went on inside a distillation run; needs matplotlib and scipy."""

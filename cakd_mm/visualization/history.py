@@ -1,0 +1,117 @@
+"""The log of a run: read, joined over all starts, and its curves."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mode
+
+from mmengine.config import Config
+
+from ..utils.errors import describe
+from ..utils.runs import METRIC
+
+
+@dataclass
+class History:
+    """The log of a run, of all its starts."""
+
+    train: list[dict]
+    val: list[dict]
+
+    @property
+    def keys(self) -> list[str]:
+        """All that was logged in training, in order of appearance."""
+        return list(dict.fromkeys(key for line in self.train for key in line))
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps between equal positions in two epochs; None if that is unknown."""
+        first: dict[int, int] = {}
+        for line in self.train:
+            if 'epoch' in line:
+                first.setdefault(line['epoch'], line['step'])
+        gaps = [first[e + 1] - first[e] for e in first if e + 1 in first]
+        return mode(gaps) if gaps else None
+
+    @property
+    def unit(self) -> str:
+        """What the x axis counts."""
+        return 'epoch' if self.steps_per_epoch else 'step'
+
+    def curve(self, key: str) -> tuple[list[float], list[float]]:
+        """Return x, in :attr:`unit`, and y of a logged training scalar."""
+        scale = self.steps_per_epoch or 1
+        lines = [line for line in self.train if key in line]
+        return [line['step'] / scale for line in lines], [line[key] for line in lines]
+
+    def validation(self) -> tuple[list[float], list[float]]:
+        """Return x and top-1, in percent."""
+        lines = [line for line in self.val if METRIC in line]
+        x = [line['step'] for line in lines]
+        # A loop by epochs numbers validations by epochs.
+        if self.train and 'epoch' in self.train[0] and not self.steps_per_epoch:
+            ends = {line['epoch']: line['step'] for line in self.train}
+            x = [ends.get(epoch, epoch) for epoch in x]
+        return x, [line[METRIC] for line in lines]
+
+    def terms(self) -> dict[str, list[str]]:
+        """Return the names of the terms of each loss, by its short name."""
+        found: dict[str, list[str]] = {}
+        for key in self.keys:
+            loss, slash, term = key.partition('/')
+            if slash:
+                found.setdefault(loss, []).append(term)
+        return found
+
+
+def read_history(work_dir: Path) -> tuple[History, Config]:
+    """Join the logs of all starts of a run; a later one replaces what it repeats.
+
+    Returns:
+        The log, and the config of the last start.
+
+    Raises:
+        FileNotFoundError: nothing was logged there, or the config is missing.
+    """
+    history, last = History([], []), None
+    for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        new = parse(file.read_text())
+        if new.train or new.val:
+            history, last = join(history, new), file.parent
+    if last is None:
+        problem = 'It has no */vis_data/scalars.json with logged lines.'
+        remedy = 'Name the work dir of a run of tools/train.py.'
+        raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
+    saved = [last / 'config.py', *sorted(work_dir.glob('*.py'))]
+    saved = [file for file in saved if file.is_file() and file.name != 'student.py']
+    if not saved:
+        problem = 'The config that training leaves there is missing.'
+        remedy = 'Copy the config of the run into it.'
+        raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
+    return history, Config.fromfile(saved[0])
+
+
+def parse(text: str) -> History:
+    """Read the lines of a log, one start's."""
+    history = History([], [])
+    for text_line in text.splitlines():
+        try:
+            line = json.loads(text_line)
+        except json.JSONDecodeError:  # a run under way is writing it
+            continue
+        if 'step' in line:
+            (history.train if 'loss' in line else history.val).append(line)
+    return history
+
+
+def join(old: History, new: History) -> History:
+    """Return ``old`` as far as ``new`` does not repeat it, and then ``new``."""
+    train, val = old.train, old.val
+    if new.train:
+        first = new.train[0]
+        train = [line for line in train if line['step'] < first['step']]
+        bound = first.get('epoch', first['step'])
+        val = [line for line in val if line['step'] < bound]
+    if new.val:
+        val = [line for line in val if line['step'] < new.val[0]['step']]
+    return History(train + new.train, val + new.val)

@@ -1,0 +1,305 @@
+"""What a feature loss of a run sees of validation images: scores and clusters."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, DefaultScope
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..models.distillers.strict_distiller import short_name
+from ..models.losses import CAKDFeatureLoss
+from ..models.losses.layout import strongest
+from ..utils import launch
+from ..utils.checkpoint import load_strictly, read_checkpoint
+from ..utils.errors import describe
+
+
+@dataclass
+class Seen:
+    """What a loss saw of N images.
+
+    Attributes:
+        indices: Which images of the split.
+        labels: The classes of each.
+        logits: The teacher's, (N, K).
+        scores: Of its channels, (N, C).
+        strong: The strong ones, bool, (N, C).
+        scorer: The name of the scorer's class.
+        images: The images, (H, W, 3) in [0, 1], RGB, if asked for.
+        maps: The channels' activation, (N, C, H, W), if asked for and there.
+    """
+
+    indices: list[int]
+    labels: list[list[int]]
+    logits: Tensor
+    scores: Tensor
+    strong: Tensor
+    scorer: str
+    images: list[np.ndarray]
+    maps: Tensor | None
+
+
+def setting(loss: dict, name: str):
+    """Return what a CAKDFeatureLoss is configured with, or its default."""
+    default = signature(CAKDFeatureLoss.__init__).parameters[name].default
+    value = loss.get(name, default)
+    return dict(type='ActivationScorer') if name == 'scorer' and not value else value
+
+
+def is_cakd_feature(loss: dict) -> bool:
+    """Whether a loss is built from a CAKDFeatureLoss, or a subclass of it."""
+    kind = loss['type']
+    if not isinstance(kind, type):
+        kind = MODELS.get(kind if '.' in kind else f'mmrazor.{kind}')
+    return kind is not None and issubclass(kind, CAKDFeatureLoss)
+
+
+def has_clusters(loss: dict) -> bool:
+    """Whether a loss has clusters, and these are channels of a feature."""
+    channelwise = ('pooled', 'channel')
+    return is_cakd_feature(loss) and setting(loss, 'granularity') in channelwise
+
+
+def distill_losses(cfg: Config, work_dir: Path) -> dict[str, dict]:
+    """Return the configs of all distillation losses, by name.
+
+    Raises:
+        ValueError: the run distils nothing.
+    """
+    losses = (cfg.model.get('distiller') or {}).get('distill_losses')
+    if not losses:
+        kind = cfg.model.type
+        problem = f'It is of a run without distillation (model.type={kind!r}).'
+        remedy = (
+            'Name the work dir of a student with a teacher, of '
+            'configs/cakd/demo_digits.py, say.'
+        )
+        raise ValueError(describe('WORK_DIR', str(work_dir), problem, remedy))
+    return losses
+
+
+def choose_loss(losses: dict[str, dict], name: str | None) -> str | None:
+    """Return the feature loss to draw, the first one unless told; None without any.
+
+    Raises:
+        ValueError: there is no such loss, or it has no clusters of channels.
+    """
+    known = [key for key, loss in losses.items() if has_clusters(loss)]
+    if name is None:
+        return known[0] if known else None
+    named = [key for key in losses if name in (key, short_name(key))]
+    if named and named[0] in known:
+        return named[0]
+    problem = f'The run has the losses {sorted(losses)}.'
+    if named:
+        problem = f'It is a {losses[named[0]]["type"]} without clusters of channels.'
+    remedy = 'Leave --loss out: terms.png shows all losses.'
+    if known:
+        remedy = f'Write --loss {" or ".join(known)}.'
+    raise ValueError(describe('--loss', name, problem, remedy))
+
+
+def latest_checkpoint(work_dir: Path) -> Path:
+    """Return the checkpoint of the last epoch or iteration.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    pattern = re.compile(r'(?:epoch|iter)_(\d+)')
+    matches = {f: pattern.fullmatch(f.stem) for f in work_dir.glob('*.pth')}
+    found = {file: int(match[1]) for file, match in matches.items() if match}
+    if not found:
+        problem = 'It holds no epoch_*.pth or iter_*.pth to take the scorer from.'
+        remedy = 'Name one with --checkpoint, or wait for the first epoch to end.'
+        raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
+    return max(found, key=found.get)
+
+
+def build_model(cfg: Config, checkpoint: Path) -> nn.Module:
+    """Build the run's model with its teacher and the state in ``checkpoint``.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint is missing or does not fit.
+    """
+    remedy = 'Give an epoch_*.pth or iter_*.pth of this run.'
+    found = read_checkpoint(str(checkpoint), '--checkpoint', remedy)
+    weights = found.get('state_dict', found)
+    config = cfg.model.copy()
+    if cfg.get('data_preprocessor'):
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(config)
+    load_strictly(model, weights, '--checkpoint', str(checkpoint), remedy)
+    return model.to(get_device()).eval()
+
+
+def build_dataset(cfg: Config) -> Dataset:
+    """Build the split that the run was validated on."""
+    launch.check_data(cfg, ('val',))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return DATASETS.build(cfg.val_dataloader.dataset)
+
+
+def labels_of(dataset: Dataset) -> list[list[int]]:
+    """Return the classes of every image."""
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    return [np.atleast_1d(info['gt_label']).tolist() for info in infos]
+
+
+def class_names(dataset: Dataset, classes: int) -> list[str]:
+    """Return the names of all classes, shortened; numbers where there are none."""
+    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if not names or len(names) != classes:
+        names = range(classes)
+    return [f'{name!s:.24}' for name in names]
+
+
+def spread(labels: list[list[int]], count: int) -> list[int]:
+    """Choose ``count`` images with as many classes, evenly, as there can be."""
+    seen: dict[int, int] = {}
+    order = []
+    for index, label in enumerate(labels):
+        first = label[0] if label else -1
+        seen[first] = seen.get(first, 0) + 1
+        order.append((seen[first], first, index))
+    chosen = [index for _, _, index in sorted(order)]
+    if count < len(seen):
+        places = np.linspace(0, len(seen) - 1, count).round().astype(int)
+        return [chosen[place] for place in places]
+    return chosen[:count]
+
+
+def check_images(images: list[int], size: int) -> None:
+    """Check that the split has such images.
+
+    Raises:
+        IndexError: it has not.
+    """
+    for index in images:
+        if not 0 <= index < size:
+            problem = f'The validation split has {size} images.'
+            remedy = f'Write 0 to {size - 1}.'
+            raise IndexError(describe('--images', index, problem, remedy))
+
+
+def check_channels(count: int, channels: int) -> None:
+    """Check that so many channels can be shown.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not 1 <= count <= channels:
+        problem = f'The feature has {channels} channels.'
+        raise ValueError(describe('--channels', count, problem, 'Write 1 to 10, say.'))
+
+
+@torch.no_grad()
+def look(
+    model: nn.Module,
+    name: str,
+    dataset: Dataset,
+    indices: list[int],
+    pictures: bool = False,
+    batch: int = 64,
+) -> Seen:
+    """Show images to the model and note what the loss ``name`` makes of them.
+
+    The loss is computed as in training, so the scorer gets what its config maps.
+    The images and the teacher's maps are kept only with ``pictures``.
+    """
+    loss = model.distiller.distill_losses[name]
+    torch.manual_seed(0)  # of a RandomScorer
+    scores, logits, labels, images, maps = [], [], [], [], []
+    with recorded(loss, model.teacher) as got:
+        for start in range(0, len(indices), batch):
+            items = [dataset[index] for index in indices[start : start + batch]]
+            data = model.data_preprocessor(pseudo_collate(items))
+            model.loss(data['inputs'], data['data_samples'])
+            scores.append(got['scores'].float().cpu())
+            logits.append(got['logits'].float().cpu())
+            labels += [sample.gt_label.tolist() for sample in data['data_samples']]
+            if pictures:
+                images += originals(data, model.data_preprocessor)
+                maps += maps_of(got)
+    scores, logits = torch.cat(scores), torch.cat(logits)
+    strong = strongest(scores, loss.count(scores.shape[1]))
+    kind = type(loss.scorer).__name__
+    maps = torch.stack(maps) if maps else None
+    return Seen(indices, labels, logits, scores, strong, kind, images, maps)
+
+
+@contextmanager
+def recorded(loss: nn.Module, teacher: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield what the last batch left in a loss and in the teacher around it."""
+    got: dict[str, Tensor] = {}
+
+    def keep(name: str, value) -> None:  # of several stages, the last
+        got[name] = value[-1] if isinstance(value, tuple | list) else value
+
+    hooks = [
+        loss.scorer.register_forward_hook(lambda m, a, out: keep('scores', out)),
+        loss.register_forward_pre_hook(
+            lambda m, a, kwargs: keep('feature', kwargs['preds_T']), with_kwargs=True
+        ),
+        teacher.head.register_forward_hook(lambda m, a, out: keep('logits', out)),
+    ]
+    if getattr(teacher, 'neck', None) is not None:
+        before = teacher.neck.register_forward_pre_hook
+        hooks.append(before(lambda m, a: keep('before_neck', a[0])))
+    try:
+        yield got
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def maps_of(got: dict[str, Tensor]) -> list[Tensor]:
+    """Return each image's map whose channels the loss clusters, (C, H, W).
+
+    Of a pooled feature these went into the neck; there may be none.
+    """
+    feature, before = got['feature'], got.get('before_neck')
+    pooled = feature.dim() == 2 and isinstance(before, Tensor)
+    if pooled and before.shape[:2] == feature.shape:
+        feature = before
+    return [*feature.float().cpu()] if feature.dim() == 4 else []
+
+
+def originals(data: dict, preprocessor: nn.Module) -> list[np.ndarray]:
+    """Undo the normalisation: (H, W, 3) in [0, 1], RGB."""
+    images = data['inputs'].float()
+    if hasattr(preprocessor, 'mean'):
+        images = images * preprocessor.std + preprocessor.mean
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    # What is read from files is BGR until a preprocessor turns it.
+    if not preprocessor.to_rgb and 'img_path' in data['data_samples'][0]:
+        images = images.flip(1)
+    return [*(images / 255).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def shares_by_class(strong: Tensor, labels: list[list[int]], classes: int) -> Tensor:
+    """Return how often each channel is strong in images of each class.
+
+    Args:
+        strong: bool, (N, C).
+        labels: The classes of every image.
+        classes: Number of classes, K.
+
+    Returns:
+        Tensor: Shares, (K, C); nan for classes without an image.
+    """
+    members = torch.zeros(len(labels), classes, dtype=torch.float64)
+    for row, own in zip(members, labels, strict=True):
+        row[own] = 1
+    return members.T @ strong.double() / members.sum(0)[:, None]

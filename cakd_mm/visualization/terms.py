@@ -1,0 +1,244 @@
+"""terms.png: the terms of every loss, and of the run, over the epochs."""
+
+import math
+from dataclasses import dataclass, field
+
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from mmengine.config import Config
+
+from ..models.distillers.strict_distiller import short_name
+from .history import History
+from .observe import has_clusters, is_cakd_feature, setting
+
+LOG_SPAN = 30
+CHANCE = '0.45'
+
+VALUES = {
+    'bcd': 'BCD: between the clusters',
+    'scd': 'SCD: within the strong cluster',
+    'wcd': 'WCD: within the weak cluster',
+    'kl': 'KL divergence, undivided',
+    'squared': 'squared difference',
+}
+SHARES = {
+    'strong_mass': "strong_mass: teacher's probability of the strong cluster, at τ",
+    'kept_strong': 'kept_strong: predictions kept by the strong channels alone',
+    'kept_weak': 'kept_weak: ... by the weak channels alone',
+    'kept_random': 'kept_random: ... by as many random channels',
+    'gate_mean': 'gate_mean: mean gate of the scoring network',
+    'gate_spread': 'gate_spread: deviation of the gates of an image',
+}
+FACTORS = {
+    'r': "r: teacher's activation, strong / weak cluster",
+    'gamma': 'gamma: weight of WCD, beta / r',
+    'lambda': "lambda: the balancer's weight of this loss",
+    'ratio': 'ratio: value of this loss / of the reference',
+    'grad_ratio': 'grad_ratio: gradient of this loss / of the reference',
+}
+COLOURS = {
+    label: f'C{place}'
+    for table in (VALUES, SHARES, FACTORS)
+    for place, label in enumerate(table.values())
+}
+
+
+@dataclass
+class Panel:
+    """Curves that share an axis."""
+
+    ylabel: str
+    curves: dict[str, tuple[list[float], list[float]]]
+    levels: dict[str, float] = field(default_factory=dict)
+    log: bool = False
+    note: str = ''
+
+    @property
+    def entries(self) -> int:
+        """The number of lines of its legend."""
+        return len(self.curves) + len(self.levels) + bool(self.note)
+
+
+def positive(curves: dict) -> list[float]:
+    """Return the values that a logarithmic axis can show."""
+    return [v for _, y in curves.values() for v in y if 0 < v < math.inf]
+
+
+def spans(curves: dict) -> bool:
+    """Whether the positive values need a logarithmic axis."""
+    values = positive(curves)
+    return bool(values) and max(values) > LOG_SPAN * min(values)
+
+
+def value_panel(curves: dict) -> Panel | None:
+    """Return the panel of divergences; what is 0 throughout is only mentioned."""
+    drawn = {VALUES.get(k, k): curve for k, curve in curves.items() if any(curve[1])}
+    if not drawn:
+        return None
+    zero = [name.upper() for name, curve in curves.items() if not any(curve[1])]
+    note = f'not drawn, 0 throughout: {", ".join(zero)}' if zero else ''
+    divided = curves.keys() <= {'bcd', 'scd', 'wcd'}
+    label = 'divergence × τ² (nats)' if divided else 'value'
+    return Panel(f'{label}, no weight', drawn, log=spans(drawn), note=note)
+
+
+def loss_panels(
+    history: History, short: str, loss: dict, classes: int | None, target: float | None
+) -> list[Panel]:
+    """Return the panels of a loss that have something to show.
+
+    Args:
+        history: The log.
+        short: The loss's name in the log.
+        loss: Its config.
+        classes: Number of classes.
+        target: The ratio that a balancer aims at for this loss.
+    """
+    curves = {t: history.curve(f'{short}/{t}') for t in history.terms().get(short, ())}
+    other = {k: v for k, v in curves.items() if k not in {*SHARES, *FACTORS}}
+    panels = [value_panel(other)]
+    shares = {SHARES[k]: v for k, v in curves.items() if k in SHARES}
+    if shares:
+        panels.append(Panel('share', shares, share_levels(curves, loss, classes)))
+    factors = {FACTORS[k]: v for k, v in curves.items() if k in FACTORS}
+    if factors:
+        levels = {'1: equal': 1.0}
+        if target not in (None, 1):
+            levels[f'{target:g}: ratio aimed at'] = target
+        panels.append(Panel('factor (no unit)', factors, levels, log=True))
+    return [panel for panel in panels if panel is not None]
+
+
+def share_levels(curves: dict, loss: dict, classes: int | None) -> dict[str, float]:
+    """Return what the shares would be by chance."""
+    if not is_cakd_feature(loss):
+        if not classes or loss.get('multi_label'):
+            return {}
+        return {f'1/{classes}: strong_mass of equal classes': 1 / classes}
+    share, scorer = setting(loss, 'strong_share'), setting(loss, 'scorer')
+    levels = {f'{share:g}: strong_share, the strong_mass of equal channels': share}
+    # What fill_widths takes if the config says nothing.
+    aim = scorer.get('share', share)
+    if 'gate_mean' in curves and aim != share:
+        levels[f'{aim:g}: gate_mean aimed at'] = aim
+    if classes and 'kept_strong' in curves:
+        levels[f'1/{classes}: kept_* of guesses'] = 1 / classes
+    return levels
+
+
+def run_panels(history: History) -> list[Panel]:
+    """Return the panels of the run as a whole: losses, warm-up and top-1."""
+    sides = ('student.', 'distill.')
+    parts = [key for key in history.keys if key.startswith(sides) and 'loss' in key]
+    parts += ['loss'] if 'loss' in history.keys else []
+    curves = {part_name(key): history.curve(key) for key in parts}
+    panels = []
+    if curves:
+        panels.append(Panel('value in the training loss', curves, log=spans(curves)))
+    x, y = history.validation()
+    if x:
+        label = f'top-1 of the student: {y[-1]:.2f} % last, {max(y):.2f} % best'
+        panels.append(Panel('top-1 (%)', {label: (x, y)}))
+    if 'warmup' in history.keys:
+        label = 'warmup: factor of all distillation losses'
+        panels.append(Panel('factor (no unit)', {label: history.curve('warmup')}))
+    return panels
+
+
+def part_name(key: str) -> str:
+    """Say what a part of the training loss is."""
+    if key == 'loss':
+        return 'loss: the sum of all'
+    if key.startswith('student.'):
+        return f"{key}: the student's own"
+    if key.endswith('.scorer_loss'):
+        return f'{key}: trains the scorer only'
+    return f'{key}: with all its weights'
+
+
+def title_of(name: str, loss: dict) -> str:
+    """Say what strong and weak mean for a loss."""
+    text = f'{name} ({loss["type"]})'
+    if is_cakd_feature(loss):
+        what = 'channels' if has_clusters(loss) else 'elements of each row'
+        share = 100 * setting(loss, 'strong_share')
+        by = setting(loss, 'scorer')['type']
+        return f'{text}: strong = {share:g} % of the {what}, ranked by {by}'
+    if loss['type'].endswith('CAKDLogitLoss'):
+        return f'{text}: strong = the labelled class, weak = all others'
+    return text
+
+
+def panel_rows(
+    history: History, cfg: Config, losses: dict[str, dict]
+) -> dict[str, list[Panel]]:
+    """Return the panels of each loss and of the run, by title; no row is empty."""
+    classes = (cfg.model.get('architecture', {}).get('head') or {}).get('num_classes')
+    balancer = cfg.model.distiller.get('balancer') or {}
+    balanced = balancer.get('losses') or []
+    balanced = [balanced] if isinstance(balanced, str) else balanced
+    rows = {}
+    for name, loss in losses.items():
+        aim = balancer.get('ratio', 1.0) / len(balanced) if name in balanced else None
+        panels = loss_panels(history, short_name(name), loss, classes, aim)
+        rows[title_of(name, loss)] = panels
+    rows['the whole run'] = run_panels(history)
+    return {title: panels for title, panels in rows.items() if panels}
+
+
+def draw_terms(history: History, cfg: Config, losses: dict[str, dict]) -> Figure:
+    """Draw one row of panels for each loss, and one for the run."""
+    rows = panel_rows(history, cfg, losses)
+    # The explanations above the tallest panel of a row take their own room.
+    heights = [3.3 + 0.16 * max(p.entries for p in row) for row in rows.values()]
+    figure = Figure(figsize=(17, sum(heights)), layout='constrained')
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    panels = [panel for row in rows.values() for panel in row]
+    end = max(x[-1] for panel in panels for x, _ in panel.curves.values())
+    for part, (title, row) in zip(parts, rows.items(), strict=True):
+        part.suptitle(title, x=0.01, ha='left', weight='bold', fontsize=11)
+        axes = part.subplots(1, len(row), squeeze=False)[0]
+        for axis, panel in zip(axes, row, strict=True):
+            draw_panel(axis, panel, history.unit)
+            # sharex would draw the whole figure for each axis of another row.
+            axis.set_xlim(0, 1.02 * end)
+    return figure
+
+
+def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
+    """Draw curves, with their explanations above."""
+    for label, (x, y) in panel.curves.items():
+        style = dict(linewidth=1.4, marker='.' if len(x) < 60 else '')
+        axis.plot(x, y, label=label, color=COLOURS.get(label), **style)
+    styles = (':', '--', '-.')
+    for (label, value), style in zip(panel.levels.items(), styles, strict=False):
+        axis.axhline(value, color=CHANCE, linestyle=style, linewidth=1.2, label=label)
+    if panel.note:
+        axis.plot([], [], ' ', label=panel.note)
+    axis.set(xlabel=unit, ylabel=panel.ylabel)
+    if panel.log:
+        log_axis(axis, positive(panel.curves) + [*panel.levels.values()])
+    elif panel.ylabel == 'share':
+        axis.set_ylim(-0.03, 1.03)
+    elif not panel.ylabel.startswith('top-1'):
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    axis.grid(alpha=0.3)
+    place = dict(loc='lower left', bbox_to_anchor=(0, 1.01), borderaxespad=0)
+    axis.legend(**place, frameon=False, fontsize=8, labelspacing=0.25)
+
+
+def log_axis(axis: Axes, values: list[float]) -> None:
+    """Set a logarithmic axis that has ticks to read, however narrow the range."""
+    axis.set_yscale('log', nonpositive='mask')
+    if not values:
+        return
+    low, high = min(values) / 1.2, max(values) * 1.2
+    if high < 8 * low:
+        middle = (low * high) ** 0.5
+        low, high = middle / 8**0.5, middle * 8**0.5
+    axis.set_ylim(low, high)
+    subs = (1, 2, 5) if high < 1e3 * low else (1,)
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
+    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
+    axis.yaxis.set_minor_formatter(ticker.NullFormatter())

@@ -1,0 +1,472 @@
+"""The controls FeatureKLLoss and FeatureSquaredLoss, and what all feature losses do."""
+
+import inspect
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+from mmrazor.registry import MODELS
+from torch.testing import assert_close
+
+from cakd_mm.models.losses import CAKDFeatureLoss, FeatureKLLoss, FeatureSquaredLoss
+from cakd_mm.models.losses.layout import pool, to_rows
+
+LAID_OUT = pytest.mark.parametrize(
+    ('granularity', 'shape'),
+    [
+        pytest.param('pooled', (4, 7), id='vector'),
+        pytest.param('pooled', (2, 6, 2, 3), id='averaged'),
+        pytest.param('pooled', (2, 3, 6), id='tokens'),
+        pytest.param('channel', (2, 6, 2, 3), id='channel'),
+        pytest.param('spatial', (2, 3, 2, 4), id='spatial'),
+        pytest.param('flat', (3, 2, 2, 3), id='flat'),
+    ],
+)
+CONTROLS = pytest.mark.parametrize('kind', ['FeatureKLLoss', 'FeatureSquaredLoss'])
+EVERY = pytest.mark.parametrize(
+    'kind', ['CAKDFeatureLoss', 'FeatureKLLoss', 'FeatureSquaredLoss']
+)
+
+
+def build(kind, **settings):
+    return MODELS.build(dict(type=kind, **settings))
+
+
+def pair(shape, seed=0, scale=2.0):
+    draw = torch.Generator().manual_seed(seed)
+    return tuple(
+        scale * torch.randn(shape, generator=draw, dtype=torch.float64) for _ in 'ST'
+    )
+
+
+def value_and_grad(loss, student, teacher):
+    leaf = student.clone().requires_grad_()
+    value = loss(leaf, teacher)
+    return value.detach(), torch.autograd.grad(value, leaf)[0]
+
+
+def slow_kl(student, teacher, granularity='pooled', tau=4.0):
+    total, rows = 0.0, [to_rows(x, granularity).tolist() for x in (student, teacher)]
+    for row_S, row_T in zip(*rows, strict=True):
+        sums = [sum(math.exp(x / tau) for x in row) for row in (row_S, row_T)]
+        for s, t in zip(row_S, row_T, strict=True):
+            p_S, p_T = math.exp(s / tau) / sums[0], math.exp(t / tau) / sums[1]
+            total += p_T * math.log(p_T / p_S)
+    return tau**2 * total / len(rows[0])
+
+
+def slow_squared(student, teacher, granularity='pooled'):
+    total, rows = 0.0, [to_rows(x, granularity).tolist() for x in (student, teacher)]
+    for row_S, row_T in zip(*rows, strict=True):
+        squares = [(s - t) ** 2 for s, t in zip(row_S, row_T, strict=True)]
+        total += sum(squares) / len(squares) / 2
+    return total / len(rows[0])
+
+
+# Values of the controls
+
+
+@LAID_OUT
+@pytest.mark.parametrize('tau', [0.7, 4.0])
+def test_the_divergence(granularity, shape, tau):
+    student, teacher = pair(shape)
+    loss = build('FeatureKLLoss', tau=tau, granularity=granularity, loss_weight=0.5)
+    want = slow_kl(student, teacher, granularity, tau)
+    assert loss(student, teacher).item() == pytest.approx(0.5 * want, rel=1e-9)
+    assert loss.terms['kl'].item() == pytest.approx(want, rel=1e-9)
+    assert abs(slow_kl(teacher, student, granularity, tau) / want - 1) > 1e-3
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('tau', [0.7, 1.0, 4.0])
+def test_the_divergence_is_mmrazors(tau, dtype):
+    features = [x.to(dtype) for x in pair((5, 8))]
+    mmrazors = build('KLDivergence', tau=tau, reduction='batchmean', loss_weight=1.5)
+    got = value_and_grad(build('FeatureKLLoss', tau=tau, loss_weight=1.5), *features)
+    assert_close(got, value_and_grad(mmrazors, *features))
+
+
+@LAID_OUT
+def test_the_squared_difference(granularity, shape):
+    student, teacher = pair(shape)
+    loss = build('FeatureSquaredLoss', granularity=granularity, loss_weight=3.0)
+    want = slow_squared(student, teacher, granularity)
+    value, grad = value_and_grad(loss, student, teacher)
+    assert value.item() == pytest.approx(3 * want, rel=1e-12)
+    assert loss.terms['squared'].item() == pytest.approx(want, rel=1e-12)
+    if granularity != 'pooled' or len(shape) < 4:
+        assert_close(grad, 3 * (student - teacher) / student.numel())
+
+
+vectors = hnp.arrays(
+    'f8',
+    st.shared(st.tuples(st.integers(1, 4), st.integers(1, 6)), key='shape'),
+    elements=st.floats(-20, 20, width=32),
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(vectors, vectors, st.sampled_from([0.7, 3.0]))
+def test_any_vectors(student, teacher, tau):
+    student, teacher = map(torch.from_numpy, (student, teacher))
+    kl = build('FeatureKLLoss', tau=tau)(student, teacher).item()
+    assert kl == pytest.approx(slow_kl(student, teacher, tau=tau), rel=1e-7, abs=1e-9)
+    squared = build('FeatureSquaredLoss')(student, teacher).item()
+    assert squared == pytest.approx(slow_squared(student, teacher), abs=1e-12)
+
+
+def test_the_squared_difference_is_the_divergences_limit():
+    student, teacher = pair((5, 8))
+    difference = student - teacher
+    student = student - difference.mean(1, keepdim=True)  # softmax sees no shift
+    kl = build('FeatureKLLoss', tau=1e4)(student, teacher)
+    assert_close(kl, build('FeatureSquaredLoss')(student, teacher), rtol=1e-3, atol=0)
+
+
+def test_the_clusters_alone_part_cakd_from_the_divergence():
+    """alpha BCD + P_S SCD + P_W WCD = KL, for one row."""
+    student, teacher = (x[:1] for x in pair((5, 8)))
+    tau = 2.0
+    index = teacher.abs().topk(4).indices
+    mass = (teacher / tau).softmax(1).gather(1, index).sum().item()
+    cakd = build('CAKDFeatureLoss', tau=tau, beta=mass, gamma=1 - mass)
+    assert_close(
+        value_and_grad(cakd, student, teacher),
+        value_and_grad(build('FeatureKLLoss', tau=tau), student, teacher),
+    )
+
+
+@LAID_OUT
+@CONTROLS
+def test_gradcheck(kind, granularity, shape):
+    student, teacher = pair(shape)
+    loss = build(kind, granularity=granularity)
+    assert torch.autograd.gradcheck(loss, (student.requires_grad_(), teacher))
+
+
+@CONTROLS
+def test_the_defaults(kind):
+    student, teacher = pair((4, 7))
+    slow = {'FeatureKLLoss': slow_kl, 'FeatureSquaredLoss': slow_squared}[kind]
+    loss = build(kind)
+    assert loss(student, teacher).item() == pytest.approx(slow(student, teacher))
+    assert loss.norm is None
+    assert not loss.state_dict()
+
+
+# What every feature loss does
+
+
+@LAID_OUT
+@EVERY
+def test_the_gradient_goes_to_the_student_alone(kind, granularity, shape):
+    student, teacher = (x.requires_grad_() for x in pair(shape))
+    loss = build(kind, granularity=granularity)
+    loss(student, teacher).backward()
+    assert student.grad.abs().max() > 0
+    assert teacher.grad is None
+    assert not any(term.requires_grad for term in loss.terms.values())
+
+
+@EVERY
+@pytest.mark.parametrize('shape', [(6, 4), (3, 5, 4), (3, 4, 2, 3)], ids=str)
+@pytest.mark.parametrize('momentum', [0.0, 0.3])
+def test_both_are_standardised_by_the_teachers_statistics(kind, shape, momentum):
+    granularity = 'channel' if len(shape) == 4 else 'pooled'
+    settings = dict(granularity=granularity)
+    if kind == 'CAKDFeatureLoss':  # the clusters are of the raw feature
+        draw = torch.Generator().manual_seed(5)
+        scorer = build('RandomScorer')
+        scores = torch.rand(shape[0], 4, generator=draw)
+        scorer.forward = lambda *_: scores
+        settings['scorer'] = scorer
+    loss = build(
+        kind, standardize=True, channels=4, momentum=momentum, **settings
+    ).double()
+    scale = torch.tensor([0.1, 1.0, 5.0, 30.0], dtype=torch.float64)
+    scale = scale.view(-1, *[1] * (len(shape) - 2)) if len(shape) == 4 else scale
+    dim = 1 if len(shape) == 4 else -1
+    mean, square, seen = 0.0, 0.0, []
+    for step in range(1, 4):
+        student, teacher = (scale * (x + step) for x in pair(shape, seed=step))
+        rows = teacher.movedim(dim, -1).reshape(-1, 4).numpy()
+        seen.append(rows)
+        weight = max(1 / step, momentum)
+        mean = (1 - weight) * mean + weight * rows.mean(0)
+        square = (1 - weight) * square + weight * np.square(rows).mean(0)
+        got = value_and_grad(loss, student, teacher)
+        deviation = np.sqrt(square - mean**2 + 1e-5)
+        along = [4 if d == dim % len(shape) else 1 for d in range(len(shape))]
+        centre, spread = (torch.from_numpy(x).view(along) for x in (mean, deviation))
+        plain = build(kind, **settings)
+        value, grad = value_and_grad(
+            plain, (student - centre) / spread, (teacher - centre) / spread
+        )
+        assert_close(got, (value, grad / spread), rtol=1e-6, atol=1e-9)
+    if momentum == 0:
+        assert_close(loss.norm.mean.numpy(), np.concatenate(seen).mean(0))
+        assert_close(loss.norm.var.numpy(), np.concatenate(seen).var(0))
+
+
+@EVERY
+def test_an_averaged_map_is_standardised_after_the_average(kind):
+    student, teacher = pair((6, 4, 2, 3))
+    loss, other = (build(kind, standardize=True, channels=4).double() for _ in '12')
+    got = loss(student, teacher)
+    assert_close(got, other(pool(student), pool(teacher)))
+    assert_close(loss.norm.var, pool(teacher).var(0, correction=0))
+
+
+@EVERY
+def test_the_statistics_are_saved_and_stand_still_in_eval_mode(kind):
+    (student, teacher), (_, later) = pair((6, 4)), pair((6, 4), seed=1)
+    first, second = (build(kind, standardize=True, channels=4) for _ in '12')
+    first(student, teacher)
+    assert {f'norm.{name}' for name in ('batches', 'mean', 'var')} <= set(
+        first.state_dict()
+    )
+    second.load_state_dict(first.state_dict())
+    state = {name: value.clone() for name, value in first.state_dict().items()}
+    assert_close(first.eval()(student, later), second.eval()(student, later))
+    assert_close(dict(first.state_dict()), state, rtol=0, atol=0)
+    first.train()(student, later)
+    assert first.norm.batches == 2
+    assert not first.norm.mean.equal(state['norm.mean'])
+
+
+@EVERY
+def test_a_large_mean_costs_no_digits(kind):
+    student, teacher = (1000 + x / 20 for x in pair((64, 6)))
+    loss = build(kind, standardize=True, channels=6)
+    exact = build(kind, standardize=True, channels=6).double()
+    for _ in range(3):
+        got, want = loss(student.float(), teacher.float()), exact(student, teacher)
+    assert got.item() == pytest.approx(want.item(), rel=5e-3)
+    assert_close(loss.norm.var.double(), exact.norm.var, rtol=5e-3, atol=0)
+
+
+@EVERY
+def test_a_batch_of_vectors_without_statistics_yet_is_taken_as_it_is(kind):
+    student, teacher = pair((4, 7))
+    loss = build(kind, standardize=True, channels=7).eval()
+    plain = build(kind)(student, teacher)
+    assert loss(student, teacher).item() == pytest.approx(plain.item(), rel=1e-3)
+
+
+@EVERY
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(kind, dtype):
+    features = [x.to(dtype) for x in pair((4, 7))]
+    value, grad = value_and_grad(build(kind), *features)
+    want = value_and_grad(build(kind), *(x.float() for x in features))
+    assert_close(value, want[0], rtol=0, atol=0)
+    assert_close(grad, want[1].to(dtype), rtol=0, atol=0)
+
+
+@EVERY
+def test_a_map_is_averaged_in_single_precision(kind):
+    """4 + 1 / 64 is no bfloat16."""
+    student, teacher = (x.float() + 4 for x in pair((3, 6, 8, 8), scale=0.5))
+    halves = [x.bfloat16() for x in (student, teacher)]
+    got = build(kind)(*halves)
+    want = build(kind)(*(pool(x.float()) for x in halves))
+    assert_close(got, want, rtol=1e-6, atol=0)
+
+
+@EVERY
+@LAID_OUT
+def test_no_samples_no_loss(kind, granularity, shape):
+    student, teacher = (x[:0] for x in pair(shape))
+    value, grad = value_and_grad(build(kind, granularity=granularity), student, teacher)
+    assert value == 0
+    assert grad.shape == (0, *shape[1:])
+
+
+# Was once so: RunningNorm.update of no rows leaves nan for good.
+@EVERY
+def test_no_samples_leave_the_statistics_alone(kind):
+    student, teacher = pair((4, 7))
+    loss = build(kind, standardize=True, channels=7)
+    want = loss(student, teacher)
+    assert loss(student[:0], teacher[:0]) == 0
+    assert_close(loss.eval()(student, teacher), want)
+
+
+@EVERY
+@pytest.mark.parametrize('weight', [0, 0.25, 3.0])
+def test_the_weight_multiplies_the_loss(kind, weight):
+    features = pair((4, 7))
+    got = build(kind, loss_weight=weight)(*features)
+    assert_close(got, weight * build(kind)(*features))
+
+
+@pytest.mark.parametrize('standardize', [False, True])
+@CONTROLS
+def test_few_bytes_are_kept_for_backward(kind, standardize):
+    student, teacher = (x.float() for x in pair((4, 16, 8, 8)))
+    loss = build(kind, granularity='channel', standardize=standardize, channels=16)
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    student.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss(student * 1, teacher)
+    assert 0 < sum(saved.values()) <= 4 * student.numel() * student.element_size()
+
+
+@EVERY
+def test_mmrazors_distiller_can_read_the_signature(kind):
+    """One loss can replace another in a config: all take the same."""
+    parameters = inspect.signature(type(build(kind)).forward).parameters
+    assert list(parameters) == [
+        *('self', 'preds_S', 'preds_T'),
+        *('gt_labels', 'head_weight', 'head_bias'),
+    ]
+    assert {p.kind for p in parameters.values()} == {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD
+    }
+
+
+@CONTROLS
+def test_the_controls_look_at_the_features_only(kind):
+    features, loss = pair((4, 7)), build(kind)
+    got = loss(*features, torch.zeros(4), torch.zeros(3, 7), torch.zeros(3))
+    assert_close(got, loss(*features))
+    assert len(loss.terms) == 1
+
+
+def test_they_print_their_settings():
+    shown = repr(FeatureKLLoss(tau=2.0, granularity='flat', loss_weight=0.5))
+    assert shown == "FeatureKLLoss(tau=2.0, granularity='flat', loss_weight=0.5)"
+    shown = repr(FeatureSquaredLoss())
+    assert shown == "FeatureSquaredLoss(granularity='pooled', loss_weight=1.0)"
+    assert "granularity='pooled'" in repr(CAKDFeatureLoss())
+
+
+# Mistakes
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (
+            dict(granularity='pixel'),
+            r"granularity.*'spatial'.*'pixel'.*config of {kind}",
+        ),
+        (dict(standardize=True), r'standardize=True needs channels.*channels=64'),
+        (dict(loss_weight=-1.0), r'loss_weight must be .* got -1\.0.*{kind}'),
+        (dict(loss_weight='1'), r"loss_weight must be .* got '1'.*{kind}"),
+        (
+            dict(standardize=True, channels=3, momentum=2.0),
+            r'`momentum` = 2\.0.*from 0',
+        ),
+    ],
+    ids=lambda value: '-'.join(value) if isinstance(value, dict) else None,
+)
+def test_wrong_settings_are_named(kind, settings, message):
+    with pytest.raises(ValueError, match=message.format(kind=kind)):
+        build(kind, **settings)
+
+
+@pytest.mark.parametrize('tau', [0, -1.0, math.inf, math.nan, None])
+def test_a_wrong_temperature_is_named(tau):
+    with pytest.raises(ValueError, match=rf'tau must be a positive.*{tau}.*FeatureKL'):
+        build('FeatureKLLoss', tau=tau)
+
+
+VECTOR, MAP = torch.zeros(4, 7), torch.zeros(4, 7, 2, 3)
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ('settings', 'preds_S', 'preds_T', 'error', 'message'),
+    [
+        pytest.param(
+            dict(),
+            VECTOR[:, :5],
+            VECTOR,
+            ValueError,
+            r'preds_S.*\(4, 5\).*preds_T.*\(4, 7\).*connector.*\(7\)',
+            id='width',
+        ),
+        pytest.param(
+            dict(granularity='spatial'),
+            MAP[..., :1],
+            MAP,
+            ValueError,
+            r'preds_S.*\(4, 7, 2, 1\).*preds_T.*\(4, 7, 2, 3\).*connector',
+            id='size',
+        ),
+        pytest.param(
+            dict(), VECTOR[:3], VECTOR, ValueError, r'\(3, 7\).*\(4, 7\)', id='batch'
+        ),
+        pytest.param(
+            dict(channels=6),
+            VECTOR,
+            VECTOR,
+            ValueError,
+            r'`channels` = 6.*has 7: \(4, 7\)',
+            id='channels',
+        ),
+        pytest.param(
+            dict(channels=3, granularity='channel'),
+            MAP,
+            MAP,
+            ValueError,
+            r'`channels` = 3.*has 7: \(4, 7, 2, 3\)',
+            id='channels-of-a-map',
+        ),
+        pytest.param(
+            dict(channels=3, standardize=True),
+            VECTOR,
+            VECTOR,
+            ValueError,
+            r'`channels` = 3.*has 7',
+            id='channels-of-statistics',
+        ),
+        pytest.param(
+            dict(granularity='flat'),
+            VECTOR,
+            VECTOR,
+            ValueError,
+            r"granularity='flat'.*\(4, 7\).*tap a map",
+            id='layout',
+        ),
+        pytest.param(
+            dict(),
+            (VECTOR,),
+            VECTOR,
+            TypeError,
+            r'preds_S must be a float tensor, got tuple.*data_idx=0',
+            id='tuple',
+        ),
+        pytest.param(
+            dict(),
+            VECTOR,
+            VECTOR.long(),
+            TypeError,
+            r'preds_T must be a float tensor, got torch\.int64',
+            id='integers',
+        ),
+    ],
+)
+def test_wrong_features_are_named(kind, settings, preds_S, preds_T, error, message):
+    with pytest.raises(error, match=message):
+        build(kind, **settings)(preds_S, preds_T)
+
+
+@EVERY
+@pytest.mark.parametrize('shape', [(4, 7), (4, 3, 7), (4, 7, 2, 3)], ids=str)
+def test_the_right_channels_are_no_mistake(kind, shape):
+    student, teacher = pair(shape)
+    got = build(kind, channels=7)(student, teacher)
+    assert_close(got, build(kind)(student, teacher))

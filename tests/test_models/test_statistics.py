@@ -1,0 +1,276 @@
+"""Running statistics against plain loops over all that they have seen."""
+
+import math
+import threading
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+from torch.testing import assert_close
+
+from cakd_mm.models import statistics
+from cakd_mm.models.statistics import RunningMean, RunningNorm
+
+
+def batches_of(count, rows=6, channels=3, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(count, rows, channels, generator=draw, dtype=torch.float64)
+    return drawn * torch.tensor([0.1, 1.0, 30.0]) + torch.arange(count).view(-1, 1, 1)
+
+
+def slow_mean(values, momentum):
+    mean = 0.0
+    for number, value in enumerate(values, 1):
+        weight = max(1 / number, momentum)
+        mean = (1 - weight) * mean + weight * value
+    return mean
+
+
+# The mean
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.01, 0.3, 1.0])
+def test_the_weight_of_a_new_batch(momentum):
+    mean = RunningMean((), momentum).double()
+    values = [3.0, -1.0, 10.0, 0.5, 2.25, 8.0]
+    for seen in range(1, len(values) + 1):
+        got = mean.update(torch.tensor(values[seen - 1]))
+        assert got.item() == pytest.approx(slow_mean(values[:seen], momentum))
+        assert mean.batches.item() == seen
+    assert mean.value.item() == got.item()
+
+
+def test_the_defaults():
+    mean, norm = RunningMean(), RunningNorm(4)
+    assert (mean.momentum, mean.value.shape) == (0.01, ())
+    assert (norm.momentum, norm.eps) == (0.01, 1e-5)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    hnp.arrays('f8', st.tuples(st.integers(1, 8), st.just(2)), elements=st.floats(0, 9))
+)
+def test_without_momentum_it_is_the_plain_mean(values):
+    mean = RunningMean((2,), momentum=0.0).double()
+    for value in values:
+        mean.update(torch.from_numpy(value))
+    assert_close(mean.value, torch.from_numpy(values.mean(0)))
+
+
+def test_the_mean_keeps_nothing_of_the_graph_and_leaves_the_batch_alone():
+    mean, batch = RunningMean((2,)), torch.tensor([1.0, 2.0], requires_grad=True)
+    got = mean.update(batch * 1)
+    assert not got.requires_grad
+    mean.update(torch.zeros(2))
+    assert batch.tolist() == [1.0, 2.0]
+
+
+# The norm
+
+
+@pytest.mark.parametrize('count', [1, 2, 7])
+def test_without_momentum_statistics_are_those_of_all_rows(count):
+    norm, batches = RunningNorm(3, momentum=0.0).double(), batches_of(count)
+    for batch in batches:
+        norm.update(batch)
+    rows = batches.flatten(0, 1).numpy()
+    assert_close(norm.mean, torch.from_numpy(rows.mean(0)))
+    assert_close(norm.var, torch.from_numpy(rows.var(0)))
+
+
+@pytest.mark.parametrize('momentum', [0.05, 0.4, 1.0])
+def test_with_momentum_they_are_those_of_a_weighted_mixture(momentum):
+    norm, batches = RunningNorm(3, momentum).double(), batches_of(6)
+    for batch in batches:
+        norm.update(batch)
+    rows = batches.numpy()
+    mean = slow_mean(rows.mean(1), momentum)
+    square = slow_mean(np.square(rows).mean(1), momentum)
+    assert_close(norm.mean, torch.from_numpy(mean))
+    assert_close(norm.var, torch.from_numpy(square - mean**2), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.01])
+def test_a_mean_far_above_the_deviation_costs_no_digits(momentum):
+    draw = torch.Generator().manual_seed(0)
+    norm = RunningNorm(5, momentum)
+    rows = 1000 + 0.1 * torch.randn(40, 64, 5, generator=draw)
+    for batch in rows:
+        norm.update(batch)
+    exact = rows.double().flatten(0, 1)
+    assert_close(norm.var.double(), exact.var(0, correction=0), rtol=2e-3, atol=0)
+    assert_close(norm.mean.double(), exact.mean(0), rtol=1e-6, atol=0)
+    scaled = norm(rows.flatten(0, 1))
+    assert scaled.mean(0).abs().max() < 5e-3
+    assert (scaled.std(0) - 1).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    ('shape', 'dim'),
+    [
+        pytest.param((4, 3), -1, id='vectors'),
+        pytest.param((4, 2, 3), -1, id='tokens'),
+        pytest.param((4, 3, 2, 5), 1, id='map'),
+    ],
+)
+def test_it_subtracts_the_mean_and_divides_by_the_deviation(shape, dim):
+    norm, draw = RunningNorm(3, eps=0.25).double(), torch.Generator().manual_seed(1)
+    norm.mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    norm.var.copy_(torch.tensor([4.0, 0.0, 0.09]))
+    x = torch.randn(shape, generator=draw, dtype=torch.float64)
+    normed = norm(x, dim)
+    for index in np.ndindex(shape):
+        channel = index[dim]
+        deviation = ([4.0, 0.0, 0.09][channel] + 0.25) ** 0.5
+        mean = [1.0, -2.0, 0.5][channel]
+        assert normed[index].item() == pytest.approx(
+            (x[index].item() - mean) / deviation
+        )
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.4])
+def test_the_root_mean_square_is_of_all_that_was_seen(momentum):
+    norm, batches = RunningNorm(3, momentum).double(), batches_of(4)
+    for batch in batches:
+        norm.update(batch)
+    squares = [
+        sum(x * x for row in batch.tolist() for x in row) / batch.numel()
+        for batch in batches
+    ]
+    assert norm.rms().item() == pytest.approx(math.sqrt(slow_mean(squares, momentum)))
+
+
+def test_the_root_mean_square_of_zeros_can_be_divided_by():
+    norm = RunningNorm(3)
+    norm.update(torch.zeros(4, 3))
+    assert norm.rms().item() == pytest.approx(1e-5)
+
+
+def test_normalising_passes_a_gradient_and_updating_none():
+    norm = RunningNorm(3).double()
+    rows = batches_of(1)[0].requires_grad_()
+    norm.update(rows)
+    assert not norm.mean.requires_grad and not norm.var.requires_grad
+    norm(rows).sum().backward()
+    assert_close(rows.grad, (norm.var + norm.eps).rsqrt().expand(6, 3))
+
+
+def test_constant_channels_stay_finite():
+    norm = RunningNorm(2)
+    for _ in range(3):
+        norm.update(torch.tensor([[5.0, 0.0]] * 4))
+    assert norm.var.tolist() == [0.0, 0.0]
+    assert norm(torch.tensor([[5.0, 0.0]])).tolist() == [[0.0, 0.0]]
+
+
+# Was once so: the statistics of no rows are nan, and stay so for good.
+def test_a_batch_without_rows_changes_nothing():
+    norm, (first, second) = RunningNorm(3).double(), batches_of(2)
+    norm.update(first)
+    norm.update(first[:0])
+    assert_close(norm.mean, first.mean(0))
+    norm.update(second)
+    rows = torch.cat((first, second))
+    assert_close(norm.mean, rows.mean(0))
+    assert_close(norm.var, rows.var(0, correction=0))
+
+
+# Checkpoints, ranks, mistakes
+
+
+@pytest.mark.parametrize('kind', [RunningMean, RunningNorm])
+def test_a_checkpoint_goes_on_where_it_stopped(kind):
+    def make():
+        module = RunningMean((3,)) if kind is RunningMean else RunningNorm(3)
+        return module.double()
+
+    def feed(module, batches):
+        for batch in batches:
+            module.update(batch.mean(0) if kind is RunningMean else batch)
+
+    batches = batches_of(5)
+    whole, first, second = make(), make(), make()
+    feed(whole, batches)
+    feed(first, batches[:2])
+    second.load_state_dict(first.state_dict())
+    feed(second, batches[2:])
+    state = whole.state_dict()
+    assert set(state) == {'batches'} | (
+        {'value'} if kind is RunningMean else {'mean', 'var'}
+    )
+    assert_close(dict(second.state_dict()), dict(state), rtol=0, atol=0)
+
+
+class Ranks:
+    """Runs a function on two threads that stand for the ranks of mmengine.dist."""
+
+    def __init__(self, monkeypatch):
+        self.barrier = threading.Barrier(2, timeout=20)
+        self.local = threading.local()
+        self.slots = [None, None]
+        monkeypatch.setattr(statistics, 'get_world_size', lambda: 2)
+        monkeypatch.setattr(statistics, 'all_gather', self.all_gather)
+        monkeypatch.setattr(statistics, 'all_reduce', self.all_reduce)
+
+    def all_gather(self, tensor):
+        self.barrier.wait()
+        self.slots[self.local.rank] = tensor.clone()
+        self.barrier.wait()
+        return [slot.clone() for slot in self.slots]
+
+    def all_reduce(self, tensor, op):
+        total = sum(self.all_gather(tensor))
+        tensor.copy_(total / 2 if op == 'mean' else total)
+
+    def run(self, function):
+        results = [None, None]
+
+        def work(rank):
+            self.local.rank = rank
+            results[rank] = function(rank)
+
+        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+
+def test_the_mean_of_all_ranks(monkeypatch):
+    values = torch.tensor([[1.0, 9.0], [4.0, 0.0], [7.0, 5.0]], dtype=torch.float64)
+
+    def work(rank):
+        mean = RunningMean((), momentum=0.0).double()
+        for value in values[:, rank]:
+            mean.update(value)
+        return mean.value.item()
+
+    got = Ranks(monkeypatch).run(work)
+    assert got == [pytest.approx(values.mean().item())] * 2
+    assert values[0].tolist() == [1.0, 9.0]  # the callers' tensors are as before
+
+
+def test_the_norm_of_all_ranks_is_that_of_all_their_rows(monkeypatch):
+    batches = batches_of(4)
+
+    def work(rank):
+        norm = RunningNorm(3, momentum=0.0).double()
+        for batch in batches[rank::2]:
+            norm.update(batch)
+        return norm
+
+    rows = batches.flatten(0, 1).numpy()
+    for norm in Ranks(monkeypatch).run(work):
+        assert_close(norm.mean, torch.from_numpy(rows.mean(0)))
+        assert_close(norm.var, torch.from_numpy(rows.var(0)))
+
+
+@pytest.mark.parametrize('momentum', [-0.1, 1.5, float('nan')])
+@pytest.mark.parametrize('kind', [RunningMean, RunningNorm])
+def test_a_wrong_momentum_is_named(kind, momentum):
+    with pytest.raises(ValueError, match=rf'`momentum` = {momentum}.*from 0'):
+        kind(2, momentum=momentum) if kind is RunningNorm else kind((), momentum)
