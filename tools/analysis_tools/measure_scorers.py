@@ -29,6 +29,7 @@ SCORERS = {
     'classifier': dict(type='ClassifierScorer'),
     'classifier, absolute': dict(type='ClassifierScorer', absolute=True),
     'network': dict(type='ScoringNetwork'),
+    'network, no budget': dict(type='ScoringNetwork', penalty=0.0),
     'random': dict(type='RandomScorer'),
 }
 PUBLISHED = {'CIFAR-100': (3.13, 3.45), 'Tiny-ImageNet': (2.24, 2.51)}

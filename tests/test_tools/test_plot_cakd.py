@@ -1,0 +1,139 @@
+"""The command line that draws a distillation run."""
+
+import importlib.util
+import shutil
+import sys
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from mmengine.config import Config
+from tiny import CONFIGS, build
+from tiny_runs import feature_config, log_terms, steps, train, write_log
+
+PATH = CONFIGS.parent / 'tools/analysis_tools/plot_cakd.py'
+# A transformer has no map to draw; what its classifier reads is a vector.
+VECTOR = """
+model.update(teacher_ckpt=None, allow_random_teacher=True)
+val_dataloader = dict(dataset=dict(indices=64))
+_base_.distiller.connectors.feature.update(in_channels=64, out_channels=64)
+_base_.distiller.teacher_recorders = dict(
+    logits=dict(type='ModuleOutputs', source='head'),
+    feature=dict(type='ModuleInputs', source='head.layers.head'))
+_base_.distiller.distill_losses.loss_feature.update(
+    scorer=dict(type='ActivationScorer'), standardize=False)
+for _name in ('head_weight', 'head_bias'):
+    _base_.distiller.loss_forward_mappings.loss_feature.pop(_name)
+"""
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """The work dir of a run of two epochs of three steps with a scoring network."""
+    return train(tmp_path_factory.mktemp('trained'))
+
+
+@pytest.fixture(scope='module')
+def plot():
+    """Import the tool as a module."""
+    spec = importlib.util.spec_from_file_location('plot_cakd', PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def draw(plot, monkeypatch, capsys):
+    """Run the tool and return what it printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', [str(PATH), *map(str, arguments)])
+        plot.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def size(path):
+    """Return the (height, width) of a picture that is not of one colour."""
+    assert path.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
+    pixels = imread(path)
+    assert pixels[..., :3].std() > 0.02
+    return pixels.shape[:2]
+
+
+def test_all_pictures_of_a_trained_run(draw, trained, tmp_path):
+    out = tmp_path / 'out'
+    arguments = ('--out', out, '--images', 3, 69, '--channels', 4)
+    printed = draw(trained, *arguments, '--loss', 'feature')
+    names = ('terms.png', 'clusters.png', 'images.png')
+    assert [name for name in names if f'out/{name}' in printed] == list(names)
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    sizes = {name: size(out / name) for name in names}
+    assert sizes['terms.png'][0] > 1000 and sizes['terms.png'][1] > 1500
+    assert all(300 < side < 2500 for pair in sizes.values() for side in pair)
+    assert not list(trained.glob('*.png'))
+
+
+def test_a_run_without_feature_loss_has_terms_only(draw, tmp_path):
+    terms = dict(bcd=(3, 2), scd=(0, 0), wcd=(1, 2), strong_mass=(0.7, 0.8))
+    write_log(tmp_path, log_terms('cakd', **terms))
+    printed = draw(tmp_path)
+    assert 'no clusters.png and images.png' in printed
+    assert [path.name for path in tmp_path.glob('*.png')] == ['terms.png']
+    height, width = size(tmp_path / 'terms.png')
+    assert height < width
+
+
+def test_a_teacher_without_maps(draw, tmp_path):
+    config = feature_config(tmp_path, VECTOR, 'vit-tiny_r8_digits')
+    write_log(tmp_path / 'run', steps([1.0, 1.0]), config=config)
+    cfg = Config.fromfile(config)
+    model = build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'iter_5.pth')
+    arguments = ('--checkpoint', tmp_path / 'iter_5.pth', '--images', 1, 2)
+    printed = draw(tmp_path / 'run', *arguments)
+    assert 'images.png is without maps' in printed
+    assert size(tmp_path / 'run/images.png')[0] > 200
+    assert size(tmp_path / 'run/clusters.png')[0] > 200
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'key', 'remedy'),
+    [
+        (['--loss', 'cakd'], ValueError, '--loss', 'Write --loss loss_feature'),
+        (['--loss', 'third'], ValueError, '--loss', 'Write --loss loss_feature'),
+        (['--images', 0, 70], IndexError, '--images', 'Write 0 to 69'),
+        (['--channels', 65], ValueError, '--channels', 'has 64 channels'),
+        (['--checkpoint', 'no.pth'], FileNotFoundError, '--checkpoint', 'Give an'),
+    ],
+)
+def test_wrong_arguments(
+    draw, plot, monkeypatch, trained, tmp_path, arguments, error, key, remedy
+):
+    monkeypatch.setattr(plot, 'draw_terms', lambda *_: Figure())
+    with pytest.raises(error) as caught:
+        draw(trained, '--out', tmp_path, *arguments)
+    assert f'`{key}` = ' in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+def test_nothing_logged(draw, tmp_path):
+    with pytest.raises(FileNotFoundError, match='scalars.json.*tools/train.py'):
+        draw(tmp_path)
+
+
+def test_no_checkpoint(draw, trained, tmp_path):
+    [log] = trained.glob('*/vis_data')
+    shutil.copytree(log, tmp_path / log.parent.name / 'vis_data')
+    with pytest.raises(FileNotFoundError, match='epoch_.*--checkpoint'):
+        draw(tmp_path)
+    assert (tmp_path / 'terms.png').is_file()
+
+
+def test_a_run_without_distillation(draw, tmp_path):
+    vanilla = CONFIGS / 'vanilla/resnet8_digits.py'
+    write_log(tmp_path, steps([1.0, 1.0]), config=vanilla)
+    with pytest.raises(ValueError, match='without distillation.*configs/cakd'):
+        draw(tmp_path)
