@@ -1,5 +1,6 @@
 """A folder of images, decoded once and kept in memory."""
 
+import cv2
 import mmcv
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
@@ -66,7 +67,10 @@ class DecodedImages(CustomDataset):
         return items[start:stop]
 
     def _read(self, path: str):
-        image = mmcv.imread(path)
+        try:
+            image = mmcv.imread(path)
+        except cv2.error:  # an empty file
+            image = None
         if image is None:
             raise ValueError(
                 describe(

@@ -47,7 +47,8 @@ class Run:
     def __post_init__(self) -> None:
         """Read how long it is."""
         cfg = Config.fromfile(self.config, import_custom_modules=False)
-        self.epochs = cfg.train_cfg.max_epochs
+        options = dict(option.split('=', 1) for option in self.options)
+        self.epochs = int(options.get('train_cfg.max_epochs', cfg.train_cfg.max_epochs))
 
     def start(self) -> None:
         """Start, or go on from the newest checkpoint in the work dir."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import mmrazor
 import pytest
 import torch
-from mmengine.utils import digit_version
 from mmengine.config import Config
+from mmengine.utils import digit_version
 from mmpretrain import get_model
 from tiny import CONFIGS, build, distill_config
 

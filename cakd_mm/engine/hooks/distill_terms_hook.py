@@ -31,7 +31,8 @@ class DistillTermsHook(Hook):
 
     def before_train(self, runner) -> None:
         """Look up what is logged, and when."""
-        distiller = getattr(unwrap(runner.model), 'distiller', None)
+        self.model = unwrap(runner.model)
+        distiller = getattr(self.model, 'distiller', None)
         self.distiller = distiller if hasattr(distiller, 'terms') else None
         hooks = (hook for hook in runner.hooks if isinstance(hook, LoggerHook))
         self.logger_hook = next(hooks, None)
@@ -46,7 +47,8 @@ class DistillTermsHook(Hook):
         self, runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
         """Add the step's terms up; hand their means over before a line is logged."""
-        if self.distiller is None:
+        stopped = getattr(self.model, 'distillation_stopped', False)
+        if self.distiller is None or stopped:
             return
         terms = self.distiller.terms()
         if terms:

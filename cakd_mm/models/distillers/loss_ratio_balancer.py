@@ -9,6 +9,7 @@ from ..losses.checks import check_number
 from ..statistics import RunningMean
 
 KEY = 'model.distiller.balancer'
+EPS = 1e-12
 
 
 @MODELS.register_module()
@@ -101,9 +102,8 @@ class LossRatioBalancer(nn.Module):
         names = [*self.losses, self.reference]
         values = torch.stack([losses[name].detach().float() for name in names])
         means = self.means.update(values) if self.training else self.means.value
-        tiny = torch.finfo(means.dtype).tiny
         share = self.ratio / len(self.losses)
-        weights = share * means[-1] / means[:-1].clamp(min=tiny)
+        weights = share * means[-1] / means[:-1].clamp(min=EPS)
         weights = weights.clamp(*self.limits)
         balanced = dict(losses)
         self.terms = {}
@@ -111,7 +111,7 @@ class LossRatioBalancer(nn.Module):
             balanced[name] = losses[name] * weight
             self.terms[name] = {
                 'lambda': weight,
-                'ratio': weight * value / values[-1].clamp(min=tiny),
+                'ratio': weight * value / values[-1].clamp(min=EPS),
             }
         return balanced
 
@@ -130,8 +130,7 @@ class LossRatioBalancer(nn.Module):
             own, other = (
                 _norm(balanced[loss], tensor) for loss in (name, self.reference)
             )
-            tiny = torch.finfo(own.dtype).tiny
-            self.terms[name]['grad_ratio'] = own / other.clamp(min=tiny)
+            self.terms[name]['grad_ratio'] = own / other.clamp(min=EPS)
 
 
 def _norm(loss: Tensor, tensor: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from inspect import Parameter, signature
 
-import torch
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
@@ -92,7 +91,7 @@ class StrictDistiller(ConfigurableDistiller):
         losses = super().compute_distill_losses()
         if self.balancer is not None:
             losses = self.balancer(losses)
-            if self.probing and torch.is_grad_enabled():
+            if self.probing:
                 self.balancer.probe(losses, self._student_tensors())
         losses = {name: self.warmup * loss for name, loss in losses.items()}
         for name, module in self.distill_losses.items():

@@ -263,7 +263,10 @@ def kept(
     def predict(x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x, weight, bias).argmax(-1)
 
-    shuffled = mask.gather(-1, torch.rand_like(feature).argsort(-1))
+    # A generator of its own: what is only logged must not change the run.
+    generator = torch.Generator(feature.device).manual_seed(0)
+    order = torch.rand(feature.shape, generator=generator, device=feature.device)
+    shuffled = mask.gather(-1, order.argsort(-1))
     parts = {'strong': mask, 'weak': ~mask, 'random': shuffled}
     whole = predict(feature)
     return {

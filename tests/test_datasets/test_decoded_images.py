@@ -1,0 +1,207 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS
+
+from cakd_mm.datasets import DecodedImages
+
+COUNTS = {'ant': 4, 'bee': 6, 'cat': 5}
+
+
+def write_image(path, seed, height=12, width=10):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.RandomState(seed).randint(0, 256, (height, width, 3), np.uint8)
+    cv2.imwrite(str(path), image)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three classes whose images were not written in the order of their names."""
+    for label, (name, count) in enumerate(COUNTS.items()):
+        for index in reversed(range(count)):
+            write_image(tmp_path / 'train' / name / f'{index}.jpg', 10 * label + index)
+    return tmp_path
+
+
+def make(folder, **options):
+    return DecodedImages(data_root=str(folder), data_prefix='train', **options)
+
+
+def listed(data):
+    items = [data.get_data_info(index) for index in range(len(data))]
+    places = [Path(item['img_path']) for item in items]
+    return [
+        (f'{place.parent.name}/{place.name}', item['gt_label'])
+        for place, item in zip(places, items, strict=True)
+    ]
+
+
+def files(start=0, stop=None):
+    return [
+        (f'{name}/{index}.jpg', label)
+        for label, (name, count) in enumerate(COUNTS.items())
+        for index in range(count)[start:stop]
+    ]
+
+
+def test_all_images_with_their_labels(folder):
+    data = make(folder)
+    assert len(data) == 15
+    assert sorted(listed(data)) == sorted(files())
+    assert data.metainfo['classes'] == tuple(COUNTS)
+
+
+@pytest.mark.parametrize(
+    ('part', 'expected'),
+    [
+        pytest.param((0, 2), files(0, 2), id='first-two'),
+        pytest.param((2, 4), files(2, 4), id='next-two'),
+        pytest.param([1, 2], files(1, 2), id='a-list-as-from-a-config'),
+        pytest.param((0, 4), files(0, 4), id='all-of-the-smallest'),
+    ],
+)
+def test_a_part_of_each_class_in_the_order_of_names(folder, part, expected):
+    data = make(folder, per_class=part)
+    assert listed(data) == expected
+    assert len(data) == 3 * (part[1] - part[0])
+
+
+def test_two_parts_have_nothing_in_common(folder):
+    first = listed(make(folder, per_class=(0, 1)))
+    second = listed(make(folder, per_class=(1, 4)))
+    assert not set(first) & set(second)
+    assert sorted(first + second) == sorted(files(0, 4))
+
+
+def test_the_order_is_that_of_names_whatever_the_annotations_say(folder):
+    lines = [f'{name} {label}\n' for name, label in reversed(files())]
+    (folder / 'list.txt').write_text(''.join(lines))
+    data = make(folder, ann_file='list.txt', per_class=(0, 2))
+    assert sorted(listed(data)) == sorted(files(0, 2))
+
+
+def test_images_are_decoded_to_bgr(folder):
+    data = make(folder)
+    for index in range(len(data)):
+        item = data.get_data_info(index)
+        # OpenCV reads in BGR.
+        expected = cv2.imread(item['img_path'], cv2.IMREAD_COLOR)
+        assert item['img'].dtype == np.uint8
+        assert item['img'].shape == (12, 10, 3)
+        assert np.array_equal(item['img'], expected)
+
+
+def test_blue_is_first(tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[..., 0] = 255
+    (tmp_path / 'train' / 'a').mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / 'train' / 'a' / '0.png'), image)
+    assert make(tmp_path).get_data_info(0)['img'][0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_grey_file_has_three_channels(tmp_path):
+    (tmp_path / 'train' / 'a').mkdir(parents=True)
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    cv2.imwrite(str(tmp_path / 'train' / 'a' / '0.png'), grey)
+    image = make(tmp_path).get_data_info(0)['img']
+    assert np.array_equal(image, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_the_size_is_reached_by_averaging_areas(tmp_path):
+    write_image(tmp_path / 'train' / 'a' / '0.png', 0, height=12, width=8)
+    image = cv2.imread(str(tmp_path / 'train' / 'a' / '0.png')).astype(np.float64)
+    found = make(tmp_path, size=4).get_data_info(0)['img']
+    assert found.shape == (4, 4, 3)
+    for row in range(4):
+        for column in range(4):
+            area = image[3 * row : 3 * row + 3, 2 * column : 2 * column + 2]
+            expected = area.mean((0, 1))
+            assert np.abs(found[row, column] - expected).max() <= 0.5 + 1e-6
+
+
+def test_other_sizes_come_to_the_same(tmp_path):
+    for index, (height, width) in enumerate([(12, 8), (7, 20), (16, 16)]):
+        write_image(tmp_path / 'train' / 'a' / f'{index}.jpg', index, height, width)
+    data = make(tmp_path, size=16)
+    assert [data.get_data_info(i)['img'].shape for i in range(3)] == [(16, 16, 3)] * 3
+
+
+def test_a_pipeline_starts_without_loading(folder, monkeypatch):
+    pipeline = [
+        dict(type='Resize', scale=16, interpolation='bilinear'),
+        dict(type='PackInputs'),
+    ]
+    cfg = dict(
+        type='DecodedImages',
+        data_root=str(folder),
+        data_prefix='train',
+        size=8,
+        per_class=(1, 3),
+        pipeline=pipeline,
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        data = DATASETS.build(cfg)
+    monkeypatch.setattr('mmcv.imread', None)  # nothing is read any more
+    for image in folder.rglob('*.jpg'):
+        image.unlink()
+    packed = [data[index] for index in range(len(data))]
+    assert [tuple(item['inputs'].shape) for item in packed] == [(3, 16, 16)] * 6
+    labels = [int(item['data_samples'].gt_label) for item in packed]
+    assert labels == [0, 0, 1, 1, 2, 2]
+
+
+def test_an_item_does_not_change_the_kept_image(folder):
+    data = make(folder)
+    before = data.get_data_info(0)['img'].copy()
+    data.get_data_info(0)['img'][:] = 0
+    assert np.array_equal(data.get_data_info(0)['img'], before)
+    assert before.any()
+
+
+@pytest.mark.parametrize(
+    'part',
+    [
+        pytest.param((0, 5), id='too-many'),
+        pytest.param((4, 5), id='beyond'),
+        pytest.param((2, 2), id='empty'),
+        pytest.param((3, 1), id='backwards'),
+        pytest.param((-2, 2), id='negative'),
+    ],
+)
+def test_a_part_that_a_class_does_not_have(folder, part):
+    start, stop = part
+    match = (
+        rf'`dataset\.per_class` = \({start}, {stop}\): Class 0 has 4 images in .*train'
+    )
+    with pytest.raises(ValueError, match=match):
+        make(folder, per_class=part)
+
+
+def test_the_class_that_is_too_small_is_named(folder):
+    for index in (4, 5):
+        write_image(folder / 'train' / 'ant' / f'{index}.jpg', index)
+    with pytest.raises(ValueError, match='Class 2 has 5 images'):
+        make(folder, per_class=(0, 6))
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        pytest.param(b'no image at all', id='text'),
+        pytest.param(b'', id='empty'),
+        pytest.param(b'\xff\xd8\xff\xe0\x00\x10JFIF', id='a-header-alone'),
+    ],
+)
+def test_a_file_that_is_no_image(folder, content):
+    (folder / 'train' / 'bee' / '3.jpg').write_bytes(content)
+    match = r"`dataset\.data_root` = '.*bee/3\.jpg'.*no readable image"
+    with pytest.raises(ValueError, match=match):
+        make(folder)
+
+
+def test_a_broken_file_outside_the_part_is_not_read(folder):
+    (folder / 'train' / 'bee' / '3.jpg').write_bytes(b'no image at all')
+    assert len(make(folder, per_class=(0, 3))) == 9

@@ -1,0 +1,361 @@
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.logging import MessageHub
+from tiny import digits_config, distill_config, save_teacher
+from torch import nn
+
+from cakd_mm.engine.hooks import DistillTermsHook
+from cakd_mm.models.losses import FeatureSquaredLoss
+
+NETWORK = 'cakd/ablations/digits/digits_logit-single_network.py'
+FEATURE = 'cakd/ablations/digits/digits_single_network.py'
+LOSS = 'model.distiller.distill_losses.loss_feature'
+STEPS = 5  # batches an epoch
+PROBED = {
+    'feature/grad_ratio',
+    *(f'feature/kept_{part}' for part in ('strong', 'weak', 'random')),
+}
+NAMES = {
+    *(f'cakd/{name}' for name in ('bcd', 'scd', 'wcd', 'strong_mass')),
+    *(f'feature/{name}' for name in ('bcd', 'scd', 'wcd', 'strong_mass', 'r')),
+    *(f'feature/{name}' for name in ('gate_mean', 'gate_spread', 'lambda', 'ratio')),
+}
+
+
+class Watch(Hook):
+    """Keeps the terms of every step, and whether it was to probe."""
+
+    priority = 'HIGH'
+
+    def __init__(self):
+        self.steps, self.probing = [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        distiller = runner.model.distiller
+        terms = distiller.terms()
+        self.steps.append({name: float(value) for name, value in terms.items()})
+        self.probing.append(distiller.probing)
+
+
+@pytest.fixture
+def start(tmp_path, make_runner):
+    """Build a run of two epochs of five steps."""
+
+    def build(name=NETWORK, logger=None, scorer=None, **options):
+        teacher = save_teacher(tmp_path / 'teacher.pth')
+        cfg = digits_config(
+            name, 32 * STEPS, model__teacher_ckpt=str(teacher), **options
+        )
+        cfg.default_hooks.pop('extract')
+        cfg.default_hooks.logger.update(logger or {})
+        if scorer is not None:
+            cfg.model.distiller.distill_losses.loss_feature.scorer.update(scorer)
+        runner = make_runner(cfg)
+        runner.watch = Watch()
+        runner.register_hook(runner.watch)
+        return runner
+
+    return build
+
+
+def log_of(runner):
+    [file] = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    entries = [json.loads(line) for line in file.open()]
+    return [entry for entry in entries if 'loss' in entry]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize(
+    ('logger', 'lines'),
+    [
+        pytest.param(dict(interval=1), range(1, 11), id='every-step'),
+        # The fifth step of an epoch counts in the next epoch's first line.
+        pytest.param(dict(interval=2), [2, 4, 7, 9], id='last-step-carried-over'),
+        pytest.param(
+            dict(interval=2, ignore_last=False), [2, 4, 5, 7, 9, 10], id='last-too'
+        ),
+        pytest.param(dict(interval=5), [5, 10], id='as-long-as-the-epoch'),
+        pytest.param(dict(interval=100), [5, 10], id='longer-than-the-epoch'),
+    ],
+)
+def test_a_line_has_the_means_since_the_last(start, logger, lines):
+    runner = start(logger=logger)
+    runner.train()
+    steps, probing, entries = runner.watch.steps, runner.watch.probing, log_of(runner)
+    assert [entry['iter'] for entry in entries] == list(lines)
+    assert probing == [step in lines for step in range(1, 11)]
+    last = 0
+    for line, entry in zip(lines, entries, strict=True):
+        part = steps[last:line]
+        assert all(step.keys() == NAMES for step in part[:-1])
+        assert part[-1].keys() == NAMES | PROBED
+        assert {name for name in entry if '/' in name} == NAMES | PROBED
+        for name in NAMES:
+            expected = mean([step[name] for step in part])
+            assert entry[name] == pytest.approx(expected, rel=1e-5), name
+        for name in PROBED:
+            assert entry[name] == pytest.approx(part[-1][name], rel=1e-5), name
+        last = line
+    # Otherwise a mean and the last value could not be told apart.
+    assert len({step['feature/bcd'] for step in steps}) == 10
+
+
+def test_every_name_is_in_tensorboard(start):
+    pytest.importorskip('tensorboard', reason='no TensorBoard to write to')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    runner = start(logger=dict(interval=2), visualizer__vis_backends=backends)
+    runner.train()
+    [file] = Path(runner.work_dir).rglob('events.out.*')
+    events = EventAccumulator(str(file))
+    events.Reload()
+    for name in NAMES | PROBED:
+        values = [event.value for event in events.Scalars(name)]
+        expected = [entry[name] for entry in log_of(runner)]
+        assert values == pytest.approx(expected, rel=1e-5), name
+
+
+def test_without_a_logger_nothing_is_probed():
+    hook = DistillTermsHook()
+    distiller = SimpleNamespace(terms=lambda: {}, probing=True)
+    model = nn.Module()
+    model.distiller = distiller
+    runner = SimpleNamespace(model=model, hooks=[hook])
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    assert distiller.probing is False
+
+
+class TestMeans:
+    """The hook alone, with terms that are made up."""
+
+    @pytest.fixture
+    def run(self):
+        model = nn.Module()
+        model.distiller = SimpleNamespace(probing=None, warnings=lambda terms: [])
+        logger = LoggerHook(interval=3)
+        hub = MessageHub.get_instance('terms')
+        runner = SimpleNamespace(
+            model=model, hooks=[logger], message_hub=hub, train_dataloader=[0] * 6
+        )
+        hook = DistillTermsHook()
+        model.distiller.terms = dict
+        hook.before_train(runner)
+
+        def steps(rows, start=0):
+            for index, row in enumerate(rows, start):
+                found = {name: torch.as_tensor(value) for name, value in row.items()}
+                model.distiller.terms = lambda found=found: found
+                hook.before_train_iter(runner, index)
+                hook.after_train_iter(runner, index)
+            return {
+                name.removeprefix('train/'): scalar.data[0].tolist()
+                for name, scalar in hub.log_scalars.items()
+            }
+
+        return steps
+
+    def test_over_three_steps(self, run):
+        rows = [dict(a=float(i), b=float(i * i)) for i in range(6)]
+        assert run(rows) == {'a': [1, 4], 'b': pytest.approx([5 / 3, 50 / 3])}
+
+    def test_a_term_that_comes_and_goes_has_the_mean_of_its_own_steps(self, run):
+        rows = [dict(a=1.0, c=10.0), dict(a=2.0), dict(c=20.0, a=6.0)]
+        assert run(rows) == {'a': [3], 'c': [15]}
+
+    def test_nothing_is_told_before_the_line(self, run):
+        assert run([dict(a=1.0), dict(a=2.0)]) == {}
+
+    def test_steps_without_terms_are_no_zeros(self, run):
+        assert run([dict(a=4.0), {}, {}]) == {'a': [4]}
+        assert run([{}, {}, {}], start=3) == {'a': [4]}
+
+    def test_half_precision_is_added_up_in_full(self, run):
+        rows = [dict(a=2048.0), dict(a=1.0), dict(a=1.0)]
+        half = [dict(a=torch.tensor(row['a']).half()) for row in rows]
+        assert run(half) == {'a': [pytest.approx(2050 / 3)]}
+
+
+# --- No synchronisation --------------------------------------------------------
+
+READS = (
+    *('item', 'tolist', 'numpy', 'cpu', 'nonzero', 'unique'),
+    *('__float__', '__bool__', '__int__', '__index__', '__array__'),
+)
+
+
+class ReadError(Exception):
+    """A value was brought from the device."""
+
+
+@contextmanager
+def no_reading():
+    """Raise where Python would wait for a tensor's value."""
+
+    def refuse(name):
+        def read(self, *args, **kwargs):
+            raise ReadError(name)
+
+        return read
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in READS:
+            patch.setattr(torch.Tensor, name, refuse(name), raising=False)
+        yield
+
+
+@pytest.mark.parametrize(
+    'read',
+    [
+        pytest.param(lambda x: x.item(), id='item'),
+        pytest.param(float, id='float'),
+        pytest.param(bool, id='bool'),
+        pytest.param(int, id='int'),
+        pytest.param(lambda x: x.tolist(), id='tolist'),
+        pytest.param(lambda x: [0, 1][x], id='index'),
+        pytest.param(lambda x: 1 if x > 0 else 2, id='if'),
+        pytest.param(lambda x: max(x, torch.tensor(2)), id='max'),
+    ],
+)
+def test_reading_is_noticed(read):
+    value = torch.tensor(1)
+    read(value)
+    with no_reading(), pytest.raises(ReadError):
+        read(value)
+
+
+@pytest.mark.parametrize('gamma', [2.0, 'adaptive'])
+def test_nothing_is_read_between_two_lines(start, monkeypatch, gamma):
+    """The feature loss only: the logit loss looks at labels on the CPU."""
+    runner = start(
+        FEATURE,
+        logger=dict(interval=3),
+        model__distiller__distill_losses__loss_feature__gamma=gamma,
+    )
+    model = runner.model
+    [hook] = (hook for hook in runner.hooks if isinstance(hook, DistillTermsHook))
+    checked = []
+    loss, after = model.loss, hook.after_train_iter
+
+    def quiet():
+        # Step 1 looks at the sign of the activations, once in a run.
+        return not model.distiller.probing and runner.iter > 0
+
+    def watched_loss(*args, **kwargs):
+        if not quiet():
+            return loss(*args, **kwargs)
+        with no_reading():
+            losses = loss(*args, **kwargs)
+        checked.append('loss')
+        return losses
+
+    def watched_after(*args, **kwargs):
+        if not quiet():
+            return after(*args, **kwargs)
+        with no_reading():
+            after(*args, **kwargs)
+        checked.append('hook')
+
+    monkeypatch.setattr(model, 'loss', watched_loss)
+    monkeypatch.setattr(hook, 'after_train_iter', watched_after)
+    runner.train()
+    # Lines after steps 3 and 8 of 10; the first step is left out.
+    assert checked == ['loss', 'hook'] * 7
+
+
+def test_the_balancer_reads_nothing(start, monkeypatch):
+    runner = start(logger=dict(interval=3))
+    distiller = runner.model.distiller
+    forward, checked = distiller.balancer.forward, []
+
+    def watched(losses):
+        with no_reading():
+            balanced = forward(losses)
+        checked.append(len(losses))
+        return balanced
+
+    monkeypatch.setattr(distiller.balancer, 'forward', watched)
+    runner.train()
+    assert checked == [2] * 10
+
+
+# --- Warnings ------------------------------------------------------------------
+
+
+def warned(runner, monkeypatch):
+    """Train; return the warnings about the loss with their steps."""
+    said = []
+    logger_warning = runner.logger.warning
+
+    def keep(text, *args, **kwargs):
+        if LOSS in str(text):
+            said.append((runner.iter + 1, text))
+        logger_warning(text, *args, **kwargs)
+
+    monkeypatch.setattr(runner.logger, 'warning', keep)
+    runner.train()
+    return said
+
+
+def test_a_collapsed_scorer_is_told_once(start, monkeypatch):
+    runner = start(
+        logger=dict(interval=1), scorer=dict(min_spread=1.0, patience=4)
+    )  # no gates in (0, 1) have such a spread
+    [(step, text)] = warned(runner, monkeypatch)
+    assert step == 4
+    spread = log_of(runner)[3]['feature/gate_spread']
+    assert text.startswith(f'{LOSS}: The scoring network has collapsed')
+    assert f'{spread:.3g} only' in text
+
+
+def test_a_scorer_that_works_is_left_alone(start, monkeypatch):
+    runner = start(logger=dict(interval=1), scorer=dict(min_spread=0.0, patience=0))
+    assert warned(runner, monkeypatch) == []
+
+
+# --- Other models --------------------------------------------------------------
+
+
+def test_a_plain_model_trains_with_the_hook(make_runner):
+    cfg = digits_config(
+        'vanilla/resnet8_digits.py', 64, default_hooks__logger__interval=1
+    )
+    assert cfg.default_hooks.terms.type == 'DistillTermsHook'
+    cfg.default_hooks.pop('extract')
+    runner = make_runner(cfg)
+    runner.train()
+    entries = log_of(runner)
+    assert len(entries) == 4
+    assert not [name for entry in entries for name in entry if '/' in name]
+
+
+def test_mmrazors_own_distiller_trains_with_the_hook(tmp_path, make_runner):
+    cfg = distill_config(tmp_path, images=64, default_hooks__logger__interval=1)
+    cfg.model.distiller.type = 'mmrazor.ConfigurableDistiller'
+    cfg.default_hooks.pop('extract')
+    runner = make_runner(cfg)
+    runner.train()
+    entries = log_of(runner)
+    assert len(entries) == 4
+    assert all(entry['distill.loss_cakd'] > 0 for entry in entries)
+    assert not [name for entry in entries for name in entry if '/' in name]
+
+
+def test_a_loss_without_a_warning_of_its_own(start, monkeypatch):
+    """Not every loss with terms has something to say about them."""
+    assert not hasattr(FeatureSquaredLoss, 'warning')
+    runner = start('cakd/ablations/digits/digits_logit-single_squared.py', epochs=1)
+    assert warned(runner, monkeypatch) == []
+    [entry] = log_of(runner)
+    expected = mean([step['feature/squared'] for step in runner.watch.steps])
+    assert entry['feature/squared'] == pytest.approx(expected, rel=1e-5)

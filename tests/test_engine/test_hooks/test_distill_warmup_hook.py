@@ -1,0 +1,163 @@
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from tiny import digits_config, distill_config
+from torch import nn
+
+from cakd_mm.engine.hooks import DistillWarmupHook
+
+KEY = r'`default_hooks\.warmup'
+
+
+class Watch(Hook):
+    """Notes what each step's loss is multiplied by."""
+
+    def before_train(self, runner):
+        self.factors, self.raw = [], []
+        module = runner.model.distiller.distill_losses.loss_cakd
+        module.register_forward_hook(lambda *call: self.raw.append(call[-1].item()))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        weighted = outputs['distill.loss_cakd'].item()
+        self.factors.append((runner.epoch, weighted / self.raw[-1]))
+
+
+@pytest.fixture
+def start(tmp_path, make_runner):
+    """Build a run of two steps an epoch that is warmed up."""
+
+    def build(warm_epochs, work_dir='run', **options):
+        cfg = distill_config(tmp_path, images=64, **options)
+        cfg.default_hooks.pop('extract')
+        cfg.default_hooks.logger.interval = 1
+        cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+        cfg.default_hooks.warmup = dict(type='DistillWarmupHook', epochs=warm_epochs)
+        runner = make_runner(cfg, work_dir)
+        runner.watch = Watch()
+        runner.register_hook(runner.watch)
+        return runner
+
+    return build
+
+
+def logged(runner):
+    [file] = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    entries = [json.loads(line) for line in file.open()]
+    return [(e['epoch'], e['warmup']) for e in entries if 'loss' in e]
+
+
+@pytest.mark.parametrize(
+    ('warm_epochs', 'expected'),
+    [
+        pytest.param(3, [1 / 3, 2 / 3, 1, 1], id='three'),
+        pytest.param(1, [1, 1, 1, 1], id='one'),
+        pytest.param(20, [0.05, 0.1, 0.15, 0.2], id='longer-than-the-run'),
+    ],
+)
+def test_the_factor_of_every_epoch(start, warm_epochs, expected):
+    runner = start(warm_epochs, epochs=4)
+    runner.train()
+    steps = [(epoch, expected[epoch]) for epoch in range(4) for _ in range(2)]
+    assert [epoch for epoch, _ in runner.watch.factors] == [e for e, _ in steps]
+    seen = [factor for _, factor in runner.watch.factors]
+    assert seen == pytest.approx([factor for _, factor in steps], rel=1e-5)
+    # mmengine counts epochs from 1 in its log.
+    assert [epoch for epoch, _ in logged(runner)] == [e + 1 for e, _ in steps]
+    shown = [factor for _, factor in logged(runner)]
+    assert shown == pytest.approx([factor for _, factor in steps])
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        pytest.param('epoch_2', [(2, 0.75), (2, 0.75), (3, 1), (3, 1)], id='epoch'),
+        pytest.param(
+            'iter_3', [(1, 0.5), (2, 0.75), (2, 0.75), (3, 1), (3, 1)], id='mid-epoch'
+        ),
+    ],
+)
+def test_a_resumed_run_goes_on_with_the_right_factor(start, name, expected):
+    options = dict(epochs=4)
+    if name.startswith('iter'):
+        options['default_hooks__checkpoint__by_epoch'] = False
+    whole = start(4, 'whole', **options)
+    whole.train()
+    path = Path(whole.work_dir) / f'{name}.pth'
+    resumed = start(4, 'resumed', resume=True, load_from=str(path), **options)
+    resumed.train()
+    assert [epoch for epoch, _ in resumed.watch.factors] == [e for e, _ in expected]
+    factors = [factor for _, factor in resumed.watch.factors]
+    assert factors == pytest.approx([factor for _, factor in expected], rel=1e-5)
+    assert [factor for _, factor in logged(resumed)] == pytest.approx(
+        [factor for _, factor in expected]
+    )
+    assert resumed.watch.raw == whole.watch.raw[-len(expected) :]
+
+
+def test_without_the_hook_there_is_neither_factor_nor_line(tmp_path, make_runner):
+    cfg = distill_config(tmp_path, images=32, epochs=1)
+    cfg.default_hooks.pop('extract')
+    runner = make_runner(cfg)
+    watch = Watch()
+    runner.register_hook(watch)
+    runner.train()
+    assert watch.factors == [(0, pytest.approx(1.0))]
+    assert 'train/warmup' not in runner.message_hub.log_scalars
+
+
+def test_a_wrapped_model_is_warmed_up_inside():
+    """As under DDP."""
+    from mmengine.model import MMDistributedDataParallel
+
+    wrapped = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = nn.Module()
+    wrapped.module.distiller = SimpleNamespace(warmup=1.0)
+    hub = MessageHub.get_instance('warmup')
+    runner = SimpleNamespace(model=wrapped, epoch=0, message_hub=hub)
+    hook = DistillWarmupHook(epochs=4)
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    assert wrapped.module.distiller.warmup == 0.25
+    assert hub.get_scalar('train/warmup').current() == 0.25
+
+
+@pytest.mark.parametrize(
+    'epochs',
+    [
+        pytest.param(0, id='zero'),
+        pytest.param(-1, id='negative'),
+        pytest.param(2.5, id='fraction'),
+        pytest.param(2.0, id='float'),
+        pytest.param(True, id='bool'),
+        pytest.param('3', id='text'),
+        pytest.param(None, id='none'),
+    ],
+)
+def test_epochs_that_are_no_number_of_epochs(epochs):
+    with pytest.raises(ValueError, match=KEY + rf'\.epochs` = {epochs!r}: .*1 or more'):
+        DistillWarmupHook(epochs=epochs)
+
+
+@pytest.mark.parametrize('kind', ['plain', 'stock'])
+def test_a_model_that_cannot_be_warmed_up(tmp_path, make_runner, kind):
+    if kind == 'plain':
+        cfg, named = digits_config('vanilla/resnet8_digits.py'), 'NoneType'
+    else:
+        cfg, named = distill_config(tmp_path), 'ConfigurableDistiller'
+        cfg = copy.deepcopy(cfg)
+        cfg.model.distiller.type = 'mmrazor.ConfigurableDistiller'
+    cfg.default_hooks.warmup = dict(type='DistillWarmupHook', epochs=3)
+    runner = make_runner(cfg)
+    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    with pytest.raises(ValueError, match=KEY + rf'`.*{named} has none.*StrictDistill'):
+        runner.train()
+    assert runner.iter == 0
+    assert before.keys() == runner.model.state_dict().keys()
+    assert all(isinstance(value, torch.Tensor) for value in before.values())

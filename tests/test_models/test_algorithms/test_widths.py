@@ -1,0 +1,345 @@
+"""Channel numbers a method config leaves to the nets."""
+
+import copy
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from mmpretrain import get_model
+from tiny import CONFIGS, build
+from torch import nn
+
+from cakd_mm.models.algorithms.widths import fill_widths
+
+PREFIX = r'`model\.distiller\.'
+
+
+def classifier(backbone, width, classes=10):
+    return build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=classes, in_channels=width),
+        )
+    )
+
+
+def resnet(widths, classes=10, depth=8):
+    backbone = dict(type='CIFARResNet', depth=depth, widths=widths)
+    return classifier(backbone, widths[-1], classes)
+
+
+@pytest.fixture(scope='module')
+def student():
+    return resnet((4, 5, 6, 7))
+
+
+@pytest.fixture(scope='module')
+def teacher():
+    return resnet((8, 10, 12, 14), classes=11)
+
+
+def method(
+    source='neck', theirs=None, connector='PooledConnector', name='loss_a', **loss
+):
+    """A distiller with one feature loss; ``theirs`` is the teacher's tap."""
+    loss.setdefault('type', 'CAKDFeatureLoss')
+    return dict(
+        type='StrictDistiller',
+        student_recorders=dict(tap=dict(type='ModuleOutputs', source=source)),
+        teacher_recorders=dict(tap=dict(type='ModuleOutputs', source=theirs or source)),
+        connectors=dict(fit=dict(type=connector)),
+        distill_losses={name: loss},
+        loss_forward_mappings={
+            name: dict(
+                preds_S=dict(recorder='tap', from_student=True, connector='fit'),
+                preds_T=dict(recorder='tap', from_student=False),
+            )
+        },
+    )
+
+
+def network(**options):
+    return dict(type='ScoringNetwork', **options)
+
+
+def widths(distiller):
+    fit = distiller['connectors']['fit']
+    return fit.get('in_channels'), fit.get('out_channels')
+
+
+@pytest.mark.parametrize('connector', ['PooledConnector', 'MapConnector'])
+@pytest.mark.parametrize(
+    ('source', 'expected'),
+    [
+        pytest.param('neck', (7, 14), id='neck'),
+        pytest.param('head.pre_logits', (7, 14), id='pre-logits'),
+        pytest.param('backbone.stage1', (5, 10), id='stage1'),
+        pytest.param('backbone.stage2', (6, 12), id='stage2'),
+        pytest.param('backbone.stage3', (7, 14), id='stage3'),
+        pytest.param('backbone.stage2_pre', (6, 12), id='before-the-relu'),
+        pytest.param('backbone.conv1', (4, 8), id='convolution'),
+        pytest.param('backbone.stage2.0.bn1', (6, 12), id='normalisation'),
+        pytest.param('head.fc', (10, 11), id='linear'),
+    ],
+)
+def test_a_connector_gets_the_students_and_the_teachers_width(
+    student, teacher, source, expected, connector
+):
+    filled = fill_widths(method(source, connector=connector), student, teacher)
+    assert widths(filled) == expected
+
+
+def test_each_side_has_its_own_tap(student, teacher):
+    cfg = method('backbone.stage1', 'neck', standardize=True, scorer=network())
+    filled = fill_widths(cfg, student, teacher)
+    assert widths(filled) == (5, 14)
+    loss = filled['distill_losses']['loss_a']
+    assert (loss['channels'], loss['scorer']['channels']) == (14, 14)
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        pytest.param(dict(in_channels=3), (3, 14), id='in'),
+        pytest.param(dict(out_channels=3), (7, 3), id='out'),
+        pytest.param(dict(in_channels=1, out_channels=2), (1, 2), id='both'),
+        pytest.param(dict(in_channels=None), (7, 14), id='none-is-left-out'),
+    ],
+)
+def test_written_widths_of_a_connector_stay(student, teacher, given, expected):
+    cfg = method(standardize=True)
+    cfg['connectors']['fit'].update(given)
+    filled = fill_widths(cfg, student, teacher)
+    assert widths(filled) == expected
+    assert filled['distill_losses']['loss_a']['channels'] == 14
+
+
+@pytest.mark.parametrize('kind', ['CAKDFeatureLoss', 'FeatureKLLoss'])
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        pytest.param(dict(standardize=True), 14, id='standardized'),
+        pytest.param(dict(standardize=True, channels=None), 14, id='none'),
+        pytest.param(dict(standardize=True, channels=9), 9, id='written'),
+        pytest.param(dict(standardize=False), None, id='not-standardized'),
+        pytest.param(dict(), None, id='default'),
+    ],
+)
+def test_the_channels_of_a_loss(student, teacher, kind, options, expected):
+    cfg = method(type=kind, **options)
+    filled = fill_widths(cfg, student, teacher)
+    assert filled['distill_losses']['loss_a'].get('channels') == expected
+
+
+@pytest.mark.parametrize(
+    ('scorer', 'options', 'expected'),
+    [
+        pytest.param({}, {}, (14, 11, 0.5), id='all'),
+        pytest.param({}, dict(strong_share=0.2), (14, 11, 0.2), id='share-of-the-loss'),
+        pytest.param(
+            dict(share=0.3), dict(strong_share=0.2), (14, 11, 0.3), id='written-share'
+        ),
+        pytest.param(dict(channels=5), {}, (5, 11, 0.5), id='written-channels'),
+        pytest.param(dict(num_classes=6), {}, (14, 6, 0.5), id='written-classes'),
+        pytest.param(
+            {}, dict(standardize=True, channels=9), (14, 11, 0.5), id='not-the-losss'
+        ),
+    ],
+)
+def test_a_scoring_network(student, teacher, scorer, options, expected):
+    cfg = method(scorer=network(**scorer), **options)
+    filled = fill_widths(cfg, student, teacher)['distill_losses']['loss_a']['scorer']
+    assert filled.pop('type') == 'ScoringNetwork'
+    assert filled == dict(
+        zip(('channels', 'num_classes', 'share'), expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize('kind', ['ActivationScorer', 'ClassifierScorer'])
+def test_other_scorers_are_told_nothing(student, teacher, kind):
+    cfg = method(scorer=dict(type=kind))
+    filled = fill_widths(cfg, student, teacher)
+    assert filled['distill_losses'] == cfg['distill_losses']
+
+
+@pytest.mark.parametrize('scope', ['', 'mmrazor.', 'cakd_mm.models.'])
+def test_a_scope_before_the_name(student, teacher, scope):
+    cfg = method(
+        connector=f'{scope}PooledConnector',
+        scorer=dict(type=f'{scope}ScoringNetwork'),
+    )
+    filled = fill_widths(cfg, student, teacher)
+    assert widths(filled) == (7, 14)
+    assert filled['distill_losses']['loss_a']['scorer']['channels'] == 14
+
+
+def test_a_teacher_without_a_head_leaves_the_classes_open(student):
+    headless = nn.Sequential()
+    headless.backbone = resnet((8, 10, 12, 14)).backbone
+    cfg = method('backbone.stage2', scorer=network())
+    filled = fill_widths(cfg, student, headless)['distill_losses']['loss_a']['scorer']
+    assert filled.get('num_classes') is None
+    assert filled['channels'] == 12
+
+
+@pytest.mark.parametrize('as_config', [True, False])
+def test_the_input_is_not_modified(student, teacher, as_config):
+    cfg = method(standardize=True, scorer=network())
+    cfg = ConfigDict(cfg) if as_config else cfg
+    before = copy.deepcopy(cfg)
+    filled = fill_widths(cfg, student, teacher)
+    assert cfg == before
+    assert filled != before
+    assert type(filled) is type(cfg)
+
+
+def test_what_is_no_feature_loss_is_left_alone(student, teacher):
+    """Lists of connectors, connectors of others, losses of other arguments."""
+    cfg = method(name='loss_list')
+    cfg['connectors'] = dict(
+        fit=[dict(type='PooledConnector'), dict(type='Torch1x1')],
+        other=dict(type='ConvModuleConnector'),
+        unused=dict(type='PooledConnector'),
+    )
+    cfg['distill_losses']['loss_other'] = dict(type='L2Loss')
+    cfg['loss_forward_mappings']['loss_other'] = dict(
+        s_feature=dict(recorder='tap', from_student=True, connector='unused'),
+        t_feature=dict(recorder='tap', from_student=False),
+    )
+    cfg['distill_losses']['loss_kd'] = dict(type='KLDivergence')
+    cfg['loss_forward_mappings']['loss_kd'] = dict(
+        preds_S=dict(recorder='tap', from_student=True, connector='other'),
+        preds_T=dict(recorder='tap', from_student=False),
+    )
+    assert fill_widths(cfg, student, teacher) == cfg
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        pytest.param(dict(connectors=None), id='no-connectors'),
+        pytest.param(dict(loss_forward_mappings=None), id='no-mappings'),
+        pytest.param(dict(distill_losses=None), id='no-losses'),
+        pytest.param(
+            dict(loss_forward_mappings=dict(loss_a=dict(preds_S='tap'))),
+            id='mappings-the-distiller-refuses',
+        ),
+    ],
+)
+def test_incomplete_configs_are_for_the_distiller_to_refuse(student, teacher, change):
+    cfg = {**method(), **change}
+    assert fill_widths(cfg, student, teacher) == cfg
+
+
+def test_a_built_distiller_stays(student, teacher):
+    built = nn.Linear(2, 2)
+    assert type(fill_widths(built, student, teacher)) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'match'),
+    [
+        pytest.param(
+            method('backbone.stage9'),
+            r"connectors\.fit\.in_channels` = None.*'backbone\.stage9'.*in_channels=64",
+            id='in',
+        ),
+        pytest.param(
+            method('neck', 'backbone.stage9'),
+            r"connectors\.fit\.out_channels` = None.*'backbone\.stage9'",
+            id='out',
+        ),
+        pytest.param(
+            method('backbone.relu'),
+            r"connectors\.fit\.in_channels` = None.*'backbone\.relu'",
+            id='no-layer-with-a-width',
+        ),
+        pytest.param(
+            method('backbone.relu', connector='L2Connector', standardize=True),
+            r"distill_losses\.loss_a\.channels` = None.*'backbone\.relu'.*channels=64",
+            id='loss',
+        ),
+        pytest.param(
+            method('backbone.relu', connector='L2Connector', scorer=network()),
+            r'distill_losses\.loss_a\.scorer\.channels` = None',
+            id='scorer',
+        ),
+        pytest.param(
+            {**method(), 'student_recorders': None},
+            r'connectors\.fit\.in_channels` = None: The width of None',
+            id='no-recorder',
+        ),
+    ],
+)
+def test_a_width_that_cannot_be_told(student, teacher, cfg, match):
+    with pytest.raises(ValueError, match=PREFIX + match):
+        fill_widths(cfg, student, teacher)
+
+
+def shipped(name):
+    """The nets of a shipped pair, at their full width."""
+    model = Config.fromfile(CONFIGS / f'_base_/pairs/{name}.py').model
+    for side in ('architecture', 'teacher'):
+        model[side].pop('_scope_')
+    return build(model.architecture), build(model.teacher)
+
+
+@pytest.mark.parametrize(
+    ('pair', 'source', 'expected'),
+    [
+        ('wrn40-2_shv1_cifar100', 'neck', (960, 128)),
+        ('wrn40-2_shv1_cifar100', 'backbone.stage1', (240, 32)),
+        ('wrn40-2_shv1_cifar100', 'backbone.stage2', (480, 64)),
+        ('wrn40-2_shv1_cifar100', 'backbone.stage3', (960, 128)),
+        ('wrn40-2_shv1_cifar100', 'backbone.stage1_pre', (240, 32)),
+        ('wrn40-2_wrn16-2_cifar100', 'backbone.stage3', (128, 128)),
+        ('wrn40-2_wrn16-2_cifar100', 'backbone.stage2_sum', (64, 64)),
+        ('r32x4_r8x4_cifar100', 'backbone.stage2', (128, 128)),
+        ('r56_r20_cifar100', 'backbone.stage2_pre', (32, 32)),
+    ],
+)
+def test_the_pairs_of_the_paper(pair, source, expected):
+    cfg = method(source, standardize=True, scorer=network())
+    filled = fill_widths(cfg, *shipped(pair))
+    assert widths(filled) == expected
+    loss = filled['distill_losses']['loss_a']
+    assert (loss['channels'], loss['scorer']['channels']) == (expected[1],) * 2
+    assert loss['scorer']['num_classes'] == 100
+
+
+@pytest.mark.parametrize(
+    ('source', 'expected'),
+    [
+        ('backbone.layer1', (64, 256)),
+        ('backbone.layer3', (256, 1024)),
+        ('backbone.layer4', (512, 2048)),
+        ('backbone.layer3.1', (256, 1024)),
+        ('neck', (512, 2048)),
+    ],
+)
+def test_nets_of_mmpretrain(source, expected):
+    """Blocks that end in a wider convolution, and blocks that do not."""
+    nets = [get_model(f'resnet{depth}_8xb32_in1k') for depth in (18, 50)]
+    cfg = method(source, scorer=network())
+    filled = fill_widths(cfg, *nets)
+    assert widths(filled) == expected
+    scorer = filled['distill_losses']['loss_a']['scorer']
+    assert (scorer['channels'], scorer['num_classes']) == (expected[1], 1000)
+
+
+def test_a_plain_block_that_declares_its_width(teacher):
+    class Block(nn.Module):
+        """Its last layer is not its output."""
+
+        def __init__(self):
+            super().__init__()
+            self.out_channels = 9
+            self.conv = nn.Conv2d(3, 9, 1)
+            self.gate = nn.Linear(9, 2)
+
+    net = nn.Module()
+    net.block = Block()
+    net.parts = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 6, 1), nn.ReLU())
+    assert widths(fill_widths(method('block', 'neck'), net, teacher)) == (9, 14)
+    assert widths(fill_widths(method('parts', 'neck'), net, teacher)) == (6, 14)

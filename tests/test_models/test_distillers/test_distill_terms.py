@@ -1,0 +1,328 @@
+"""What the distiller does with its losses: warm-up, auxiliary losses, terms."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from tiny import digits_config, save_teacher
+
+from cakd_mm.models.distillers.strict_distiller import short_name
+
+NETWORK = 'cakd/ablations/digits/digits_logit-single_network.py'
+DOUBLE = 'cakd/ablations/digits/digits_logit-double_activation.py'
+SCORER_LOSS = 'distill.loss_feature.scorer_loss'
+KEPT = {f'feature/kept_{part}' for part in ('strong', 'weak', 'random')}
+OF_LOGITS = {f'cakd/{name}' for name in ('bcd', 'scd', 'wcd', 'strong_mass')}
+OF_FEATURE = {
+    f'feature/{name}'
+    for name in (
+        *('bcd', 'scd', 'wcd', 'strong_mass', 'r'),
+        *('gate_mean', 'gate_spread', 'lambda', 'ratio'),
+    )
+}
+PROBED = KEPT | {'feature/grad_ratio'}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Build the algorithm of a Digits config, the same at every call."""
+
+    def build(name=NETWORK, change=None):
+        teacher = save_teacher(tmp_path / 'teacher.pth')
+        cfg = digits_config(name, model__teacher_ckpt=str(teacher))
+        if change is not None:
+            change(cfg.model.distiller)
+        model = copy.deepcopy(cfg.model)
+        model.data_preprocessor = cfg.data_preprocessor
+        torch.manual_seed(1)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            model = MODELS.build(model)
+        model.init_weights()
+        return model.train()
+
+    return build
+
+
+def with_stock_loss(distiller):
+    """Add mmrazor's own loss, which knows nothing of terms."""
+    distiller.distill_losses.loss_kd = dict(type='KLDivergence', tau=2.0)
+    records = distiller.loss_forward_mappings.loss_cakd
+    distiller.loss_forward_mappings.loss_kd = dict(
+        preds_S=copy.deepcopy(records.preds_S), preds_T=copy.deepcopy(records.preds_T)
+    )
+
+
+def without_limits(distiller):
+    """Untrained nets' values can be further apart than lambda's limits."""
+    distiller.balancer.limits = (1e-9, 1e9)
+
+
+def losses_of(model, seed=0):
+    """The losses of one batch of eight."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (8, 3, 16, 16), generator=generator)
+    samples = [DataSample().set_gt_label(i % 10) for i in range(8)]
+    batch = dict(inputs=images.to(torch.uint8), data_samples=samples)
+    torch.manual_seed(seed)
+    return model(**model.data_preprocessor(batch, True), mode='loss')
+
+
+@pytest.mark.parametrize('factor', [0.05, 0.5])
+def test_warmup_multiplies_every_distillation_loss_and_no_other(make, factor):
+    full = losses_of(make(change=with_stock_loss))
+    model = make(change=with_stock_loss)
+    model.distiller.warmup = factor
+    found = losses_of(model)
+    warmed = {'distill.loss_cakd', 'distill.loss_feature', 'distill.loss_kd'}
+    assert found.keys() == full.keys() == {'student.loss', SCORER_LOSS, *warmed}
+    for name, loss in full.items():
+        assert loss.item() > 1e-3, name
+        if name in warmed:
+            expected = factor * loss.item()
+            assert found[name].item() == pytest.approx(expected, rel=1e-6)
+        else:
+            assert torch.equal(found[name], loss), name
+
+
+def test_the_gradient_is_warmed_up_too(make):
+    grads = []
+    for factor in (1.0, 0.25):
+        model = make()
+        model.distiller.warmup = factor
+        loss = losses_of(model)['distill.loss_feature']
+        (grad,) = torch.autograd.grad(loss, model.student.backbone.conv1.weight)
+        grads.append(grad)
+    assert grads[0].abs().max() > 0
+    torch.testing.assert_close(grads[1], 0.25 * grads[0])
+
+
+def test_terms_are_those_of_a_step_at_full_weight(make):
+    """``ratio`` and the clusters' terms do not shrink with the warm-up."""
+    plain, warmed = make(), make()
+    warmed.distiller.warmup = 0.1
+    losses_of(plain)
+    losses_of(warmed)
+    expected, found = plain.distiller.terms(), warmed.distiller.terms()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize('probing', [True, False])
+def test_names_of_the_terms(make, probing):
+    model = make(change=with_stock_loss)
+    assert model.distiller.probing is True  # without a hook that says otherwise
+    model.distiller.probing = probing
+    losses_of(model)
+    terms = model.distiller.terms()
+    assert terms.keys() == OF_LOGITS | OF_FEATURE | (PROBED if probing else set())
+    assert not [name for name in terms if 'loss' in name]
+    for name, value in terms.items():
+        assert value.shape == (), name
+        assert not value.requires_grad, name
+        assert value.isfinite(), name
+
+
+def test_before_the_first_step_there_are_none(make):
+    assert make().distiller.terms() == {}
+
+
+def test_probed_terms_are_gone_in_a_step_without(make):
+    model = make()
+    losses_of(model)
+    assert model.distiller.terms().keys() >= PROBED
+    model.distiller.probing = False
+    losses_of(model)
+    assert not PROBED & model.distiller.terms().keys()
+    model.distiller.probing = True
+    losses_of(model)
+    assert model.distiller.terms().keys() >= PROBED
+
+
+def test_probing_changes_no_loss_and_no_gradient(make):
+    results = []
+    for probing in (True, False):
+        model = make()
+        model.distiller.probing = probing
+        losses = losses_of(model)
+        total, _ = model.parse_losses(losses)
+        total.backward()
+        grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        results.append((losses, grads))
+    for first, second in zip(*results, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert torch.equal(value, second[name]), name
+
+
+def test_probing_draws_no_random_numbers(make):
+    """Or dropout and mixup would depend on how often a line is logged."""
+    states = []
+    for probing in (True, False):
+        model = make()
+        model.distiller.probing = probing
+        losses_of(model)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_the_sum_takes_the_scorers_loss_and_no_term(make):
+    model = make()
+    losses = losses_of(model)
+    assert losses.keys() == {
+        *('student.loss', 'distill.loss_cakd', 'distill.loss_feature'),
+        SCORER_LOSS,
+    }
+    total, logged = model.parse_losses(losses)
+    expected = sum(loss.item() for loss in losses.values())
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert losses[SCORER_LOSS].item() > 1  # cross-entropy of ten classes
+    assert total.item() > losses[SCORER_LOSS].item() + 1
+    assert logged.keys() == {'loss', *losses}
+
+
+def test_a_scorer_without_parameters_adds_no_loss(make):
+    losses = losses_of(make(DOUBLE))
+    assert losses.keys() == {
+        'student.loss',
+        *(f'distill.loss_{name}' for name in ('cakd', 'feature', 'second')),
+    }
+
+
+def test_in_eval_the_scorer_has_no_loss(make):
+    model = make()
+    losses_of(model)
+    losses = losses_of(model.eval())
+    assert SCORER_LOSS not in losses
+    assert losses['distill.loss_feature'] > 0
+
+
+def test_no_gradient_no_grad_ratio(make):
+    model = make()
+    with torch.no_grad():
+        losses_of(model)
+    terms = model.distiller.terms()
+    assert 'feature/lambda' in terms
+    assert 'feature/grad_ratio' not in terms
+
+
+def test_two_balanced_losses_share_the_ratio(make):
+    model = make(DOUBLE, change=without_limits)
+    losses = losses_of(model)
+    logit = losses['distill.loss_cakd'].item()
+    for name in ('feature', 'second'):
+        value = losses[f'distill.loss_{name}'].item()
+        assert value == pytest.approx(logit / 2, rel=1e-5)
+        terms = model.distiller.terms()
+        assert terms[f'{name}/ratio'].item() == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('name', 'tap', 'index'),
+    [
+        pytest.param('loss_feature', 'neck', 0, id='vector-of-a-tuple'),
+        pytest.param('loss_second', 'backbone.stage2', None, id='map'),
+    ],
+)
+def test_grad_ratio_is_that_of_the_tapped_tensor(make, name, tap, index):
+    """Of what the student's module puts out, before the connector."""
+    model = make(DOUBLE)
+    seen = []
+
+    def keep(module, args, output):
+        seen.append(output if index is None else output[index])
+
+    dict(model.student.named_modules())[tap].register_forward_hook(keep)
+    losses = losses_of(model)
+    norms = []
+    for loss in (name, 'loss_cakd'):
+        (grad,) = torch.autograd.grad(
+            losses[f'distill.{loss}'], seen[0], retain_graph=True
+        )
+        norms.append(grad.double().square().sum().sqrt().item())
+    short = name.removeprefix('loss_')
+    found = model.distiller.terms()[f'{short}/grad_ratio'].item()
+    assert found == pytest.approx(norms[0] / norms[1], rel=1e-5)
+    assert abs(found - 1) > 1e-3  # the values' ratio is another matter
+
+
+@pytest.mark.parametrize('side', ['logit', 'feature'])
+def test_loss_weight_moves_the_reference_but_no_balanced_loss(make, side):
+    name = 'loss_cakd' if side == 'logit' else 'loss_feature'
+
+    def heavier(distiller):
+        without_limits(distiller)
+        distiller.distill_losses[name].loss_weight = 7.0
+
+    plain = losses_of(make(change=without_limits))
+    heavy = losses_of(make(change=heavier))
+    factor = 7 if side == 'logit' else 1
+    for key in ('distill.loss_cakd', 'distill.loss_feature'):
+        expected = factor * plain[key].item()
+        assert heavy[key].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_eval_does_not_move_the_balance(make):
+    model = make()
+    losses_of(model)
+    before = model.distiller.balancer.means.value.clone()
+    losses_of(model.eval(), seed=1)
+    assert torch.equal(model.distiller.balancer.means.value, before)
+    losses_of(model.train(), seed=1)
+    assert not torch.equal(model.distiller.balancer.means.value, before)
+
+
+@pytest.mark.parametrize(
+    ('change', 'match'),
+    [
+        pytest.param(
+            dict(reference='loss_kd'),
+            r"`model\.distiller\.balancer\.reference` = 'loss_kd'.*'loss_cakd'",
+            id='reference',
+        ),
+        pytest.param(
+            dict(losses=['loss_feature', 'loss_secnd']),
+            r"`model\.distiller\.balancer\.losses` = 'loss_secnd'.*'loss_second'",
+            id='losses',
+        ),
+    ],
+)
+def test_a_balancer_of_unknown_losses_is_refused(make, change, match):
+    with pytest.raises(ValueError, match=match):
+        make(DOUBLE, change=lambda distiller: distiller.balancer.update(change))
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('loss_cakd', 'cakd'),
+        ('loss_feature', 'feature'),
+        ('kd_loss', 'kd'),
+        ('my_loss_a', 'my_a'),
+        ('lossy', 'y'),
+        ('loss', 'cakd'),
+        ('plain', 'plain'),
+    ],
+)
+def test_short_names(name, expected):
+    assert short_name(name) == expected
+
+
+def test_warnings_name_the_loss_they_come_from(make):
+    model = make()
+    losses_of(model)
+    distiller = model.distiller
+    scorer = distiller.distill_losses['loss_feature'].scorer
+    fine = {name: value.item() for name, value in distiller.terms().items()}
+    scorer.patience = 1
+    assert distiller.warnings({**fine, 'feature/gate_spread': 0.2}) == []
+    [text] = distiller.warnings({**fine, 'feature/gate_spread': 0.001})
+    assert text.startswith('model.distiller.distill_losses.loss_feature: ')
+    assert 'collapsed' in text
+    # Terms of another loss are none of its business.
+    assert distiller.warnings({'another/gate_spread': 0.001}) == []
+    scorer.patience = 2
+    assert distiller.warnings({**fine, 'feature/gate_spread': 0.001}) == []

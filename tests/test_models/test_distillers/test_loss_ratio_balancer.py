@@ -1,0 +1,363 @@
+"""Weights that keep loss values at a ratio, against a loop in plain Python."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cakd_mm.models.distillers import LossRatioBalancer
+
+KEY = r'`model\.distiller\.balancer\.'
+LIMITS = (1e-3, 1e3)
+
+
+def make(names=('loss_a',), **options):
+    return LossRatioBalancer(list(names), 'loss_logit', **options)
+
+
+def tensors(**values):
+    return {name: torch.tensor(float(value)) for name, value in values.items()}
+
+
+def random_steps(count, names, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.rand(count, len(names), generator=generator, dtype=torch.float64)
+    return [dict(zip(names, (0.2 + 3 * row).tolist(), strict=True)) for row in rows]
+
+
+def by_hand(steps, names, ratio, momentum, limits=LIMITS):
+    """Lambda of every loss in every step."""
+    means, found = {}, []
+    for count, step in enumerate(steps, start=1):
+        weight = max(1 / count, momentum)
+        for name in (*names, 'loss_logit'):
+            before = means.get(name, 0.0)
+            means[name] = (1 - weight) * before + weight * step[name]
+        found.append(
+            {
+                name: min(
+                    max(
+                        ratio * means['loss_logit'] / means[name] / len(names),
+                        limits[0],
+                    ),
+                    limits[1],
+                )
+                for name in names
+            }
+        )
+    return found
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ('names', 'ratio'),
+    [
+        pytest.param(['loss_a'], 1.0, id='one'),
+        pytest.param(['loss_a'], 0.25, id='one-quarter'),
+        pytest.param(['loss_a', 'loss_b'], 1.0, id='two'),
+        pytest.param(['loss_b', 'loss_a', 'loss_c'], 4.0, id='three-unsorted'),
+    ],
+)
+def test_lambda_is_that_of_a_plain_loop(names, ratio, momentum):
+    steps = random_steps(30, ['loss_a', 'loss_b', 'loss_c', 'loss_logit'])
+    balancer = make(names, ratio=ratio, momentum=momentum)
+    for step, expected in zip(
+        steps, by_hand(steps, names, ratio, momentum), strict=True
+    ):
+        balanced = balancer(tensors(**step))
+        assert balancer.terms.keys() == set(names)
+        for name in names:
+            weight = expected[name]
+            value = weight * step[name]
+            terms = balancer.terms[name]
+            assert terms.keys() == {'lambda', 'ratio'}
+            assert terms['lambda'].item() == pytest.approx(weight, rel=1e-5)
+            assert balanced[name].item() == pytest.approx(value, rel=1e-5)
+            share = value / step['loss_logit']
+            assert terms['ratio'].item() == pytest.approx(share, rel=1e-5)
+
+
+def test_the_defaults():
+    steps = random_steps(40, ['loss_a', 'loss_logit'])
+    balancer = LossRatioBalancer('loss_a', 'loss_logit')
+    for step in steps:
+        balancer(tensors(**step))
+    expected = by_hand(steps, ['loss_a'], ratio=1.0, momentum=0.05)[-1]['loss_a']
+    found = balancer.terms['loss_a']['lambda'].item()
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert balancer.losses == ['loss_a']
+    assert balancer.limits == LIMITS
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+@pytest.mark.parametrize('ratio', [0.1, 1, 8.0])
+def test_the_first_batch_has_the_ratio_already(count, ratio):
+    values = dict(loss_logit=0.7, loss_a=3.0, loss_b=0.04, loss_c=11.0)
+    names = ['loss_a', 'loss_b', 'loss_c'][:count]
+    balancer = make(names, ratio=ratio)
+    balanced = balancer(tensors(**values))
+    total = sum(balanced[name].item() for name in names)
+    assert total == pytest.approx(ratio * 0.7, rel=1e-6)
+    for name in names:
+        assert balanced[name].item() == pytest.approx(ratio * 0.7 / count, rel=1e-6)
+        share = balancer.terms[name]['ratio'].item()
+        assert share == pytest.approx(ratio / count, rel=1e-6)
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+@pytest.mark.parametrize(
+    ('scale', 'decay', 'tolerance'),
+    [
+        pytest.param(1e-2, (10, 10), 0.05, id='small-both-decay'),
+        pytest.param(1e2, (10, 10), 0.05, id='large-both-decay'),
+        pytest.param(1.0, (1, 1), 0.05, id='steady'),
+        # A mean over about 20 steps is behind a loss that shrinks by 0.5 % a step.
+        pytest.param(1.0, (10, 1), 0.15, id='feature-decays-alone'),
+        pytest.param(1.0, (1, 10), 0.15, id='logit-decays-alone'),
+    ],
+)
+def test_drifting_losses_are_held_at_the_ratio(scale, decay, tolerance, seed):
+    """Over the last hundred of 500 steps that shrink the losses tenfold."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(500, 2, generator=generator).sub(0.5).mul(0.6).add(1).tolist()
+    balancer = make(ratio=2.0)
+    ours, theirs, shares = 0.0, 0.0, []
+    for step, (first, second) in enumerate(noise):
+        feature = scale * first * decay[0] ** (-step / 500)
+        logit = second * decay[1] ** (-step / 500)
+        balanced = balancer(tensors(loss_a=feature, loss_logit=logit))
+        if step >= 400:
+            ours += balanced['loss_a'].item()
+            theirs += balanced['loss_logit'].item()
+            shares.append(balancer.terms['loss_a']['ratio'].item())
+    assert ours / theirs == pytest.approx(2.0, rel=tolerance)
+    # Single steps are as noisy as the losses, no more.
+    assert max(shares) < 2 * 1.3 / 0.7 * 1.25
+    assert min(shares) > 2 * 0.7 / 1.3 / 1.25
+
+
+@pytest.mark.parametrize(
+    ('limits', 'value', 'expected'),
+    [
+        pytest.param(LIMITS, 1e-9, 1e3, id='high'),
+        pytest.param(LIMITS, 1e9, 1e-3, id='low'),
+        pytest.param((0.5, 2.0), 0.1, 2.0, id='own-high'),
+        pytest.param((0.5, 2.0), 10.0, 0.5, id='own-low'),
+        pytest.param((0.5, 2.0), 0.8, 1.25, id='within'),
+        pytest.param((3.0, 3.0), 0.8, 3.0, id='fixed'),
+        pytest.param([0.5, 2.0], 0.1, 2.0, id='a-list-as-from-a-config'),
+    ],
+)
+def test_lambda_stays_within_the_limits(limits, value, expected):
+    balancer = make(limits=limits)
+    balanced = balancer(tensors(loss_a=value, loss_logit=1.0))
+    assert balancer.terms['loss_a']['lambda'].item() == pytest.approx(expected)
+    assert balanced['loss_a'].item() == pytest.approx(expected * value)
+
+
+@pytest.mark.parametrize(
+    ('feature', 'logit', 'expected'),
+    [
+        pytest.param(0.0, 1.0, 1e3, id='feature'),
+        pytest.param(1.0, 0.0, 1e-3, id='logit'),
+        pytest.param(0.0, 0.0, 1e-3, id='both'),
+    ],
+)
+def test_losses_of_zero(feature, logit, expected):
+    balancer = make()
+    balanced = balancer(tensors(loss_a=feature, loss_logit=logit))
+    assert balancer.terms['loss_a']['lambda'].item() == pytest.approx(expected)
+    assert balanced['loss_a'].item() == pytest.approx(expected * feature)
+    assert math.isfinite(balancer.terms['loss_a']['ratio'].item())
+    # It recovers from it.
+    for _ in range(200):
+        balancer(tensors(loss_a=2.0, loss_logit=1.0))
+    assert balancer.terms['loss_a']['lambda'].item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_lambda_is_a_constant_to_the_gradient():
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    balancer = make(ratio=3.0)
+    losses = dict(loss_a=x[0] ** 2 * 5, loss_logit=x[1] ** 3)
+    balanced = balancer(losses)
+    weight = 3 * 8 / 5
+    (grad,) = torch.autograd.grad(balanced['loss_a'], x, retain_graph=True)
+    # Of 5 x**2 it is 10 x; nothing through the reference.
+    assert grad.tolist() == pytest.approx([weight * 10, 0.0])
+    (grad,) = torch.autograd.grad(balanced['loss_logit'], x)
+    assert grad.tolist() == pytest.approx([0.0, 12.0])
+    assert not balancer.means.value.requires_grad
+    for term in balancer.terms['loss_a'].values():
+        assert not term.requires_grad
+
+
+def test_the_reference_and_losses_of_others_are_left_alone():
+    losses = tensors(loss_a=2.0, loss_logit=1.0, loss_other=7.0)
+    before = copy.copy(losses)
+    balanced = make()(losses)
+    assert list(balanced) == list(losses)
+    for name in ('loss_logit', 'loss_other'):
+        assert balanced[name] is losses[name]
+    assert all(losses[name] is before[name] for name in before)
+    assert balanced['loss_a'].item() == pytest.approx(1.0)
+
+
+def test_eval_weights_by_what_training_has_seen():
+    balancer = make(ratio=2.0)
+    for value in (1.0, 3.0):
+        balancer(tensors(loss_a=value, loss_logit=1.0))
+    state = copy.deepcopy(balancer.state_dict())
+    balancer.eval()
+    balanced = balancer(tensors(loss_a=50.0, loss_logit=9.0))
+    assert balanced['loss_a'].item() == pytest.approx(50.0)  # 2 * 1 / mean(1, 3)
+    for name, value in balancer.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_the_state_goes_through_a_checkpoint():
+    names = ['loss_a', 'loss_b']
+    steps = random_steps(12, [*names, 'loss_logit'])
+    whole, first, second = make(names), make(names), make(names)
+    for step in steps[:5]:
+        whole(tensors(**step))
+        first(tensors(**step))
+    state = first.state_dict()
+    assert state.keys() == {'means.batches', 'means.value'}
+    assert state['means.batches'].item() == 5
+    second.load_state_dict(state)
+    for step in steps[5:]:
+        expected, found = whole(tensors(**step)), second(tensors(**step))
+        assert all(torch.equal(expected[name], found[name]) for name in names)
+
+
+class TestGradRatio:
+    """A tensor x that a feature loss sees through a layer and a logit loss plainly."""
+
+    @pytest.fixture
+    def graph(self):
+        torch.manual_seed(0)
+        source = nn.Linear(3, 4)
+        layer = nn.Linear(4, 2)
+        x = source(torch.randn(5, 3))
+        losses = dict(
+            loss_a=layer(x).square().mean(),
+            loss_b=x.exp().mean(),
+            loss_logit=(x**3).sum().abs(),
+        )
+        return source, layer, x, losses
+
+    def norm(self, loss, x):
+        (grad,) = torch.autograd.grad(loss, x, retain_graph=True)
+        return math.sqrt(sum(value**2 for value in grad.flatten().tolist()))
+
+    def test_is_the_quotient_of_two_norms(self, graph):
+        _, _, x, losses = graph
+        balancer = make(['loss_a', 'loss_b'], ratio=0.6)
+        balanced = balancer(losses)
+        balancer.probe(balanced, dict(loss_a=x, loss_b=x))
+        for name in ('loss_a', 'loss_b'):
+            terms = balancer.terms[name]
+            own = terms['lambda'].item() * self.norm(losses[name], x)
+            expected = own / self.norm(losses['loss_logit'], x)
+            assert terms['grad_ratio'].item() == pytest.approx(expected, rel=1e-5)
+            assert not terms['grad_ratio'].requires_grad
+
+    def test_leaves_the_backward_as_it_was(self, graph):
+        source, layer, x, losses = graph
+        parameters = [*source.parameters(), *layer.parameters()]
+        balancer = make(['loss_a', 'loss_b'])
+        balanced = balancer(losses)
+        total = sum(balanced.values())
+        expected = torch.autograd.grad(total, parameters, retain_graph=True)
+        balancer.probe(balanced, dict(loss_a=x, loss_b=x))
+        assert all(parameter.grad is None for parameter in parameters)
+        sum(balanced.values()).backward()
+        for parameter, grad in zip(parameters, expected, strict=True):
+            assert torch.equal(parameter.grad, grad)
+
+    def test_what_cannot_be_measured_is_left_out(self, graph):
+        _, _, x, losses = graph
+        balancer = make(['loss_a', 'loss_b'])
+        balanced = balancer(losses)
+        balancer.probe(balanced, dict(loss_a=x.detach()))
+        assert all('grad_ratio' not in terms for terms in balancer.terms.values())
+
+    def test_of_the_last_step_is_gone_in_the_next(self, graph):
+        _, _, x, losses = graph
+        balancer = make()
+        balancer.probe(balancer(losses), dict(loss_a=x))
+        assert 'grad_ratio' in balancer.terms['loss_a']
+        balancer(losses)
+        assert 'grad_ratio' not in balancer.terms['loss_a']
+
+    def test_of_a_loss_that_does_not_see_the_tensor_is_zero(self, graph):
+        _, _, x, losses = graph
+        losses['loss_a'] = torch.tensor(2.0, requires_grad=True) * 3
+        balancer = make()
+        balancer.probe(balancer(losses), dict(loss_a=x))
+        assert balancer.terms['loss_a']['grad_ratio'].item() == 0
+
+    def test_of_a_reference_that_does_not_see_it_is_finite(self, graph):
+        _, _, x, losses = graph
+        losses['loss_logit'] = torch.tensor(2.0, requires_grad=True) * 3
+        balancer = make(limits=(1e-3, 1e-3))
+        balancer.probe(balancer(losses), dict(loss_a=x))
+        assert math.isfinite(balancer.terms['loss_a']['grad_ratio'].item())
+
+
+@pytest.mark.parametrize(
+    ('options', 'match'),
+    [
+        pytest.param(
+            dict(losses=['loss_a', 'loss_logit']),
+            KEY + r"losses` = \['loss_a', 'loss_logit'\].*'loss_logit'",
+            id='reference-balanced',
+        ),
+        pytest.param(
+            dict(losses='loss_logit'), KEY + "losses` = 'loss_logit'", id='only-itself'
+        ),
+        pytest.param(dict(losses=[]), KEY + r'losses` = \[\]', id='none'),
+        pytest.param(dict(ratio=0), 'ratio must be a positive.*got 0', id='zero'),
+        pytest.param(dict(ratio=-1.0), 'ratio must be.*got -1.0', id='negative'),
+        pytest.param(dict(ratio=math.inf), 'ratio must be.*got inf', id='infinite'),
+        pytest.param(dict(ratio=math.nan), 'ratio must be.*got nan', id='nan'),
+        pytest.param(dict(ratio=True), 'ratio must be.*got True', id='bool'),
+        pytest.param(dict(ratio='1'), "ratio must be.*got '1'", id='text'),
+        pytest.param(
+            dict(limits=(0, 1)), KEY + r'limits` = \(0, 1\)', id='lower-limit-zero'
+        ),
+        pytest.param(
+            dict(limits=(2, 1)), KEY + r'limits` = \(2, 1\)', id='limits-swapped'
+        ),
+        pytest.param(
+            dict(limits=(-1, 1)), KEY + r'limits` = \(-1, 1\)', id='negative-limit'
+        ),
+        pytest.param(dict(momentum=1.5), '`momentum` = 1.5', id='momentum'),
+    ],
+)
+def test_bad_settings_are_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        LossRatioBalancer(**{'losses': 'loss_a', 'reference': 'loss_logit', **options})
+
+
+@pytest.mark.parametrize(
+    ('known', 'match'),
+    [
+        pytest.param(
+            ['loss_a'],
+            KEY + r"reference` = 'loss_logit'.*\['loss_a'\]",
+            id='reference',
+        ),
+        pytest.param(
+            ['loss_logit', 'loss_x'],
+            KEY + r"losses` = 'loss_a'.*\['loss_logit', 'loss_x'\]",
+            id='balanced',
+        ),
+    ],
+)
+def test_unknown_losses_are_named(known, match):
+    with pytest.raises(ValueError, match=match):
+        make().check_names(known)
+    make().check_names(['loss_logit', 'loss_a', 'loss_b'])
