@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MessageHub
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import digits_config, distill_config, save_teacher
 from torch import nn
 
@@ -110,9 +111,6 @@ def test_a_line_has_the_means_since_the_last(start, logger, lines):
 
 
 def test_every_name_is_in_tensorboard(start):
-    pytest.importorskip('tensorboard', reason='no TensorBoard to write to')
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
     runner = start(logger=dict(interval=2), visualizer__vis_backends=backends)
     runner.train()
