@@ -60,11 +60,20 @@ def test_a_scorer_of_your_own():
     _, code = blocks('Features, scorers, ratios')
     try:
         exec(code, {})
-        scorer = MODELS.build(dict(type='VarianceScorer'))
-        maps = torch.stack([torch.zeros(2, 5), torch.arange(10.0).view(2, 5)], 1)
-        assert scorer(maps)[0, 1] > scorer(maps)[0, 0]
+        loss = MODELS.build(
+            dict(type='CAKDFeatureLoss', scorer=dict(type='PeakScorer'))
+        )
+        assert loss(torch.randn(4, 8), torch.rand(4, 8)) > 0
+        loss = MODELS.build(
+            dict(
+                type='CAKDFeatureLoss',
+                scorer=dict(type='PeakScorer'),
+                granularity='channel',
+            )
+        )
+        assert loss(torch.randn(4, 8, 3, 3), torch.rand(4, 8, 3, 3)) > 0
     finally:
-        MODELS.module_dict.pop('VarianceScorer', None)
+        MODELS.module_dict.pop('PeakScorer', None)
 
 
 def test_the_losses_from_python():

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from ..utils.errors import describe
 
+# Least variance of a channel, as a share of the mean over the channels.
+LEAST_SHARE = 0.01
+
 
 class RunningMean(nn.Module):
     """The mean over batches, later an exponential one; right from the first batch.
@@ -68,13 +71,13 @@ class RunningNorm(nn.Module):
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
         """Take in a batch of rows (M, C) of this rank; all ranks join theirs."""
-        if not len(rows):
+        alone = get_world_size() == 1
+        if alone and not len(rows):
             return
-        var, mean = torch.var_mean(rows.detach().to(self.mean.dtype), 0, correction=0)
-        if get_world_size() > 1:
-            means, variances = (torch.stack(all_gather(x)) for x in (mean, var))
-            mean = means.mean(0)
-            var = variances.mean(0) + (means - mean).square().mean(0)
+        rows = rows.detach().to(self.mean.dtype)
+        var, mean = torch.var_mean(rows, 0, correction=0)
+        if not alone:
+            mean, var = _join(len(rows), mean, var)
         weight = _weight(self)
         # No mean of squares, whose difference would be lost to rounding.
         gap = mean - self.mean
@@ -84,7 +87,9 @@ class RunningNorm(nn.Module):
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
         """Subtract the mean and divide by the deviation of every channel."""
-        deviation = (self.var + self.eps).sqrt()
+        # A channel the teacher hardly uses must not outweigh all others.
+        least = LEAST_SHARE * self.var.mean()
+        deviation = (self.var.maximum(least) + self.eps).sqrt()
         return (x - self._along(self.mean, x, dim)) / self._along(deviation, x, dim)
 
     def rms(self) -> Tensor:
@@ -96,6 +101,17 @@ class RunningNorm(nn.Module):
         shape = [1] * x.dim()
         shape[dim] = -1
         return stat.view(shape)
+
+
+def _join(count: int, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the rows of all ranks; some may have none."""
+    own = torch.cat((mean.new_full((1,), count), mean, var)).nan_to_num()
+    counts, means, variances = torch.stack(all_gather(own)).split(
+        (1, len(mean), len(var)), 1
+    )
+    share = counts / counts.sum().clamp(min=1)
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean).square())).sum(0)
 
 
 def _weight(module: nn.Module) -> Tensor:

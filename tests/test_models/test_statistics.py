@@ -124,7 +124,8 @@ def test_it_subtracts_the_mean_and_divides_by_the_deviation(shape, dim):
     normed = norm(x, dim)
     for index in np.ndindex(shape):
         channel = index[dim]
-        deviation = ([4.0, 0.0, 0.09][channel] + 0.25) ** 0.5
+        least = 0.01 * (4.0 + 0.09) / 3  # of a channel that hardly varies
+        deviation = (max([4.0, 0.0, 0.09][channel], least) + 0.25) ** 0.5
         mean = [1.0, -2.0, 0.5][channel]
         assert normed[index].item() == pytest.approx(
             (x[index].item() - mean) / deviation
@@ -155,7 +156,8 @@ def test_normalising_passes_a_gradient_and_updating_none():
     norm.update(rows)
     assert not norm.mean.requires_grad and not norm.var.requires_grad
     norm(rows).sum().backward()
-    assert_close(rows.grad, (norm.var + norm.eps).rsqrt().expand(6, 3))
+    var = norm.var.clamp(min=0.01 * norm.var.mean().item())
+    assert_close(rows.grad, (var + norm.eps).rsqrt().expand(6, 3))
 
 
 def test_constant_channels_stay_finite():
@@ -274,3 +276,16 @@ def test_the_norm_of_all_ranks_is_that_of_all_their_rows(monkeypatch):
 def test_a_wrong_momentum_is_named(kind, momentum):
     with pytest.raises(ValueError, match=rf'`momentum` = {momentum}.*from 0'):
         kind(2, momentum=momentum) if kind is RunningNorm else kind((), momentum)
+
+
+def test_a_channel_never_used_does_not_outweigh_the_others():
+    norm = RunningNorm(4, momentum=0)
+    rows = torch.randn(256, 4) * torch.tensor([1.0, 1.0, 1.0, 0.0])
+    norm.update(rows)
+    scaled = norm(torch.full((1, 4), 0.1)) - norm(torch.zeros(1, 4))
+    least = 0.01 * rows.var(0, correction=0).mean()
+    expected = 0.1 / (least + norm.eps).sqrt()
+    torch.testing.assert_close(scaled[0, 3], expected)
+    torch.testing.assert_close(
+        scaled[0, :3], 0.1 / (rows.var(0, correction=0)[:3] + norm.eps).sqrt()
+    )

@@ -82,7 +82,7 @@ class DistillTermsHook(Hook):
         for name, mean in means.items():
             runner.message_hub.update_scalar(f'train/{name}', mean)
         for text in self.distiller.warnings(means):
-            key = text.split(':')[0]
+            key = text[:90]  # what is wrong with which loss
             if key not in self._warned:
                 self._warned.add(key)
                 runner.logger.warning(text)

@@ -2,6 +2,7 @@
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
@@ -21,8 +22,8 @@ class DistillWarmupHook(Hook):
         epochs (int): Epochs until the losses have their full weight.
 
     Raises:
-        ValueError: ``epochs`` is no positive integer, or the model has no
-            distiller that can be warmed up.
+        ValueError: ``epochs`` is no positive integer, the model has no
+            distiller that can be warmed up, or the loop counts no epochs.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -48,6 +49,17 @@ class DistillWarmupHook(Hook):
                     f'It needs a distiller with a `warmup` factor, '
                     f'{type(distiller).__name__} has none.',
                     "Write model.distiller.type='StrictDistiller', or remove the hook.",
+                )
+            )
+
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError(
+                describe(
+                    'default_hooks.warmup',
+                    'DistillWarmupHook',
+                    f'{type(runner.train_loop).__name__} counts no epochs, so the '
+                    'factor would never grow.',
+                    "Write train_cfg.type='ResumableTrainLoop', or remove the hook.",
                 )
             )
 

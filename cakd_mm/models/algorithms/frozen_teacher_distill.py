@@ -114,19 +114,23 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
         if student_ckpt is not None:
             require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
-        teacher = build_teacher(teacher, teacher_ckpt, made_by(teacher_from))
+        # Teacher and distiller draw their first weights apart, so that a seed gives
+        # the student the same ones whatever it learns from, and if it learns alone.
+        with torch.random.fork_rng(devices=[]):
+            teacher = build_teacher(teacher, teacher_ckpt, made_by(teacher_from))
         if isinstance(architecture, dict):
             architecture = MODELS.build(architecture)
         if isinstance(data_preprocessor, dict):
             default = dict(type='mmpretrain.ClsDataPreprocessor')
             data_preprocessor = {**default, **data_preprocessor}
-        super().__init__(
-            architecture=architecture,
-            distiller=fill_widths(distiller, architecture, teacher),
-            teacher=teacher,
-            data_preprocessor=data_preprocessor,
-            **kwargs,
-        )
+        with torch.random.fork_rng(devices=[]):
+            super().__init__(
+                architecture=architecture,
+                distiller=fill_widths(distiller, architecture, teacher),
+                teacher=teacher,
+                data_preprocessor=data_preprocessor,
+                **kwargs,
+            )
         self.teacher_is_loaded = teacher_ckpt is not None
         self.teacher_mode = teacher_mode
         self.student_ckpt = student_ckpt

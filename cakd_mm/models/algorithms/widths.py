@@ -85,7 +85,7 @@ def _source(distiller: dict, side: str, record: Mapping) -> str | None:
 
 def _width(net: nn.Module, source: str | None, key: str) -> int:
     """Return the channels that the module named ``source`` puts out."""
-    if source in ('neck', 'head.pre_logits'):
+    if source == 'neck':
         width = getattr(getattr(net, 'head', None), 'in_channels', None)
     else:
         taps = getattr(getattr(net, 'backbone', None), 'tap_channels', {})

@@ -10,6 +10,7 @@ from ..statistics import RunningMean
 
 KEY = 'model.distiller.balancer'
 EPS = 1e-12
+HALF_SCALE = 2.0**12
 
 
 @MODELS.register_module()
@@ -115,6 +116,17 @@ class LossRatioBalancer(nn.Module):
             }
         return balanced
 
+    def warning(self, terms: dict[str, float]) -> str | None:
+        """Tell of a weight at its limit, where the ratio is no longer kept."""
+        weight = terms.get('lambda', 1.0)
+        if self.limits[0] < weight < self.limits[1]:
+            return None
+        return (
+            f'lambda has reached its limit, {weight:.3g}, so the ratio '
+            f'{self.ratio} is not kept: widen {KEY}.limits={self.limits}, or see why '
+            'one of the losses is so small.'
+        )
+
     def probe(self, balanced: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         """Add ``grad_ratio`` to the terms, at the price of a partial backward.
 
@@ -130,10 +142,15 @@ class LossRatioBalancer(nn.Module):
             own, other = (
                 _norm(balanced[loss], tensor) for loss in (name, self.reference)
             )
-            self.terms[name]['grad_ratio'] = own / other.clamp(min=EPS)
+            if own is not None and other is not None:
+                self.terms[name]['grad_ratio'] = own / other.clamp(min=EPS)
 
 
-def _norm(loss: Tensor, tensor: Tensor) -> Tensor:
-    """Return the norm of d loss / d tensor, 0 where it does not depend on it."""
-    (grad,) = torch.autograd.grad(loss, tensor, retain_graph=True, allow_unused=True)
-    return tensor.new_zeros(()).float() if grad is None else grad.float().norm()
+def _norm(loss: Tensor, tensor: Tensor) -> Tensor | None:
+    """Return the norm of d loss / d tensor, None where it does not depend on it."""
+    # What is small in float16 would be lost there.
+    scale = HALF_SCALE if tensor.dtype == torch.float16 else 1.0
+    (grad,) = torch.autograd.grad(
+        scale * loss, tensor, retain_graph=True, allow_unused=True
+    )
+    return None if grad is None else grad.float().norm() / scale

@@ -60,6 +60,7 @@ class StrictDistiller(ConfigurableDistiller):
             for argument, record in mapping.items():
                 key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
                 _check_record(key, record, names, set(connectors or {}))
+        _check_short_names(losses)
         super().__init__(
             student_recorders=student_recorders,
             teacher_recorders=teacher_recorders,
@@ -76,7 +77,7 @@ class StrictDistiller(ConfigurableDistiller):
         if self.balancer is not None:
             self.balancer.check_names(losses)
         self.warmup = 1.0
-        self.probing = True
+        self.probing = False
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute, balance and warm up all losses; add what trains their parts.
@@ -134,9 +135,15 @@ class StrictDistiller(ConfigurableDistiller):
         for name, module in self.distill_losses.items():
             start = f'{short_name(name)}/'
             own = {k[len(start) :]: v for k, v in terms.items() if k.startswith(start)}
-            text = module.warning(own) if own and hasattr(module, 'warning') else None
-            if text:
-                found.append(f'model.distiller.distill_losses.{name}: {text}')
+            speakers = [module] if hasattr(module, 'warning') else []
+            if self.balancer is not None and name in self.balancer.losses:
+                speakers.append(self.balancer)
+            texts = [speaker.warning(own) for speaker in speakers if own]
+            found += [
+                f'model.distiller.distill_losses.{name}: {text}'
+                for text in texts
+                if text
+            ]
         return found
 
     def prepare_from_student(self, model: BaseModel) -> None:
@@ -189,6 +196,23 @@ class StrictDistiller(ConfigurableDistiller):
 def short_name(loss: str) -> str:
     """Return a loss's name without ``loss``: mmengine smooths what contains it."""
     return loss.replace('loss_', '').replace('_loss', '').replace('loss', '') or 'cakd'
+
+
+def _check_short_names(losses: dict) -> None:
+    """Two losses with one name in the log would overwrite each other's terms."""
+    known: dict[str, str] = {}
+    for name in losses:
+        other = known.setdefault(short_name(name), name)
+        if other != name:
+            raise ValueError(
+                describe(
+                    f'{HEAD}.distill_losses.{name}',
+                    dict(losses[name]).get('type'),
+                    f'In the log it would have the name of {other!r}, '
+                    f'{short_name(name)!r}.',
+                    'Rename one of the two.',
+                )
+            )
 
 
 def _check_pairing(losses: dict, mappings: dict) -> None:

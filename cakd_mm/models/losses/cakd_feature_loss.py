@@ -110,6 +110,23 @@ class CAKDFeatureLoss(FeatureLoss):
         """What the scorer is trained by in this step; the distiller adds it."""
         return self.scorer.auxiliary
 
+    def inspect(self, preds_T: Tensor) -> None:
+        """Refuse a negative feature on the first batch if the weight is adaptive.
+
+        Raises:
+            ValueError: it has a value below 0.
+        """
+        if self.gamma != ADAPTIVE or self._checked_sign:
+            return
+        self._checked_sign = True
+        if preds_T.numel() and preds_T.min() < 0:  # the one synchronisation of a run
+            raise ValueError(
+                "gamma='adaptive' compares activations, but the teacher's feature "
+                f'goes down to {preds_T.min().item():.3g}: tap a module after its '
+                'ReLU (of a net with pre-activation blocks after the following BN and '
+                'ReLU), or set gamma to a number.'
+            )
+
     def compare(
         self,
         rows_S: Tensor,
@@ -122,11 +139,20 @@ class CAKDFeatureLoss(FeatureLoss):
         """Return the weighted sum of the terms of every row, (R,).
 
         Raises:
-            ValueError: the scorer lacks what it needs, a cluster would be
-                empty, or ``gamma='adaptive'`` meets a negative feature.
+            ValueError: the scorer lacks what it needs or gives no score per
+                channel, or a cluster would be empty.
         """
         self._check_needs(gt_labels=gt_labels, head_weight=head_weight)
-        scores = self.scorer(to_scored(raw, self.granularity), gt_labels, head_weight)
+        if head_weight is not None:
+            _check_head(raw, head_weight)
+        scored = to_scored(raw, self.granularity)
+        scores = self.scorer(scored, gt_labels, head_weight)
+        if scores.shape != scored.shape[:2]:
+            raise ValueError(
+                f'{type(self.scorer).__name__} gave scores of shape '
+                f'{tuple(scores.shape)} for a feature of shape {tuple(scored.shape)}: '
+                f'return one per channel, {tuple(scored.shape[:2])}.'
+            )
         mask = strongest(scores, self.count(scores.shape[-1]))
         row_mask = to_row_mask(mask, rows_T)
         ratio = self.ratio(raw, row_mask)
@@ -145,7 +171,6 @@ class CAKDFeatureLoss(FeatureLoss):
         if self.gamma == ADAPTIVE:
             self.seen['gamma'] = gamma
         if self.probing and head_weight is not None and raw.dim() == 2:
-            _check_head(raw, head_weight)
             self.seen.update(kept(raw, mask, head_weight, head_bias))
         return scale * (self.alpha * bcd + self.beta * scd + gamma * wcd)
 
@@ -189,21 +214,7 @@ class CAKDFeatureLoss(FeatureLoss):
 
     @torch.no_grad()
     def ratio(self, raw: Tensor, mask: Tensor) -> Tensor:
-        """Return r, the teacher's activation in S over that in W, up to date.
-
-        Raises:
-            ValueError: the weight is adaptive and the first batch has a
-                negative value.
-        """
-        if self.gamma == ADAPTIVE and not self._checked_sign:
-            self._checked_sign = True
-            if raw.numel() and raw.min() < 0:  # the one synchronisation of a run
-                raise ValueError(
-                    f"gamma='adaptive' compares activations, but the teacher's feature "
-                    f'goes down to {raw.min().item():.3g}: tap a module after its '
-                    'ReLU (of a net with pre-activation blocks after the following '
-                    'BN and ReLU), or set gamma to a number.'
-                )
+        """Return r, the teacher's activation in S over that in W, up to date."""
         if self.training:
             rows = to_rows(raw, self.granularity)
             strong = torch.where(mask, rows, 0.0).sum()
@@ -220,7 +231,13 @@ class CAKDFeatureLoss(FeatureLoss):
         return ratio.log2().round().exp2() if self.round_ratio else ratio
 
     def warning(self, terms: dict[str, float]) -> str | None:
-        """Return the scorer's."""
+        """Return the scorer's, or that r is out of any reasonable range."""
+        ratio = terms.get('r', 1.0)
+        if self.gamma == ADAPTIVE and not 1e-2 < ratio < 1e2:
+            return (
+                f"gamma='adaptive', but r = {ratio:.3g}: the teacher's feature is no "
+                'activation (tap it after a ReLU), or set gamma to a number.'
+            )
         return self.scorer.warning(terms)
 
     def extra_repr(self) -> str:
@@ -233,7 +250,7 @@ class CAKDFeatureLoss(FeatureLoss):
 
 
 def _check_head(feature: Tensor, head_weight: Tensor) -> None:
-    if head_weight.shape[-1] != feature.shape[1]:
+    if feature.dim() == 2 and head_weight.shape[-1] != feature.shape[1]:
         raise ValueError(
             f'head_weight has shape {tuple(head_weight.shape)}, but the feature has '
             f'{feature.shape[1]} channels: map it only where preds_T is the input of '

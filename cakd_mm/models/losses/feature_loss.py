@@ -116,6 +116,7 @@ class FeatureLoss(nn.Module):
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Check both features; return them in the precision to compute in."""
+        self.inspect(preds_T)
         features = []
         for name, feature in (('preds_S', preds_S), ('preds_T', preds_T)):
             if not isinstance(feature, Tensor) or not feature.is_floating_point():
@@ -148,6 +149,9 @@ class FeatureLoss(nn.Module):
                 'loss_forward_mappings).'
             )
         return student, teacher.detach()
+
+    def inspect(self, preds_T: Tensor) -> None:
+        """Look at the teacher's feature as it was tapped, before anything else."""
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Strong channels are those that speak for the labelled class."""
 
+import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
@@ -14,7 +15,8 @@ class ClassifierScorer(BaseScorer):
     penultimate, pooled feature has such weights: ``head_weight`` is to be mapped
     to the teacher's recorder of the classifier's weight
     (``dict(type='Parameter', source='head.fc.weight')``). For rows of label
-    scores the class weights are averaged by them.
+    scores the class weights are averaged by them (what is below 0 does not count); a
+    row without any label ranks by activation.
 
     Args:
         absolute (bool): Take the magnitude, so that a strong vote against the
@@ -50,6 +52,9 @@ class ClassifierScorer(BaseScorer):
         if gt_labels.dim() == 1:
             weight = weight[gt_labels.long()]
         else:
-            weight = gt_labels.to(feature.dtype) @ weight
+            share = gt_labels.to(feature.dtype).clamp(min=0)
+            total = share.sum(1, keepdim=True)
+            average = share @ weight / total.clamp(min=1e-12)
+            weight = torch.where(total > 0, average, 1.0)
         scores = feature * weight
         return scores.abs() if self.absolute else scores

@@ -7,7 +7,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from tiny import digits_config, distill_config
+from mmengine.runner import EpochBasedTrainLoop
+from tiny import digits_config, distill_config, save_teacher
 from torch import nn
 
 from cakd_mm.engine.hooks import DistillWarmupHook
@@ -120,7 +121,8 @@ def test_a_wrapped_model_is_warmed_up_inside():
     wrapped.module = nn.Module()
     wrapped.module.distiller = SimpleNamespace(warmup=1.0)
     hub = MessageHub.get_instance('warmup')
-    runner = SimpleNamespace(model=wrapped, epoch=0, message_hub=hub)
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    runner = SimpleNamespace(model=wrapped, epoch=0, message_hub=hub, train_loop=loop)
     hook = DistillWarmupHook(epochs=4)
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
@@ -161,3 +163,12 @@ def test_a_model_that_cannot_be_warmed_up(tmp_path, make_runner, kind):
     assert runner.iter == 0
     assert before.keys() == runner.model.state_dict().keys()
     assert all(isinstance(value, torch.Tensor) for value in before.values())
+
+
+def test_a_loop_that_counts_no_epochs_is_refused(tmp_path, make_runner):
+    checkpoint = str(save_teacher(tmp_path / 'teacher.pth'))
+    cfg = digits_config('cakd/demo_digits.py', model__teacher_ckpt=checkpoint)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=10)
+    cfg.default_hooks.warmup = dict(type='DistillWarmupHook', epochs=2)
+    with pytest.raises(ValueError, match='IterBasedTrainLoop counts no epochs'):
+        make_runner(cfg).train()

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
-from tiny import build, distill_config, save_teacher
+from tiny import build, digits_config, distill_config, save_teacher
 
 
 def build_algorithm(cfg):
@@ -354,3 +354,24 @@ def test_collated_lists_work_as_well_as_stacks(tmp_path):
         {'inputs': list(data['inputs']), 'data_samples': data['data_samples']}, True
     )
     assert torch.equal(stacked['inputs'], listed['inputs'])
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'cakd/demo_digits.py',
+        'cakd/ablations/digits/digits_logit-double_network.py',
+        'cakd/ablations/digits/digits_single_squared.py',
+    ],
+)
+def test_a_seed_starts_the_student_as_it_starts_it_alone(tmp_path, name):
+    checkpoint = str(save_teacher(tmp_path / 'teacher.pth'))
+    cfg = digits_config(name, model__teacher_ckpt=checkpoint)
+    torch.manual_seed(3)
+    alone = build(cfg.model.architecture)
+    alone.init_weights()
+    torch.manual_seed(3)
+    model = build_algorithm(cfg)
+    model.init_weights()
+    for key, value in alone.state_dict().items():
+        assert torch.equal(model.student.state_dict()[key], value), key

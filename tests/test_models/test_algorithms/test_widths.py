@@ -73,7 +73,6 @@ def widths(distiller):
     ('source', 'expected'),
     [
         pytest.param('neck', (7, 14), id='neck'),
-        pytest.param('head.pre_logits', (7, 14), id='pre-logits'),
         pytest.param('backbone.stage1', (5, 10), id='stage1'),
         pytest.param('backbone.stage2', (6, 12), id='stage2'),
         pytest.param('backbone.stage3', (7, 14), id='stage3'),

@@ -1112,3 +1112,28 @@ def test_terms_of_an_empty_batch_are_finite():
     loss = CAKDFeatureLoss()
     loss(torch.randn(0, 8, requires_grad=True), torch.rand(0, 8)).backward()
     assert all(torch.isfinite(value) for value in loss.terms.values())
+
+
+class Broadcast(BaseScorer):
+    def forward(self, feature, gt_labels=None, head_weight=None):
+        return feature[:1]
+
+
+def test_scores_of_another_shape_are_refused():
+    loss = CAKDFeatureLoss(scorer=Broadcast())
+    with pytest.raises(ValueError, match=r'Broadcast gave .*\(1, 8\).*\(4, 8\)'):
+        loss(torch.randn(4, 8), torch.rand(4, 8))
+
+
+def test_a_negative_map_is_refused_whatever_its_average():
+    maps = torch.full((2, 8, 4, 4), 2.0)
+    maps[0, 3, 1, 1] = -1.0
+    loss = CAKDFeatureLoss(gamma='adaptive')
+    with pytest.raises(ValueError, match='goes down to -1'):
+        loss(torch.randn(2, 8, 4, 4), maps)
+
+
+def test_an_adaptive_weight_out_of_range_is_reported():
+    assert 'r = 0.001' in CAKDFeatureLoss(gamma='adaptive').warning({'r': 1e-3})
+    assert CAKDFeatureLoss(gamma='adaptive').warning({'r': 3.0}) is None
+    assert CAKDFeatureLoss(gamma=2.0).warning({'r': 1e-3}) is None

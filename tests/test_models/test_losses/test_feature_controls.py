@@ -199,7 +199,8 @@ def test_both_are_standardised_by_the_teachers_statistics(kind, shape, momentum)
         mean = (1 - weight) * mean + weight * rows.mean(0)
         square = (1 - weight) * square + weight * np.square(rows).mean(0)
         got = value_and_grad(loss, student, teacher)
-        deviation = np.sqrt(square - mean**2 + 1e-5)
+        variance = square - mean**2
+        deviation = np.sqrt(np.maximum(variance, 0.01 * variance.mean()) + 1e-5)
         along = [4 if d == dim % len(shape) else 1 for d in range(len(shape))]
         centre, spread = (torch.from_numpy(x).view(along) for x in (mean, deviation))
         plain = build(kind, **settings)

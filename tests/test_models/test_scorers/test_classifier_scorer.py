@@ -132,3 +132,11 @@ def test_through_the_loss(problem):
         best = sorted(range(C), key=lambda c: -scores[c])[:2]
         masses.append((row / 2).softmax(0)[best].sum())
     assert_close(loss.terms['strong_mass'], torch.stack(masses).mean())
+
+
+def test_negative_scores_do_not_vote_and_no_label_means_activation():
+    feature, weight = torch.rand(3, 6), torch.randn(4, 6)
+    rows = torch.tensor([[1.0, -1, 0, 1], [0, 0, 0, 0], [-1, 0, 0, -1]])
+    scores = build()(feature, rows, weight)
+    expected = torch.stack([feature[0] * (weight[0] + weight[3]) / 2, *feature[1:]])
+    torch.testing.assert_close(scores, expected)
