@@ -27,6 +27,21 @@ def train_tool() -> Path:
     return checkout if checkout.is_file() else package / '.mim' / TRAIN
 
 
+def logged_lines(text: str) -> list[dict]:
+    """Return the scalars of each step that mmengine's json log has."""
+    lines = []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:  # a run under way is writing it
+            continue
+    return [line for line in lines if 'step' in line]
+
+
+def _epoch(line: dict) -> int:
+    return line.get('epoch', line['step'])  # a validation's step is its epoch
+
+
 @dataclass
 class Run:
     """One training run: what it is, and what its log says so far.
@@ -74,15 +89,20 @@ class Run:
         """The checkpoint that the whole run leaves."""
         return self.work_dir / f'epoch_{self.epochs}.pth'
 
+    def logged(self) -> list[dict]:
+        """Return the lines of its logs, of all its starts in turn."""
+        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
+        return [line for file in files for line in logged_lines(file.read_text())]
+
     def curve(self, key: str) -> list[tuple[int, float]]:
         """Return (epoch, value) of a scalar; of an epoch run twice, the latest."""
-        points = {}
-        for file in sorted(self.work_dir.glob('*/vis_data/scalars.json')):
-            for line in file.read_text().splitlines():
-                entry = json.loads(line)
-                if key in entry:
-                    points[entry.get('epoch', entry['step'])] = entry[key]
-        return sorted(points.items())
+        lines = [line for line in self.logged() if key in line]
+        return sorted({_epoch(line): line[key] for line in lines}.items())
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch of which anything has been logged."""
+        return max(map(_epoch, self.logged()), default=0)
 
     @property
     def finished(self) -> bool:
@@ -113,10 +133,7 @@ def train_all(runs: list[Run], jobs: int, progress: Progress) -> None:
             running[-1].start()
         time.sleep(0.5)
         for run in list(running):
-            curve = run.curve('loss') + run.curve(METRIC)
-            progress.update(
-                bars[run.name], completed=max((e for e, _ in curve), default=0)
-            )
+            progress.update(bars[run.name], completed=run.epoch)
             if run.process.poll() is None:
                 continue
             running.remove(run)

@@ -1,6 +1,5 @@
 """The log of a run: read, joined over all starts, and its curves."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mode
@@ -8,7 +7,7 @@ from statistics import mode
 from mmengine.config import Config
 
 from ..utils.errors import describe
-from ..utils.runs import METRIC
+from ..utils.runs import METRIC, logged_lines
 
 
 @dataclass
@@ -94,13 +93,8 @@ def read_history(work_dir: Path) -> tuple[History, Config]:
 def parse(text: str) -> History:
     """Read the lines of a log, one start's."""
     history = History([], [])
-    for text_line in text.splitlines():
-        try:
-            line = json.loads(text_line)
-        except json.JSONDecodeError:  # a run under way is writing it
-            continue
-        if 'step' in line:
-            (history.train if 'loss' in line else history.val).append(line)
+    for line in logged_lines(text):
+        (history.train if 'loss' in line else history.val).append(line)
     return history
 
 

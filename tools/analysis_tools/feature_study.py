@@ -87,7 +87,7 @@ def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
         if own:
             entry['mean'] = mean(own.values())
             entry['std'] = stdev(own.values()) if len(own) > 1 else None
-        for control in (ALONE, LOGIT, control_of(row)):
+        for control in controls_of(row):
             common = sorted(own.keys() & scores.get(control, {}).keys())
             if control != row and len(common) > 1:
                 pairs = [own[i] - scores[control][i] for i in common]
@@ -106,10 +106,11 @@ def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
     )
 
 
-def control_of(row: str) -> str | None:
-    """Return the random control of a row with clusters."""
+def controls_of(row: str) -> tuple[str, ...]:
+    """Return what a row is compared with: each column of the table, in order."""
     kind = row.rsplit('_', 1)[0]
-    return f'{kind}_random' if kind in ('single', 'logit-single') else None
+    own = kind in ('single', 'logit-single')
+    return (ALONE, LOGIT, *((f'{kind}_random', f'{kind}_kl') if own else ()))
 
 
 def markdown(summary: dict) -> str:
@@ -121,6 +122,7 @@ def markdown(summary: dict) -> str:
         'over the student alone',
         'over logit',
         'over its random control',
+        'over its plain KL',
     )
     lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
     for row, entry in summary['rows'].items():
@@ -130,9 +132,10 @@ def markdown(summary: dict) -> str:
         if entry['std'] is not None:
             score += f' ± {entry["std"]:.2f}'
         cells = [row, str(entry['seeds']), score]
-        for control in (ALONE, LOGIT, control_of(row)):
+        for control in controls_of(row):
             found = entry.get(f'minus {control}')
             cells.append(f'{found[0]:+.2f} ± {found[1]:.2f}' if found else '')
+        cells += [''] * (len(head) - len(cells))
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 

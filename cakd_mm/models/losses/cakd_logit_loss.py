@@ -4,7 +4,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import check_number
+from .checks import check_number, refuse_several_labels
 from .functional import batch_mean, decoupled_kl_and_mass, single_label_kl_and_rows
 
 
@@ -164,11 +164,7 @@ class CAKDLogitLoss(nn.Module):
                 'multi_label=True, or leave out mixup and CutMix.'
             )
         rows = gt_labels.to(torch.float32)  # argmax knows no bool
-        if rows.device.type == 'cpu' and ((rows >= 1).sum(1) > 1).any():
-            raise ValueError(
-                'gt_labels has rows that mark several classes with 1, which mixup and '
-                'CutMix never do: set multi_label=True.'
-            )
+        refuse_several_labels(rows, 'multi_label')
         return rows.argmax(1)
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ..losses.checks import refuse_several_labels
 from ..statistics import RunningNorm
 from .base_scorer import BaseScorer
 
@@ -142,8 +143,8 @@ class ScoringNetwork(BaseScorer):
             )
         else:
             rows = gt_labels.dim() == 2
-            if rows and gt_labels.device.type == 'cpu':
-                _refuse_several(gt_labels)
+            if rows:
+                refuse_several_labels(gt_labels, 'scorer.multi_label')
             target = gt_labels.to(logits.dtype) if rows else gt_labels.long()
             error = F.cross_entropy(logits, target)
         budget = (gates.mean(1) - self.share).square().mean()
@@ -159,12 +160,4 @@ class ScoringNetwork(BaseScorer):
             f'{spread:.3g} only (standard deviation), so its strong channels are '
             'about random. Raise scorer.penalty, lower the learning rate of '
             'model.distiller with paramwise_cfg, or use ActivationScorer.'
-        )
-
-
-def _refuse_several(rows: Tensor) -> None:
-    if ((rows >= 1).sum(1) > 1).any():
-        raise ValueError(
-            'gt_labels has rows that mark several classes with 1, which mixup and '
-            'CutMix never do: set scorer.multi_label=True.'
         )
