@@ -4,7 +4,7 @@ Runs the teacher of a config once over its training images, then every scorer at
 every share over the penultimate features: r (Eq. 10 of arXiv 2410.14741, the
 activation in the strong cluster over that in the weak one) and how many of the
 teacher's own predictions its classifier repeats when it sees one cluster alone.
-The scoring network is trained on the features first, as long as in a run.
+The scoring network is trained on the features first, for ``--epochs``.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from mmpretrain import get_model
 from torch import Tensor
 
 import cakd_mm  # noqa: F401  (before any config is read)
+from cakd_mm.datasets.seeded_dataset import seed_everything
 from cakd_mm.models.losses import CAKDFeatureLoss
 from cakd_mm.models.losses.cakd_feature_loss import kept
 from cakd_mm.models.losses.layout import strongest
@@ -30,6 +31,7 @@ SCORERS = {
     'classifier, absolute': dict(type='ClassifierScorer', absolute=True),
     'network': dict(type='ScoringNetwork'),
     'network, no budget': dict(type='ScoringNetwork', penalty=0.0),
+    'network, feature at rms 1': dict(type='ScoringNetwork', feature_rms=1.0),
     'random': dict(type='RandomScorer'),
 }
 PUBLISHED = {'CIFAR-100': (3.13, 3.45), 'Tiny-ImageNet': (2.24, 2.51)}
@@ -105,6 +107,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print a table."""
     args = parse_args()
+    seed_everything(args.seed)  # of the crops and flips
     x, y, teacher = features(args.config, args.checkpoint)
     if x.min() < 0:
         raise ValueError(

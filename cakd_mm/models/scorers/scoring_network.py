@@ -12,9 +12,8 @@ from ..statistics import RunningNorm
 from .base_scorer import BaseScorer
 
 # A large feature lets the classifier tell the classes apart whatever the gates do,
-# and the gates learn little. Measured on a resnet20 trained on CIFAR-10, share 0.5:
-# at 1 the weak half still gives 30 % of the teacher's predictions, at 0.25 1 %.
-# All channels share the factor, so that strong ones stay strong.
+# and the gates learn little (docs/feature_study.md has the figures). All channels
+# share the factor, so that strong ones stay strong.
 FEATURE_RMS = 0.25
 
 
@@ -29,9 +28,9 @@ class ScoringNetwork(BaseScorer):
 
     where x is the feature brought to a small common size and the mean gate is a
     sample's. The paper (arXiv 2410.14741) names such a
-    network and gives neither architecture nor rule. The obvious one, without the
-    penalty and on features as they are, tends to open all gates (0.91 on average on
-    a trained resnet20), and its weak half still gives most of the predictions.
+    network and gives neither architecture nor rule. On a feature left
+    large the gates hardly tell channels apart, and the weak half still gives many of
+    the teacher's predictions.
     Nothing of this reaches teacher or student: the feature is detached, and the
     clusters are chosen by rank, which has no gradient.
 
@@ -45,6 +44,8 @@ class ScoringNetwork(BaseScorer):
         loss_weight (float): Factor of the auxiliary loss. Defaults to 1.0.
         multi_label (bool): Rows of labels mark any number of classes. Defaults
             to False.
+        feature_rms (float): The root mean square to which the feature is brought
+            for the classifier. Defaults to 0.25.
         min_spread (float): Standard deviation of a sample's gates below which
             the network counts as collapsed. Defaults to 0.05.
         patience (int): Training steps before that is looked at. Defaults to 200.
@@ -65,6 +66,7 @@ class ScoringNetwork(BaseScorer):
         penalty: float = 2.0,
         loss_weight: float = 1.0,
         multi_label: bool = False,
+        feature_rms: float = FEATURE_RMS,
         min_spread: float = 0.05,
         patience: int = 200,
     ) -> None:
@@ -84,6 +86,7 @@ class ScoringNetwork(BaseScorer):
         self.penalty = penalty
         self.loss_weight = loss_weight
         self.multi_label = multi_label
+        self.feature_rms = feature_rms
         self.min_spread = min_spread
         self.patience = patience
         self.norm = RunningNorm(channels)
@@ -131,7 +134,7 @@ class ScoringNetwork(BaseScorer):
                 'gate_spread': gates.detach().std(1, correction=0).mean(),
             }
             if self.training and torch.is_grad_enabled() and len(feature):
-                seen = feature * (FEATURE_RMS / self.norm.rms()) * gates
+                seen = feature * (self.feature_rms / self.norm.rms()) * gates
                 self.auxiliary = self._auxiliary(seen, gates, gt_labels)
         return scores.detach()
 
