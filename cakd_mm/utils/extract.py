@@ -186,8 +186,9 @@ def image_shape(cfg: Config) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images a plain config takes."""
     backbone = cfg.model.get('backbone', {})
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    sizes = [224]
-    for transform in loader.get('dataset', {}).get('pipeline', []):
+    dataset = loader.get('dataset', {})
+    sizes = [dataset.get('size') or 224]  # DecodedImages resizes by itself
+    for transform in dataset.get('pipeline', []):
         sizes += [transform[key] for key in ('scale', 'crop_size') if key in transform]
     size = backbone.get('img_size', sizes[-1])
     height, width = (size, size) if isinstance(size, int) else size

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .staged_backbone import KAIMING, StagedBackbone
+from .staged_backbone import KAIMING, Layers, StagedBackbone
 
 
 class CIFARBasicBlock(BaseModule):
@@ -18,10 +17,7 @@ class CIFARBasicBlock(BaseModule):
         in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
         stride (int): Stride of the first convolution and of the shortcut.
-        conv_cfg (dict, optional): Convolution layer, see mmcv.
-        norm_cfg (dict): Normalisation layer, see mmcv.
-        pre_activation (nn.Module): Called with the sum before the last ReLU; a
-            tap for recorders.
+        layers (Layers): Makes the layers.
     """
 
     def __init__(
@@ -29,34 +25,23 @@ class CIFARBasicBlock(BaseModule):
         in_channels: int,
         out_channels: int,
         stride: int,
-        conv_cfg: dict | None,
-        norm_cfg: dict,
-        pre_activation: nn.Module | None = None,
+        layers: Layers,
     ) -> None:
         super().__init__()
-
-        def conv(width: int, size: int, step: int) -> nn.Module:
-            return build_conv_layer(
-                conv_cfg,
-                width,
-                out_channels,
-                size,
-                stride=step,
-                padding=size // 2,
-                bias=False,
-            )
-
-        def norm() -> nn.Module:
-            return build_norm_layer(norm_cfg, out_channels)[1]
-
-        self.conv1, self.bn1 = conv(in_channels, 3, stride), norm()
-        self.conv2, self.bn2 = conv(out_channels, 3, 1), norm()
+        self.conv1 = layers.conv(in_channels, out_channels, 3, stride)
+        self.bn1 = layers.norm(out_channels)
+        self.conv2 = layers.conv(out_channels, out_channels, 3)
+        self.bn2 = layers.norm(out_channels)
         # Not in place: a tap may hold the tensor that goes in.
         self.relu = nn.ReLU(inplace=False)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = Sequential(conv(in_channels, 1, stride), norm())
-        self.pre_activation = pre_activation or nn.Identity()
+            self.downsample = Sequential(
+                layers.conv(in_channels, out_channels, 1, stride),
+                layers.norm(out_channels),
+            )
+        # Called with the sum before the last ReLU; a tap for recorders.
+        self.pre_activation = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
@@ -79,10 +64,10 @@ class CIFARResNet(StagedBackbone):
         widths (Sequence[int]): Channels of the stem and of the three stages.
             Defaults to (16, 16, 32, 64); the "x4" nets use (32, 64, 128, 256).
         in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, from 0 to 2. Defaults to
-            (2, ).
+        out_indices (Sequence[int], optional): Stages to return, from 0 to 2.
+            Defaults to None (the last).
         conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
-        norm_cfg (dict): Normalisation layer. Defaults to dict(type='BN').
+        norm_cfg (dict, optional): Normalisation layer. Defaults to None (BN).
         init_cfg (dict | list, optional): Initialisation. Defaults to Kaiming
             normal (fan out) for convolutions and 1 / 0 for normalisation.
 
@@ -95,37 +80,28 @@ class CIFARResNet(StagedBackbone):
         depth: int,
         widths: Sequence[int] = (16, 16, 32, 64),
         in_channels: int = 3,
-        out_indices: Sequence[int] = (2,),
+        out_indices: Sequence[int] | None = None,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         _check(depth, widths)
         super().__init__(widths[1:], out_indices, init_cfg or KAIMING)
-        norm_cfg = norm_cfg or dict(type='BN')
-        self.conv1 = build_conv_layer(
-            conv_cfg, in_channels, widths[0], 3, padding=1, bias=False
-        )
-        self.bn1 = build_norm_layer(norm_cfg, widths[0])[1]
+        layers = Layers(conv_cfg, norm_cfg)
+        self.conv1 = layers.conv(in_channels, widths[0], 3)
+        self.bn1 = layers.norm(widths[0])
         self.relu = nn.ReLU(inplace=False)
-        blocks = (depth - 2) // 6
         for index in range(3):
-            # Registered here under a plain name, called by the stage's last block.
-            tap = nn.Identity()
-            self.add_module(f'stage{index + 1}_pre', tap)
-            stage = Sequential()
-            for i in range(blocks):
-                stage.append(
-                    CIFARBasicBlock(
-                        widths[index] if i == 0 else widths[index + 1],
-                        widths[index + 1],
-                        stride=2 if index > 0 and i == 0 else 1,
-                        conv_cfg=conv_cfg,
-                        norm_cfg=norm_cfg,
-                        pre_activation=tap if i == blocks - 1 else None,
-                    )
+            blocks = [
+                CIFARBasicBlock(
+                    widths[index] if place == 0 else widths[index + 1],
+                    widths[index + 1],
+                    stride=2 if index > 0 and place == 0 else 1,
+                    layers=layers,
                 )
-            self.add_module(f'stage{index + 1}', stage)
+                for place in range((depth - 2) // 6)
+            ]
+            self.add_stage(index, blocks)
 
 
 def _check(depth: int, widths: Sequence[int]) -> None:

@@ -8,13 +8,12 @@ after it, and the branch stands before the pooled input.
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import build_conv_layer, build_norm_layer
-from mmengine.model import BaseModule, Sequential
+from mmengine.model import BaseModule
 from mmpretrain.models.utils import channel_shuffle
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .staged_backbone import StagedBackbone
+from .staged_backbone import TORCH_DEFAULT, Layers, StagedBackbone
 
 GROUPS = 3
 STEM = 24
@@ -33,10 +32,7 @@ class CIFARShuffleUnit(BaseModule):
         out_channels (int): Channels of the output.
         stride (int): 1 or 2.
         squeeze_groups (int): Groups of the first convolution and of the shuffle.
-        conv_cfg (dict, optional): Convolution layer, see mmcv.
-        norm_cfg (dict): Normalisation layer, see mmcv.
-        pre_activation (nn.Module): Called with the joined branches before the last
-            ReLU; a tap for recorders.
+        layers (Layers): Makes the layers.
     """
 
     def __init__(
@@ -45,33 +41,23 @@ class CIFARShuffleUnit(BaseModule):
         out_channels: int,
         stride: int,
         squeeze_groups: int,
-        conv_cfg: dict | None,
-        norm_cfg: dict,
-        pre_activation: nn.Module | None = None,
+        layers: Layers,
     ) -> None:
         super().__init__()
         out_channels -= in_channels if stride == 2 else 0
         width = out_channels // 4
-
-        def conv(source: int, target: int, size: int, **options) -> nn.Module:
-            return build_conv_layer(
-                conv_cfg, source, target, size, bias=False, **options
-            )
-
-        def norm(channels: int) -> nn.Module:
-            return build_norm_layer(norm_cfg, channels)[1]
-
         self.squeeze_groups = squeeze_groups
-        self.conv1 = conv(in_channels, width, 1, groups=squeeze_groups)
-        self.bn1 = norm(width)
-        self.conv2 = conv(width, width, 3, stride=stride, padding=1, groups=width)
-        self.bn2 = norm(width)
-        self.conv3 = conv(width, out_channels, 1, groups=GROUPS)
-        self.bn3 = norm(out_channels)
+        self.conv1 = layers.conv(in_channels, width, 1, groups=squeeze_groups)
+        self.bn1 = layers.norm(width)
+        self.conv2 = layers.conv(width, width, 3, stride, groups=width)
+        self.bn2 = layers.norm(width)
+        self.conv3 = layers.conv(width, out_channels, 1, groups=GROUPS)
+        self.bn3 = layers.norm(out_channels)
         # Not in place: a tap may hold the tensor that goes in.
         self.relu = nn.ReLU(inplace=False)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else None
-        self.pre_activation = pre_activation or nn.Identity()
+        # Called with the joined branches before the last ReLU; a tap for recorders.
+        self.pre_activation = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
@@ -96,10 +82,10 @@ class CIFARShuffleNetV1(StagedBackbone):
 
     Args:
         in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, from 0 to 2. Defaults to
-            (2, ).
+        out_indices (Sequence[int], optional): Stages to return, from 0 to 2.
+            Defaults to None (the last).
         conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
-        norm_cfg (dict): Normalisation layer. Defaults to dict(type='BN').
+        norm_cfg (dict, optional): Normalisation layer. Defaults to None (BN).
         init_cfg (dict | list, optional): Initialisation. Defaults to PyTorch's own,
             which the benchmarks use: Kaiming uniform (fan in) for convolutions and
             1 / 0 for normalisation.
@@ -111,46 +97,27 @@ class CIFARShuffleNetV1(StagedBackbone):
     def __init__(
         self,
         in_channels: int = 3,
-        out_indices: Sequence[int] = (2,),
+        out_indices: Sequence[int] | None = None,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if init_cfg is None:
-            init_cfg = [
-                dict(
-                    type='Kaiming',
-                    layer='Conv2d',
-                    a=5**0.5,
-                    mode='fan_in',
-                    nonlinearity='leaky_relu',
-                    distribution='uniform',
-                ),
-                dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
-            ]
-        super().__init__(WIDTHS, out_indices, init_cfg)
-        norm_cfg = norm_cfg or dict(type='BN')
-        self.conv1 = build_conv_layer(conv_cfg, in_channels, STEM, 1, bias=False)
-        self.bn1 = build_norm_layer(norm_cfg, STEM)[1]
+        super().__init__(WIDTHS, out_indices, init_cfg or TORCH_DEFAULT)
+        layers = Layers(conv_cfg, norm_cfg)
+        self.conv1 = layers.conv(in_channels, STEM, 1)
+        self.bn1 = layers.norm(STEM)
         self.relu = nn.ReLU(inplace=False)
-        source = STEM
-        for index, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
-            # Registered here under a plain name, called by the stage's last block.
-            tap = nn.Identity()
-            self.add_module(f'stage{index + 1}_pre', tap)
-            stage = Sequential()
-            for i in range(blocks):
-                stage.append(
-                    CIFARShuffleUnit(
-                        source,
-                        width,
-                        stride=2 if i == 0 else 1,
-                        # The stem's few channels are not worth grouping.
-                        squeeze_groups=1 if index == i == 0 else GROUPS,
-                        conv_cfg=conv_cfg,
-                        norm_cfg=norm_cfg,
-                        pre_activation=tap if i == blocks - 1 else None,
-                    )
+        sources = (STEM, *WIDTHS)
+        for index, blocks in enumerate(BLOCKS):
+            units = [
+                CIFARShuffleUnit(
+                    sources[index] if place == 0 else WIDTHS[index],
+                    WIDTHS[index],
+                    stride=2 if place == 0 else 1,
+                    # The stem's few channels are not worth grouping.
+                    squeeze_groups=1 if index == place == 0 else GROUPS,
+                    layers=layers,
                 )
-                source = width
-            self.add_module(f'stage{index + 1}', stage)
+                for place in range(blocks)
+            ]
+            self.add_stage(index, units)

@@ -1,9 +1,11 @@
-"""What the nets for 32x32 images share: a stem, three stages, and taps by name."""
+"""What the nets written here share: a stem, stages, and taps by name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from mmengine.model import BaseModule
-from torch import Tensor
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmengine.model import BaseModule, Sequential
+from torch import Tensor, nn
 
 from ...utils.errors import describe
 
@@ -12,22 +14,65 @@ KAIMING = (
     dict(type='Kaiming', layer='Conv2d', mode='fan_out'),
     dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
 )
+# PyTorch's own, Kaiming uniform (fan in), which the light nets' originals keep.
+TORCH_DEFAULT = (
+    dict(
+        type='Kaiming',
+        layer='Conv2d',
+        a=5**0.5,
+        mode='fan_in',
+        nonlinearity='leaky_relu',
+        distribution='uniform',
+    ),
+    dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
+)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Makes the layers of a net from its ``conv_cfg`` and ``norm_cfg``, see mmcv."""
+
+    conv_cfg: dict | None
+    norm_cfg: dict | None
+
+    def conv(
+        self, source: int, target: int, size: int, stride: int = 1, groups: int = 1
+    ) -> nn.Module:
+        """Return a convolution without bias that keeps the size at stride 1."""
+        return build_conv_layer(
+            self.conv_cfg,
+            source,
+            target,
+            size,
+            stride=stride,
+            padding=size // 2,
+            groups=groups,
+            bias=False,
+        )
+
+    def norm(self, channels: int) -> nn.Module:
+        """Return a normalisation layer."""
+        return build_norm_layer(self.norm_cfg or dict(type='BN'), channels)[1]
 
 
 class StagedBackbone(BaseModule):
-    """Base of nets with modules ``conv1``, ``bn1``, ``relu`` and ``stage1`` to ``3``.
+    """Base of nets with modules ``conv1``, ``bn1``, ``relu`` and ``stage1`` and on.
 
     Args:
-        widths (Sequence[int]): Channels of the three stages.
-        out_indices (Sequence[int]): Stages to return, from 0 to 2.
+        widths (Sequence[int]): Channels of the stages.
+        out_indices (Sequence[int], optional): Stages to return, counted from 0.
+            Defaults to None (the last).
         init_cfg (dict | list): Initialisation.
+        pooled (int, optional): Channels of the map to pool, if it is not the last
+            stage's own. Defaults to None.
 
     Attributes:
         TAPS (tuple[str, ...]): What may follow ``stage1`` in a tap's name.
-        tap_channels (dict[str, int]): The channels of every tap.
+        tap_channels (dict[str, int]): The channels of every tap. All are modules
+            of the net but ``pooled``, the output of the classifier's ``neck``.
 
     Raises:
-        ValueError: ``out_indices`` is empty or leaves 0..2.
+        ValueError: ``out_indices`` is empty or names a stage that is not there.
     """
 
     TAPS: tuple[str, ...] = ('', '_pre')
@@ -35,25 +80,42 @@ class StagedBackbone(BaseModule):
     def __init__(
         self,
         widths: Sequence[int],
-        out_indices: Sequence[int],
+        out_indices: Sequence[int] | None,
         init_cfg: dict | Sequence[dict],
+        pooled: int | None = None,
     ) -> None:
-        if not out_indices or not set(out_indices) <= {0, 1, 2}:
+        last = len(widths) - 1
+        out_indices = (last,) if out_indices is None else tuple(out_indices)
+        if not out_indices or not set(out_indices) <= set(range(last + 1)):
             raise ValueError(
                 describe(
                     'backbone.out_indices',
                     out_indices,
-                    'The net has the stages 0, 1 and 2.',
-                    'Use (2,) for the last one.',
+                    f'The net has the stages 0 to {last}.',
+                    f'Use ({last},) for the last one.',
                 )
             )
         super().__init__(init_cfg if isinstance(init_cfg, dict) else list(init_cfg))
-        self.out_indices = tuple(out_indices)
+        self.out_indices = out_indices
         self.tap_channels = {
             f'stage{index}{tap}': width
             for index, width in enumerate(widths, 1)
             for tap in self.TAPS
         }
+        self.tap_channels['pooled'] = pooled or widths[-1]
+
+    def add_stage(self, index: int, blocks: Sequence[nn.Module]) -> None:
+        """Add the modules ``stage<index + 1>`` and ``stage<index + 1>_pre``.
+
+        The second is the last block's ``pre_activation``, registered first and under
+        a plain name, so that recorders find it and nothing is run twice.
+
+        Args:
+            index (int): Place of the stage, from 0.
+            blocks (Sequence[nn.Module]): Its blocks.
+        """
+        self.add_module(f'stage{index + 1}_pre', blocks[-1].pre_activation)
+        self.add_module(f'stage{index + 1}', Sequential(*blocks))
 
     def stem(self, x: Tensor) -> Tensor:
         """Map images (N, in_channels, H, W) to what the first stage takes."""

@@ -6,13 +6,12 @@ sum; the normalisation and ReLU that follow it belong to the next stage's first 
 
 from collections.abc import Sequence
 
-from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .staged_backbone import KAIMING, StagedBackbone
+from .staged_backbone import KAIMING, Layers, StagedBackbone
 
 
 class CIFARWideBlock(BaseModule):
@@ -27,8 +26,7 @@ class CIFARWideBlock(BaseModule):
         stride (int): Stride of the first convolution and of the shortcut.
         activated (bool): The input has been through the first normalisation and
             ReLU already; only where the width changes.
-        conv_cfg (dict, optional): Convolution layer, see mmcv.
-        norm_cfg (dict): Normalisation layer, see mmcv.
+        layers (Layers): Makes the layers.
     """
 
     def __init__(
@@ -37,30 +35,17 @@ class CIFARWideBlock(BaseModule):
         out_channels: int,
         stride: int,
         activated: bool,
-        conv_cfg: dict | None,
-        norm_cfg: dict,
+        layers: Layers,
     ) -> None:
         super().__init__()
-
-        def conv(width: int, size: int, step: int) -> nn.Module:
-            return build_conv_layer(
-                conv_cfg,
-                width,
-                out_channels,
-                size,
-                stride=step,
-                padding=size // 2,
-                bias=False,
-            )
-
-        self.bn1 = None if activated else build_norm_layer(norm_cfg, in_channels)[1]
-        self.conv1 = conv(in_channels, 3, stride)
-        self.bn2 = build_norm_layer(norm_cfg, out_channels)[1]
-        self.conv2 = conv(out_channels, 3, 1)
+        self.bn1 = None if activated else layers.norm(in_channels)
+        self.conv1 = layers.conv(in_channels, out_channels, 3, stride)
+        self.bn2 = layers.norm(out_channels)
+        self.conv2 = layers.conv(out_channels, out_channels, 3)
         self.relu = nn.ReLU(inplace=False)
         self.shortcut = None
         if in_channels != out_channels:
-            self.shortcut = conv(in_channels, 1, stride)
+            self.shortcut = layers.conv(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
@@ -83,10 +68,10 @@ class CIFARWideResNet(StagedBackbone):
         depth (int): 10, 16, 22, 28, 40, ...; ``6 n + 4``.
         widen_factor (int): Widths of the stages as a multiple of (16, 32, 64).
         in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (Sequence[int]): Stages to return, from 0 to 2. Defaults to
-            (2, ).
+        out_indices (Sequence[int], optional): Stages to return, from 0 to 2.
+            Defaults to None (the last).
         conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
-        norm_cfg (dict): Normalisation layer. Defaults to dict(type='BN').
+        norm_cfg (dict, optional): Normalisation layer. Defaults to None (BN).
         init_cfg (dict | list, optional): Initialisation. Defaults to Kaiming
             normal (fan out) for convolutions and 1 / 0 for normalisation.
 
@@ -102,7 +87,7 @@ class CIFARWideResNet(StagedBackbone):
         depth: int,
         widen_factor: int,
         in_channels: int = 3,
-        out_indices: Sequence[int] = (2,),
+        out_indices: Sequence[int] | None = None,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
@@ -110,10 +95,8 @@ class CIFARWideResNet(StagedBackbone):
         _check(depth, widen_factor)
         widths = (16, *(widen_factor * width for width in (16, 32, 64)))
         super().__init__(widths[1:], out_indices, init_cfg or KAIMING)
-        norm_cfg = norm_cfg or dict(type='BN')
-        self.conv1 = build_conv_layer(
-            conv_cfg, in_channels, widths[0], 3, padding=1, bias=False
-        )
+        layers = Layers(conv_cfg, norm_cfg)
+        self.conv1 = layers.conv(in_channels, widths[0], 3)
         for index in range(3):
             blocks = Sequential()
             for i in range((depth - 4) // 6):
@@ -123,13 +106,11 @@ class CIFARWideResNet(StagedBackbone):
                         widths[index + 1],
                         stride=2 if index > 0 and i == 0 else 1,
                         activated=index > 0 and i == 0,
-                        conv_cfg=conv_cfg,
-                        norm_cfg=norm_cfg,
+                        layers=layers,
                     )
                 )
             self.add_module(f'stage{index + 1}_sum', blocks)
-            norm = build_norm_layer(norm_cfg, widths[index + 1])[1]
-            self.add_module(f'stage{index + 1}_pre', norm)
+            self.add_module(f'stage{index + 1}_pre', layers.norm(widths[index + 1]))
             # Not in place: a tap may hold the tensor that goes in.
             self.add_module(f'stage{index + 1}', nn.ReLU(inplace=False))
 

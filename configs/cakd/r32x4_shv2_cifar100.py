@@ -1,0 +1,11 @@
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/cifar100.py',
+    '../_base_/schedules/cakd_240e_light.py',
+    '../_base_/pairs/r32x4_shv2_cifar100.py',
+    '../_base_/methods/cakd_logit_feature.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=8.0)
+_base_.distiller.distill_losses.loss_feature.update(beta=8.0, gamma=2.0)
+model = dict(distiller=_base_.distiller)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=20))
