@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import stats
@@ -30,6 +31,7 @@ STUDENTS = {
     'cifar10': 'vanilla/resnet8_cifar10-16px.py',
 }
 ALONE, LOGIT = 'student alone', 'logit'
+LONG = f'{ALONE}, twice as long'  # has it levelled off?
 LAST = 5
 
 
@@ -37,8 +39,20 @@ def row_configs(name: str) -> dict[str, Path]:
     """Return the config of every row, the plain student's first."""
     folder = CONFIGS / 'cakd' / 'ablations' / name
     rows = {p.stem.removeprefix(f'{name}_'): p for p in sorted(folder.glob('*.py'))}
-    first = {ALONE: CONFIGS / STUDENTS[name], LOGIT: rows.pop(LOGIT)}
-    return {**first, **rows}
+    student = CONFIGS / STUDENTS[name]
+    return {ALONE: student, LOGIT: rows.pop(LOGIT), **rows, LONG: student}
+
+
+def twice_as_long(config: Path) -> list[str]:
+    """Return the options that stretch a schedule to twice its epochs."""
+    cfg = Config.fromfile(config, import_custom_modules=False)
+    train, milestones = cfg.train_cfg, cfg.param_scheduler.milestones
+    last = train.max_epochs - train.get('val_begin', 1)  # mmengine's default
+    return [
+        f'train_cfg.max_epochs={2 * train.max_epochs}',
+        f'train_cfg.val_begin={2 * train.max_epochs - last}',
+        f'param_scheduler.milestones=[{",".join(str(2 * m) for m in milestones)}]',
+    ]
 
 
 def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
@@ -53,9 +67,11 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
         rows[row] = []
         for seed in args.seeds:
             options = [f'randomness.seed={seed}']
-            if row != ALONE:
+            if row == LONG:
+                options += twice_as_long(config)
+            elif row != ALONE:
                 options.append(f'model.teacher_ckpt={teacher.last_checkpoint}')
-            folder = base / f'{row.replace(" ", "-")}_seed{seed}'
+            folder = base / f'{row.replace(", ", "-").replace(" ", "-")}_seed{seed}'
             rows[row].append(Run(f'{row}, seed {seed}', config, folder, options))
     return teacher, rows
 

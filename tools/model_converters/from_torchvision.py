@@ -1,12 +1,13 @@
-"""Convert torchvision's ResNet weights into an mmpretrain checkpoint."""
+"""Convert torchvision's weights into an mmpretrain checkpoint."""
 
 import argparse
 from pathlib import Path
 
 import cakd_mm  # noqa: F401
+from cakd_mm.utils.convert import write_classifier
 from cakd_mm.utils.torchvision_weights import (
     ARCHS,
-    convert_torchvision,
+    convert_torchvision_state_dict,
     read_torchvision,
 )
 
@@ -20,13 +21,19 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('out', type=Path, help='where the mmpretrain checkpoint goes')
     parser.add_argument('--arch', choices=sorted(ARCHS), required=True)
+    parser.add_argument(
+        '--num-classes', type=int, help='what the file must score; default: as it does'
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     weights = read_torchvision(args.source, args.arch)
-    convert_torchvision(weights, args.arch, args.out)
+    weights = convert_torchvision_state_dict(weights)
+    write_classifier(
+        weights, args.arch, ARCHS, args.out, 'torchvision', args.num_classes
+    )
     print(f'wrote {args.out}')
 
 

@@ -1,5 +1,6 @@
 # Tiny-ImageNet at 32x32. Mean and standard deviation (RGB) are measured over the
-# 102,400,000 pixels of the 100,000 training images of the 32-pixel archive.
+# 102,400,000 pixels of the 100,000 training images of the 32-pixel archive, by
+# tools/dataset_tools/measure_statistics.py.
 _base_ = './cifar100.py'
 
 data_preprocessor = dict(
