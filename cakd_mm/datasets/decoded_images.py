@@ -6,6 +6,7 @@ from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
 from ..utils.errors import describe
+from .whole_image import ends_well, why_unreadable
 
 
 @DATASETS.register_module()
@@ -71,12 +72,12 @@ class DecodedImages(CustomDataset):
             image = mmcv.imread(path)
         except cv2.error:  # an empty file
             image = None
-        if image is None:
+        if image is None or not (ends_well(path) or why_unreadable(path) is None):
             raise ValueError(
                 describe(
                     'dataset.data_root',
                     path,
-                    'It is no readable image.',
+                    'It is no readable image, or no whole one.',
                     'Unpack anew.',
                 )
             )

@@ -3,9 +3,11 @@
 import argparse
 import os
 from collections.abc import Iterator
+from http.client import HTTPException
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
+from urllib.request import urlopen
 
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
@@ -13,6 +15,8 @@ from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
+from mmpretrain.datasets import CIFAR10, CIFAR100
+from mmpretrain.datasets.utils import check_integrity
 
 from .checkpoint import is_remote, load_strictly, model_weights, read_checkpoint
 from .errors import describe, nearest
@@ -21,6 +25,8 @@ from .model import unwrap
 
 # What the Runner looks up in the config beside its own arguments.
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
+# What mmpretrain downloads when it is not there.
+CIFAR = dict(CIFAR10=CIFAR10, CIFAR100=CIFAR100)
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -176,36 +182,65 @@ def _set_rank_variables(launcher: str) -> None:
 
 
 def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
-    """Check that the folders of the named dataloaders exist before building.
+    """Check that the data of the named dataloaders is there before building.
+
+    What mmpretrain would download has to be there, or its server be reached.
 
     Raises:
         FileNotFoundError: naming the config key and the folder.
     """
     for part in parts:
         loader = f'{part}_dataloader'
-        for key, dataset in _datasets(loader, cfg.get(loader)):
+        for key, dataset in datasets(loader, cfg.get(loader)):
             root = dataset.get('data_root')
-            downloads = str(dataset.get('type')).startswith(('CIFAR', 'MNIST'))
-            if root and '://' not in root and not downloads and not Path(root).is_dir():
+            if not root or '://' in root:
+                continue
+            kind = str(dataset.get('type')).removeprefix('mmpretrain.')
+            if kind in CIFAR:
+                problem = _cifar_problem(CIFAR[kind], dataset)
+            elif kind.startswith('MNIST') or Path(root).is_dir():
+                problem = None
+            else:
+                problem = f'There is no such folder (looked from {Path.cwd()}).'
+            if problem:
                 raise FileNotFoundError(
                     describe(
                         f'{key}.data_root',
                         root,
-                        f'There is no such folder (looked from {Path.cwd()}).',
+                        problem,
                         'Link the data there, or pass --cfg-options '
                         f'{key}.data_root=/path/to/data.',
                     )
                 )
 
 
-def _datasets(key: str, node) -> Iterator[tuple[str, dict]]:
+def _cifar_problem(kind: type[CIFAR10], dataset: dict) -> str | None:
+    """Return what keeps mmpretrain from finding the data and from downloading it."""
+    prefix = dataset.get('data_prefix', '')
+    data = kind(dataset['data_root'], data_prefix=prefix, lazy_init=True)
+    if data._check_integrity():
+        return None
+    problem = f'It holds no whole {data.base_folder}'
+    if not dataset.get('download', True):
+        return f'{problem}, and download=False.'
+    archive = Path(data.data_prefix['root'], data.filename)
+    if check_integrity(str(archive), data.tgz_md5):
+        return None
+    try:
+        urlopen(data.url, timeout=10).close()
+    except (OSError, HTTPException) as error:
+        return f'{problem}, and {data.url} cannot be reached ({error}).'
+    return None
+
+
+def datasets(key: str, node) -> Iterator[tuple[str, dict]]:
     """Yield (config key, config) of a loader and of all datasets below it."""
     if not isinstance(node, dict):
         return
     yield key, node
-    yield from _datasets(f'{key}.dataset', node.get('dataset'))
+    yield from datasets(f'{key}.dataset', node.get('dataset'))
     for index, part in enumerate(node.get('datasets') or []):
-        yield from _datasets(f'{key}.datasets.{index}', part)
+        yield from datasets(f'{key}.datasets.{index}', part)
 
 
 def check_checkpoints(cfg: Config) -> None:

@@ -202,6 +202,19 @@ def test_a_file_that_is_no_image(folder, content):
         make(folder)
 
 
+@pytest.mark.parametrize('filled', [True, False])
+def test_a_truncated_file(folder, filled, monkeypatch):
+    """OpenCV 4 fills it up, 5 refuses it."""
+    path = folder / 'train' / 'bee' / '3.jpg'
+    path.write_bytes(path.read_bytes()[:-10])
+    if filled:
+        image = np.zeros((12, 10, 3), np.uint8)
+        monkeypatch.setattr('mmcv.imread', lambda path: image)
+    match = r"`dataset\.data_root` = '.*bee/3\.jpg'.*no whole one"
+    with pytest.raises(ValueError, match=match):
+        make(folder)
+
+
 def test_a_broken_file_outside_the_part_is_not_read(folder):
     (folder / 'train' / 'bee' / '3.jpg').write_bytes(b'no image at all')
     assert len(make(folder, per_class=(0, 3))) == 9

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -6,12 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from goldens import SHARED
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from tiny import CONFIGS
+from torch.utils.data import DataLoader
 
-from cakd_mm.datasets import TinyImageNet
+from cakd_mm.datasets import SeededDataset, TinyImageNet
 
 ARCHIVE = SHARED / 'data' / 'tiny-imagenet-200-32px.tar.xz'
 WNIDS = ('n03', 'n01', 'n02')  # not in order, as in the archive
@@ -170,6 +173,307 @@ def test_an_annotation_of_no_class_is_named(folder, line):
     path.write_text('\n'.join([*path.read_text().splitlines()[:2], line]))
     with pytest.raises(ValueError, match='no class of wnids.txt to val_2.JPEG'):
         TinyImageNet(str(folder), split='val')
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_an_empty_list_of_classes(folder, split):
+    (folder / 'wnids.txt').write_text('\n')
+    with pytest.raises(ValueError, match=r'wnids\.txt names no class'):
+        TinyImageNet(str(folder), split=split)
+
+
+def test_an_empty_validation_set(folder):
+    (folder / 'val/val_annotations.txt').write_text('')
+    for path in folder.glob('val/images/*'):
+        path.unlink()
+    match = r'val/val_annotations\.txt and val/images are empty'
+    with pytest.raises(ValueError, match=match):
+        TinyImageNet(str(folder), split='val')
+
+
+def test_a_class_with_fewer_images_is_named(folder):
+    (folder / 'train/n02/images/n02_1.JPEG').unlink()
+    match = (
+        r'`dataset.data_root` = .*Other classes have 2 training images, but fewer have '
+        r'n02 \(1 in all\)\. .*unpack the archive anew.*allow_unequal=True'
+    )
+    with pytest.raises(ValueError, match=match):
+        TinyImageNet(str(folder))
+    assert len(TinyImageNet(str(folder), allow_unequal=True)) == 5
+
+
+def test_fewer_images_of_every_class_are_a_subset(folder):
+    for path in folder.glob('train/*/images/*_1.JPEG'):
+        path.unlink()
+    assert len(TinyImageNet(str(folder))) == 3
+
+
+def test_fewer_classes_are_a_subset(folder):
+    (folder / 'wnids.txt').write_text('n03\nn01')
+    shutil.rmtree(folder / 'train/n02')
+    data = TinyImageNet(str(folder))
+    assert data.get_gt_labels().tolist() == [0, 0, 1, 1]
+    assert data.CLASSES == ('goldfish, Carassius auratus', 'crane')
+
+
+def test_validation_classes_may_differ_in_size(folder):
+    write_image(folder / 'val/images/val_3.JPEG', 0)
+    with (folder / 'val/val_annotations.txt').open('a') as file:
+        file.write('val_3.JPEG\tn01\t0\t0\t5\t5\n')
+    labels = TinyImageNet(str(folder), split='val').get_gt_labels()
+    assert labels.tolist() == [2, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ('split', 'name'),
+    [('train', 'train/n02/images/n02_1.JPEG'), ('val', 'val/images/val_0.JPEG')],
+)
+def test_an_empty_file_is_named(folder, split, name):
+    (folder / name).write_bytes(b'')
+    with pytest.raises(ValueError, match=rf'Nothing is in .*{name} \(1 in all\)'):
+        TinyImageNet(str(folder), split=split)
+
+
+class TestBrokenImage:
+    """Found when it is read: the scan reads no image."""
+
+    LOAD = dict(type='mmpretrain.LoadImageFromFile')
+    PACK = dict(type='mmpretrain.PackInputs')
+    # What a decoder returns for a truncated image differs between versions.
+    CUTS = dict(
+        text=lambda data: b'no image',
+        header=lambda data: data[:20],
+        half=lambda data: data[: len(data) // 2],
+        most=lambda data: data[:-10],
+        end=lambda data: data[:-2],
+        filled=lambda data: data[: len(data) // 2] + bytes(len(data) // 2),
+    )
+
+    @pytest.fixture(params=CUTS)
+    def broken(self, folder, request):
+        path = folder / 'train/n02/images/n02_1.JPEG'
+        path.write_bytes(self.CUTS[request.param](path.read_bytes()))
+        return path
+
+    def data(self, folder, *between, **options):
+        return TinyImageNet(
+            str(folder), pipeline=[self.LOAD, *between, self.PACK], **options
+        )
+
+    def match(self, folder, path):
+        return (
+            rf'`dataset\.data_root` = .*{path} is no whole image: .+\. '
+            '.*unpack the archive anew'
+        )
+
+    def test_is_named(self, folder, broken):
+        data = self.data(folder)
+        assert data[2]['inputs'].shape == (3, SIZE, SIZE)
+        with pytest.raises(ValueError, match=self.match(folder, broken)):
+            data[3]
+
+    @pytest.mark.parametrize('test_mode', [True, False])
+    def test_is_named_if_the_decoder_fills_it_up(
+        self, folder, broken, monkeypatch, test_mode
+    ):
+        """As OpenCV 4 does."""
+        whole = np.zeros((SIZE, SIZE, 3), np.uint8)
+        monkeypatch.setattr('mmcv.imfrombytes', lambda *args, **options: whole)
+        data = self.data(folder, test_mode=test_mode)
+        assert data[2]['inputs'].shape == (3, SIZE, SIZE)
+        with pytest.raises(ValueError, match=self.match(folder, broken)):
+            data[3]
+
+    def test_is_named_by_a_worker(self, folder, broken):
+        loader = DataLoader(self.data(folder), num_workers=1, collate_fn=list)
+        with pytest.raises(ValueError, match=self.match(folder, broken)):
+            list(loader)
+
+    def test_is_named_through_a_wrapper(self, folder, broken):
+        data = SeededDataset(self.data(folder), seed=0)
+        with pytest.raises(ValueError, match=self.match(folder, broken)):
+            data[3]
+
+    @pytest.mark.parametrize('gone', [True, False])
+    def test_emptied_or_gone_since_the_scan(self, folder, gone):
+        data = self.data(folder)
+        path = folder / 'train/n01/images/n01_0.JPEG'
+        path.unlink() if gone else path.write_bytes(b'')
+        with pytest.raises(ValueError, match=self.match(folder, path)):
+            data[0]
+
+    def test_is_not_read_without_a_pipeline(self, folder, broken):
+        assert TinyImageNet(str(folder))[3]['gt_label'] == 1
+
+    def test_may_be_skipped(self, folder):
+        """As mmpretrain does when it is told to."""
+        load = dict(self.LOAD, ignore_empty=True)
+        data = TinyImageNet(str(folder), pipeline=[load])
+        (folder / 'train/n02/images/n02_1.JPEG').write_bytes(b'')
+        assert data.prepare_data(3) is None
+
+    def test_an_unusual_end_is_no_harm(self, folder):
+        path = folder / 'train/n01/images/n01_0.JPEG'
+        want = self.data(folder)[0]['inputs']
+        path.write_bytes(path.read_bytes() + b'\0\0')
+        assert torch.equal(self.data(folder)[0]['inputs'], want)
+
+    def test_other_errors_pass_unchanged(self, folder):
+        class Failure(Exception):
+            pass
+
+        failure = Failure('of a transform')
+
+        def fail(item):
+            raise failure
+
+        with pytest.raises(Failure) as caught:
+            self.data(folder, fail)[0]
+        assert caught.value is failure
+        with pytest.raises(KeyError, match='nothing_like_it'):
+            self.data(folder, lambda item: item['nothing_like_it'])[0]
+
+    def test_an_item_without_image_passes(self, folder):
+        data = self.data(folder, lambda item: None)
+        assert data.prepare_data(0) is None
+
+
+class TestCache:
+    """What is scanned only once; `test_scan_cache.py` has the cache itself."""
+
+    @pytest.fixture(autouse=True)
+    def settled(self, folder):
+        """Nothing has changed for a while."""
+        for path in [*folder.rglob('*')]:
+            os.utime(path, ns=(10**18, 10**18))
+
+    @pytest.fixture
+    def scans(self, monkeypatch):
+        """Return the splits scanned so far."""
+        seen, scan = [], TinyImageNet._scan
+
+        def counted(data):
+            seen.append(data.split)
+            return scan(data)
+
+        monkeypatch.setattr(TinyImageNet, '_scan', counted)
+        return seen
+
+    @pytest.mark.parametrize('split', ['train', 'val'])
+    def test_gives_the_same(self, folder, scans, split):
+        first, again = (TinyImageNet(str(folder), split=split) for _ in range(2))
+        assert scans == [split]
+        items = [
+            [data.get_data_info(i) for i in range(len(data))] for data in (first, again)
+        ]
+        assert items[0] == items[1]
+        assert first.metainfo == again.metainfo
+        assert type(again.CLASSES) is tuple
+        fresh = TinyImageNet(str(folder), split=split, cache_dir=None)
+        assert [fresh.get_data_info(i) for i in range(len(fresh))] == items[0]
+        assert scans == [split] * 2
+
+    def test_splits_have_their_own(self, folder, scans):
+        for split in ('train', 'val', 'train', 'val'):
+            TinyImageNet(str(folder), split=split)
+        assert scans == ['train', 'val']
+
+    def test_is_where_it_is_said(self, folder, caches, scans, tmp_path):
+        TinyImageNet(str(folder), cache_dir=None)
+        assert not caches.exists()
+        TinyImageNet(str(folder), cache_dir=str(tmp_path / 'here'))
+        assert not caches.exists()
+        assert len(list((tmp_path / 'here').iterdir())) == 1
+        TinyImageNet(str(folder))
+        assert len(list(caches.iterdir())) == 1
+        assert len(scans) == 3
+
+    def test_nothing_is_written_beside_the_images(self, folder):
+        before = sorted(folder.rglob('*'))
+        TinyImageNet(str(folder))
+        assert sorted(folder.rglob('*')) == before
+
+    def test_the_same_folder_by_another_name(self, folder, scans, monkeypatch):
+        TinyImageNet(str(folder))
+        monkeypatch.chdir(folder.parent)
+        data = TinyImageNet('tiny')
+        assert scans == ['train']
+        # The paths are as the root was given.
+        assert data.get_data_info(0)['img_path'] == 'tiny/train/n01/images/n01_0.JPEG'
+
+    @pytest.mark.parametrize('old', [True, False])
+    def test_another_folder_of_the_same_name(self, folder, scans, old, tmp_path):
+        TinyImageNet(str(folder))
+        folder.rename(tmp_path / 'moved')
+        shutil.copytree(tmp_path / 'moved', folder)  # keeps the times
+        for path in folder.glob('train/*/images/*_1.JPEG'):
+            path.unlink()
+        for path in folder.rglob('*'):
+            os.utime(path, ns=(10**18, 10**18)) if old else None
+        assert len(TinyImageNet(str(folder))) == 3
+        assert scans == ['train'] * 2
+
+    def test_an_added_image_is_seen(self, folder):
+        TinyImageNet(str(folder))
+        for wnid in WNIDS:
+            write_image(folder / 'train' / wnid / 'images' / f'{wnid}_2.JPEG', 0)
+        assert len(TinyImageNet(str(folder))) == 9
+
+    def test_a_missing_image_is_seen(self, folder):
+        for split in ('train', 'val'):
+            TinyImageNet(str(folder), split=split)
+        for path in folder.rglob('*_1.JPEG'):
+            path.unlink()
+        assert len(TinyImageNet(str(folder))) == 3
+        with pytest.raises(ValueError, match=r'val/images lacks val_1\.JPEG'):
+            TinyImageNet(str(folder), split='val')
+
+    @pytest.mark.parametrize('split', ['train', 'val'])
+    def test_another_name_of_a_class_is_seen(self, folder, split):
+        TinyImageNet(str(folder), split=split)
+        words = folder / 'words.txt'
+        words.write_text(words.read_text().replace('goldfish', 'silvfish'))
+        os.utime(words, ns=(10**18, 10**18))
+        data = TinyImageNet(str(folder), split=split)
+        assert data.CLASSES[0] == 'silvfish, Carassius auratus'
+
+    def test_another_annotation_is_seen(self, folder):
+        TinyImageNet(str(folder), split='val')
+        path = folder / 'val/val_annotations.txt'
+        path.write_text(path.read_text().replace('val_0.JPEG\tn03', 'val_0.JPEG\tn02'))
+        labels = TinyImageNet(str(folder), split='val').get_gt_labels()
+        assert labels.tolist() == [1, 0, 1]
+
+    def test_a_missing_class_is_seen(self, folder):
+        TinyImageNet(str(folder))
+        shutil.rmtree(folder / 'train/n02')
+        with pytest.raises(ValueError, match='has no images of n02'):
+            TinyImageNet(str(folder))
+
+    def test_other_classes_are_seen(self, folder, scans):
+        TinyImageNet(str(folder))
+        (folder / 'wnids.txt').write_text('n03\nn01')
+        assert len(TinyImageNet(str(folder))) == 4
+        assert len(scans) == 2
+
+    def test_unequal_classes_are_refused_from_the_cache_too(self, folder, scans):
+        (folder / 'train/n02/images/n02_1.JPEG').unlink()
+        os.utime(folder / 'train/n02/images', ns=(10**18, 10**18))
+        TinyImageNet(str(folder), allow_unequal=True)
+        with pytest.raises(ValueError, match='fewer have n02'):
+            TinyImageNet(str(folder))
+        assert scans == ['train']
+
+    def test_a_broken_cache_does_no_harm(self, folder, caches):
+        TinyImageNet(str(folder))
+        [path] = caches.iterdir()
+        path.write_text(path.read_text().replace('n01_0', 'n09_9'))
+        data = TinyImageNet(str(folder))
+        assert labelled(data)[0] == ('n01_0.JPEG', 0)
+
+    def test_given_names_are_not_cached(self, folder):
+        TinyImageNet(str(folder), classes=['a', 'b', 'c'])
+        assert TinyImageNet(str(folder)).CLASSES[1:] == ('crane', 'crane')
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f'no {ARCHIVE} (CAKD_SHARED)')

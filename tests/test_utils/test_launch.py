@@ -1,12 +1,25 @@
 import argparse
+import io
 import os
+import pickle
+import re
+import shutil
+import socket
+import tarfile
+import urllib.request
+from hashlib import md5
+from http.client import BadStatusLine
+from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.datasets import CIFAR100
+from mmpretrain.registry import DATASETS
 from tiny import CONFIGS, build, digits_config
 
 from cakd_mm.utils import launch
@@ -301,13 +314,145 @@ class TestCheckData:
             dict(train_dataloader=None),
             dict(train_dataloader=dict(dataset=dict(type='Digits', split='train'))),
             dict(train_dataloader=loader(data_root='s3://bucket/imagenet')),
-            dict(
-                train_dataloader=dict(dataset=dict(type='CIFAR100', data_root='absent'))
-            ),
+            dict(train_dataloader=dict(dataset=dict(type='MNIST', data_root='absent'))),
         ],
     )
     def test_what_needs_no_folder(self, cfg):
         launch.check_data(Config(cfg), ('train',))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Fail as without a network, and return what was asked for."""
+    asked = []
+
+    def fail(*address, **options):
+        asked.append((*address, *options.values()))
+        raise URLError('Name or service not known')
+
+    for place in (launch, urllib.request):
+        monkeypatch.setattr(place, 'urlopen', fail)
+    monkeypatch.setattr(socket.socket, 'connect', fail)
+    return asked
+
+
+@pytest.fixture
+def cifar100(tmp_path, monkeypatch):
+    """A CIFAR-100 of six and four images, as its archive is unpacked.
+
+    Its check sums are those mmpretrain expects.
+    """
+    folder = tmp_path / 'cifar100' / 'cifar-100-python'
+    folder.mkdir(parents=True)
+    sums = {}
+    for name, count in (('train', 6), ('test', 4)):
+        random = np.random.RandomState(count)
+        data = random.randint(0, 256, (count, 3072), np.uint8)
+        labels = [10 * i for i in range(count)]
+        content = pickle.dumps(dict(data=data, fine_labels=labels))
+        (folder / name).write_bytes(content)
+        sums[name] = md5(content).hexdigest()
+    monkeypatch.setattr(CIFAR100, 'train_list', [['train', sums['train']]])
+    monkeypatch.setattr(CIFAR100, 'test_list', [['test', sums['test']]])
+    return folder
+
+
+class TestCifar:
+    """Through the shipped config."""
+
+    PARTS = ('train', 'val', 'test')
+
+    def config(self, folder, **options):
+        cfg = Config.fromfile(CONFIGS / '_base_/datasets/cifar100.py')
+        for part in self.PARTS:
+            dataset = cfg[f'{part}_dataloader'].dataset
+            dataset.update(data_root=str(folder.parent), **options)
+        return cfg
+
+    def check_fails(self, cfg, why, part='train'):
+        root = re.escape(cfg.train_dataloader.dataset.data_root)
+        key = rf'{part}_dataloader\.dataset\.data_root'
+        match = (
+            rf"`{key}` = '{root}': It holds no whole cifar-100-python, and {why}.* "
+            rf'Link the data there, or pass --cfg-options {key}='
+        )
+        with pytest.raises(FileNotFoundError, match=match):
+            launch.check_data(cfg, (part,))
+
+    def test_a_local_copy_needs_no_network(self, cifar100, no_network):
+        cfg = self.config(cifar100)
+        launch.check_data(cfg, self.PARTS)
+        for part, split in (('train', 'train'), ('val', 'test'), ('test', 'test')):
+            dataset = cfg[f'{part}_dataloader'].dataset
+            with DefaultScope.overwrite_default_scope('mmpretrain'):
+                data = DATASETS.build(dataset)
+            raw = pickle.loads((cifar100 / split).read_bytes())
+            assert data.get_gt_labels().tolist() == raw['fine_labels']
+            assert len(data.CLASSES) == 100
+            images = [data.get_data_info(i)['img'] for i in range(len(data))]
+            planes = np.stack(images).transpose(0, 3, 1, 2)
+            assert np.array_equal(planes.reshape(-1, 3072), raw['data'])
+            assert data[0]['inputs'].shape == (3, 32, 32)
+        assert not no_network
+
+    @pytest.mark.parametrize('part', PARTS)
+    @pytest.mark.parametrize('kind', ['CIFAR100', 'mmpretrain.CIFAR100'])
+    def test_no_copy_and_no_network(self, cifar100, no_network, part, kind):
+        (cifar100 / 'train').unlink()
+        cfg = self.config(cifar100, type=kind)
+        why = r'https://\S+/cifar-100-python\.tar\.gz cannot be reached \(.*not known'
+        self.check_fails(cfg, why, part)
+        assert no_network == [(CIFAR100.url, 10)]  # seconds
+
+    def test_a_damaged_copy_is_none(self, cifar100, no_network):
+        (cifar100 / 'test').write_bytes((cifar100 / 'test').read_bytes()[:-1])
+        self.check_fails(self.config(cifar100), 'https://')
+
+    def test_no_folder_at_all(self, tmp_path, no_network):
+        cfg = self.config(tmp_path / 'absent' / 'cifar-100-python')
+        self.check_fails(cfg, 'https://')
+
+    def test_a_proxy_that_speaks_no_http(self, cifar100, monkeypatch):
+        def fail(*_, **options):
+            raise BadStatusLine('who are you')
+
+        monkeypatch.setattr(launch, 'urlopen', fail)
+        (cifar100 / 'train').unlink()
+        self.check_fails(self.config(cifar100), 'https://.*who are you')
+
+    def test_without_download_the_network_is_not_asked(self, cifar100, no_network):
+        (cifar100 / 'train').unlink()
+        self.check_fails(self.config(cifar100, download=False), 'download=False')
+        assert not no_network
+
+    def test_an_archive_needs_no_network(self, cifar100, no_network, monkeypatch):
+        """Mmpretrain unpacks it."""
+        archive = cifar100.parent / 'cifar-100-python.tar.gz'
+        with tarfile.open(archive, 'w:gz') as file:
+            file.add(cifar100, cifar100.name)
+        shutil.rmtree(cifar100)
+        cfg = self.config(cifar100)
+        self.check_fails(cfg, 'https://')  # another archive than mmpretrain's
+        no_network.clear()
+        monkeypatch.setattr(CIFAR100, 'tgz_md5', md5(archive.read_bytes()).hexdigest())
+        launch.check_data(cfg, self.PARTS)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 6
+        assert not no_network
+
+    def test_what_can_be_downloaded_is_left_to_mmpretrain(self, tmp_path, monkeypatch):
+        opened = []
+        monkeypatch.setattr(
+            launch, 'urlopen', lambda url, timeout: opened.append(url) or io.BytesIO()
+        )
+        cfg = self.config(tmp_path / 'absent' / 'cifar-100-python')
+        launch.check_data(cfg, ('train',))
+        assert opened == [CIFAR100.url]
+
+    def test_a_prefix_is_looked_into(self, cifar100, no_network):
+        cfg = self.config(cifar100.parent, data_prefix='cifar100')
+        launch.check_data(cfg, self.PARTS)
+        assert not no_network
 
 
 class TestAutoScaleLr:

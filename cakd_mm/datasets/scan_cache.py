@@ -1,0 +1,104 @@
+"""What a dataset found in a folder, kept until the folder changes."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+# A later change may get the same time: file systems count in ticks of up to 2 s.
+TICK = 2_000_000_000
+
+
+def cache_folder(cache_dir: str | None) -> Path | None:
+    """Return where scans are kept.
+
+    Args:
+        cache_dir: A folder, ``None`` for no cache, or ``'auto'`` for
+            ``$XDG_CACHE_HOME/cakd_mm`` or ``~/.cache/cakd_mm``.
+    """
+    if cache_dir is None:
+        return None
+    if cache_dir == 'auto':
+        cache_dir = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'cakd_mm')
+    try:
+        return Path(cache_dir).expanduser()
+    except RuntimeError:  # a user without a home
+        return None
+
+
+def stamp(root: Path, names: Iterable[str]) -> list[list]:
+    """Return what tells a changed file or folder: name, times and size of each.
+
+    The time of the last status change cannot be set, so that an archive unpacked
+    over another with the same times is seen.
+
+    Raises:
+        OSError: one does not exist.
+    """
+    stats = [(name, os.stat(root / name)) for name in names]
+    return [[name, s.st_mtime_ns, s.st_ctime_ns, s.st_size] for name, s in stats]
+
+
+def cached(
+    folder: Path | None,
+    key: list,
+    stamps: Callable[[], list[list]],
+    scan: Callable[[], dict],
+) -> dict:
+    """Return ``scan()``, or what it returned when all was as it is now.
+
+    A cache that is damaged or cannot be written is as none. Several processes may
+    use it at once.
+
+    Args:
+        folder: Where the cache is, ``None`` for none.
+        key: What the scan depends on beside the stamps; strings and numbers.
+        stamps: Returns the ``stamp`` of every file and folder that is scanned.
+        scan: Returns a dict that json can keep.
+    """
+    if folder is None:
+        return scan()
+    file = folder / f'scan-{sha256(json.dumps(key).encode()).hexdigest()[:16]}.json'
+    try:
+        before = stamps()
+    except OSError:
+        return scan()  # says what is missing
+    found = _read(file, [key, before])
+    if found is None:
+        found = scan()
+        newest = max(mtime for _, mtime, *_ in before)
+        if stamps() == before and newest < time.time_ns() - TICK:
+            _write(file, [key, before], found)
+    return found
+
+
+def _text(valid_for: list, found: str) -> str:
+    """Return the first line of a cache file, which vouches for the second."""
+    return json.dumps([valid_for, sha256(found.encode()).hexdigest()])
+
+
+def _read(file: Path, valid_for: list) -> dict | None:
+    try:
+        head, found = file.read_text('utf-8').split('\n')
+    except (OSError, ValueError):  # none, or damaged
+        return None
+    return json.loads(found) if head == _text(valid_for, found) else None
+
+
+def _write(file: Path, valid_for: list, found: dict) -> None:
+    text = json.dumps(found)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile('w', dir=file.parent, delete=False) as part:
+            try:
+                part.write(f'{_text(valid_for, text)}\n{text}')
+                part.close()
+                os.replace(part.name, file)
+            except OSError:
+                os.unlink(part.name)
+                raise
+    except OSError:
+        pass  # scanned again next time

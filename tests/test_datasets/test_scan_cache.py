@@ -1,0 +1,227 @@
+import json
+import os
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from cakd_mm.datasets.scan_cache import cache_folder, cached, stamp
+
+OLD = 1_600_000_000 * 10**9
+
+
+class Scan:
+    """Lists a folder, and counts how often."""
+
+    def __init__(self, root):
+        self.root, self.count = root, 0
+
+    def __call__(self):
+        self.count += 1
+        return dict(names=sorted(os.listdir(self.root / 'a')))
+
+    def stamps(self):
+        return stamp(self.root, ['list.txt', 'a'])
+
+    def cached(self, folder, key=('k', 1)):
+        return cached(folder, list(key), self.stamps, self)
+
+
+def age(path, ns=OLD):
+    os.utime(path, ns=(ns, ns))
+
+
+@pytest.fixture
+def scan(tmp_path):
+    root = tmp_path / 'data'
+    (root / 'a').mkdir(parents=True)
+    (root / 'a' / 'x').touch()
+    (root / 'list.txt').write_text('one\n')
+    age(root / 'a')
+    age(root / 'list.txt')
+    return Scan(root)
+
+
+def test_the_second_time_nothing_is_scanned(scan, caches):
+    first = scan.cached(caches)
+    assert first == dict(names=['x'])
+    assert scan.cached(caches) == first
+    assert scan.count == 1
+    assert len(list(caches.iterdir())) == 1  # and no part of a file
+
+
+def test_without_a_cache_all_is_scanned(scan, caches):
+    assert [scan.cached(None) for _ in range(2)] == [dict(names=['x'])] * 2
+    assert scan.count == 2
+    assert not caches.exists()
+
+
+def test_the_cache_is_json(scan, caches):
+    scan.cached(caches)
+    [path] = caches.iterdir()
+    head, found = map(json.loads, path.read_text().split('\n'))
+    assert head[0][0] == ['k', 1]
+    assert found == dict(names=['x'])
+
+
+def test_a_key_has_its_own_cache(scan, caches):
+    for key in [('k', 1), ('k', 2), ('l', 1)]:
+        scan.cached(caches, key)
+    assert scan.count == 3
+    assert len(list(caches.iterdir())) == 3
+
+
+def test_a_cache_of_another_key_under_this_name(scan, caches):
+    scan.cached(caches, ('k', 2))
+    [other] = caches.iterdir()
+    scan.cached(caches)
+    [own] = set(caches.iterdir()) - {other}
+    other.replace(own)
+    scan.cached(caches)
+    assert scan.count == 3
+
+
+@pytest.mark.parametrize('when', [OLD, OLD + 1, OLD - 10**12, None])
+def test_a_changed_folder_is_scanned_anew(scan, caches, when):
+    scan.cached(caches)
+    (scan.root / 'a' / 'y').touch()
+    if when:  # also if somebody sets the old time again, as tar does
+        age(scan.root / 'a', when)
+    assert scan.cached(caches) == dict(names=['x', 'y'])
+
+
+def test_a_changed_list_is_scanned_anew(scan, caches):
+    scan.cached(caches)
+    (scan.root / 'list.txt').write_text('two\n')
+    age(scan.root / 'list.txt')
+    scan.cached(caches)
+    assert scan.count == 2
+
+
+def test_a_stamp_has_times_and_size(scan):
+    stats = os.stat(scan.root / 'list.txt')
+    expected = ['list.txt', OLD, stats.st_ctime_ns, 4]
+    assert stamp(scan.root, ['list.txt']) == [expected]
+
+
+@pytest.mark.parametrize('name', ['a', 'list.txt'])
+def test_what_has_just_changed_is_not_cached(scan, caches, name):
+    """It could change again within the tick of the clock."""
+    age(scan.root / name, time.time_ns())
+    scan.cached(caches)
+    assert not caches.exists()
+
+
+def test_what_changes_during_the_scan_is_not_cached(scan, caches):
+    class Meddled(Scan):
+        def __call__(self):
+            found = super().__call__()
+            (self.root / 'a' / 'y').touch()
+            age(self.root / 'a')
+            return found
+
+    meddled = Meddled(scan.root)
+    assert meddled.cached(caches) == dict(names=['x'])
+    assert not caches.exists()
+    assert scan.cached(caches) == dict(names=['x', 'y'])
+
+
+def test_the_scan_says_what_is_missing(scan, caches):
+    scan.cached(caches)
+    (scan.root / 'list.txt').unlink()
+    assert scan.cached(caches) == dict(names=['x'])
+    assert scan.count == 2
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        pytest.param(lambda data: b'', id='empty'),
+        pytest.param(lambda data: data[: len(data) // 2], id='half'),
+        pytest.param(lambda data: data[:-1], id='all but one byte'),
+        pytest.param(lambda data: data.replace(b'"x"', b'"z"'), id='another name'),
+        pytest.param(lambda data: data.split(b'\n')[0], id='the head alone'),
+        pytest.param(lambda data: data.split(b'\n')[1], id='the scan alone'),
+        pytest.param(lambda data: b'\n' + data, id='three lines'),
+        pytest.param(lambda data: b'null\nnull', id='other json'),
+        pytest.param(lambda data: b'\xff\xfe\x00' * 9, id='no text'),
+    ],
+)
+def test_a_damaged_cache_is_as_none(scan, caches, damage):
+    scan.cached(caches)
+    [path] = caches.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert scan.cached(caches) == dict(names=['x'])
+    assert scan.count == 2
+    scan.cached(caches)  # mended
+    assert scan.count == 2
+
+
+def test_a_folder_in_place_of_the_cache(scan, caches):
+    scan.cached(caches)
+    [path] = caches.iterdir()
+    path.unlink()
+    path.mkdir()
+    assert scan.cached(caches) == dict(names=['x'])
+    assert list(caches.iterdir()) == [path]  # no part is left
+
+
+def test_a_cache_that_cannot_be_written_is_as_none(scan, tmp_path):
+    (tmp_path / 'file').touch()
+    folder = tmp_path / 'file' / 'below'
+    assert [scan.cached(folder) for _ in range(2)] == [dict(names=['x'])] * 2
+    assert scan.count == 2
+
+
+def test_a_disk_that_is_full_leaves_no_part(scan, caches, monkeypatch):
+    def replace(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'replace', replace)
+    assert scan.cached(caches) == dict(names=['x'])
+    assert list(caches.iterdir()) == []
+
+
+def use(scan, caches, times, results):
+    for _ in range(times):
+        for path in caches.glob('*'):
+            path.unlink(missing_ok=True)
+        results.put(scan.cached(caches))
+
+
+def test_several_processes_at_once(scan, caches):
+    context = get_context('fork')
+    results = context.SimpleQueue()
+    processes = [
+        context.Process(target=use, args=(scan, caches, 20, results)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in range(60)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert found == [dict(names=['x'])] * 60
+
+
+def test_the_folder_of_caches(caches, tmp_path, monkeypatch):
+    assert cache_folder('auto') == caches
+    assert cache_folder(None) is None
+    assert cache_folder(str(tmp_path)) == tmp_path
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert cache_folder('~/there') == tmp_path / 'there'
+    for value in ('', None):
+        if value is None:
+            monkeypatch.delenv('XDG_CACHE_HOME')
+        else:
+            monkeypatch.setenv('XDG_CACHE_HOME', value)
+        assert cache_folder('auto') == tmp_path / '.cache' / 'cakd_mm'
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    def expanduser(path):
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.setattr(Path, 'expanduser', expanduser)
+    assert cache_folder('auto') is None
