@@ -6,12 +6,15 @@ the original ones (``cakd_mm[original]``). MMRazor 1.0.0 works with either, but
 its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
 """
 
+import argparse
 import ast
 import importlib
 import importlib.util
+import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -308,3 +311,55 @@ def register_package(family: str) -> None:
 
     name = 'cakd_mm' if family == 'current' else 'cakd_mm.version'
     MODULE2PACKAGE.setdefault('cakd_mm', name)
+
+
+def load_data_only(path: str):
+    """Read a torch file on the CPU without running any code that it may hold.
+
+    Beside tensors and plain containers, numbers of numpy and an argument parser's
+    options are taken, which training scripts store with the weights; before torch
+    2.5 these are refused as well.
+
+    Raises:
+        pickle.UnpicklingError: the file holds something else.
+    """
+    import torch
+
+    # In torch 2.4 and before, nothing can be allowed for one file alone.
+    allow = getattr(torch.serialization, 'safe_globals', lambda _: nullcontext())
+    try:
+        with allow(_plain_data()):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's own message first tells how to run the file's code after all.
+        found = re.search(r'(?:GLOBAL|class) ([\w.]+)', str(error))
+        text = 'it is not as torch.save writes files'
+        if found:
+            text = f'it holds `{found[1].rstrip(".")}`, which could run code on loading'
+        raise pickle.UnpicklingError(text) from None
+
+
+def _plain_data() -> list:
+    """Return what numpy's numbers and parsed options are made of."""
+    import numpy as np
+
+    kinds = {type(np.dtype(name)) for name in ('f4', 'f8', 'i4', 'i8', '?')}
+    # As numpy 1 and numpy 2 spell it, whichever wrote the file.
+    scalars = [_numpy_scalar(f'numpy.{core}.multiarray') for core in ('core', '_core')]
+    return [argparse.Namespace, np.dtype, *scalars, *kinds]
+
+
+def _numpy_scalar(module: str) -> Callable:
+    """Return numpy's maker of numbers, under the name that files have for it.
+
+    Torch takes pairs of function and name only from 2.6 on.
+    """
+    import numpy as np
+
+    make = np.float64(0).__reduce__()[0]
+
+    def scalar(*parts):
+        return make(*parts)
+
+    scalar.__module__, scalar.__qualname__ = module, 'scalar'
+    return scalar

@@ -110,6 +110,7 @@ def check_files(names, modes):
         'slurm_train.sh',
         'slurm_test.sh',
         'model_converters/extract_student.py',
+        'model_converters/from_repdistiller.py',
         'model_converters/from_torchvision.py',
     ):
         assert f'{MIM}/tools/{tool}' in names

@@ -1,13 +1,14 @@
 """Reading and strictly loading weights, and telling two sets of them apart."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from ..compat import load_data_only
 from .errors import describe
 
 STUDENT_PREFIX = 'architecture.'
@@ -35,27 +36,57 @@ def require_file(path: str, key: str, remedy: str) -> None:
 
 
 def read_checkpoint(path: str, key: str, remedy: str) -> dict:
-    """Read a checkpoint on the CPU.
+    """Read a checkpoint of mmengine on the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a readable checkpoint, or holds no weights.
     """
+
+    def load(file: str) -> dict:
+        return CheckpointLoader.load_checkpoint(file, map_location='cpu')
+
+    checkpoint = _read(load, path, key, remedy)
+    _weights(checkpoint, ('state_dict',), path, key, remedy)
+    return checkpoint
+
+
+def read_foreign_weights(path: str, key: str, remedy: str) -> dict[str, Tensor]:
+    """Read the weights of another code base on the CPU, running no code of the file.
+
+    They may lie in the file as they are, or under ``state_dict`` or ``model``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a readable checkpoint, holds no weights, or
+            holds objects that only code can make.
+    """
+    checkpoint = _read(load_data_only, path, key, remedy)
+    return dict(_weights(checkpoint, ('state_dict', 'model'), path, key, remedy))
+
+
+def _read(load: Callable[[str], dict], path: str, key: str, remedy: str) -> dict:
     require_file(path, key, remedy)
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+        return load(str(path))
     except Exception as error:  # torch, zipfile, pickle: each raises its own
-        problem = f'The file cannot be read as a checkpoint ({error!s:.200}).'
+        problem = f'The file cannot be read as a checkpoint ({error!s:.300}).'
         raise ValueError(describe(key, path, problem, remedy)) from error
-    weights = (
-        checkpoint.get('state_dict', checkpoint)
-        if isinstance(checkpoint, Mapping)
-        else None
-    )
-    if not weights or not any(isinstance(v, Tensor) for v in weights.values()):
-        problem = 'The file holds no `state_dict`.'
+
+
+def _weights(
+    checkpoint: dict, names: Sequence[str], path: str, key: str, remedy: str
+) -> Mapping[str, Tensor]:
+    """Return the first entry of ``names``, or the whole, if it holds tensors."""
+    found = checkpoint
+    if isinstance(checkpoint, Mapping):
+        found = next((checkpoint[x] for x in names if x in checkpoint), checkpoint)
+    if not isinstance(found, Mapping) or not any(
+        isinstance(value, Tensor) for value in found.values()
+    ):
+        problem = f'The file holds no `{"` or `".join(names)}`.'
         raise ValueError(describe(key, path, problem, remedy))
-    return checkpoint
+    return found
 
 
 def model_weights(checkpoint: Mapping) -> dict[str, Tensor]:

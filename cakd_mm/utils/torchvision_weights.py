@@ -1,18 +1,29 @@
-"""Torchvision's published weights as mmpretrain checkpoints."""
+"""Torchvision's names of weights, and where they go in mmpretrain's nets."""
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
 import torchvision
-from mmpretrain.models import build_classifier
 from torch import Tensor
 
-from .checkpoint import load_strictly, read_checkpoint
-from .errors import describe
+from .checkpoint import read_foreign_weights
+from .convert import Arch
 
-# Architecture to depth and width of the pooled feature.
-ARCHS = {'resnet18': (18, 512), 'resnet34': (34, 512), 'resnet50': (50, 2048)}
+
+def _resnet(depth: int, width: int) -> Arch:
+    return Arch(dict(type='ResNet', depth=depth, out_indices=(3,)), width)
+
+
+ARCHS = {
+    'resnet18': _resnet(18, 512),
+    'resnet34': _resnet(34, 512),
+    'resnet50': _resnet(50, 2048),
+    'mobilenetv2': Arch(dict(type='MobileNetV2', widen_factor=1.0), 1280),
+}
+# Torchvision's own spelling, where it differs.
+PUBLISHED = {'mobilenetv2': 'mobilenet_v2'}
+# Blocks of MobileNetV2's stages; torchvision counts through.
+STAGES = (1, 2, 3, 4, 3, 3, 1)
 
 
 def read_torchvision(source: str, arch: str) -> dict[str, Tensor]:
@@ -26,47 +37,59 @@ def read_torchvision(source: str, arch: str) -> dict[str, Tensor]:
         FileNotFoundError: neither a file nor published weights.
         ValueError: the file is not a checkpoint.
     """
-    names = [weight.name for weight in torchvision.models.get_model_weights(arch)]
+    enum = torchvision.models.get_model_weights(PUBLISHED.get(arch, arch))
+    names = [weight.name for weight in enum]
     if source in names:
-        weights = torchvision.models.get_model_weights(arch)[source]
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return enum[source].get_state_dict(progress=True, check_hash=True)
     remedy = f'Give a .pth file or one of {", ".join(names)}.'
-    checkpoint = read_checkpoint(source, 'source', remedy)
-    return checkpoint.get('state_dict', checkpoint)
+    return read_foreign_weights(source, 'source', remedy)
 
 
-def convert_torchvision(weights: Mapping[str, Tensor], arch: str, out: Path) -> None:
-    """Rename, check against mmpretrain's model of that depth, and write.
+def convert_torchvision_state_dict(
+    state_dict: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Rename a torchvision net's weights to those of an ``ImageClassifier``.
 
     Args:
-        weights: A torchvision state dict.
-        arch: One of :data:`ARCHS`.
-        out: Path of the checkpoint to write.
-
-    Raises:
-        ValueError: unknown ``arch``, or weights of another net or another number
-            of classes than the file says.
+        state_dict: Of a ResNet or a MobileNetV2.
     """
-    if arch not in ARCHS:
-        raise ValueError(
-            describe('--arch', arch, 'Not converted here.', f'Use one of {[*ARCHS]}.')
-        )
-    depth, width = ARCHS[arch]
-    renamed = {
-        f'head.{name}' if name.startswith('fc.') else f'backbone.{name}': value
-        for name, value in weights.items()
-    }
-    classes = len(weights['fc.bias']) if 'fc.bias' in weights else 1000
-    model = build_classifier(
-        dict(
-            type='ImageClassifier',
-            backbone=dict(type='ResNet', depth=depth, out_indices=(3,)),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=classes, in_channels=width),
-        )
-    )
-    load_strictly(model, renamed, '--arch', arch, 'Name the net the file belongs to.')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        dict(meta=dict(arch=arch, source='torchvision'), state_dict=renamed), out
-    )
+    rename = _mobilenet if 'features.0.0.weight' in state_dict else _residual
+    return {rename(name): value for name, value in state_dict.items()}
+
+
+def _residual(name: str) -> str:
+    return f'head.{name}' if name.startswith('fc.') else f'backbone.{name}'
+
+
+def _mobilenet(name: str) -> str:
+    """Rename a weight of MobileNetV2; names that are not of it stay as they are."""
+    if match := re.fullmatch(r'classifier\.1\.(weight|bias)', name):
+        return f'head.fc.{match[1]}'
+    layers = {'0': 'conv', '1': 'bn'}
+    last = sum(STAGES) + 1
+    if match := re.fullmatch(rf'features\.(0|{last})\.([01])\.(\w+)', name):
+        outer = 'conv1' if match[1] == '0' else 'conv2'
+        return f'backbone.{outer}.{layers[match[2]]}.{match[3]}'
+    match = re.fullmatch(r'features\.(\d+)\.conv\.(\d)(?:\.([01]))?\.(\w+)', name)
+    if match is None or not 0 < int(match[1]) < last:
+        return name
+    # In a block each convolution has its normalisation beside it, but the last two
+    # entries are the projection and its own. The first block does not expand.
+    branch, layer = int(match[2]), match[3]
+    if layer is None:
+        projection = 1 if match[1] == '1' else 2
+        branch, layer = projection, str(branch - projection)
+    if layer not in layers:
+        return name
+    stage, block = _stage(int(match[1]))
+    return f'backbone.layer{stage}.{block}.conv.{branch}.{layers[layer]}.{match[4]}'
+
+
+def _stage(place: int) -> tuple[int, int]:
+    """Return the stage, from 1, and the block in it, from 0, of the n-th block."""
+    place -= 1
+    for stage, blocks in enumerate(STAGES, 1):
+        if place < blocks:
+            return stage, place
+        place -= blocks
+    raise IndexError(place)

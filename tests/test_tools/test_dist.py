@@ -2,25 +2,19 @@
 
 import json
 import os
-import runpy
 import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-import torchvision
 from mmengine.config import Config
 from mmpretrain import get_model
 from PIL import Image
 from tiny import CONFIGS, build, save_teacher
-from torch.testing import assert_close
-
-from cakd_mm.utils import torchvision_weights
-from cakd_mm.utils.checkpoint import load_strictly
+from tools_inside import TOOLS, run_tool, torchvision_net
 
 ROOT = CONFIGS.parent
-TOOLS = ROOT / 'tools'
 METRIC = 'accuracy/top1'
 
 
@@ -200,35 +194,6 @@ def imagenet(root, size=72):
     return root
 
 
-def torchvision_net(arch, classes=1000):
-    """Build a random net with normalisation that is not the identity."""
-    torch.manual_seed(0)
-    net = torchvision.models.get_model(arch, weights=None, num_classes=classes)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.1, 0.1)
-            module.running_var.uniform_(0.8, 1.2)
-            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.uniform_(module.bias, -0.1, 0.1)
-    return net.eval()
-
-
-@pytest.fixture
-def convert(monkeypatch, tmp_path):
-    """Run ``from_torchvision.py`` in this process on saved weights."""
-
-    def run(weights, arch):
-        source, out = tmp_path / 'torchvision.pth', tmp_path / 'made' / f'{arch}.pth'
-        torch.save(weights, source)
-        tool = TOOLS / 'model_converters/from_torchvision.py'
-        arguments = [str(tool), str(source), str(out), '--arch', arch]
-        monkeypatch.setattr(sys, 'argv', arguments)
-        runpy.run_path(str(tool), run_name='__main__')
-        return out
-
-    return run
-
-
 ALONE = """
 import sys, torch
 from mmpretrain import get_model
@@ -240,9 +205,12 @@ assert not {'cakd_mm', 'mmrazor'} & set(sys.modules), 'not a plain checkpoint'
 """
 
 
-def test_imagenet_command(tmp_path, convert):
+def test_imagenet_command(tmp_path, monkeypatch):
     """``tools/dist_train.sh configs/cakd/r34_r18_in1k.py 2``, two steps."""
-    teacher = convert(torchvision_net('resnet34').state_dict(), 'resnet34')
+    published, teacher = tmp_path / 'torchvision.pth', tmp_path / 'teacher.pth'
+    torch.save(torchvision_net('resnet34').state_dict(), published)
+    tool = 'model_converters/from_torchvision.py'
+    run_tool(monkeypatch, tool, published, teacher, '--arch', 'resnet34')
     data = imagenet(tmp_path / 'imagenet')
     options = [f'model.teacher_ckpt={teacher}', 'train_cfg.max_epochs=1']
     options += ['train_dataloader.dataset.indices=8', 'train_dataloader.batch_size=2']
@@ -290,83 +258,6 @@ def test_imagenet_command(tmp_path, convert):
         expected = student(images, mode='tensor')
     assert expected.shape == (2, 1000)
     assert torch.equal(load(tmp_path / 'scores.pth'), expected)
-
-
-@pytest.mark.parametrize('arch', sorted(torchvision_weights.ARCHS))
-def test_converted_net_gives_torchvisions_scores(convert, arch):
-    net = torchvision_net(arch)
-    depth = arch.removeprefix('resnet')
-    model = get_model(
-        f'resnet{depth}_8xb32_in1k', pretrained=str(convert(net.state_dict(), arch))
-    ).eval()
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(2, 3, 64, 64, generator=generator)
-    with torch.no_grad():
-        found, expected = model(images, mode='tensor'), net(images)
-    assert expected.std() > 0.1
-    assert_close(found, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ('weights_of', 'change', 'arch', 'problem'),
-    [
-        ('resnet18', {}, 'resnet34', 'missing keys'),
-        ('resnet34', {}, 'resnet18', 'unexpected keys'),
-        ('resnet18', {'fc.bias': None}, 'resnet18', r'missing keys \(head.fc.bias\)'),
-        ('resnet18', {'bn1.running_var': None}, 'resnet18', 'bn1.running_var'),
-        ('resnet18', {'fc.bias': torch.zeros(7)}, 'resnet18', 'head.fc.weight is'),
-        ('resnet18', {'extra': torch.zeros(7)}, 'resnet18', 'backbone.extra'),
-    ],
-)
-def test_weights_of_another_net_are_refused(
-    convert, tmp_path, weights_of, change, arch, problem
-):
-    weights = {**torchvision_net(weights_of).state_dict(), **change}
-    weights = {name: value for name, value in weights.items() if value is not None}
-    with pytest.raises(ValueError, match=f"`--arch` = '{arch}'.*{problem}"):
-        convert(weights, arch)
-    assert not (tmp_path / 'made').exists()
-
-
-def test_another_number_of_classes_is_kept_and_named(convert):
-    """Nets of one's own data convert too; a teacher of 1,000 classes refuses them."""
-    path = convert(torchvision_net('resnet18', classes=10).state_dict(), 'resnet18')
-    weights = load(path)['state_dict']
-    assert weights['head.fc.weight'].shape == (10, 512)
-    teacher = get_model('resnet18_8xb32_in1k')
-    both = 'scores 10 classes, the config asks for 1000'
-    with pytest.raises(ValueError, match=both) as caught:
-        load_strictly(teacher, weights, 'model.teacher_ckpt', str(path), 'Remedy.')
-    assert f"`model.teacher_ckpt` = '{path}'" in str(caught.value)
-
-
-def test_unknown_net_and_missing_file_are_named(convert, capsys, tmp_path):
-    with pytest.raises(SystemExit) as end:
-        convert({}, 'vgg16')
-    assert end.value.code == 2
-    assert "invalid choice: 'vgg16'" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="`--arch` = 'vgg16'.*resnet34"):
-        torchvision_weights.convert_torchvision({}, 'vgg16', tmp_path / 'out.pth')
-    with pytest.raises(FileNotFoundError, match='IMAGENET1K_V1'):
-        torchvision_weights.read_torchvision('absent.pth', 'resnet34')
-
-
-def test_published_weights_are_named_not_searched(monkeypatch):
-    """The name in the config's command reaches torchvision, with its hash checked."""
-    seen = {}
-    enum = torchvision.models.get_model_weights('resnet34')
-
-    def get_state_dict(self, **options):
-        seen.update(options, weights=self)
-        return {}
-
-    monkeypatch.setattr(enum, 'get_state_dict', get_state_dict)
-    torchvision_weights.read_torchvision('IMAGENET1K_V1', 'resnet34')
-    assert seen['weights'] is enum.IMAGENET1K_V1
-    assert seen['check_hash'] is True
-    command = Config.fromfile(CONFIGS / 'cakd/r34_r18_in1k.py').model.teacher_from
-    assert 'from_torchvision.py IMAGENET1K_V1 ' in command
-    assert command.endswith('--arch resnet34')
 
 
 # --- What the scripts pass on ------------------------------------------------

@@ -1,12 +1,7 @@
-from zlib import crc32
-
-import numpy as np
 import pytest
 import torch
-from goldens import FOLDER
 from tiny import build
 from torch import nn
-from torch.testing import assert_close
 
 from cakd_mm.models.backbones import CIFARResNet
 
@@ -181,61 +176,3 @@ def test_conv_norm_and_channels_come_from_the_config():
 def test_bad_arguments_are_named(options, match):
     with pytest.raises(ValueError, match=match):
         CIFARResNet(**options)
-
-
-def filled(key, shape, seed, gain):
-    """One entry of the reference's state dict, as its goldens were made."""
-    state = np.random.RandomState((crc32(key.encode()) + seed) % 2**32)
-    if key.endswith('num_batches_tracked'):
-        return np.zeros(())
-    noise = state.randn(*shape)
-    if key.endswith('running_var'):
-        return 0.5 * np.abs(noise) + 0.5
-    if key.endswith(('running_mean', 'bias')):
-        return 0.05 * noise
-    if len(shape) >= 2:
-        return gain * noise / np.sqrt(np.prod(shape[1:]))
-    return 1 + 0.1 * noise
-
-
-def reference_name(ours):
-    """``backbone.stage2.0.conv1.weight`` -> ``layer2.0.conv1.weight``."""
-    return (
-        ours.replace('backbone.', '').replace('stage', 'layer').replace('head.fc', 'fc')
-    )
-
-
-@pytest.mark.skipif(not FOLDER.is_dir(), reason=f'no {FOLDER} (CAKD_SHARED)')
-@pytest.mark.parametrize(
-    ('name', 'depth', 'widths'),
-    [('resnet20', 20, (16, 16, 32, 64)), ('resnet8x4', 8, WIDE)],
-)
-def test_the_reference_net(name, depth, widths):
-    golden = np.load(FOLDER / f'net_{name}.npz')
-    seed, gain = int(golden['fill_seed']), float(golden['fill_gain'])
-    model = classifier(depth, widths).eval()
-    state = model.state_dict()
-    sums = dict(zip(golden['param_keys'], golden['param_sum'], strict=True))
-    assert {reference_name(key) for key in state} == set(sums)
-    for key, value in state.items():
-        theirs = reference_name(key)
-        data = filled(theirs, tuple(value.shape), seed, gain).astype(np.float32)
-        assert data.sum(dtype=np.float64) == pytest.approx(
-            sums[theirs], rel=1e-5, abs=1e-5
-        )
-        value.copy_(torch.from_numpy(data))
-    with torch.no_grad():
-        seen, _ = record(model.backbone, torch.from_numpy(golden['input']))
-        logits = model(torch.from_numpy(golden['input']), mode='tensor').numpy()
-    want = golden['logits']
-    assert np.abs(logits - want).max() < 1e-5 * np.abs(want).max()
-    for index in (1, 2, 3):
-        for end in ('', '_pre'):
-            (value,) = seen[f'stage{index}{end}']
-            for got, stored in (
-                (value.mean((0, 2, 3)), f'f{index}{end}_chan_mean'),
-                (value[0, :, 0, 0], f'f{index}{end}_pos00'),
-            ):
-                assert_close(
-                    got, torch.from_numpy(golden[stored]), rtol=1e-4, atol=1e-5
-                )

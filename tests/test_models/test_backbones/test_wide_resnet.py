@@ -1,10 +1,6 @@
-import re
-
-import numpy as np
 import pytest
 import torch
-from goldens import FOLDER
-from test_cifar_resnet import filled, randomised
+from test_cifar_resnet import randomised
 from tiny import build
 from torch import nn
 from torch.testing import assert_close
@@ -210,54 +206,3 @@ def test_conv_norm_and_channels_come_from_the_config():
 def test_bad_arguments_are_named(options, match):
     with pytest.raises(ValueError, match=match):
         CIFARWideResNet(**dict(dict(widen_factor=2), **options))
-
-
-def reference_name(ours):
-    """``backbone.stage2_sum.0.conv1.weight`` -> ``block2.layer.0.conv1.weight``."""
-    name = ours.removeprefix('backbone.').replace('head.fc', 'fc')
-    name = name.replace('shortcut', 'convShortcut')
-    name = re.sub(r'stage(\d)_sum', r'block\1.layer', name)
-    for pre, norm in (
-        ('stage1_pre', 'block2.layer.0.bn1'),
-        ('stage2_pre', 'block3.layer.0.bn1'),
-        ('stage3_pre', 'bn1'),
-    ):
-        name = name.replace(pre, norm)
-    return name
-
-
-@pytest.mark.skipif(not FOLDER.is_dir(), reason=f'no {FOLDER} (CAKD_SHARED)')
-def test_the_reference_net():
-    golden = np.load(FOLDER / 'net_wrn_16_2.npz')
-    seed, gain = int(golden['fill_seed']), float(golden['fill_gain'])
-    model = classifier(16).eval()
-    state = model.state_dict()
-    sums = dict(zip(golden['param_keys'], golden['param_sum'], strict=True))
-    assert {reference_name(key) for key in state} == set(sums)
-    for key, value in state.items():
-        theirs = reference_name(key)
-        data = filled(theirs, tuple(value.shape), seed, gain).astype(np.float32)
-        assert data.sum(dtype=np.float64) == pytest.approx(
-            sums[theirs], rel=1e-5, abs=1e-5
-        )
-        value.copy_(torch.from_numpy(data))
-    images = torch.from_numpy(golden['input'])
-    with torch.no_grad():
-        seen, _ = record(model.backbone, images)
-        logits = model(images, mode='tensor').numpy()
-    want = golden['logits']
-    assert np.abs(logits - want).max() < 1e-5 * np.abs(want).max()
-    # The reference's plain features are the sums.
-    for index in (1, 2, 3):
-        for tap, end in (('_sum', ''), ('_pre', '_pre')):
-            (value,) = seen[f'stage{index}{tap}']
-            for got, stored in (
-                (value.mean((0, 2, 3)), f'f{index}{end}_chan_mean'),
-                (value.mean((0, 1)), f'f{index}{end}_spatial_mean'),
-                (value[0, :, 0, 0], f'f{index}{end}_pos00'),
-            ):
-                assert_close(
-                    got, torch.from_numpy(golden[stored]), rtol=1e-4, atol=1e-5
-                )
-    pooled = seen['stage3'][0].mean((2, 3))
-    assert_close(pooled, torch.from_numpy(golden['f4']), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,77 @@
+"""Weights of other code bases, renamed, as checkpoints of mmpretrain classifiers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmpretrain.models import build_classifier
+from torch import Tensor
+
+from .checkpoint import load_strictly
+from .errors import describe, nearest
+
+KEY = '--arch'
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A net: its backbone's config, and the channels its linear classifier takes."""
+
+    backbone: dict
+    width: int
+
+
+def find_arch(name: str, archs: Mapping[str, Arch]) -> Arch:
+    """Return the net of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in archs:
+        remedy = f'Use one of these: {nearest(name, archs)}.'
+        raise ValueError(describe(KEY, name, 'Not converted here.', remedy))
+    return archs[name]
+
+
+def write_classifier(
+    weights: Mapping[str, Tensor],
+    name: str,
+    archs: Mapping[str, Arch],
+    out: Path,
+    source: str,
+    num_classes: int | None = None,
+) -> None:
+    """Check renamed weights against mmpretrain's model, and write a checkpoint.
+
+    Args:
+        weights: Named as an ``ImageClassifier`` names them.
+        name: A key of ``archs``.
+        archs: The nets of that source.
+        out: Path of the checkpoint to write.
+        source: Where the weights are from; noted in the checkpoint's ``meta``.
+        num_classes: Classes the file must score. Defaults to None (as it does).
+
+    Raises:
+        ValueError: unknown name, or weights of another net or number of classes;
+            the message gives both shapes.
+    """
+    arch = find_arch(name, archs)
+    if num_classes is None:
+        # Without a bias the strict check below says what is missing.
+        num_classes = len(weights.get('head.fc.bias', [None] * 1000))
+    model = build_classifier(
+        dict(
+            type='ImageClassifier',
+            backbone=arch.backbone,
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(
+                type='LinearClsHead', num_classes=num_classes, in_channels=arch.width
+            ),
+        )
+    )
+    remedy = 'Name the net, and the number of classes, the file belongs to.'
+    load_strictly(model, weights, KEY, name, remedy)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    meta = dict(arch=name, source=source)
+    torch.save(dict(meta=meta, state_dict=dict(weights)), out)

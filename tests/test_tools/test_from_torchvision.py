@@ -1,0 +1,170 @@
+"""``tools/model_converters/from_torchvision.py``."""
+
+import pytest
+import torch
+import torchvision
+from mmengine.config import Config
+from mmpretrain import get_model
+from tiny import CONFIGS
+from tools_inside import run_tool, torchvision_net
+from torch.testing import assert_close
+
+from cakd_mm.utils import torchvision_weights
+from cakd_mm.utils.checkpoint import load_strictly
+
+# Torchvision's name, and mmpretrain's config with its own name for the net.
+NETS = {
+    'resnet18': ('resnet18', 'resnet18_8xb32_in1k'),
+    'resnet34': ('resnet34', 'resnet34_8xb32_in1k'),
+    'resnet50': ('resnet50', 'resnet50_8xb32_in1k'),
+    'mobilenetv2': ('mobilenet_v2', 'mobilenet-v2_8xb32_in1k'),
+}
+
+
+@pytest.fixture
+def convert(monkeypatch, tmp_path):
+    """Run the tool in this process on saved weights."""
+
+    def run(weights, arch, *options):
+        source, out = tmp_path / 'torchvision.pth', tmp_path / 'made' / f'{arch}.pth'
+        torch.save(weights, source)
+        tool = 'model_converters/from_torchvision.py'
+        run_tool(monkeypatch, tool, source, out, '--arch', arch, *options)
+        return out
+
+    return run
+
+
+@torch.no_grad()
+def calibrated(net):
+    """Give the normalisations statistics that keep the signal through a deep net."""
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    net.train()(torch.randn(8, 3, 64, 64))
+    for norm in norms:
+        norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.2)
+    return net.eval()
+
+
+def test_every_net_is_tried():
+    assert torchvision_weights.ARCHS.keys() == NETS.keys()
+
+
+@pytest.mark.parametrize('arch', NETS)
+def test_converted_net_gives_torchvisions_scores(convert, capsys, arch):
+    theirs, ours = NETS[arch]
+    net = calibrated(torchvision_net(theirs))
+    path = convert(net.state_dict(), arch)
+    assert capsys.readouterr().out == f'wrote {path}\n'
+    assert torch.load(path)['meta'] == dict(arch=arch, source='torchvision')
+    model = get_model(ours, pretrained=str(path)).eval()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        found, expected = model(images, mode='tensor'), net(images)
+    # The two images are told apart.
+    assert (expected[0] - expected[1]).std() > 0.1
+    assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize('key', [None, 'state_dict', 'model'])
+def test_weights_may_lie_under_a_key(convert, key):
+    weights = torchvision_net('resnet18', 3).state_dict()
+    path = convert(weights if key is None else {key: weights, 'epoch': 3}, 'resnet18')
+    found = torch.load(path)['state_dict']
+    assert len(found) == len(weights)
+    assert torch.equal(found['head.fc.weight'], weights['fc.weight'])
+    assert torch.equal(
+        found['backbone.layer2.1.bn2.running_var'], weights['layer2.1.bn2.running_var']
+    )
+
+
+@pytest.mark.parametrize(
+    ('weights_of', 'change', 'arch', 'problem'),
+    [
+        ('resnet18', {}, 'resnet34', 'missing keys'),
+        ('resnet34', {}, 'resnet18', 'unexpected keys'),
+        (
+            *('resnet34', {}, 'resnet50'),
+            r'is \(64, 64, 3, 3\) in the file, \(64, 64, 1, 1\) in the model',
+        ),
+        ('resnet18', {'fc.bias': None}, 'resnet18', r'missing keys \(head.fc.bias\)'),
+        ('resnet18', {'bn1.running_var': None}, 'resnet18', 'bn1.running_var'),
+        ('resnet18', {'fc.bias': torch.zeros(7)}, 'resnet18', 'head.fc.weight is'),
+        ('resnet18', {'extra': torch.zeros(7)}, 'resnet18', 'backbone.extra'),
+        ('resnet18', {}, 'mobilenetv2', 'missing keys'),
+        ('mobilenet_v2', {}, 'resnet18', 'missing keys'),
+        ('mobilenet_v2', {'extra': torch.zeros(7)}, 'mobilenetv2', r'\(extra\)'),
+        (
+            *('mobilenet_v2', {'features.19.0.weight': torch.zeros(7)}, 'mobilenetv2'),
+            r'unexpected keys \(features.19.0.weight\)',
+        ),
+        # These have a `features.0.0.weight` too.
+        ('mobilenet_v3_small', {}, 'mobilenetv2', 'unexpected keys'),
+        ('efficientnet_b0', {}, 'mobilenetv2', 'unexpected keys'),
+        ('mnasnet0_5', {}, 'mobilenetv2', 'unexpected keys'),
+    ],
+)
+def test_weights_of_another_net_are_refused(
+    convert, tmp_path, weights_of, change, arch, problem
+):
+    weights = {**torchvision_net(weights_of, 10).state_dict(), **change}
+    weights = {name: value for name, value in weights.items() if value is not None}
+    with pytest.raises(ValueError, match=f"`--arch` = '{arch}'.*{problem}"):
+        convert(weights, arch)
+    assert not (tmp_path / 'made').exists()
+
+
+def test_another_number_of_classes_is_kept_and_named(convert):
+    """Nets of one's own data convert too; a teacher of 1,000 classes refuses them."""
+    path = convert(torchvision_net('resnet18', classes=10).state_dict(), 'resnet18')
+    weights = torch.load(path)['state_dict']
+    assert weights['head.fc.weight'].shape == (10, 512)
+    teacher = get_model('resnet18_8xb32_in1k')
+    both = 'scores 10 classes, the config asks for 1000'
+    with pytest.raises(ValueError, match=both) as caught:
+        load_strictly(teacher, weights, 'model.teacher_ckpt', str(path), 'Remedy.')
+    assert f"`model.teacher_ckpt` = '{path}'" in str(caught.value)
+
+
+def test_the_asked_number_of_classes_is_checked(convert, tmp_path):
+    weights = torchvision_net('mobilenet_v2', classes=10).state_dict()
+    with pytest.raises(ValueError, match=r'\(10, 1280\) in the file, \(7, 1280\)'):
+        convert(weights, 'mobilenetv2', '--num-classes', 7)
+    assert not (tmp_path / 'made').exists()
+    assert convert(weights, 'mobilenetv2', '--num-classes', 10).is_file()
+
+
+def test_unknown_net_and_missing_file_are_named(convert, capsys):
+    with pytest.raises(SystemExit) as end:
+        convert({}, 'vgg16')
+    assert end.value.code == 2
+    assert "invalid choice: 'vgg16'" in capsys.readouterr().err
+    for arch, name in (('resnet34', 'IMAGENET1K_V1'), ('mobilenetv2', 'IMAGENET1K_V2')):
+        with pytest.raises(FileNotFoundError, match=f"`source` = 'absent.pth'.*{name}"):
+            torchvision_weights.read_torchvision('absent.pth', arch)
+
+
+@pytest.mark.parametrize(
+    ('arch', 'name'), [('resnet34', 'IMAGENET1K_V1'), ('mobilenetv2', 'IMAGENET1K_V2')]
+)
+def test_published_weights_are_named_not_searched(monkeypatch, arch, name):
+    """The name in the config's command reaches torchvision, with its hash checked."""
+    seen = {}
+    enum = torchvision.models.get_model_weights(NETS[arch][0])
+
+    def get_state_dict(self, **options):
+        seen.update(options, weights=self)
+        return {}
+
+    monkeypatch.setattr(enum, 'get_state_dict', get_state_dict)
+    torchvision_weights.read_torchvision(name, arch)
+    assert seen['weights'] is enum[name]
+    assert seen['check_hash'] is True
+
+
+def test_the_config_of_the_issue_names_the_command():
+    command = Config.fromfile(CONFIGS / 'cakd/r34_r18_in1k.py').model.teacher_from
+    assert 'from_torchvision.py IMAGENET1K_V1 ' in command
+    assert command.endswith('--arch resnet34')
