@@ -58,11 +58,16 @@ def read_foreign_weights(path: str, key: str, remedy: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable checkpoint, holds no weights, or
-            holds objects that only code can make.
+        ValueError: the file is not a readable checkpoint, holds no weights or other
+            things among them, or holds objects that only code can make.
     """
     checkpoint = _read(load_data_only, path, key, remedy)
-    return dict(_weights(checkpoint, ('state_dict', 'model'), path, key, remedy))
+    weights = _weights(checkpoint, ('state_dict', 'model'), path, key, remedy)
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            problem = f'{name!r} among the weights is a {type(value).__name__}.'
+            raise ValueError(describe(key, path, problem, remedy))
+    return dict(weights)
 
 
 def _read(load: Callable[[str], dict], path: str, key: str, remedy: str) -> dict:

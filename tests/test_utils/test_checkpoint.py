@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from cakd_mm.utils.checkpoint import fingerprint, model_weights, read_checkpoint
+from cakd_mm.utils.checkpoint import (
+    fingerprint,
+    model_weights,
+    read_checkpoint,
+    read_foreign_weights,
+)
 
 
 def weights(seed=0):
@@ -73,3 +78,14 @@ def test_a_remote_path_is_left_to_mmengine(monkeypatch):
     monkeypatch.setattr(checkpoint.CheckpointLoader, 'load_checkpoint', load)
     read_checkpoint('https://example.org/net.pth', 'key', 'remedy')
     assert asked == [('https://example.org/net.pth', 'cpu')]
+
+
+def test_a_foreign_file_holds_nothing_but_tensors_among_its_weights(tmp_path):
+    path = tmp_path / 'file.pth'
+    torch.save({'model': {**weights(), 'fc.bias': [0.0, 1.0]}}, path)
+    with pytest.raises(
+        ValueError, match="`key`.*'fc.bias' among the weights is a list"
+    ):
+        read_foreign_weights(str(path), 'key', 'Remedy.')
+    torch.save({'model': weights()}, path)
+    assert read_foreign_weights(str(path), 'key', 'Remedy.').keys() == weights().keys()
