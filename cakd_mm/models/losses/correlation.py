@@ -210,6 +210,7 @@ class _SoftRanks(torch.autograd.Function):
 
 def _less_mean(rows: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Subtract from every element the mean of its block."""
+    # A CPU adds up in float64 anyhow, a GPU in the dtype that it is given.
     sums = torch.nn.functional.pad(rows.double().cumsum(-1), (1, 0))
     size = last - first + 1
     mean = (sums.gather(-1, last + 1) - sums.gather(-1, first)) / size

@@ -39,8 +39,8 @@ def with_ctkd(cfg, hook=True, **options):
     loss = dict(type='CTKDLoss', epochs=4, loss_weight=0.9, **options)
     distiller.distill_losses = dict(loss_ctkd=loss)
     distiller.loss_forward_mappings = dict(loss_ctkd=mapping)
-    if hook:
-        cfg.default_hooks.distill_epoch = dict(type='DistillEpochHook')
+    if not hook:
+        del cfg.default_hooks.distill_epoch
     return cfg
 
 

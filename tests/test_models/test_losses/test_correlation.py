@@ -328,6 +328,14 @@ def test_hard_spearman_is_scipys_and_has_no_gradient(rows):
     assert not leaf.grad.any()
 
 
+def test_a_score_alone_in_its_block_has_no_gradient_at_all():
+    """Not even of rounding, which so hard a rank would make large."""
+    scores, weights = random_rows()
+    leaf = scores.requires_grad_()
+    (weights.sin() * soft_ranks(leaf, HARD)).sum().backward()
+    assert not leaf.grad.any()
+
+
 def test_the_gradient_lowers_the_distance():
     student, teacher = random_rows(4, 40)
     leaf = student.clone().requires_grad_()

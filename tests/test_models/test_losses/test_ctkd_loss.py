@@ -352,6 +352,14 @@ def test_instance_wise_temperatures():
     assert_close(torch.stack(parts).mean(), value)
 
 
+def test_autocast_does_not_round_the_networks_temperatures():
+    student, teacher = logits(dtype=torch.float32)
+    loss = stirred().float()
+    expected = loss(student, teacher)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert torch.equal(loss(student, teacher), expected)
+
+
 def test_the_student_learns_nothing_through_the_network():
     student, teacher = logits()
     loss = stirred()
