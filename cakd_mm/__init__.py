@@ -13,5 +13,8 @@ compat.import_mmrazor()
 compat.register_package(_family)
 
 from . import datasets, engine, models  # noqa: E402, F401  (they register themselves)
+from .utils.hub import register_models  # noqa: E402
+
+register_models()
 
 __all__ = ['__version__']

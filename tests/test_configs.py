@@ -4,6 +4,7 @@ import copy
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -156,6 +157,10 @@ def test_a_vanilla_net_has_the_parameters_of_its_name(name):
 @pytest.mark.parametrize('name', DISTILLING)
 def test_a_distillation_does_a_step(name, tmp_path):
     cfg = Config.fromfile(CONFIGS / name)
+    losses = cfg.model.distiller.distill_losses
+    for loss in losses.values():
+        if loss.type == 'CRDBankLoss':
+            loss.negatives = 64  # of 200 images: 16,384 would only cost time
     teacher = build(cfg.model.teacher)
     torch.save({'state_dict': teacher.state_dict()}, tmp_path / 'teacher.pth')
     cfg.model.teacher_ckpt = str(tmp_path / 'teacher.pth')
@@ -165,6 +170,12 @@ def test_a_distillation_does_a_step(name, tmp_path):
     size = min(shape[1], 64)  # 224 pixels would only cost time
     classes = model.student.head.num_classes
     data = model.data_preprocessor(batch((shape[0], size, size), classes), True)
+    for loss in model.distiller.distill_losses.values():  # as the hooks do
+        if hasattr(loss, 'set_epoch'):
+            loss.set_epoch(0)
+        if hasattr(loss, 'set_dataset'):
+            loss.set_dataset(np.arange(200) % classes, 0, 4)
+            loss.indices = torch.arange(4)
     losses = model(**data, mode='loss')
     declared = {f'distill.{loss}' for loss in cfg.model.distiller.distill_losses}
     scorers = {f'{x}.scorer_loss' for x in declared} & set(losses)
@@ -173,7 +184,8 @@ def test_a_distillation_does_a_step(name, tmp_path):
         model.zero_grad()
         losses[loss].backward(retain_graph=True)
         assert torch.isfinite(losses[loss]) and losses[loss] > 0
-        assert model.student.backbone.conv1.weight.grad.abs().sum() > 0
+        first = next(model.student.backbone.parameters())
+        assert first.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(

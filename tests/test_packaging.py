@@ -31,6 +31,8 @@ sys.modules['mim'] = None
 import cakd_mm
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmpretrain.apis import ModelHub
+found = ModelHub.get('dkd_r56_r20_cifar100')
 cfg = get_config('cakd_mm::cakd/demo_digits.py')
 leaf = Config.fromfile('leaf.py')
 tool = sys.argv[1]
@@ -45,6 +47,7 @@ print('REPORT' + json.dumps(dict(
     package=cakd_mm.__file__,
     version=cakd_mm.__version__,
     config=cfg.filename,
+    found=found.config.model.distiller.distill_losses.loss_dkd.beta,
     teacher=cfg.model.teacher.backbone.depth,
     loss=cfg.model.distiller.distill_losses.loss_cakd.type,
     leaf=[leaf.model.architecture.backbone.depth, leaf.model.teacher.backbone.depth],
@@ -147,7 +150,7 @@ def check_metadata(read, names):
         **{extra: requirements(extra) for extra in EXTRAS},
     }
     # mmrazor needs, but does not declare, joblib and scipy.
-    assert {'joblib', 'scipy', 'mmrazor==1.0.0'} <= declared[None]
+    assert {'joblib', 'scipy>=1.12', 'mmrazor==1.0.0'} <= declared[None]
 
 
 def check_use(wheel, tmp_path):
@@ -165,6 +168,7 @@ def check_use(wheel, tmp_path):
     report = json.loads(shown.split('REPORT')[1])
     assert Path(report['package']) == target / 'cakd_mm/__init__.py'
     assert report['version'] == __version__
+    assert report['found'] == 2.0  # by name, in mmpretrain's hub
     config = Path(report['config']).resolve()
     assert config == (target / MIM / 'configs/cakd/demo_digits.py').resolve()
     assert (report['teacher'], report['loss']) == (20, 'CAKDLogitLoss')

@@ -4,3 +4,4 @@ from .connectors import *  # noqa: F403
 from .distillers import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .scorers import *  # noqa: F403
+from .task_modules import *  # noqa: F403

@@ -15,6 +15,9 @@ default_hooks = dict(
     labels=dict(type='LabelRangeHook'),
     # bcd, scd, wcd, r, lambda ... of every distillation loss in the log.
     terms=dict(type='DistillTermsHook'),
+    # For losses that change with the epoch, and those that know every image.
+    distill_epoch=dict(type='DistillEpochHook'),
+    sample_index=dict(type='SampleIndexHook'),
     # student.pth and student.py in the work dir at the end of training.
     extract=dict(type='ExtractStudentHook'),
 )

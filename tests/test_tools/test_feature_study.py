@@ -75,10 +75,21 @@ def test_every_row_of_the_study_is_planned(study, name):
     alone, long = study['ALONE'], study['LONG']
     assert set(rows) == {alone, 'logit', long, *kinds, *doubles}
     assert rows[alone] == rows[long]
-    assert study['controls_of']('single_network') == (
+    assert study['controls_of']('single_network', name) == (
         *(alone, 'logit', 'single_random', 'single_kl'),
     )
-    assert study['controls_of']('logit-double_network') == (alone, 'logit')
+    assert study['controls_of']('logit-double_network', name) == (alone, 'logit')
+
+
+def test_every_method_is_a_row_of_the_methods_study(study):
+    rows = study['row_configs']('methods')
+    alone, long = study['ALONE'], study['LONG']
+    methods = {*('kd', 'crd', 'ofd', 'ctkd', 'reviewkd', 'dkd', 'nkd', 'cmkd', 'dist')}
+    assert set(rows) == {
+        *(alone, long, 'cakd logit', 'cakd logit-single_network'),
+        *methods,
+    }
+    assert study['controls_of']('dkd', 'methods') == (alone, 'kd')
 
 
 PARTS = ('network', 'activation', 'classifier', 'random', 'kl', 'squared')

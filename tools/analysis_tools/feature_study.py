@@ -1,9 +1,11 @@
-"""The feature study of docs/feature_study.md: train what is missing, then compare.
+"""The studies of docs/: train what is missing, then compare.
 
-Every row of ``configs/cakd/ablations/<set>`` and the plain student, with the same
-seeds and the same budget. Runs that are finished are not repeated, half-finished
-ones go on from their newest checkpoint, so that the command can be killed and
-given again. Writes ``results/feature_study_<set>.json`` and prints the table.
+``digits`` and ``cifar10`` are every row of ``configs/cakd/ablations/<set>``, see
+docs/feature_study.md; ``methods`` is one row of every method, on Digits, see
+docs/methods_study.md. Each is run with the plain student, the same seeds and the same
+budget. Runs that are finished are not repeated, half-finished ones go on from their
+newest checkpoint, so that the command can be killed and given again. Writes
+``results/feature_study_<set>.json`` and prints the table.
 """
 
 import argparse
@@ -25,22 +27,34 @@ CONFIGS = ROOT / 'configs'
 TEACHERS = {
     'digits': 'vanilla/resnet20_digits.py',
     'cifar10': 'vanilla/resnet20_cifar10-16px.py',
+    'methods': 'vanilla/resnet20_digits.py',
 }
 STUDENTS = {
     'digits': 'vanilla/resnet8_digits_30e.py',
     'cifar10': 'vanilla/resnet8_cifar10-16px.py',
+    'methods': 'vanilla/resnet8_digits_30e.py',
 }
-ALONE, LOGIT = 'student alone', 'logit'
+ALONE, LOGIT, KD = 'student alone', 'logit', 'kd'
 LONG = f'{ALONE}, twice as long'  # has it levelled off?
 LAST = 5
+METHODS_PAIR = 'r20_r8_digits'
 
 
 def row_configs(name: str) -> dict[str, Path]:
     """Return the config of every row, the plain student's first."""
-    folder = CONFIGS / 'cakd' / 'ablations' / name
-    rows = {p.stem.removeprefix(f'{name}_'): p for p in sorted(folder.glob('*.py'))}
     student = CONFIGS / STUDENTS[name]
-    return {ALONE: student, LOGIT: rows.pop(LOGIT), **rows, LONG: student}
+    ablations = CONFIGS / 'cakd' / 'ablations'
+    if name == 'methods':
+        own = sorted(CONFIGS.glob(f'*/*_{METHODS_PAIR}.py'))
+        rows = {path.parent.name: path for path in own}
+        for kind in (LOGIT, 'logit-single_network'):
+            rows[f'cakd {kind}'] = ablations / 'digits' / f'digits_{kind}.py'
+        first = {KD: rows.pop(KD)}
+    else:
+        own = sorted((ablations / name).glob('*.py'))
+        rows = {path.stem.removeprefix(f'{name}_'): path for path in own}
+        first = {LOGIT: rows.pop(LOGIT)}
+    return {ALONE: student, **first, **rows, LONG: student}
 
 
 def twice_as_long(config: Path) -> list[str]:
@@ -103,7 +117,7 @@ def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
         if own:
             entry['mean'] = mean(own.values())
             entry['std'] = stdev(own.values()) if len(own) > 1 else None
-        for control in controls_of(row):
+        for control in controls_of(row, name):
             common = sorted(own.keys() & scores.get(control, {}).keys())
             if control != row and len(common) > 1:
                 pairs = [own[i] - scores[control][i] for i in common]
@@ -122,8 +136,10 @@ def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
     )
 
 
-def controls_of(row: str) -> tuple[str, ...]:
+def controls_of(row: str, name: str) -> tuple[str, ...]:
     """Return what a row is compared with: each column of the table, in order."""
+    if name == 'methods':
+        return (ALONE, KD)
     kind = row.rsplit('_', 1)[0]
     own = kind in ('single', 'logit-single')
     return (ALONE, LOGIT, *((f'{kind}_random', f'{kind}_kl') if own else ()))
@@ -131,15 +147,12 @@ def controls_of(row: str) -> tuple[str, ...]:
 
 def markdown(summary: dict) -> str:
     """Return the table of the page."""
-    head = (
-        'row',
-        'seeds',
-        'top-1 %',
-        'over the student alone',
-        'over logit',
-        'over its random control',
-        'over its plain KL',
-    )
+    name = summary['set']
+    head = ('row', 'seeds', 'top-1 %', 'over the student alone')
+    if name == 'methods':
+        head += ('over KD',)
+    else:
+        head += ('over logit', 'over its random control', 'over its plain KL')
     lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
     for row, entry in summary['rows'].items():
         if not entry['seeds']:
@@ -148,7 +161,7 @@ def markdown(summary: dict) -> str:
         if entry['std'] is not None:
             score += f' ± {entry["std"]:.2f}'
         cells = [row, str(entry['seeds']), score]
-        for control in controls_of(row):
+        for control in controls_of(row, name):
             found = entry.get(f'minus {control}')
             cells.append(f'{found[0]:+.2f} ± {found[1]:.2f}' if found else '')
         cells += [''] * (len(head) - len(cells))

@@ -1,16 +1,20 @@
+from .distill_epoch_hook import DistillEpochHook
 from .distill_terms_hook import DistillTermsHook
 from .distill_warmup_hook import DistillWarmupHook
 from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .label_range_hook import LabelRangeHook
+from .sample_index_hook import SampleIndexHook
 from .student_ema_hook import StudentEMAHook
 
 __all__ = [
+    'DistillEpochHook',
     'DistillTermsHook',
     'DistillWarmupHook',
     'ExtractStudentHook',
     'FiniteLossHook',
     'LabelRangeHook',
     'NonFiniteError',
+    'SampleIndexHook',
     'StudentEMAHook',
 ]

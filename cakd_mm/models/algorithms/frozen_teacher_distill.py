@@ -1,5 +1,8 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
+import math
+from numbers import Real
+
 import torch
 from mmengine.model import BaseModel
 from mmrazor.models.algorithms import SingleTeacherDistill
@@ -57,6 +60,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_mode (str): ``'tensor'`` runs backbone, neck and head;
             ``'loss'`` also the teacher's own loss, for recorders inside it.
             Defaults to ``'tensor'``.
+        student_loss_weight (float): Factor of the student's own losses, those from
+            the labels. Defaults to 1.0.
         data_preprocessor (dict | nn.Module, optional): Makes the batch that
             both nets see; ``type`` defaults to ``ClsDataPreprocessor``, the
             whole to the student's.
@@ -80,6 +85,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         allow_random_teacher: bool = False,
         save_teacher: bool = False,
         teacher_mode: str = 'tensor',
+        student_loss_weight: float = 1.0,
         data_preprocessor: dict | nn.Module | None = None,
         **kwargs,
     ) -> None:
@@ -99,6 +105,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                     teacher_mode,
                     'There is no such mode.',
                     "Write 'tensor' or 'loss'.",
+                )
+            )
+        weight = student_loss_weight
+        if not (isinstance(weight, Real) and 0 < weight < math.inf):
+            raise ValueError(
+                describe(
+                    'model.student_loss_weight',
+                    student_loss_weight,
+                    'It is a positive, finite factor.',
+                    'Write 1.0, or calculate_student_loss=False to learn from the '
+                    'teacher alone.',
                 )
             )
         if teacher_ckpt is None and not allow_random_teacher:
@@ -133,6 +150,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
         self.teacher_is_loaded = teacher_ckpt is not None
         self.teacher_mode = teacher_mode
+        self.student_loss_weight = student_loss_weight
         self.student_ckpt = student_ckpt
         self.save_teacher = save_teacher or teacher_ckpt is None
         check_classes(self.teacher, self.student)
@@ -194,11 +212,20 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             torch.set_grad_enabled(self.student_trainable and torch.is_grad_enabled()),
         ):
             losses = self.student(batch_inputs, data_samples, mode='loss')
-        losses = add_prefix(losses, 'student') if self.calculate_student_loss else {}
+        losses = self._own(losses) if self.calculate_student_loss else {}
         if not self.distillation_stopped:
             distilled = distiller.compute_distill_losses()
             losses.update(add_prefix(distilled, 'distill'))
         return losses
+
+    def _own(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the head gave as ``student.*``, its losses weighted."""
+        weight, weighted = self.student_loss_weight, dict(losses)
+        for name in [name for name in losses if 'loss' in name]:
+            value = losses[name]
+            is_list = isinstance(value, list)
+            weighted[name] = [weight * x for x in value] if is_list else weight * value
+        return add_prefix(weighted, 'student')
 
     def recorded_ranges(self) -> dict[str, Tensor]:
         """Return (min, max) of every score matrix recorded in the last step.

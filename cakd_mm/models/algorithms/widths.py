@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from torch import nn
 
 from ...utils.errors import describe
+from ..task_modules.taps import points_of
 
 CONNECTORS = ('PooledConnector', 'MapConnector')
+# Those whose widths are lists, one entry for each recorder.
+LIST_CONNECTORS = ('FusionConnector',)
 
 
 def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict:
     """Return the distiller's config with the widths that were left out.
 
-    For every loss whose mapping takes ``preds_S`` and ``preds_T`` from two taps,
-    ``in_channels`` and ``out_channels`` of the connector in between, ``channels``
-    of the loss, and ``channels``, ``num_classes`` and ``share`` of its scorer are
-    set where they are missing, so that one method config fits any pair. What is
-    written stays.
+    For every loss whose mapping takes ``preds_S`` and ``preds_T`` from two taps, or
+    from two lists of taps, these are set where they are missing, so that one method
+    config fits any pair: ``in_channels`` and ``out_channels`` of the connectors in
+    between, ``channels`` of the loss, ``channels``, ``num_classes`` and ``share`` of
+    its scorer, ``channels_S`` and ``channels_T`` of a ``CRDBankLoss``, and
+    ``num_classes`` of an instance-wise ``CTKDLoss``. What is written stays.
 
     Args:
         distiller (dict): Config of the distiller.
@@ -39,36 +43,76 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
             or not isinstance(theirs, Mapping)
         ):
             continue
-        connector = (distiller.get('connectors') or {}).get(ours.get('connector'))
-        if isinstance(connector, Mapping) and _kind(connector) in CONNECTORS:
-            place = f'model.distiller.connectors.{ours["connector"]}'
-            sides = (
-                ('in_channels', student, 'student', ours),
-                ('out_channels', teacher, 'teacher', theirs),
-            )
-            for key, net, side, record in sides:
-                if connector.get(key) is None:
-                    source = _source(distiller, side, record)
-                    connector[key] = _width(net, source, f'{place}.{key}')
+        _fill_connectors(distiller, ours, theirs, student, teacher)
+        if _kind(loss) == 'CRDBankLoss':
+            _fill_embeddings(distiller, name, loss, ours, theirs, student, teacher)
         _fill_loss(distiller, name, loss, theirs, teacher)
     return distiller
+
+
+def _fill_connectors(distiller, ours, theirs, student, teacher) -> None:
+    """Set the widths of the connectors that a mapping of two taps or lists names."""
+    names, pairs = ours.get('connector'), None
+    taps, others = ours.get('recorder'), theirs.get('recorder')
+    if isinstance(names, str):
+        pairs = [(names, taps, others)]
+    elif _is_list(names) and _is_list(taps) and _is_list(others):
+        # Unequal lengths are for the distiller to refuse.
+        pairs = zip(names, taps, others, strict=False)
+    for name, *sources in pairs or ():
+        connectors = distiller.get('connectors') or {}
+        connector = connectors.get(name) if isinstance(name, str) else None
+        if not isinstance(connector, Mapping):
+            continue
+        several = _is_list(sources[0])
+        kinds = LIST_CONNECTORS if several else CONNECTORS
+        if _kind(connector) not in kinds or _is_list(sources[1]) != several:
+            continue
+        sides = (
+            ('in_channels', student, 'student'),
+            ('out_channels', teacher, 'teacher'),
+        )
+        for (key, net, side), source in zip(sides, sources, strict=True):
+            if connector.get(key) is None:
+                place = f'model.distiller.connectors.{name}.{key}'
+                widths = [
+                    _width(net, _source(distiller, side, tap), place)
+                    for tap in (source if several else [source])
+                ]
+                connector[key] = widths if several else widths[0]
+
+
+def _fill_embeddings(distiller, name, loss, ours, theirs, student, teacher) -> None:
+    """Set what a contrastive loss embeds from."""
+    place = f'model.distiller.distill_losses.{name}'
+    sides = (
+        ('channels_S', student, 'student', ours),
+        ('channels_T', teacher, 'teacher', theirs),
+    )
+    for key, net, side, record in sides:
+        if loss.get(key) is None:
+            source = _source(distiller, side, record.get('recorder'))
+            loss[key] = _width(net, source, f'{place}.{key}')
 
 
 def _fill_loss(distiller, name: str, loss: dict, record, teacher: nn.Module) -> None:
     """Set what a feature loss and its scorer need to know of the teacher."""
     place = f'model.distiller.distill_losses.{name}'
+    classes = getattr(getattr(teacher, 'head', None), 'num_classes', None)
+    asks = _kind(loss) == 'CTKDLoss' and loss.get('instance_wise')
+    if asks and loss.get('num_classes') is None and classes is not None:
+        loss['num_classes'] = classes
     scorer = loss.get('scorer')
     is_network = isinstance(scorer, Mapping) and _kind(scorer) == 'ScoringNetwork'
     wanting = [loss] if loss.get('standardize') else []
     wanting += [scorer] if is_network else []
     for part in wanting:
         if part.get('channels') is None:
-            source = _source(distiller, 'teacher', record)
+            source = _source(distiller, 'teacher', record.get('recorder'))
             suffix = 'channels' if part is loss else 'scorer.channels'
             part['channels'] = _width(teacher, source, f'{place}.{suffix}')
     if is_network:
         scorer.setdefault('share', loss.get('strong_share', 0.5))
-        classes = getattr(getattr(teacher, 'head', None), 'num_classes', None)
         if scorer.get('num_classes') is None and classes is not None:
             scorer['num_classes'] = classes
 
@@ -78,9 +122,14 @@ def _kind(cfg: Mapping) -> str:
     return str(cfg.get('type')).rsplit('.', 1)[-1]
 
 
-def _source(distiller: dict, side: str, record: Mapping) -> str | None:
+def _is_list(value) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _source(distiller: dict, side: str, recorder) -> str | None:
     recorders = distiller.get(f'{side}_recorders') or {}
-    return recorders.get(record.get('recorder'), {}).get('source')
+    recorder = recorder if isinstance(recorder, str) else None
+    return recorders.get(recorder, {}).get('source')
 
 
 def _width(net: nn.Module, source: str | None, key: str) -> int:
@@ -88,8 +137,8 @@ def _width(net: nn.Module, source: str | None, key: str) -> int:
     if source == 'neck':
         width = getattr(getattr(net, 'head', None), 'in_channels', None)
     else:
-        taps = getattr(getattr(net, 'backbone', None), 'tap_channels', {})
-        width = taps.get(str(source).removeprefix('backbone.'))
+        point = points_of(net).get(str(source).removeprefix('backbone.'))
+        width = point.channels if point else None
         width = width or _last_width(dict(net.named_modules()).get(source))
     if width is None:
         raise ValueError(

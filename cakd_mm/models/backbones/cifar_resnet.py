@@ -20,6 +20,8 @@ class CIFARBasicBlock(BaseModule):
         layers (Layers): Makes the layers.
     """
 
+    LAST_NORM = 'bn2'
+
     def __init__(
         self,
         in_channels: int,

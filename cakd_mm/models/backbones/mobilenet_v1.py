@@ -28,6 +28,8 @@ class DepthwiseSeparable(BaseModule):
         layers (Layers): Makes the layers.
     """
 
+    LAST_NORM = 'bn2'
+
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, layers: Layers
     ) -> None:

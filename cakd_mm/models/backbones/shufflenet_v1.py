@@ -35,6 +35,8 @@ class CIFARShuffleUnit(BaseModule):
         layers (Layers): Makes the layers.
     """
 
+    LAST_NORM = 'bn3'
+
     def __init__(
         self,
         in_channels: int,

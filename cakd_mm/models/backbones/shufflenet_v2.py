@@ -63,6 +63,9 @@ class CIFARShuffleV2Unit(BaseModule):
         tapped (bool): Offer the joined halves before the ReLU as a tap.
     """
 
+    # Of half the channels of the tap: the others pass.
+    LAST_NORM = 'bn3'
+
     def __init__(self, channels: int, layers: Layers, tapped: bool) -> None:
         super().__init__()
         width = channels // 2

@@ -68,6 +68,8 @@ class StagedBackbone(BaseModule):
 
     Attributes:
         TAPS (tuple[str, ...]): What may follow ``stage1`` in a tap's name.
+        norms (dict[str, str]): Of every stage, the normalisation layer that makes the
+            map before the last activation.
         tap_channels (dict[str, int]): The channels of every tap. All are modules
             of the net but ``pooled``, the output of the classifier's ``neck``.
 
@@ -97,6 +99,7 @@ class StagedBackbone(BaseModule):
             )
         super().__init__(init_cfg if isinstance(init_cfg, dict) else list(init_cfg))
         self.out_indices = out_indices
+        self.norms: dict[str, str] = {}
         self.tap_channels = {
             f'stage{index}{tap}': width
             for index, width in enumerate(widths, 1)
@@ -112,8 +115,11 @@ class StagedBackbone(BaseModule):
 
         Args:
             index (int): Place of the stage, from 0.
-            blocks (Sequence[nn.Module]): Its blocks.
+            blocks (Sequence[nn.Module]): Its blocks; ``LAST_NORM`` of the last is the
+                name of its last normalisation layer.
         """
+        place = f'stage{index + 1}.{len(blocks) - 1}'
+        self.norms[f'stage{index + 1}'] = f'{place}.{blocks[-1].LAST_NORM}'
         self.add_module(f'stage{index + 1}_pre', blocks[-1].pre_activation)
         self.add_module(f'stage{index + 1}', Sequential(*blocks))
 

@@ -111,6 +111,7 @@ class CIFARWideResNet(StagedBackbone):
                 )
             self.add_module(f'stage{index + 1}_sum', blocks)
             self.add_module(f'stage{index + 1}_pre', layers.norm(widths[index + 1]))
+            self.norms[f'stage{index + 1}'] = f'stage{index + 1}_pre'
             # Not in place: a tap may hold the tensor that goes in.
             self.add_module(f'stage{index + 1}', nn.ReLU(inplace=False))
 

@@ -20,6 +20,15 @@ class StrictDistiller(ConfigurableDistiller):
     ``forward`` that has no default must be fed, every recorder, connector and
     tapped module must exist, and a recorder that saw nothing is named.
 
+    An argument may also be a list of features, for which a mapping names a list of
+    recorders. ``data_idx`` and ``record_idx`` are then one value for all or a list
+    of one for each. So is ``connector`` where it is a list, None for a feature that
+    is left as it is; a single name is a connector that takes the whole list, as a
+    :class:`FusionConnector`, and says so by ``takes_list = True``::
+
+        preds_S=dict(recorder=['stage2', 'neck'], from_student=True,
+                     data_idx=[None, 0], connector=['fit2', 'fit'])
+
     A loss may leave two things behind in every step: ``terms`` (name -> detached
     scalar), which :meth:`terms` gathers for the log, and ``auxiliary``, a loss
     of its own parts (a scorer, say), which is added to the sum unweighted.
@@ -72,6 +81,9 @@ class StrictDistiller(ConfigurableDistiller):
         )
         for loss, mapping in mappings.items():
             _check_arguments(loss, self.distill_losses[loss], mapping)
+            for argument, record in mapping.items():
+                key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
+                _check_connectors(key, record, self.connectors)
         self.loss_forward_mappings = mappings
         self.balancer = None if balancer is None else MODELS.build(balancer)
         if self.balancer is not None:
@@ -102,15 +114,20 @@ class StrictDistiller(ConfigurableDistiller):
         return losses
 
     def _student_tensors(self) -> dict[str, Tensor]:
-        """Return what each balanced loss compares, before its connector."""
+        """Return what each balanced loss compares, before its connector.
+
+        Of a list it is the first that has a gradient: the shallowest, through which
+        what all of them teach goes to the net.
+        """
         tensors = {}
         for name in self.balancer.losses:
             for record in self.loss_forward_mappings[name].values():
                 if record['from_student']:
                     plain = {k: v for k, v in record.items() if 'connector' not in k}
-                    tensor = self.get_record(**plain)
-                    if isinstance(tensor, Tensor) and tensor.requires_grad:
-                        tensors.setdefault(name, tensor)
+                    found = self.get_record(**plain)
+                    for tensor in found if isinstance(found, list) else [found]:
+                        if isinstance(tensor, Tensor) and tensor.requires_grad:
+                            tensors.setdefault(name, tensor)
         return tensors
 
     def terms(self) -> dict[str, Tensor]:
@@ -156,8 +173,52 @@ class StrictDistiller(ConfigurableDistiller):
         self._check_sources('teacher_recorders', model)
         super().prepare_from_teacher(model)
 
-    def get_record(self, recorder: str, from_student: bool, *args, **kwargs):
-        """Return recorded data; a recorder that saw nothing is an error."""
+    def get_record(
+        self,
+        recorder: str | list[str],
+        from_student: bool,
+        record_idx: int | list[int] = 0,
+        data_idx: int | list[int | None] | None = None,
+        connector: str | list[str | None] | None = None,
+        connector_idx: int | list[int | None] | None = None,
+    ):
+        """Return recorded data, a list of it for a list of recorders.
+
+        Args:
+            recorder (str | list[str]): Its name, or several.
+            from_student (bool): Whether it is the student's.
+            record_idx (int | list): Which call of the module. Defaults to 0.
+            data_idx (int | list, optional): Which of several outputs. Defaults to
+                None, the output as it is.
+            connector (str | list, optional): What the data goes through; a single
+                name takes a whole list. Defaults to None.
+            connector_idx (int | list, optional): Which of the connector's outputs.
+                Defaults to None.
+
+        Raises:
+            ValueError: a recorder saw nothing.
+        """
+        if isinstance(recorder, str):
+            self._check_buffer(recorder, from_student)
+            return super().get_record(
+                recorder, from_student, record_idx, data_idx, connector, connector_idx
+            )
+        options = [record_idx, data_idx]
+        takes_all = isinstance(connector, str)
+        if not takes_all:
+            options += [connector, connector_idx]
+        columns = [_spread(option, len(recorder)) for option in options]
+        data = [
+            self.get_record(name, from_student, *row)
+            for name, *row in zip(recorder, *columns, strict=True)
+        ]
+        if not takes_all:
+            return data
+        data = self.connectors[connector](data)
+        return data if connector_idx is None else data[connector_idx]
+
+    def _check_buffer(self, recorder: str, from_student: bool) -> None:
+        """A recorder that saw nothing is an error."""
         side = 'student_recorders' if from_student else 'teacher_recorders'
         source = getattr(self, side).get_recorder(recorder)
         if not source.data_buffer:
@@ -170,7 +231,6 @@ class StrictDistiller(ConfigurableDistiller):
                     "record labels from the student (source='head.loss_module').",
                 )
             )
-        return super().get_record(recorder, from_student, *args, **kwargs)
 
     def _check_sources(self, side: str, model: nn.Module) -> None:
         modules = {name for name, _ in model.named_modules()}
@@ -237,6 +297,11 @@ def _check_pairing(losses: dict, mappings: dict) -> None:
         )
 
 
+def _spread(value, count: int) -> list:
+    """Return a list of one value for each of several recorders."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
+
+
 def _check_record(key: str, record, names: dict[bool, set], connectors: set) -> None:
     """One entry of a mapping: where an argument comes from."""
     if not isinstance(record, dict) or not isinstance(record.get('from_student'), bool):
@@ -248,26 +313,85 @@ def _check_record(key: str, record, names: dict[bool, set], connectors: set) -> 
                 "Write dict(recorder='logits', from_student=True or False).",
             )
         )
-    known = names[record['from_student']]
-    if record.get('recorder') not in known:
-        side = 'student_recorders' if record['from_student'] else 'teacher_recorders'
+    recorder = record.get('recorder')
+    is_list = isinstance(recorder, (list, tuple))
+    if is_list and not recorder:
         raise ValueError(
             describe(
                 f'{key}.recorder',
-                record.get('recorder'),
-                f'`{HEAD}.{side}` has no such recorder; '
-                f'it has {nearest(str(record.get("recorder")), known)}.',
-                f'Add it to `{HEAD}.{side}` or name one of those.',
+                recorder,
+                'No recorder is named.',
+                "Write recorder=['stage1', 'stage2'], say.",
             )
         )
-    connector = record.get('connector')
-    if connector is not None and connector not in connectors:
+    known = names[record['from_student']]
+    side = 'student_recorders' if record['from_student'] else 'teacher_recorders'
+    for name in recorder if is_list else [recorder]:
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(
+                describe(
+                    f'{key}.recorder',
+                    name,
+                    f'`{HEAD}.{side}` has no such recorder; '
+                    f'it has {nearest(str(name), known)}.',
+                    f'Add it to `{HEAD}.{side}` or name one of those.',
+                )
+            )
+    _check_lists(key, record, len(recorder) if is_list else None)
+    for name in _spread(record.get('connector'), 1):
+        if name is not None and (not isinstance(name, str) or name not in connectors):
+            raise ValueError(
+                describe(
+                    f'{key}.connector',
+                    name,
+                    f'`{HEAD}.connectors` has {nearest(str(name), connectors)}.',
+                    'Add the connector or name one of those.',
+                )
+            )
+
+
+def _check_lists(key: str, record: dict, count: int | None) -> None:
+    """Lists in an entry of a mapping are as long as that of its recorders."""
+    whole = isinstance(record.get('connector'), str)
+    for option in ('record_idx', 'data_idx', 'connector', 'connector_idx'):
+        value = record.get(option)
+        if not isinstance(value, (list, tuple)):
+            continue
+        if count is None:
+            problem, remedy = 'There is one recorder only.', 'Write a single value.'
+        elif whole and option == 'connector_idx':
+            problem = f'{record["connector"]!r} takes all recorders at once.'
+            remedy = 'Write a single value, or none.'
+        elif len(value) != count:
+            problem = f'It has {len(value)} entries for {count} recorders.'
+            remedy = 'Write one for each.'
+        else:
+            continue
+        raise ValueError(describe(f'{key}.{option}', value, problem, remedy))
+
+
+def _check_connectors(key: str, record: dict, connectors: nn.ModuleDict) -> None:
+    """A connector gets a list of features if, and only if, it takes one."""
+    connector, recorder = record.get('connector'), record['recorder']
+    gets_list = isinstance(connector, str) and not isinstance(recorder, str)
+    for name in _spread(connector, 1):
+        if name is None:
+            continue
+        module = connectors[name]
+        if isinstance(module, nn.Sequential) and len(module):
+            module = module[0]
+        takes_list = getattr(module, 'takes_list', False)
+        if takes_list == gets_list:
+            continue
+        kind, verb = type(module).__name__, 'takes' if takes_list else 'does not take'
         raise ValueError(
             describe(
                 f'{key}.connector',
                 connector,
-                f'`{HEAD}.connectors` has {nearest(connector, connectors)}.',
-                'Add the connector or name one of those.',
+                f'{kind} {verb} a list of features; recorder={recorder!r}.',
+                "Write a list of recorders and the connector's name alone."
+                if takes_list
+                else 'Write a list of connectors, one for each recorder.',
             )
         )
 

@@ -4,7 +4,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import check_number, refuse_several_labels
+from .checks import check_number, class_indices
 from .functional import batch_mean, decoupled_kl_and_mass, single_label_kl_and_rows
 
 
@@ -128,44 +128,13 @@ class CAKDLogitLoss(nn.Module):
 
     def _labels(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
         """Return class indices, (N,)."""
-        if gt_labels.dim() == 2:
-            return self._from_rows(gt_labels, preds)
-        if gt_labels.shape != preds.shape[:1]:
-            raise ValueError(
-                f'gt_labels has shape {tuple(gt_labels.shape)} for logits of shape '
-                f'{tuple(preds.shape)}: give one class index per sample.'
-            )
-        if gt_labels.is_floating_point() or gt_labels.dtype == torch.bool:
-            raise TypeError(
-                f'gt_labels must be integer class indices, got {gt_labels.dtype}; '
-                'rows of label scores have the shape (N, C).'
-            )
-        if gt_labels.device.type == 'cpu' and len(gt_labels):
-            low, high = (value.item() for value in gt_labels.aminmax())
-            if low < 0 or high >= preds.shape[-1]:
-                raise ValueError(
-                    f'gt_labels holds {low if low < 0 else high}, but there are '
-                    f'{preds.shape[-1]} classes: set num_classes of both heads to '
-                    'that of the dataset, and number labels from 0.'
-                )
-        return gt_labels.long()
-
-    def _from_rows(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
-        if gt_labels.shape != preds.shape:
-            raise ValueError(
-                f'gt_labels has shape {tuple(gt_labels.shape)} for logits of shape '
-                f'{tuple(preds.shape)}: rows of label scores need one per class; set '
-                'num_classes of the heads or of the label augmentation alike.'
-            )
-        if self.soft_labels == 'refuse':
+        if self.soft_labels == 'refuse' and gt_labels.dim() == 2:
             raise ValueError(
                 f"soft_labels='refuse', but gt_labels are rows of shape "
                 f"{tuple(gt_labels.shape)}: set soft_labels='argmax', set "
                 'multi_label=True, or leave out mixup and CutMix.'
             )
-        rows = gt_labels.to(torch.float32)  # argmax knows no bool
-        refuse_several_labels(rows, 'multi_label')
-        return rows.argmax(1)
+        return class_indices(gt_labels, preds, 'multi_label')
 
     def extra_repr(self) -> str:
         """Show the settings in a printed model."""

@@ -7,13 +7,28 @@ are taken to base 2, which PyTorch computes three times as fast on a CPU.
 """
 
 import math
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .checks import check_tau, checked_scores, kind_of
+from .correlation import pearson_distance, spearman_distance
+from .normalized import normalized_kd
+
+__all__ = [
+    'DecoupledKL',
+    'batch_mean',
+    'decoupled_kl',
+    'decoupled_kl_and_mass',
+    'normalized_kd',
+    'pearson_distance',
+    'single_label_kl',
+    'single_label_kl_and_rows',
+    'spearman_distance',
+]
 
 _LN2 = math.log(2)
 
@@ -67,7 +82,7 @@ def decoupled_kl_and_mass(
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     if not isinstance(strong_mask, Tensor) or strong_mask.dtype != torch.bool:
         raise TypeError(
-            f'strong_mask must be a bool tensor, got {_kind(strong_mask)}; '
+            f'strong_mask must be a bool tensor, got {kind_of(strong_mask)}; '
             'write `mask > 0` to make one.'
         )
     if strong_mask.shape != preds_S.shape:
@@ -118,37 +133,10 @@ def batch_mean(rows: Tensor) -> Tensor:
     return rows.sum() / max(rows.numel(), 1)
 
 
-def _kind(value) -> str:
-    return str(getattr(value, 'dtype', type(value).__name__))
-
-
 def _checked(preds_S: Tensor, preds_T: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """Check the arguments; return the scores in the precision to compute in."""
-    for name, preds in (('preds_S', preds_S), ('preds_T', preds_T)):
-        if not isinstance(preds, Tensor) or not preds.is_floating_point():
-            raise TypeError(f'{name} must be a float tensor, got {_kind(preds)}.')
-        if preds.dim() != 2:
-            raise ValueError(
-                f'{name} has shape {tuple(preds.shape)}, expected (N, C): pool or '
-                'reshape it to one row of scores per sample.'
-            )
-    if preds_S.shape != preds_T.shape:
-        raise ValueError(
-            f'preds_S has shape {tuple(preds_S.shape)} and preds_T '
-            f'{tuple(preds_T.shape)}: student and teacher must score the same '
-            'classes of the same samples. Set num_classes alike in '
-            'model.architecture.head and model.teacher.head (logits), or put a '
-            "connector to the teacher's size on the student (features)."
-        )
-    if not isinstance(tau, Real) or isinstance(tau, bool):
-        raise TypeError(f'tau must be a number, got {tau!r}; write tau=4.0, say.')
-    if not 0 < tau < math.inf:
-        raise ValueError(
-            f'tau must be positive and finite, got {tau}; write tau=4.0, say.'
-        )
-    double = torch.float64 in (preds_S.dtype, preds_T.dtype)
-    dtype = torch.float64 if double else torch.float32
-    return preds_S.to(dtype), preds_T.detach().to(dtype)
+    check_tau(tau)
+    return checked_scores(preds_S, preds_T)
 
 
 # Below, a stack of both nets holds the student first and the teacher second, and

@@ -1,12 +1,7 @@
-# CAKD on the logits (Eq. 8). The outputs of a whole head are tapped, so that any
-# kind of head will do; labels are what the student's own loss is given.
+# CAKD on the logits (Eq. 8).
+_base_ = './logits.py'
+
 distiller = dict(
-    type='StrictDistiller',
-    student_recorders=dict(
-        logits=dict(type='ModuleOutputs', source='head'),
-        gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
-    ),
-    teacher_recorders=dict(logits=dict(type='ModuleOutputs', source='head')),
     distill_losses=dict(
         loss_cakd=dict(type='CAKDLogitLoss', tau=4.0, alpha=1.0, beta=1.0, gamma=8.0)
     ),

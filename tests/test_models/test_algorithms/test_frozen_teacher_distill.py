@@ -70,6 +70,25 @@ def test_train_mode_leaves_the_whole_teacher_in_eval(tmp_path):
     assert 'Dropout' in kinds  # otherwise this test proves nothing of dropout
 
 
+def test_the_students_own_loss_is_weighted_and_nothing_else(tmp_path):
+    found = {}
+    data = batch()
+    for weight in (1.0, 0.1):
+        cfg = distill_config(tmp_path, model__student_loss_weight=weight)
+        cfg.model.architecture.head.cal_acc = True
+        torch.manual_seed(0)
+        model = build_algorithm(cfg).train()
+        inputs = model.data_preprocessor(copy.deepcopy(data), True)
+        found[weight] = model(**inputs, mode='loss')
+    whole, part = found[1.0], found[0.1]
+    assert part.keys() == whole.keys() >= {'student.loss', 'student.accuracy_top-1'}
+    assert part['student.loss'].item() == pytest.approx(
+        0.1 * whole['student.loss'].item(), rel=1e-6
+    )
+    for name in whole.keys() - {'student.loss'}:
+        torch.testing.assert_close(part[name], whole[name], rtol=0, atol=0)
+
+
 def test_the_teacher_runs_in_eval_without_its_own_loss(tmp_path):
     model = build_algorithm(distill_config(tmp_path)).train()
     calls = []
@@ -309,7 +328,14 @@ class TestUserErrors:
             build_algorithm(cfg)
 
     @pytest.mark.parametrize(
-        ('key', 'value'), [('teacher_trainable', True), ('teacher_mode', 'eval')]
+        ('key', 'value'),
+        [
+            ('teacher_trainable', True),
+            ('teacher_mode', 'eval'),
+            ('student_loss_weight', 0.0),
+            ('student_loss_weight', float('nan')),
+            ('student_loss_weight', '0.1'),
+        ],
     )
     def test_bad_values(self, tmp_path, key, value):
         cfg = distill_config(tmp_path, **{f'model__{key}': value})

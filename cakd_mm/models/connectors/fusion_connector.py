@@ -1,0 +1,225 @@
+"""ReviewKD's fusion: a student's features, each joined with the deeper ones."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmrazor.models.architectures.connectors.base_connector import BaseConnector
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from ...utils.errors import describe
+
+Size = int | tuple[int, int] | None
+
+
+@MODELS.register_module()
+class FusionConnector(BaseConnector):
+    """Fuse a list of features from the deepest to the shallowest by attention.
+
+    The ABF modules of "Distilling Knowledge via Knowledge Review", arXiv 2104.09044.
+    Each level is brought to ``mid_channels``; all but the deepest are then added to
+    the fused map of the level below, at their own size, with two weights at each
+    position. The fused map, at the size of the teacher's, goes to the level above
+    and, by a convolution, to the teacher's width. Trained with the student and left
+    behind when it is extracted.
+
+    In a config it is fed by one mapping with a list of recorders:
+    ``preds_S=dict(recorder=['s1', 's2', 's3', 'pooled'], from_student=True,
+    data_idx=[None, None, None, 0], connector='fusion')``.
+
+    Args:
+        in_channels (Sequence[int]): Channels of the student's features, shallow to
+            deep.
+        out_channels (Sequence[int]): Channels of the teacher's.
+        out_sizes (Sequence[int | tuple[int, int] | None], optional): Height and
+            width of the teacher's maps, where they differ from the student's.
+            Defaults to None, the student's throughout.
+        mid_channels (int, optional): Channels of the fused maps. Defaults to None,
+            those of the deepest level, at most 512.
+        init_cfg (dict, optional): As in mmengine. Defaults to None: convolutions of
+            a branch by Kaiming uniform with a=1, the attention's as in PyTorch.
+
+    Raises:
+        ValueError: lists are empty, of unequal length, or hold no channel numbers.
+    """
+
+    # Takes all features of a list of recorders at once.
+    takes_list = True
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: Sequence[int],
+        out_sizes: Sequence[Size] | None = None,
+        mid_channels: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        _check_channels('in_channels', in_channels)
+        _check_channels('out_channels', out_channels)
+        count = len(in_channels)
+        sizes = [None] * count if out_sizes is None else out_sizes
+        for key, values in (('out_channels', out_channels), ('out_sizes', sizes)):
+            if not isinstance(values, (list, tuple)) or len(values) != count:
+                raise ValueError(
+                    describe(
+                        f'FusionConnector.{key}',
+                        values,
+                        f'in_channels={list(in_channels)} has {count} levels.',
+                        f'Write one entry of {key} for each, shallow to deep.',
+                    )
+                )
+        if mid_channels is None:
+            mid_channels = min(512, in_channels[-1])
+        _check_channels('mid_channels', [mid_channels])
+        self.in_channels = tuple(in_channels)
+        self.out_sizes = [_as_pair(size) for size in sizes]
+        self.levels = nn.ModuleList(
+            FusionLevel(*widths, mid_channels, fuses=index < count - 1)
+            for index, widths in enumerate(zip(in_channels, out_channels, strict=True))
+        )
+
+    def forward_train(self, feature: Sequence[Tensor]) -> list[Tensor]:
+        """Fuse the student's features.
+
+        Args:
+            feature (Sequence[Tensor]): Maps (N, C_in, H, W), shallow to deep; the
+                last may be a vector (N, C_in).
+
+        Returns:
+            list[Tensor]: Maps (N, C_out, H', W') in the same order.
+
+        Raises:
+            TypeError: it is no list of tensors.
+            ValueError: number, shape or width of the features is another.
+        """
+        maps = self._checked(feature)
+        fused, outputs = None, []
+        rows = zip(self.levels, maps, self.out_sizes, strict=True)
+        for level, x, size in reversed(list(rows)):
+            output, fused = level(x, fused, size)
+            outputs.append(output)
+        return outputs[::-1]
+
+    def _checked(self, features: Sequence[Tensor]) -> list[Tensor]:
+        if not isinstance(features, (list, tuple)) or not all(
+            isinstance(feature, Tensor) for feature in features
+        ):
+            raise TypeError(
+                f'FusionConnector got {_kinds(features)}: feed it a list of tensors, '
+                "recorder=['stage1', 'stage2'], with data_idx=0 for those of a module "
+                'that returns a tuple.'
+            )
+        count = len(self.levels)
+        if len(features) != count:
+            raise ValueError(
+                describe(
+                    'FusionConnector.in_channels',
+                    self.in_channels,
+                    f'It has {count} levels and got {len(features)} features.',
+                    'Write one number for each recorder, shallow to deep.',
+                )
+            )
+        maps = []
+        for index, feature in enumerate(features):
+            shape = tuple(feature.shape)
+            if feature.dim() == 2 and index == count - 1:
+                feature = feature[:, :, None, None]
+            if feature.dim() != 4:
+                raise ValueError(
+                    f'FusionConnector got a feature {index} of shape {shape}: tap maps '
+                    '(N, C, H, W), shallow to deep; the last may be a vector (N, C).'
+                )
+            if shape[1] != self.in_channels[index]:
+                raise ValueError(
+                    describe(
+                        f'FusionConnector.in_channels[{index}]',
+                        self.in_channels[index],
+                        f"The student's feature has {shape[1]} channels, {shape}.",
+                        f'Write {shape[1]} there, or tap another module.',
+                    )
+                )
+            maps.append(feature)
+        return maps
+
+
+class FusionLevel(nn.Module):
+    """One level: to the common width, fusion, to the teacher's width.
+
+    Args:
+        in_channels (int): Channels of the student's feature.
+        out_channels (int): Channels of the teacher's.
+        mid_channels (int): Channels of the fused maps.
+        fuses (bool): Whether there is a deeper level.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, mid_channels: int, fuses: bool
+    ) -> None:
+        super().__init__()
+        self.reduce = _conv_norm(in_channels, mid_channels, 1)
+        self.attention = nn.Conv2d(2 * mid_channels, 2, 1) if fuses else None
+        self.expand = _conv_norm(mid_channels, out_channels, 3)
+
+    def forward(
+        self, x: Tensor, deeper: Tensor | None, size: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Fuse a feature with the deeper ones.
+
+        Args:
+            x (Tensor): The student's feature, (N, C_in, H, W).
+            deeper (Tensor, optional): The fused map of the level below, (N, C_mid,
+                h, w); None for the deepest.
+            size (tuple[int, int], optional): Height and width of the teacher's
+                feature; None keeps those of ``x``.
+
+        Returns:
+            tuple[Tensor, Tensor]: The map for the teacher's, (N, C_out, H', W'), and
+            the fused map, (N, C_mid, H', W').
+        """
+        x = self.reduce(x)
+        if self.attention is not None:
+            deeper = _nearest(deeper, x.shape[2:])
+            weights = self.attention(torch.cat((x, deeper), 1)).sigmoid()
+            x = x * weights[:, :1] + deeper * weights[:, 1:]
+        if size is not None:
+            x = _nearest(x, size)
+        return self.expand(x), x
+
+
+def _conv_norm(in_channels: int, out_channels: int, size: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+def _nearest(x: Tensor, size: Sequence[int]) -> Tensor:
+    size = tuple(size)
+    return x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode='nearest')
+
+
+def _as_pair(size: Size) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _check_channels(key: str, values: Sequence[int]) -> None:
+    numbers = isinstance(values, (list, tuple)) and all(
+        isinstance(value, int) and not isinstance(value, bool) and value > 0
+        for value in values
+    )
+    if not numbers or not values:
+        raise ValueError(
+            describe(
+                f'FusionConnector.{key}',
+                values,
+                'Channels are positive integers, one for each level.',
+                f'Write {key}=[64, 128, 256, 256], say, shallow to deep.',
+            )
+        )
+
+
+def _kinds(features) -> str:
+    if not isinstance(features, (list, tuple)):
+        return type(features).__name__
+    return f'a list of {sorted({type(feature).__name__ for feature in features})}'

@@ -1,0 +1,369 @@
+"""CRD with a memory bank of the whole training set: the registered loss."""
+
+import math
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather, get_world_size
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from ...utils.errors import describe
+from .checks import check_number
+from .contrastive import (
+    contrastive_rows,
+    log_sum_of_scores,
+    merge_repeats,
+    unit,
+    update_bank,
+)
+from .functional import batch_mean
+from .layout import pool
+from .negatives import ClassBlocks, draw_others, sort_by_class
+
+HOOK = "default_hooks=dict(sample_index=dict(type='SampleIndexHook'))"
+# Rows of a bank drawn at a time.
+_ROWS = 2**14
+
+
+@MODELS.register_module()
+class CRDBankLoss(nn.Module):
+    r"""Contrastive representation distillation with memory banks.
+
+    "Contrastive Representation Distillation", arXiv 1910.10699, Eq. 17-19. Both
+    features are brought to unit vectors of ``feat_dim`` by a trained linear layer
+    each, and two banks hold the last ones of every image of the training set. An
+    image's embedding has to pick out the other net's embedding of the same image,
+    of class y, among ``negatives`` banked ones of other classes. With K negatives,
+    N images and :math:`c = K/N`, for the student (and likewise the teacher, from
+    the student's bank):
+
+    .. math:: q_k = e^{\langle M^T_{i_k}, v^S\rangle / tau} / Z^S, \quad
+        L^S = -mean\left[\log\frac{q_0}{q_0 + c} + \sum_{k=1}^K
+        \log\frac{c}{q_k + c}\right], \quad L = L^S + L^T
+
+    Z is N times the mean of the exponentials in the very first batch, and stays.
+    Then, in training, ``bank[i] <- unit(momentum * bank[i] + (1 - momentum) * v)``.
+
+    The training set's labels and the index of every image in it come from a
+    :class:`SampleIndexHook`. Negatives follow from the run's seed, the step and the
+    image alone, and are drawn with replacement. Banks, Z and step are buffers, so a
+    resumed run goes on as if it had not been interrupted: checkpoints grow by
+    ``8 * feat_dim * N`` bytes, 51 MB for CIFAR-100 and 1.3 GB for ImageNet, and
+    so does the memory of every GPU. Every rank puts the embeddings of all ranks
+    into its banks. An image that comes several times in a step is entered once, with
+    the mean of its embeddings; an embedding that is not finite is not entered.
+
+    ``terms`` holds the last step's ``nce_S`` and ``nce_T``, the two sides without
+    ``loss_weight``.
+
+    Args:
+        channels_S (int): Channels of the student's feature.
+        channels_T (int): Channels of the teacher's feature.
+        feat_dim (int): Width of the embeddings. Defaults to 128.
+        negatives (int): Negatives of each image, K. Defaults to 16384.
+        tau (float): Temperature that divides similarities. Defaults to 0.07.
+        momentum (float): Weight of what a bank has, in [0, 1). Defaults to 0.5.
+        loss_weight (float): Factor of the whole loss. Defaults to 0.8.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        channels_S: int,
+        channels_T: int,
+        feat_dim: int = 128,
+        negatives: int = 16384,
+        tau: float = 0.07,
+        momentum: float = 0.5,
+        loss_weight: float = 0.8,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ('channels_S', channels_S),
+            ('channels_T', channels_T),
+            ('feat_dim', feat_dim),
+            ('negatives', negatives),
+        ):
+            _check_count(name, value)
+        check_number(self, 'tau', tau, positive=True)
+        check_number(self, 'momentum', momentum)
+        check_number(self, 'loss_weight', loss_weight)
+        if momentum >= 1:
+            raise ValueError(
+                f'momentum must be in [0, 1), got {momentum!r}: the banks would never '
+                'change. Write momentum=0.5, say, in the config of CRDBankLoss.'
+            )
+        self.feat_dim = feat_dim
+        self.negatives = negatives
+        self.tau = tau
+        self.momentum = momentum
+        self.loss_weight = loss_weight
+        self.embed_S = nn.Linear(channels_S, feat_dim)
+        self.embed_T = nn.Linear(channels_T, feat_dim)
+        self.register_buffer('bank_S', torch.zeros(0, feat_dim))
+        self.register_buffer('bank_T', torch.zeros(0, feat_dim))
+        # Of the student's anchors and of the teacher's, from the first batch on.
+        self.register_buffer('log_z', torch.zeros(2))
+        self.register_buffer('has_z', torch.zeros((), dtype=torch.bool))
+        self.register_buffer('labels', torch.zeros(0, dtype=torch.int32))
+        self.register_buffer('seed', torch.zeros((), dtype=torch.int64))
+        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
+        # Made of the labels.
+        self.register_buffer('order', None, persistent=False)
+        self.register_buffer('starts', None, persistent=False)
+        self.indices: Tensor | None = None
+        self.batch_size = 0
+        self._reuse_z = False
+        self._rows: dict[str, Tensor] = {}
+
+    # The training set
+
+    def set_dataset(self, labels, seed: int = 0, batch_size: int = 0) -> None:
+        """Take up the training set; make banks, unless a checkpoint has brought them.
+
+        Args:
+            labels (np.ndarray | Tensor): Class of every image, integers, (N,).
+            seed (int): What first banks and negatives are drawn from, the same on
+                all ranks. Defaults to 0. A checkpoint's goes before it.
+            batch_size (int): Images per step and rank at most; needed where ranks
+                may have batches of different sizes. Defaults to 0.
+
+        Raises:
+            ValueError: these are no class indices of at least two classes, or not
+                those that the banks belong to.
+        """
+        labels = _checked_labels(labels)
+        self.batch_size = batch_size
+        if len(self.labels):
+            self._compare(labels, 'train_dataloader.dataset')
+            return
+        self._take_up(labels)
+        generator = torch.Generator().manual_seed(seed)
+        bound = (self.feat_dim / 3) ** -0.5
+        self.seed.fill_(seed)
+        for bank in (self.bank_S, self.bank_T):
+            for rows in bank.split(_ROWS):
+                # On the CPU: the same numbers on every device.
+                new = torch.empty(rows.shape).uniform_(
+                    -bound, bound, generator=generator
+                )
+                rows.copy_(new)
+
+    def _take_up(self, labels: Tensor) -> None:
+        """Make room for banks of these samples and sort them by class."""
+        device, dtype = self.embed_S.weight.device, self.bank_S.dtype
+        self.order, self.starts = (x.to(device) for x in sort_by_class(labels))
+        self.labels = labels.to(device, torch.int32)
+        shape = (len(labels), self.feat_dim)
+        self.bank_S = torch.empty(shape, dtype=dtype, device=device)
+        self.bank_T = torch.empty(shape, dtype=dtype, device=device)
+
+    def _compare(self, labels: Tensor, key: str) -> None:
+        own, new = self.labels.cpu(), labels.to('cpu', torch.int32)
+        if torch.equal(own, new):
+            return
+        bank = 'the bank of CRDBankLoss'
+        problem = f'{bank} has {len(own)} images, this has {len(new)}.'
+        if len(own) == len(new):
+            first = int((own != new).nonzero()[0])
+            problem = (
+                f'{bank} has other labels: image {first} is of class {own[first]}, '
+                f'here of class {new[first]}.'
+            )
+        raise ValueError(
+            describe(
+                key,
+                f'{len(new)} images',
+                problem[0].upper() + problem[1:],
+                'Resume with the same training set (files, order, indices); to start '
+                'from this student on another set write model.student_ckpt=... '
+                'instead of load_from.',
+            )
+        )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Load banks of the same training set, or take it up with them."""
+        labels = state_dict.get(f'{prefix}labels')
+        if labels is not None and len(labels):
+            if len(self.labels):
+                self._compare(labels, 'load_from')
+            else:
+                self._take_up(labels.long())
+        self._reuse_z = False
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # The loss
+
+    def forward(
+        self, preds_S: Tensor, preds_T: Tensor, indices: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss; in training, enter the embeddings into the banks.
+
+        Args:
+            preds_S (Tensor): The student's feature, (B, C_S), or a map
+                (B, C_S, H, W), which is averaged over its positions.
+            preds_T (Tensor): The teacher's, (B, C_T) or a map; no gradient.
+            indices (Tensor, optional): Place of every image in the training set,
+                integers, (B,). Defaults to what :class:`SampleIndexHook` has put
+                into ``self.indices``, once.
+
+        Returns:
+            Tensor: The loss, a float32 (or float64) scalar.
+
+        Raises:
+            RuntimeError: no training set, or no indices were given.
+            TypeError: a feature is no float tensor.
+            ValueError: shapes do not fit, or an index is out of range. Only
+                indices on the CPU are looked at: reading a GPU's would stop it.
+        """
+        vectors_S = _vectors('S', preds_S, self.embed_S)
+        vectors_T = _vectors('T', preds_T, self.embed_T).detach()
+        indices = self._checked_indices(indices, vectors_S, vectors_T)
+        with torch.autocast(vectors_S.device.type, enabled=False):
+            ours = unit(self.embed_S(vectors_S))
+            theirs = unit(self.embed_T(vectors_T))
+            candidates = torch.cat((indices.unsqueeze(1), self.draw(indices)), 1)
+            sides = ((ours, self.bank_T), (theirs, self.bank_S))
+            log_z = self._normalisers(sides, candidates)
+            rows_S, rows_T = (
+                contrastive_rows(anchors, bank, candidates, own_z, self.tau)
+                for (anchors, bank), own_z in zip(sides, log_z, strict=True)
+            )
+        if self.training:
+            self._enter(indices, ours.detach(), theirs.detach())
+            self.steps.add_(1)
+        self._rows = {'nce_S': rows_S.detach(), 'nce_T': rows_T.detach()}
+        return self.loss_weight * batch_mean(rows_S + rows_T)
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last step's means over the batch, detached scalars; {} before it."""
+        return {name: batch_mean(rows) for name, rows in self._rows.items()}
+
+    def draw(self, indices: Tensor) -> Tensor:
+        """Return the negatives of images in this step: (B,) -> int64 (B, K)."""
+        blocks = ClassBlocks(self.order, self.starts)
+        return draw_others(
+            indices, self.labels, blocks, self.negatives, self.seed, self.steps
+        )
+
+    def _checked_indices(
+        self, indices: Tensor | None, vectors_S: Tensor, vectors_T: Tensor
+    ) -> Tensor:
+        count = len(vectors_S)
+        if indices is None:
+            indices, self.indices = self.indices, None
+        if not len(self.labels) or indices is None:
+            what = 'the index of its images' if len(self.labels) else 'a training set'
+            raise RuntimeError(
+                f'CRDBankLoss was not given {what}: write {HOOK}, or call its '
+                'set_dataset(labels) and give its forward indices=...'
+            )
+        if len(vectors_T) != count:
+            raise ValueError(
+                f'preds_S is of {count} images and preds_T of {len(vectors_T)}: both '
+                'nets must see the same batch.'
+            )
+        whole = not (indices.is_floating_point() or indices.dtype == torch.bool)
+        if indices.shape != (count,) or not whole:
+            raise ValueError(
+                f'indices must be integers of shape ({count},), one per image, got '
+                f'{indices.dtype} of shape {tuple(indices.shape)}.'
+            )
+        if indices.device.type == 'cpu' and count:
+            low, high = (int(value) for value in indices.aminmax())
+            if low < 0 or high >= len(self.labels):
+                raise ValueError(
+                    f'indices holds {low if low < 0 else high}, but the training set '
+                    f'has {len(self.labels)} images: give places in that set.'
+                )
+        return indices.to(self.labels.device, torch.int64)
+
+    # What ranks share
+
+    def _normalisers(self, sides, candidates: Tensor) -> Tensor:
+        """Return log Z of both sides, (2,): of the first batch of all ranks."""
+        # Read from the device only until it is there.
+        self._reuse_z = self._reuse_z or bool(self.has_z)
+        if self._reuse_z:
+            return self.log_z
+        sums = [log_sum_of_scores(*side, candidates, self.tau) for side in sides]
+        own = torch.stack((*sums, sums[0].new_tensor(candidates.numel()).log()))
+        total = torch.stack(all_gather(own)).logsumexp(0)
+        log_z = total[:2] - total[2] + math.log(len(self.labels))
+        if self.training:
+            # An overflow in the first step must not stay for good.
+            self.has_z.copy_(log_z.isfinite().all())
+            self.log_z.copy_(torch.where(self.has_z, log_z, 0.0))
+        return log_z
+
+    def _enter(self, indices: Tensor, ours: Tensor, theirs: Tensor) -> None:
+        """Enter the embeddings of all ranks into the banks."""
+        both = torch.cat((ours, theirs), 1)
+        if get_world_size() > 1:
+            # Ranks must send equally much; -1 marks what is no image.
+            self.batch_size = max(self.batch_size, len(indices))
+            missing = self.batch_size - len(indices)
+            indices = nn.functional.pad(indices, (0, missing), value=-1)
+            both = nn.functional.pad(both, (0, 0, 0, missing))
+            indices, both = (torch.cat(all_gather(x)) for x in (indices, both))
+        if not len(indices):
+            return
+        indices, both, valid = merge_repeats(indices, both)
+        for bank, new in zip((self.bank_S, self.bank_T), both.chunk(2, 1), strict=True):
+            update_bank(bank, indices, new, self.momentum, valid)
+
+    def extra_repr(self) -> str:
+        """Show the settings in a printed model."""
+        return (
+            f'images={len(self.labels)}, negatives={self.negatives}, tau={self.tau}, '
+            f'momentum={self.momentum}, loss_weight={self.loss_weight}'
+        )
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            f'{name} must be a positive integer, got {value!r}: set {name} in the '
+            'config of CRDBankLoss.'
+        )
+
+
+def _vectors(side: str, feature: Tensor, layer: nn.Linear) -> Tensor:
+    """Return a feature as vectors that the layer can take, (B, C)."""
+    name, key, width = f'preds_{side}', f'channels_{side}', layer.in_features
+    if not isinstance(feature, Tensor) or not feature.is_floating_point():
+        kind = getattr(feature, 'dtype', type(feature).__name__)
+        raise TypeError(
+            f'{name} must be a float tensor, got {kind}: tap one tensor; of a module '
+            'that returns a tuple write data_idx=0 in loss_forward_mappings.'
+        )
+    vectors = pool(feature)
+    if vectors.dim() != 2 or vectors.shape[1] != width:
+        raise ValueError(
+            f'{name} has shape {tuple(feature.shape)}, but {key}={width}: tap vectors '
+            f'(N, {width}) or maps (N, {width}, H, W) (the neck, say), or correct '
+            f'{key} in the config of CRDBankLoss.'
+        )
+    return vectors.to(layer.weight.dtype)
+
+
+def _checked_labels(labels) -> Tensor:
+    """Return the classes of a training set as int64 on the CPU, (N,)."""
+    labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    key, kind = 'train_dataloader.dataset', f'labels {labels.dtype}{labels.shape}'
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        problem = 'CRD draws negatives from other classes, so it needs one class each.'
+        remedy = 'Use a set with one class index per image, or another loss.'
+        raise ValueError(describe(key, kind, problem, remedy))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < 2**31:
+        problem = 'A class index is negative or far too large.'
+        raise ValueError(describe(key, kind, problem, 'Number classes from 0.'))
+    if len(np.unique(labels)) < 2:
+        problem = 'There are no images of another class to contrast one with.'
+        remedy = 'Use a set of two or more classes, or another loss.'
+        raise ValueError(describe(key, kind, problem, remedy))
+    return torch.from_numpy(labels.astype(np.int64))

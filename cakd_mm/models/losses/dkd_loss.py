@@ -1,0 +1,99 @@
+"""DKD between class logits: the registered loss around the maths."""
+
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from .checks import check_number, class_indices
+from .functional import batch_mean, single_label_kl_and_rows
+
+
+@MODELS.register_module()
+class DecoupledKDLoss(nn.Module):
+    r"""DKD between the class logits of student and teacher.
+
+    "Decoupled Knowledge Distillation", arXiv 2203.08679, Eq. 7: the divergence of
+    the label's probability from that of all other classes (TCKD), and the one among
+    the other classes by themselves (NCKD), weighted apart,
+
+    .. math:: L = \tau^2 \, mean(\alpha TCKD + \beta NCKD)
+
+    The same as :class:`CAKDLogitLoss` with ``gamma=beta`` and one label per sample.
+    MMRazor's ``DKDLoss`` is this formula in probability space: it becomes inf or nan
+    where a probability underflows, takes the label for one of the others where it
+    leads by 1000 ``tau``, lets a gradient through to the teacher and adds the
+    samples up where ``reduction='mean'`` is asked for. The mean here is over the
+    samples of the batch. ``terms`` holds the last step's ``tckd`` and ``nckd``, with
+    ``tau**2`` and no weight, and ``target_mass``, the teacher's probability of the
+    label at ``tau``.
+
+    Args:
+        tau (float): Temperature that divides the logits. Defaults to 4.0.
+        alpha (float): Weight of TCKD. Defaults to 1.0.
+        beta (float): Weight of NCKD. Defaults to 8.0.
+        loss_weight (float): Factor of the whole loss. Defaults to 1.0.
+
+    Raises:
+        ValueError: a number is negative or not finite, or ``tau`` is 0.
+    """
+
+    def __init__(
+        self,
+        tau: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_number(self, 'tau', tau, positive=True)
+        check_number(self, 'alpha', alpha)
+        check_number(self, 'beta', beta)
+        check_number(self, 'loss_weight', loss_weight)
+        self.tau = tau
+        self.alpha = alpha
+        self.beta = beta
+        self.loss_weight = loss_weight
+        self._rows: tuple[Tensor, ...] = ()
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds_S (Tensor): The student's logits, (N, C).
+            preds_T (Tensor): The teacher's logits, (N, C); get no gradient.
+            gt_labels (Tensor): Class indices, (N,), or label scores, (N, C), of
+                which the highest counts (mixup, CutMix).
+
+        Returns:
+            Tensor: The loss, a float32 (or float64) scalar.
+
+        Raises:
+            TypeError: logits or class indices have the wrong dtype.
+            ValueError: shapes do not fit, labels are not classes, or a row of
+                scores marks several with 1; see :func:`class_indices`.
+        """
+        several = "type='CAKDLogitLoss' and multi_label"
+        labels = class_indices(gt_labels, preds_S, several)
+        scale = self.loss_weight * self.tau**2
+        loss, *self._rows = single_label_kl_and_rows(
+            preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta
+        )
+        return loss
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last step's means over the batch, detached scalars; {} before it."""
+        if not self._rows:
+            return {}
+        tckd, nckd, others = (batch_mean(rows) for rows in self._rows)
+        return {
+            'tckd': self.tau**2 * tckd,
+            'nckd': self.tau**2 * nckd,
+            'target_mass': 1 - others,
+        }
+
+    def extra_repr(self) -> str:
+        """Show the settings in a printed model."""
+        return (
+            f'tau={self.tau}, alpha={self.alpha}, beta={self.beta}, '
+            f'loss_weight={self.loss_weight}'
+        )

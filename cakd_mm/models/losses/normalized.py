@@ -1,0 +1,102 @@
+"""The maths of NKD (arXiv 2303.13005) and of how sure a teacher is.
+
+Tensors in, tensors out; in the log domain, from each row's peak, so that no finite
+score makes a row inf or nan. Half precision is computed and returned in float32.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .checks import check_tau, checked_scores
+
+
+class NormalizedKD(NamedTuple):
+    """The two cross entropies of every row, each of shape (N,)."""
+
+    target: Tensor
+    others: Tensor
+
+
+def normalized_kd(
+    preds_S: Tensor, preds_T: Tensor, labels: Tensor, tau: float = 1.0
+) -> NormalizedKD:
+    r"""Compare the label's probability, and those of the other classes by themselves.
+
+    NKD, arXiv 2303.13005. With p the probabilities at temperature 1, q those of
+    the classes other than the label y at ``tau``, which add up to 1,
+
+    .. math::
+        target = -p_y^T \log p_y^S, \quad others = -\sum_{i \ne y} q_i^T \log q_i^S
+
+    Both are cross entropies: equal nets do not make them 0, only their gradients
+    (``target`` not even that). ``others`` does not carry the factor ``tau**2``; it
+    is 0 where there is one class only.
+
+    Args:
+        preds_S (Tensor): The student's logits, (N, C).
+        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
+        labels (Tensor): Classes, int64, (N,).
+        tau (float): Temperature that divides the logits in ``others``. Defaults to
+            1.0.
+
+    Returns:
+        NormalizedKD: ``target`` and ``others`` in nats, each (N,).
+
+    Raises:
+        TypeError: scores are no float tensors, or ``tau`` is no number.
+        ValueError: shapes differ, or ``tau`` is not positive and finite.
+    """
+    check_tau(tau)
+    preds_S, preds_T = checked_scores(preds_S, preds_T)
+    return NormalizedKD(*_NormalizedKD.apply(preds_S, preds_T, labels, tau))
+
+
+def normalized_entropy(scores: Tensor, tau: float = 1.0) -> Tensor:
+    """Return the entropy of softmax(scores / tau) in units of log C, (N,), no gradient.
+
+    From 0 for all mass on one class to 1 for equal classes; 0 for C = 1. ``scores``
+    is (N, C), float32 or float64.
+    """
+    log_p = log_softmax(scores.detach(), tau)
+    return (log_p.exp() * log_p).sum(-1) / -(math.log(scores.shape[-1]) or 1.0)
+
+
+def log_softmax(scores: Tensor, tau: float) -> Tensor:
+    """Return log softmax(scores / tau) over the last dimension, never -inf.
+
+    A score of -inf counts as the lowest number.
+    """
+    low = torch.finfo(scores.dtype).min
+    peak = scores.amax(-1, keepdim=True).clamp_(min=low)
+    return ((scores - peak) / tau).clamp_(min=low).log_softmax(-1)
+
+
+class _NormalizedKD(torch.autograd.Function):
+    """The gradients are known: p_y^T (p^S - [i = y]), and (q^S - q^T) / tau."""
+
+    @staticmethod
+    def forward(ctx, preds_S, preds_T, labels, tau):
+        index = labels.unsqueeze(-1)
+        scores = torch.stack((preds_S, preds_T))
+        log_p = log_softmax(scores, 1.0)
+        label = index.expand(2, -1, -1)
+        target_S, target_T = log_p.gather(-1, label).unbind()
+        mass = target_T.exp()
+        log_q = log_softmax(scores.scatter_(-1, label, -math.inf), tau)
+        student, teacher = log_q.exp().unbind()
+        others = -(teacher * log_q[0]).sum(-1)
+        if ctx.needs_input_grad[0]:
+            slope = (log_p[0].exp() * mass).scatter_add_(-1, index, -mass)
+            ctx.save_for_backward(slope, (student - teacher).div_(tau))
+        return -(mass * target_S).squeeze(-1), others
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_target, grad_others):
+        target, others = ctx.saved_tensors
+        grad = target * grad_target.unsqueeze(-1)
+        return grad.addcmul_(others, grad_others.unsqueeze(-1)), None, None, None

@@ -1,0 +1,3 @@
+from .tap_recorder import TapParameterRecorder, TapRecorder
+
+__all__ = ['TapParameterRecorder', 'TapRecorder']

@@ -1,0 +1,97 @@
+"""Recorders that find a feature by the name that all nets have for it."""
+
+from typing import Any
+
+from mmrazor.models.task_modules.recorder import (
+    ModuleOutputsRecorder,
+    ParameterRecorder,
+)
+from mmrazor.registry import TASK_UTILS
+from torch import Tensor, nn
+
+from .taps import find_point
+
+KEY = 'recorder.source'
+
+
+@TASK_UTILS.register_module()
+class TapRecorder(ModuleOutputsRecorder):
+    """Records the feature of a tap: ``dict(type='Tap', source='stage2_pre')``.
+
+    ``source`` is a name of :func:`points_of`, the same for every net that is known
+    there. What is recorded is the tensor itself, out of a tuple of one. Where a net
+    activates a feature in place, it is told not to, since the tensor would be
+    overwritten after it was recorded.
+
+    Args:
+        source (str): ``stage1``, ``stage1_pre`` ... or ``pooled``.
+
+    Raises:
+        ValueError: the net has no tap of that name, or what is there is overwritten
+            by a later layer.
+    """
+
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+        """Hook the recorder up."""
+        point = find_point(model, self.source, KEY)
+        module = model.get_submodule(point.module)
+        if not point.takes_input:
+            module.register_forward_hook(self.forward_hook)
+            return
+        if getattr(module, 'inplace', False):
+            module.inplace = False
+        module.register_forward_pre_hook(self._record_input)
+
+    def forward_hook(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
+        """Record what the module returns."""
+        self._record(outputs)
+
+    def _record_input(self, module: nn.Module, inputs: tuple) -> None:
+        # Of several calls of the module in a forward the last one counts.
+        self._data_buffer.clear()
+        self._record(inputs)
+
+    def _record(self, data: Any) -> None:
+        if not self.recording:
+            return
+        if isinstance(data, (tuple, list)) and len(data) == 1:
+            (data,) = data
+        self.data_buffer.append(data)
+        self._version = data._version if isinstance(data, Tensor) else None
+
+    def get_record_data(self, record_idx: int = 0, data_idx: int | None = None) -> Any:
+        """Return what was recorded, see mmrazor's ``BaseRecorder``."""
+        data = super().get_record_data(record_idx, data_idx)
+        if isinstance(data, Tensor) and data._version != self._version:
+            raise ValueError(
+                f'The feature recorded at {self.source!r} was overwritten by a later '
+                'layer that works in place: tap another module, or write '
+                'act_cfg=dict(inplace=False) for that layer.'
+            )
+        return data
+
+
+@TASK_UTILS.register_module()
+class TapParameterRecorder(ParameterRecorder):
+    """Records a parameter of a tap's module.
+
+    ``dict(type='TapParameter', source='stage2_norm.weight')``.
+
+    Args:
+        source (str): A name of :func:`points_of`, a dot, and the parameter's.
+
+    Raises:
+        ValueError: the net has no such module, or the module no such parameter.
+    """
+
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+        """Find the parameter."""
+        name, _, leaf = self.source.partition('.')
+        point = find_point(model, name, KEY)
+        parameters = dict(model.get_submodule(point.module).named_parameters())
+        if leaf not in parameters:
+            raise ValueError(
+                f'`{KEY}` = {self.source!r}: {point.module} has the parameters '
+                f'{sorted(parameters)}. Write {name}.weight, say.'
+            )
+        self.data_buffer.append(parameters[leaf])

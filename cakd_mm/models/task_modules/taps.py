@@ -1,0 +1,116 @@
+"""Where the features that distillation compares are: one set of names for all nets."""
+
+from dataclasses import dataclass
+
+from mmpretrain.models.backbones import MobileNetV2, ResNet
+from torch import nn
+
+from ...utils.errors import describe, nearest
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a classifier.
+
+    Args:
+        module (str): Name of the module.
+        takes_input (bool): The place is the input of the module's last call in a
+            forward, and not its output.
+        channels (int, optional): Width of what is there.
+    """
+
+    module: str
+    takes_input: bool = False
+    channels: int | None = None
+
+
+def points_of(model: nn.Module) -> dict[str, Point]:
+    """Return the places of a classifier by name.
+
+    ``stage1`` and on are the maps after a stage's last activation, ``stage1_pre`` those
+    before it, ``stage1_norm`` the normalisation layer that makes the latter, and
+    ``pooled`` is what the classifier's head gets. Known are the nets written here and
+    mmpretrain's ResNets and MobileNetV2; of others there is ``pooled`` alone.
+    """
+    backbone = getattr(model, 'backbone', None)
+    points = {}
+    if hasattr(backbone, 'tap_channels'):
+        points = {
+            name: Point(f'backbone.{name}', channels=width)
+            for name, width in backbone.tap_channels.items()
+        }
+        points |= {
+            f'{stage}_norm': Point(f'backbone.{path}')
+            for stage, path in backbone.norms.items()
+        }
+    elif isinstance(backbone, ResNet):
+        points = _resnet(backbone)
+    elif isinstance(backbone, MobileNetV2):
+        points = _mobilenet(backbone)
+    points.pop('pooled', None)
+    if getattr(model, 'neck', None) is not None:
+        width = getattr(getattr(model, 'head', None), 'in_channels', None)
+        points['pooled'] = Point('neck', channels=width)
+    return points
+
+
+def find_point(model: nn.Module, name: str, key: str) -> Point:
+    """Return the place of that name.
+
+    Args:
+        model (nn.Module): A classifier.
+        name (str): As :func:`points_of` has it.
+        key (str): The config key, for the error.
+
+    Raises:
+        ValueError: the net has no such place.
+    """
+    points = points_of(model)
+    if name not in points:
+        kind = type(getattr(model, 'backbone', model)).__name__
+        raise ValueError(
+            describe(
+                key,
+                name,
+                f'{kind} has no place of that name; like it: {nearest(name, points)}.',
+                "Name one of those, or any module with type='ModuleOutputs'.",
+            )
+        )
+    return points[name]
+
+
+def _resnet(backbone: ResNet) -> dict[str, Point]:
+    """Places of mmpretrain's ResNets: a block calls its one ReLU last on the sum."""
+    points = {}
+    for index, layer in enumerate(backbone.res_layers, 1):
+        stage = getattr(backbone, layer)
+        last = f'backbone.{layer}.{len(stage) - 1}'
+        width = stage[-1].out_channels
+        norm = getattr(stage[-1], 'norm3_name', None) or stage[-1].norm2_name
+        points[f'stage{index}'] = Point(f'backbone.{layer}', channels=width)
+        points[f'stage{index}_pre'] = Point(f'{last}.relu', True, width)
+        points[f'stage{index}_norm'] = Point(f'{last}.{norm}')
+    return points
+
+
+def _mobilenet(backbone: MobileNetV2) -> dict[str, Point]:
+    """Places of mmpretrain's MobileNetV2: the last layer at each of four sizes.
+
+    Its blocks end without an activation, so that a stage is its own ``_pre``.
+    """
+    points = {}
+    layers = [getattr(backbone, name) for name in backbone.layers if name != 'conv2']
+    ends = [
+        index
+        for index, layer in enumerate(layers)
+        if index + 1 == len(layers) or layers[index + 1][0].stride == 2
+    ]
+    # The first size, half of the image's, is no stage of any method.
+    for stage, index in enumerate(ends[1:], 1):
+        block = layers[index][-1]
+        name = f'backbone.{backbone.layers[index]}'
+        point = Point(name, channels=block.conv[-1].out_channels)
+        points[f'stage{stage}'] = points[f'stage{stage}_pre'] = point
+        last = f'{name}.{len(layers[index]) - 1}.conv.{len(block.conv) - 1}.bn'
+        points[f'stage{stage}_norm'] = Point(last)
+    return points

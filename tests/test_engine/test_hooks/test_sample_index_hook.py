@@ -1,0 +1,486 @@
+import copy
+import uuid
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from mmengine.runner.runner import _SlicedDataset
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.registry import DATASETS as CLS_DATASETS
+from mmpretrain.structures import DataSample
+from PIL import Image
+from tiny import distill_config
+from torch import nn
+
+from cakd_mm.datasets import DecodedImages, Digits, SeededDataset
+from cakd_mm.engine.hooks import SampleIndexHook
+
+STEPS = 3
+PACK = [dict(type='PackInputs')]
+
+
+class Listener(nn.Module):
+    """A loss that keeps what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = None
+        self.indices = None
+
+    def set_dataset(self, labels, seed, batch_size):
+        self.told = (labels, seed, batch_size)
+
+
+def crd_config(folder, **options):
+    """A tiny distillation with CRD alone."""
+    cfg = distill_config(folder, images=32 * STEPS, **options)
+    taps = dict(feature=dict(type='ModuleOutputs', source='neck'))
+    cfg.model.distiller = dict(
+        type='StrictDistiller',
+        student_recorders=taps,
+        teacher_recorders=taps,
+        distill_losses=dict(
+            loss_crd=dict(
+                type='CRDBankLoss',
+                channels_S=64,
+                channels_T=64,
+                feat_dim=16,
+                negatives=50,
+            )
+        ),
+        loss_forward_mappings=dict(
+            loss_crd={
+                f'preds_{side}': dict(
+                    recorder='feature', from_student=side == 'S', data_idx=0
+                )
+                for side in 'ST'
+            }
+        ),
+    )
+    cfg.default_hooks.sample_index = dict(type='SampleIndexHook')
+    return cfg
+
+
+def finish(cfg, work_dir, workers=0, checkpoint=None, by_epoch=False):
+    """Train to the end, from ``checkpoint`` if given."""
+    cfg = copy.deepcopy(cfg)
+    cfg.default_hooks.checkpoint.update(
+        by_epoch=by_epoch, interval=1, max_keep_ckpts=-1
+    )
+    cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+    cfg.update(
+        launcher='none', work_dir=str(work_dir), experiment_name=uuid.uuid4().hex
+    )
+    if checkpoint is not None:
+        cfg.update(load_from=str(checkpoint), resume=True)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    if workers:
+        runner.train_dataloader._iterator._shutdown_workers()
+    return runner
+
+
+def crd_of(runner):
+    return runner.model.distiller.distill_losses['loss_crd']
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+# Whole runs
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('whole')
+    cfg = crd_config(folder)
+    return folder, cfg, finish(cfg, folder / 'run')
+
+
+def test_a_run_fills_the_bank(whole):
+    folder, cfg, runner = whole
+    loss = crd_of(runner)
+    digits = Digits(indices=32 * STEPS, pipeline=PACK)
+    assert loss.labels.tolist() == digits.get_gt_labels().tolist()
+    assert (loss.steps, loss.seed, loss.batch_size) == (2 * STEPS, 0, 32)
+    # Every image was entered twice.
+    for bank in (loss.bank_S, loss.bank_T):
+        torch.testing.assert_close(bank.norm(dim=1), torch.ones(32 * STEPS))
+    before = load(folder / 'run' / 'iter_1.pth')
+    name = 'distiller.distill_losses.loss_crd.embed_S.weight'
+    after = runner.model.state_dict()[name]
+    assert not torch.equal(before[name], after)
+
+
+def test_the_bank_has_the_embedding_of_the_image_at_that_place(whole):
+    """The teacher does not change, so neither does its feature of an image."""
+    folder, cfg, runner = whole
+    cfg = copy.deepcopy(cfg)
+    # No crops; embeddings that stay as they are.
+    cfg.train_dataloader.dataset.pipeline.pop(1)
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    cfg.model.distiller.distill_losses.loss_crd.momentum = 0.0
+    cfg.train_cfg.max_epochs = 1
+    runner = finish(cfg, folder / 'plain')
+    loss, model = crd_of(runner), runner.model
+    dataset = runner.train_dataloader.dataset
+    images = torch.stack([dataset[i]['inputs'] for i in range(len(dataset))])
+    data = model.data_preprocessor(dict(inputs=images))
+    with torch.no_grad():
+        feature = model.teacher.neck(model.teacher.backbone(data['inputs']))[0]
+        expected = nn.functional.normalize(loss.embed_T(feature))
+    torch.testing.assert_close(loss.bank_T, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('step', [STEPS, 4])
+def test_a_resumed_run_equals_the_uninterrupted_one(whole, tmp_path, step):
+    folder, cfg, runner = whole
+    checkpoint = folder / 'run' / f'iter_{step}.pth'
+    other = finish(cfg, tmp_path, checkpoint=checkpoint)
+    for name, value in runner.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+
+
+def test_persistent_workers_change_nothing(whole, tmp_path):
+    _, cfg, runner = whole
+    other = finish(cfg, tmp_path, workers=2)
+    for name, value in crd_of(runner).state_dict().items():
+        assert torch.equal(value, crd_of(other).state_dict()[name]), name
+
+
+def test_the_seed_of_the_run_is_the_banks(whole, tmp_path):
+    folder, cfg, _ = whole
+    cfg = copy.deepcopy(cfg)
+    cfg.randomness.seed = 5
+    cfg.train_cfg.max_epochs = 1
+    assert crd_of(finish(cfg, tmp_path)).seed == 5
+    # But a checkpoint's goes on.
+    cfg.train_cfg.max_epochs = 2
+    checkpoint = folder / 'run' / f'iter_{STEPS}.pth'
+    assert crd_of(finish(cfg, tmp_path, checkpoint=checkpoint)).seed == 0
+
+
+def test_another_training_set_is_refused(whole, tmp_path):
+    folder, cfg, _ = whole
+    cfg = copy.deepcopy(cfg)
+    cfg.train_dataloader.dataset.indices = 64
+    checkpoint = folder / 'run' / 'iter_2.pth'
+    with pytest.raises(ValueError, match='has 64 images, this has 96.*student_ckpt'):
+        finish(cfg, tmp_path, checkpoint=checkpoint)
+
+
+def test_a_checkpoint_can_be_tested_without_the_training_set(whole, tmp_path):
+    folder, cfg, _ = whole
+    cfg = copy.deepcopy(cfg)
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg.pop(key)
+    cfg.pop('val_dataloader'), cfg.pop('val_cfg'), cfg.pop('val_evaluator')
+    for name in ('terms', 'extract', 'finite'):
+        cfg.default_hooks.pop(name)
+    cfg.update(
+        launcher='none', work_dir=str(tmp_path), experiment_name=uuid.uuid4().hex
+    )
+    cfg.load_from = str(folder / 'run' / 'iter_6.pth')
+    runner = Runner.from_cfg(cfg)
+    assert 0 <= runner.test()['accuracy/top1'] <= 100
+
+
+def test_without_the_hook_it_is_named(whole, tmp_path):
+    cfg = copy.deepcopy(whole[1])
+    cfg.default_hooks.pop('sample_index')
+    with pytest.raises(RuntimeError, match="sample_index=.*type='SampleIndexHook'"):
+        finish(cfg, tmp_path)
+
+
+def test_mixed_images_are_refused(whole, tmp_path):
+    cfg = copy.deepcopy(whole[1])
+    cfg.data_preprocessor.batch_augments = dict(augments=dict(type='Mixup', alpha=0.8))
+    with pytest.raises(ValueError, match='batch_augments.*CRDBankLoss knows images'):
+        finish(cfg, tmp_path)
+
+
+def test_meta_keys_without_the_index_are_refused(whole, tmp_path):
+    cfg = copy.deepcopy(whole[1])
+    cfg.train_dataloader.dataset.pipeline[-1] = dict(
+        type='PackInputs', meta_keys=('img_shape',)
+    )
+    with pytest.raises(ValueError, match="CRDBankLoss needs.*add 'sample_idx'"):
+        finish(cfg, tmp_path)
+
+
+def test_batches_cut_short(whole, tmp_path):
+    """mmengine's slice around a dataset leaves indices and labels alone."""
+    cfg = copy.deepcopy(whole[1])
+    cfg.train_dataloader.num_batch_per_epoch = 1
+    runner = finish(cfg, tmp_path)
+    assert isinstance(runner.train_dataloader.dataset, _SlicedDataset)
+    assert len(crd_of(runner).labels) == 96
+
+
+# Data sets
+
+
+def runner_of(dataset, model=None, batch_size=8, **kwargs):
+    """What the hook needs of a runner, with a loader over ``dataset``."""
+    build = dict(
+        dataset=dataset,
+        batch_size=batch_size,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+    )
+    loop = FakeLoop(Runner.build_dataloader(build | kwargs, seed=0))
+    if model is None:
+        model = nn.Module()
+        model.data_preprocessor = SimpleNamespace(batch_augments=None)
+        model.losses = nn.ModuleList([Listener(), Listener(), nn.Linear(1, 1)])
+    return SimpleNamespace(
+        model=model, _train_loop=loop, seed=12, _randomness_cfg=dict(seed=12)
+    )
+
+
+class FakeLoop(SampleIndexHook.__init__.__globals__['BaseLoop']):
+    def __init__(self, dataloader):
+        self.dataloader = dataloader
+
+    def run(self):
+        raise NotImplementedError
+
+
+def folder_of_images(path):
+    """Twelve images of three classes; each one's grey level tells which it is."""
+    for place in range(12):
+        file = path / f'class{place % 3}' / f'{place:02}.png'
+        file.parent.mkdir(exist_ok=True)
+        Image.new('RGB', (4, 4), (place * 20,) * 3).save(file)
+    return path
+
+
+def digits(**kwargs):
+    return dict(type='Digits', pipeline=PACK) | kwargs
+
+
+def wrapped(kind, **kwargs):
+    return lambda _: DATASETS.build(
+        dict(type=kind, dataset=Digits(indices=60, pipeline=PACK), **kwargs)
+    )
+
+
+SETS = {
+    'digits': lambda _: Digits(pipeline=PACK),
+    'a subset': lambda _: Digits(indices=[5, 900, 17, 3, 44, 45, 46], pipeline=PACK),
+    'the first': lambda _: Digits(indices=30, pipeline=PACK),
+    'a lazy one': lambda _: Digits(indices=30, pipeline=PACK, lazy_init=True),
+    'not serialised': lambda _: Digits(indices=30, pipeline=PACK, serialize_data=False),
+    'seeded': lambda _: SeededDataset(Digits(indices=40, pipeline=PACK), 0),
+    'decoded': lambda path: DecodedImages(
+        data_root=str(folder_of_images(path)), pipeline=PACK, per_class=(1, 4)
+    ),
+    'a folder': lambda path: CustomDataset(
+        data_root=str(folder_of_images(path)),
+        pipeline=[dict(type='LoadImageFromFile'), *PACK],
+    ),
+    'repeated': wrapped('RepeatDataset', times=3),
+    'balanced': wrapped('ClassBalancedDataset', oversample_thr=0.2),
+    'a fold': lambda _: CLS_DATASETS.build(
+        dict(
+            type='KFoldDataset',
+            dataset=digits(indices=60),
+            num_splits=3,
+            seed=0,
+        )
+    ),
+    'seeded and repeated': lambda _: SeededDataset(
+        DATASETS.build(
+            dict(
+                type='RepeatDataset', dataset=Digits(indices=9, pipeline=PACK), times=2
+            )
+        ),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'workers'), [*((kind, 0) for kind in SETS), ('seeded', 2)]
+)
+def test_indices_are_those_of_the_images(kind, workers, tmp_path):
+    dataset = SETS[kind](tmp_path)
+    options = dict(num_workers=workers, persistent_workers=workers > 0)
+    runner = runner_of(dataset, **options)
+    hook = SampleIndexHook()
+    hook.before_run(runner)
+    first, second, _ = runner.model.losses
+    labels, seed, batch_size = first.told
+    assert (seed, batch_size) == (12, 8)
+    assert second.told[0] is labels
+    single = dataset
+    while 'Repeat' in kind or not hasattr(single, 'get_gt_labels'):
+        single = single.dataset
+    assert len(labels) == len(single)
+    images = {}
+    loader = runner._train_loop.dataloader
+    for _ in range(2):
+        for number, batch in enumerate(loader):
+            hook.before_train_iter(runner, number, data_batch=batch)
+            assert first.indices.dtype == torch.int64
+            assert torch.equal(first.indices, second.indices)
+            assert len(first.indices) == len(batch['data_samples'])
+            for index, image in zip(
+                first.indices.tolist(), batch['inputs'], strict=True
+            ):
+                # One place, one image, in all epochs.
+                assert torch.equal(images.setdefault(index, image), image)
+                assert torch.equal(single[index]['inputs'], image)
+    assert sorted(images) == list(range(len(labels)))
+    if workers:
+        loader._iterator._shutdown_workers()
+
+
+@pytest.mark.parametrize('collate', ['default_collate', 'pseudo_collate'])
+def test_either_way_to_collate(collate):
+    runner = runner_of(Digits(indices=20, pipeline=PACK), collate_fn=dict(type=collate))
+    hook = SampleIndexHook()
+    hook.before_run(runner)
+    for number, batch in enumerate(runner._train_loop.dataloader):
+        hook.before_train_iter(runner, number, data_batch=batch)
+        assert runner.model.losses[0].indices.shape == (len(batch['inputs']),)
+
+
+def test_ranks_with_seeds_apart_share_one(monkeypatch):
+    runner = runner_of(Digits(indices=20, pipeline=PACK))
+    hook = SampleIndexHook()
+    globals_ = SampleIndexHook.__init__.__globals__
+    monkeypatch.setitem(globals_, 'get_rank', lambda: 3)
+    hook.before_run(runner)
+    assert runner.model.losses[0].told[1] == 12
+    runner._randomness_cfg['diff_rank_seed'] = True
+    hook.before_run(runner)
+    assert runner.model.losses[0].told[1] == 9
+
+
+class Bare:
+    """A data set that knows no labels."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.zeros(3, 4, 4), data_samples=DataSample())
+
+
+class Several(Digits):
+    def load_data_list(self):
+        items = super().load_data_list()[:6]
+        for number, item in enumerate(items):
+            item['gt_label'] = list(range(1 + number % 2))
+        return items
+
+
+class Pairs(Several):
+    def load_data_list(self):
+        return [dict(item, gt_label=[0, 1]) for item in super().load_data_list()]
+
+
+class Unlabelled(Digits):
+    def load_data_list(self):
+        return [dict(img=item['img']) for item in super().load_data_list()]
+
+
+def joined():
+    parts = [Digits(indices=20, pipeline=PACK) for _ in range(2)]
+    return DATASETS.build(dict(type='ConcatDataset', datasets=parts))
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'match'),
+    [
+        (joined, 'ConcatDataset.: It has no get_gt_labels.*as Listener needs.*one'),
+        (Bare, 'Bare.: It has no get_gt_labels'),
+        (lambda: Several(pipeline=PACK), 'Several.*one class index each'),
+        (lambda: Pairs(pipeline=PACK), 'Pairs.*one class index each'),
+        (lambda: Unlabelled(pipeline=PACK), 'Unlabelled.*one class index each'),
+    ],
+)
+def test_sets_without_one_class_index_each(dataset, match):
+    runner = runner_of(dataset())
+    with pytest.raises(ValueError, match='`train_dataloader.dataset` = .*' + match):
+        SampleIndexHook().before_run(runner)
+
+
+def sample(index, label, **meta):
+    meta = meta if index is None else dict(meta, sample_idx=index)
+    return DataSample(metainfo=meta).set_gt_label(label)
+
+
+@pytest.fixture
+def ready():
+    """The hook, told of twenty digits, and its runner."""
+    runner = runner_of(Digits(indices=20, pipeline=PACK))
+    hook = SampleIndexHook()
+    hook.before_run(runner)
+    return hook, runner  # labels 0, 1, ... 9, 0, 1, ... 9
+
+
+@pytest.mark.parametrize(
+    ('samples', 'match'),
+    [
+        (
+            [sample(3, 3), sample(4, 5, img_path='x.png')],
+            'x.png has class 5.*class 4',
+        ),
+        ([sample(20, 0)], 'sample_idx 20.*image 0 of the batch.*20 images has nothing'),
+        ([sample(-1, 9)], 'sample_idx -1.*has nothing there'),
+        ([DataSample(metainfo=dict(sample_idx=2))], 'has class -1.*class 2 there'),
+        ([sample(2, [2, 3])], 'has class -1'),
+    ],
+)
+def test_an_index_of_another_image_is_refused(ready, samples, match):
+    hook, runner = ready
+    with pytest.raises(ValueError, match=match):
+        hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
+    assert runner.model.losses[0].indices is None
+
+
+@pytest.mark.parametrize(
+    'batch',
+    [
+        None,
+        torch.zeros(3),
+        dict(inputs=torch.zeros(3)),
+        dict(data_samples=None),
+        dict(data_samples=[]),
+        dict(data_samples=[sample(1, 1), sample(None, 1)]),
+        dict(data_samples=[sample('a', 1)]),
+    ],
+)
+def test_a_batch_without_indices_is_refused(ready, batch):
+    hook, runner = ready
+    with pytest.raises(ValueError, match="PackInputs.*add 'sample_idx'"):
+        hook.before_train_iter(runner, 0, data_batch=batch)
+
+
+def test_numpy_indices_do(ready):
+    hook, runner = ready
+    samples = [sample(np.int64(3), 3), sample(12, 2)]
+    hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
+    assert runner.model.losses[0].indices.tolist() == [3, 12]
+
+
+def test_without_such_a_loss_it_looks_at_nothing():
+    model = nn.Linear(1, 1)
+    runner = runner_of(Bare(), model=model)
+    hook = SampleIndexHook()
+    hook.before_run(runner)
+    hook.before_train_iter(runner, 0, data_batch=None)
+
+
+def test_before_validation_it_looks_at_nothing():
+    runner = runner_of(Bare())
+    runner._train_loop = dict(type='EpochBasedTrainLoop')
+    SampleIndexHook().before_run(runner)
+    assert runner.model.losses[0].told is None

@@ -1,0 +1,99 @@
+"""Every shipped distillation config is listed, with the number that was published."""
+
+import csv
+
+import pytest
+import yaml
+from goldens import SHARED
+from mmpretrain.apis import ModelHub
+from tiny import CONFIGS
+
+TABLES = SHARED / 'spec' / 'tables.csv'
+FILES = sorted(CONFIGS.glob('*/metafile.yml'))
+DATA = {
+    'cifar100': 'CIFAR-100',
+    'tiny_imagenet': 'Tiny-ImageNet',
+    'imagenet': 'ImageNet-1k',
+}
+
+
+def models() -> dict[str, dict]:
+    return {
+        model['Name']: model
+        for file in FILES
+        for model in yaml.safe_load(file.read_text())['Models']
+    }
+
+
+def test_the_index_names_every_metafile():
+    index = yaml.safe_load((CONFIGS / 'model-index.yml').read_text())
+    assert index['Import'] == [
+        file.relative_to(CONFIGS.parent).as_posix() for file in FILES
+    ]
+
+
+def test_every_config_of_a_method_is_listed_under_its_name():
+    found = models()
+    for name, model in found.items():
+        config = CONFIGS.parent / model['Config']
+        assert config.is_file()
+        assert config.stem == name
+    shipped = {p.stem for file in FILES for p in file.parent.glob('*.py')}
+    assert set(found) == shipped
+    assert len(found) == sum(
+        len(yaml.safe_load(file.read_text())['Models']) for file in FILES
+    )
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.parent.name)
+def test_a_readme_has_every_config_and_its_number(file):
+    readme = file.with_name('README.md').read_text()
+    if file.parent.name == 'cakd':
+        return  # names its pairs in one row
+    for model in yaml.safe_load(file.read_text())['Models']:
+        [row] = [x for x in readme.splitlines() if f'[{model["Name"]}]' in x]
+        number = model['Metadata'].get('Published Top 1 Accuracy', '-')
+        assert row.endswith(f'| {number} |') or float(row.split('|')[-2]) == number
+
+
+def rows() -> list:
+    if not TABLES.is_file():
+        reason = f'the published numbers are not at hand: {TABLES}'
+        return [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
+    with TABLES.open() as file:
+        found = list(csv.DictReader(file))
+    return [
+        pytest.param(row, id='-'.join((row['table'], row['teacher'], row['method'])))
+        for row in found
+        if row['table'] in ('I', 'II', 'III') and row['method'] != 'student'
+    ]
+
+
+@pytest.mark.parametrize('row', rows())
+def test_a_published_row_is_listed(row):
+    found = [
+        model
+        for model in models().values()
+        if model['In Collection'] == row['method']
+        and model['Metadata'].get('Teacher') == row['teacher']
+        and model['Metadata'].get('Student') == row['student']
+        and model['Metadata']['Training Data'] == DATA[row['dataset']]
+    ]
+    [model] = found
+    assert model['Metadata']['Published Top 1 Accuracy'] == float(row['top1'])
+
+
+def test_nothing_is_said_to_be_published_that_was_not():
+    if not TABLES.is_file():
+        pytest.skip(f'the published numbers are not at hand: {TABLES}')
+    listed = [
+        m for m in models().values() if 'Published Top 1 Accuracy' in m['Metadata']
+    ]
+    assert len(listed) == len(rows())
+
+
+def test_the_hub_finds_a_config_by_name():
+    if not ModelHub.has('dkd_r56_r20_cifar100'):
+        pytest.skip('a checkout that is not installed has no index')
+    found = ModelHub.get('dkd_r56_r20_cifar100')
+    assert found.config.model.distiller.distill_losses.loss_dkd.beta == 2.0

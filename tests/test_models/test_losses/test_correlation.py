@@ -1,0 +1,499 @@
+"""Pearson and Spearman distances and soft ranks: stored, slow and scipy's numbers."""
+
+import math
+
+import goldens
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from torch.testing import assert_close
+
+from cakd_mm.models.losses import functional
+from cakd_mm.models.losses.correlation import (
+    _UnitRows,
+    pearson_distance,
+    soft_ranks,
+    spearman_distance,
+)
+
+BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+DISTANCES = pytest.mark.parametrize('distance', [pearson_distance, spearman_distance])
+SOFTNESS = pytest.mark.parametrize('softness', [0.1, 0.7, 2.0, 5.0, 100.0])
+FLOAT_MAX = torch.finfo(torch.float32).max
+HARD = 1e-12  # soft, but as good as hard
+
+
+def random_rows(rows=6, classes=9, dtype=torch.float64, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(2, rows, classes, generator=draw)).to(dtype).unbind()
+
+
+def tied_rows(rows=6, classes=9, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 4, (2, rows, classes), generator=draw).double().unbind()
+
+
+def correlations(function, preds_S, preds_T):
+    """1 - scipy's correlation of every row."""
+    pairs = zip(preds_S.double().numpy(), preds_T.double().numpy(), strict=True)
+    return torch.tensor([1 - function(*pair).statistic for pair in pairs]).double()
+
+
+def slow_ranks(scores, softness):
+    """The nearest point of the permutahedron, by the min-max formula of averages."""
+    scores = scores.detach().double()
+    classes = scores.shape[-1]
+    z = (scores - scores.mean(-1, keepdim=True)) / scores.std(
+        -1, correction=0, keepdim=True
+    )
+    z = classes * z / softness
+    ranks = torch.empty_like(z)
+    for row, out in zip(z, ranks, strict=True):
+        ordered, order = row.sort(descending=True)
+        y = ordered - torch.arange(classes, 0, -1)
+        mean = [
+            [y[j : k + 1].mean().item() if j <= k else None for k in range(classes)]
+            for j in range(classes)
+        ]
+        pooled = [
+            min(max(mean[j][k] for k in range(i, classes)) for j in range(i + 1))
+            for i in range(classes)
+        ]
+        out[order] = ordered - torch.tensor(pooled, dtype=torch.float64)
+    return ranks
+
+
+# Stored numbers
+
+
+def case(entry, dtype):
+    golden = goldens.load(entry)
+    leaf = golden['logits_student'].to(dtype).requires_grad_()
+    return golden, leaf, golden['logits_teacher'].to(dtype)
+
+
+def named(loss, kind):
+    """The entries of a loss that are (or are not) of constant rows."""
+    constant = kind == 'constant'
+    return [
+        param
+        for param in goldens.cases(loss)
+        if param.values[0] is None
+        or (param.values[0]['case'] == 'constant row') == constant
+    ]
+
+
+@BOTH
+@pytest.mark.parametrize('entry', named('CMKD-Pearson', 'usual'))
+def test_pearson_goldens(entry, dtype):
+    golden, leaf, teacher = case(entry, dtype)
+    rows = pearson_distance(leaf, teacher)
+    rows.mean().backward()
+    goldens.assert_matches(entry, rows.detach().mean(), leaf.grad)
+    rtol = 1e-9 if dtype == torch.float64 else 2e-5
+    want = 1 - golden['row_rho']
+    assert_close(rows.detach().double(), want, rtol=rtol, atol=rtol)
+
+
+@BOTH
+@pytest.mark.parametrize('softness', [0.0, HARD])
+@pytest.mark.parametrize('entry', named('CMKD-Spearman', 'usual'))
+def test_spearman_goldens(entry, softness, dtype):
+    golden, leaf, teacher = case(entry, dtype)
+    rows = spearman_distance(leaf, teacher, softness).detach().double()
+    rtol = entry['tolerance'][str(dtype).removeprefix('torch.')]['loss_rtol']
+    assert_close(rows.mean(), golden['loss'], rtol=rtol, atol=0)
+    assert_close(rows, 1 - golden['row_rho'], rtol=rtol, atol=rtol)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    'entry', named('CMKD-Pearson', 'constant') + named('CMKD-Spearman', 'constant')
+)
+def test_goldens_with_a_constant_row(entry, dtype):
+    golden, leaf, teacher = case(entry, dtype)
+    if entry['loss'] == 'CMKD-Pearson':
+        rows = pearson_distance(leaf, teacher)
+    else:
+        rows = spearman_distance(leaf, teacher, 0)
+        assert_close(spearman_distance(leaf, teacher, HARD), rows)
+    constant = golden['row_rho'].isnan()
+    assert constant.sum() == 1
+    rows.sum().backward()
+    assert rows[constant] == 1
+    assert not leaf.grad[constant].any()
+    want = golden['loss_finite_rows_only']
+    assert_close(rows[~constant].double().mean(), want, rtol=2e-5, atol=0)
+
+
+# Pearson
+
+
+@BOTH
+def test_pearson_is_scipys(dtype):
+    preds = random_rows(dtype=dtype)
+    want = correlations(stats.pearsonr, *preds).to(dtype)
+    assert_close(pearson_distance(*preds), want)
+
+
+def test_pearson_by_hand():
+    student = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    teacher = torch.tensor([[0.0, 5.0, 10.0], [3.0, 2.0, 1.0], [1.0, -2.0, 1.0]])
+    assert_close(pearson_distance(student, teacher), torch.tensor([0.0, 2.0, 1.0]))
+
+
+def test_pearson_gradcheck():
+    student, teacher = random_rows()
+    student[2] = 1.5
+    weights = torch.arange(1.0, 7.0).sqrt()
+    assert torch.autograd.gradcheck(
+        lambda s: weights * pearson_distance(s, teacher),
+        student[[0, 1, 3, 4, 5, 0]].requires_grad_(),
+    )
+
+
+def test_unit_rows_gradcheck():
+    """By itself: what the distances feed back has no mean."""
+    scores, weights = random_rows()
+    assert torch.autograd.gradcheck(
+        lambda s: (weights * _UnitRows.apply(s)[0]).sum(-1), scores.requires_grad_()
+    )
+
+
+@DISTANCES
+def test_an_offset_costs_no_precision_that_the_scores_have(distance):
+    student, teacher = ((512 * p).round() / 512 for p in random_rows())
+    want = distance(student, teacher).float()
+    got = distance((student + 8000).float(), (teacher - 8000).float())
+    assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('scale', [1e-15, 1e-4, 1.0, 1e5, 1e37])
+def test_the_size_of_float32_scores_does_not_matter(scale):
+    student, teacher = random_rows(dtype=torch.float32)
+    leaf = (scale * student).requires_grad_()
+    for distance in (pearson_distance, spearman_distance):
+        value = distance(leaf, teacher)
+        assert_close(value, distance(student, teacher), rtol=1e-4, atol=1e-5)
+        (grad,) = torch.autograd.grad(value.sum(), leaf)
+        assert grad.any()
+        assert grad.isfinite().all()
+
+
+def test_near_nets_keep_their_relative_precision_in_float32():
+    """1 - rho of rounded numbers would be wrong by half here."""
+    student, teacher = random_rows()
+    student = teacher + 1e-3 * student
+    wide = pearson_distance(student, teacher)
+    narrow = pearson_distance(student.float(), teacher.float())
+    assert wide.max() < 1e-5
+    assert_close(narrow.double(), wide, rtol=1e-2, atol=0)
+
+
+@BOTH
+@DISTANCES
+def test_equal_rows_have_no_distance(distance, dtype):
+    preds = random_rows(dtype=dtype)[0]
+    leaf = preds.clone().requires_grad_()
+    value = distance(leaf, preds)
+    value.sum().backward()
+    assert not value.any()
+    assert leaf.grad.abs().max() < 1e-6
+
+
+@DISTANCES
+@pytest.mark.parametrize('constant', [0.1, -1e4, 1e30, 0.0])
+@pytest.mark.parametrize('net', ['student', 'teacher', 'both'])
+def test_a_constant_row_has_distance_one_and_no_gradient(net, constant, distance):
+    student, teacher = (preds.clone() for preds in random_rows(dtype=torch.float32))
+    if net != 'teacher':
+        student[2] = constant
+    if net != 'student':
+        teacher[2] = constant
+    leaf = student.requires_grad_()
+    value = distance(leaf, teacher)
+    value.sum().backward()
+    assert value[2] == 1
+    assert not leaf.grad[2].any()
+    assert leaf.grad[1].any()
+    assert leaf.grad.isfinite().all()
+
+
+@DISTANCES
+def test_one_class_has_no_correlation(distance):
+    leaf = torch.ones(3, 1, requires_grad=True)
+    value = distance(leaf, torch.zeros(3, 1))
+    value.sum().backward()
+    assert value.tolist() == [1, 1, 1]
+    assert not leaf.grad.any()
+
+
+# Ranks
+
+
+@BOTH
+@pytest.mark.parametrize('rows', [random_rows, tied_rows])
+@pytest.mark.parametrize('softness', [0.0, HARD, 1e-6])
+def test_hard_ranks_are_scipys_with_the_average_for_ties(rows, softness, dtype):
+    scores = rows()[0].to(dtype)
+    want = torch.from_numpy(stats.rankdata(scores.numpy(), axis=1)).to(dtype)
+    assert_close(soft_ranks(scores, softness), want, rtol=0, atol=1e-12)
+
+
+def test_ranks_tell_neighbours_apart_that_normalising_would_not():
+    scores = torch.tensor([[0.0, 1e-30, 2e-30, 1.0]])
+    assert soft_ranks(scores, 0.0).tolist() == [[1, 2, 3, 4]]
+
+
+@SOFTNESS
+@pytest.mark.parametrize('rows', [random_rows, tied_rows])
+def test_soft_ranks_against_the_slow_reference(rows, softness):
+    scores = rows()[0]
+    want = slow_ranks(scores, softness)
+    assert_close(soft_ranks(scores, softness), want)
+    narrow = soft_ranks(scores.float(), softness).double()
+    assert_close(narrow, want, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays('float64', (3, 8), elements=st.floats(-50, 50)),
+    st.sampled_from([0.05, 1.0, 2.0, 20.0]),
+)
+def test_soft_ranks_are_the_nearest_point_of_the_permutahedron(scores, softness):
+    """Inside it, and no vertex lies further in the direction of the target."""
+    scores = torch.from_numpy(scores).round(decimals=6)
+    ranks = soft_ranks(scores, softness)
+    steps = torch.arange(1.0, 9.0).double()
+    lowest = ranks.sort(-1).values.cumsum(-1)
+    assert (lowest >= steps.cumsum(0) - 1e-7).all()
+    assert_close(ranks.sum(-1), torch.full((3,), 36.0).double())
+    spread = scores.std(-1, correction=0, keepdim=True).clamp(min=1e-30)
+    target = 8 * (scores - scores.mean(-1, keepdim=True)) / spread / softness
+    way = target - ranks
+    furthest = (way.sort(-1).values * steps).sum(-1)
+    assert (furthest - (way * ranks).sum(-1) < 1e-6 * (1 + target.abs().amax(1))).all()
+
+
+def test_very_soft_ranks_are_the_standardised_scores():
+    scores, teacher = random_rows()
+    z = (scores - scores.mean(-1, keepdim=True)) / scores.std(
+        -1, correction=0, keepdim=True
+    )
+    assert_close(soft_ranks(scores, 1e3), 5 + 9 * z / 1e3)
+    assert_close(
+        spearman_distance(scores, teacher, 1e9), pearson_distance(scores, teacher)
+    )
+    narrow = spearman_distance(scores.float(), teacher.float(), 1e9).double()
+    assert_close(narrow, pearson_distance(scores, teacher), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('softness', [0.1, 0.7, 2.0, 5.0])
+def test_soft_ranks_gradcheck(softness):
+    scores = random_rows(rows=12)[0].requires_grad_()
+    weights = torch.linspace(-1, 2, scores.numel()).view_as(scores).sin()
+    assert torch.autograd.gradcheck(
+        lambda s: (weights * soft_ranks(s, softness)).sum(-1), scores
+    )
+
+
+@pytest.mark.parametrize('softness', [0.1, 0.7, 2.0, 5.0, 100.0])
+def test_spearman_gradcheck(softness):
+    student, teacher = random_rows(rows=12)
+    assert torch.autograd.gradcheck(
+        lambda s: spearman_distance(s, teacher, softness), student.requires_grad_()
+    )
+
+
+def test_spearman_is_the_pearson_of_both_soft_ranks():
+    preds = random_rows()
+    for softness in (0.0, 1.0, 2.0):
+        want = pearson_distance(*(soft_ranks(p, softness) for p in preds))
+        assert_close(spearman_distance(*preds, softness), want)
+    assert_close(spearman_distance(*preds), spearman_distance(*preds, 2.0))
+    assert_close(soft_ranks(preds[0]), soft_ranks(preds[0], 2.0))
+
+
+@pytest.mark.parametrize('rows', [random_rows, tied_rows])
+def test_hard_spearman_is_scipys_and_has_no_gradient(rows):
+    student, teacher = rows()
+    leaf = student.clone().requires_grad_()
+    value = spearman_distance(leaf, teacher, 0.0)
+    assert_close(value.detach(), correlations(stats.spearmanr, student, teacher))
+    value.sum().backward()
+    assert not leaf.grad.any()
+
+
+def test_a_score_alone_in_its_block_has_no_gradient_at_all():
+    """Not even of rounding, which so hard a rank would make large."""
+    scores, weights = random_rows()
+    leaf = scores.requires_grad_()
+    (weights.sin() * soft_ranks(leaf, HARD)).sum().backward()
+    assert not leaf.grad.any()
+
+
+def test_the_gradient_lowers_the_distance():
+    student, teacher = random_rows(4, 40)
+    leaf = student.clone().requires_grad_()
+    before = spearman_distance(student, teacher, 0.0).mean()
+    optimizer = torch.optim.Adam([leaf], 0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        spearman_distance(leaf, teacher).sum().backward()
+        optimizer.step()
+    after = spearman_distance(leaf.detach(), teacher, 0.0).mean()
+    assert after < 0.3 < 0.7 < before
+
+
+def test_a_softness_means_the_same_for_any_number_of_classes():
+    """The share of normal scores whose rank is soft, as the docstring has it."""
+    for classes in (50, 1000):
+        scores = random_rows(2000 // classes + 1, classes)[0]
+        for softness, want in ((0.1, 0.06), (1.0, 0.45), (2.0, 0.72), (3.0, 0.87)):
+            ranks = soft_ranks(scores, softness)
+            share = ((ranks - ranks.round()).abs() > 1e-9).double().mean()
+            assert share.item() == pytest.approx(want, abs=0.06)
+
+
+def test_long_rows_need_no_square_of_their_length():
+    """A matrix of classes by classes would take 80 GB."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 100_000, generator=draw).unbind()
+    leaf = student.requires_grad_()
+    value = spearman_distance(leaf, teacher)
+    value.sum().backward()
+    assert value.sub(1).abs().max() < 0.05
+    assert leaf.grad.any()
+
+
+# Both
+
+
+SCORES = hnp.arrays('float32', (2, 5, 7), elements=st.floats(-1e4, 1e4, width=32))
+
+
+@DISTANCES
+@settings(deadline=None, max_examples=80)
+@given(
+    scores=SCORES, order=st.permutations(range(5)), classes=st.permutations(range(7))
+)
+def test_finite_and_without_order_whatever_the_scores(distance, scores, order, classes):
+    student, teacher = torch.from_numpy(scores).unbind()
+    leaf = student.clone().requires_grad_()
+    value = distance(leaf, teacher)
+    (300 * value).sum().backward()
+    assert value.isfinite().all()
+    assert value.min() >= 0
+    assert value.max() <= 2 + 1e-5
+    assert leaf.grad.isfinite().all()
+    assert_close(distance(student[order], teacher[order]), value[order], rtol=0, atol=0)
+    moved = distance(student[:, classes], teacher[:, classes])
+    assert_close(moved, value, rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SCORES)
+def test_hard_spearman_of_any_scores_is_scipys(scores):
+    student, teacher = torch.from_numpy(scores).unbind()
+    value = spearman_distance(student, teacher, 0.0)
+    for row, left, right in zip(value, *scores, strict=True):
+        if np.ptp(left) and np.ptp(right):
+            want = 1 - stats.spearmanr(left, right).statistic
+        else:
+            want = 1.0
+        assert row.item() == pytest.approx(want, abs=1e-5)
+
+
+@DISTANCES
+def test_the_largest_and_the_smallest_numbers(distance):
+    tiny = torch.finfo(torch.float32).smallest_normal
+    rows = torch.tensor(
+        [
+            [FLOAT_MAX, 0, -FLOAT_MAX],
+            [1e-45, 0, 0],
+            [1e-30, 0, 0],
+            [tiny, 0, 1],
+            [1e-18, 0, 0],
+        ]
+    )
+    teacher = torch.tensor([[3.0, 2.0, 1.0]]).expand(5, 3)
+    leaf = rows.requires_grad_()
+    value = distance(leaf, teacher)
+    value.sum().backward()
+    assert value[0] < 1e-6
+    assert value[1:3].tolist() == [1, 1]
+    assert value.isfinite().all()
+    assert leaf.grad.isfinite().all()
+
+
+@DISTANCES
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+def test_a_nan_shows_and_stays_in_its_row(distance, bad):
+    student, teacher = random_rows()
+    want = distance(student, teacher)
+    student[2, 3] = bad
+    value = distance(student, teacher)
+    assert value[2].isnan()
+    rest = [0, 1, 3, 4, 5]
+    assert_close(value[rest], want[rest])
+
+
+@DISTANCES
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(distance, dtype):
+    student, teacher = (p.to(dtype).requires_grad_() for p in random_rows())
+    value = distance(student, teacher)
+    wide = distance(student.float(), teacher.float())
+    assert_close(value, wide, rtol=0, atol=0)
+    value.sum().backward()
+    assert student.grad.dtype == dtype
+    assert teacher.grad is None
+
+
+@DISTANCES
+def test_no_samples(distance):
+    leaf = torch.empty(0, 5, requires_grad=True)
+    value = distance(leaf, torch.empty(0, 5))
+    value.sum().backward()
+    assert value.shape == (0,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+@DISTANCES
+def test_a_gpu_gives_what_the_cpu_gives(distance):
+    student, teacher = random_rows(64, 100, torch.float32)
+    here, there = student.clone().requires_grad_(), student.cuda().requires_grad_()
+    values = distance(here, teacher), distance(there, teacher.cuda())
+    for value in values:
+        value.sum().backward()
+    assert_close(values[1].cpu(), values[0], rtol=1e-4, atol=1e-5)
+    assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_they_are_exported_with_the_other_maths():
+    assert functional.pearson_distance is pearson_distance
+    assert functional.spearman_distance is spearman_distance
+
+
+@pytest.mark.parametrize('value', [-1.0, 1e-13, math.inf, math.nan, '1', True, None])
+def test_a_wrong_regularization_is_named(value):
+    message = rf'regularization must be .*got {value!r}; write regularization=2\.0'
+    with pytest.raises(ValueError, match=message):
+        spearman_distance(*random_rows(), value)
+    with pytest.raises(ValueError, match=message):
+        soft_ranks(random_rows()[0], value)
+
+
+@DISTANCES
+def test_wrong_scores_are_named(distance):
+    student, teacher = random_rows()
+    with pytest.raises(TypeError, match=r'preds_S must be a float tensor.*int64'):
+        distance(student.long(), teacher)
+    with pytest.raises(ValueError, match=r'preds_T has shape \(6,\), expected \(N, C'):
+        distance(student, teacher[:, 0])
+    with pytest.raises(ValueError, match=r'preds_T \(6, 4\).*num_classes'):
+        distance(student, teacher[:, :4])

@@ -1,0 +1,166 @@
+"""Taps by name: what is recorded is what the net computes there."""
+
+import copy
+
+import pytest
+import torch
+from mmpretrain import get_model
+from mmrazor.models.task_modules import RecorderManager
+from tiny import build
+from torch import nn
+
+from cakd_mm.models.task_modules.taps import points_of
+from cakd_mm.utils.repdistiller_weights import ARCHS
+
+STAGES = [f'stage{i}{end}' for i in (1, 2, 3, 4) for end in ('', '_pre')]
+
+
+def classifier(arch):
+    torch.manual_seed(0)
+    known = ARCHS[arch]
+    model = build(
+        dict(
+            type='ImageClassifier',
+            backbone=known.backbone,
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=7, in_channels=known.width),
+        )
+    )
+    return spread(model)
+
+
+def of_mmpretrain(name):
+    torch.manual_seed(0)
+    return spread(get_model(name))
+
+
+def spread(model):
+    """Statistics and weights of normalisation that are not the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.3)
+            nn.init.normal_(module.weight, 1.0, 0.3)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+    return model
+
+
+def record(model, sources, images, kind='Tap'):
+    manager = RecorderManager({s: dict(type=kind, source=s) for s in sources})
+    manager.initialize(model)
+    with manager:
+        logits = model(images, mode='tensor')
+    return {s: manager.get_recorder(s).get_record_data() for s in sources}, logits
+
+
+NETS = {
+    **{arch: lambda arch=arch: classifier(arch) for arch in ('resnet8', 'resnet8x4')},
+    **{arch: lambda arch=arch: classifier(arch) for arch in ('wrn16-1', 'mobilenetv1')},
+    'shufflenetv1': lambda: classifier('shufflenetv1'),
+    'shufflenetv2': lambda: classifier('shufflenetv2'),
+    'resnet18': lambda: of_mmpretrain('resnet18_8xb32_in1k'),
+    'resnet50': lambda: of_mmpretrain('resnet50_8xb32_in1k'),
+    'mobilenetv2': lambda: of_mmpretrain('mobilenet-v2_8xb32_in1k'),
+}
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('net', sorted(NETS))
+def test_a_stage_is_its_pre_activation_activated(net, training):
+    model = NETS[net]().train(training)
+    images = torch.randn(2, 3, 64, 64)
+    plain = copy.deepcopy(model)(images, mode='tensor')
+    sources = [name for name in points_of(model) if not name.endswith('_norm')]
+    own = [name for name in STAGES if name in sources] + ['pooled']
+    assert sorted(sources) == sorted(
+        own + [f'stage{i}_sum' for i in (1, 2, 3) if net.startswith('wrn')]
+    )
+    seen, logits = record(model, sources, images)
+    assert torch.equal(logits, plain)  # being watched changes nothing
+    points = points_of(model)
+    for name in sources:
+        assert seen[name].shape[1] == points[name].channels, name
+    for index in (1, 2, 3, 4):
+        if f'stage{index}' not in seen:
+            assert index == 4
+            continue
+        pre, post = seen[f'stage{index}_pre'], seen[f'stage{index}']
+        if net == 'mobilenetv2':  # its blocks end without an activation
+            assert torch.equal(pre, post)
+        else:
+            assert (pre < 0).float().mean() > 0.02
+            sorted_pre, sorted_post = pre.relu().flatten(2), post.flatten(2)
+            if net == 'shufflenetv2':  # another order of the channels
+                sorted_pre, sorted_post = sorted_pre.sort(1)[0], sorted_post.sort(1)[0]
+            assert torch.equal(sorted_pre, sorted_post)
+    assert torch.equal(model.head.fc(seen['pooled']), logits)
+    # Half the size from stage to stage.
+    sizes = [seen[f'stage{i}'].shape[2] for i in range(1, 5) if f'stage{i}' in seen]
+    assert all(a == 2 * b for a, b in zip(sizes, sizes[1:], strict=False))
+
+
+@pytest.mark.parametrize('net', ['resnet8', 'wrn16-1', 'shufflenetv1', 'resnet50'])
+def test_the_norm_is_the_layer_that_makes_the_pre_activation(net):
+    """Its bias moves the tap by as much in every position."""
+    model = NETS[net]().eval()
+    images = torch.randn(1, 3, 64, 64)
+    before, _ = record(copy.deepcopy(model), ['stage2_pre'], images)
+    moved = copy.deepcopy(model)
+    points = points_of(moved)
+    # No deeper than the block that ends the stage: nothing before it changes.
+    moved.get_submodule(points['stage2_norm'].module).bias.data += 0.5
+    after, _ = record(moved, ['stage2_pre'], images)
+    change = after['stage2_pre'] - before['stage2_pre']
+    count = moved.get_submodule(points['stage2_norm'].module).bias.numel()
+    torch.testing.assert_close(
+        change[:, :count], torch.full_like(change[:, :count], 0.5), atol=1e-4, rtol=0
+    )
+
+
+def test_a_parameter_of_a_tap():
+    model = NETS['resnet18']()
+    seen, _ = record(
+        model, ['stage3_norm.weight'], torch.randn(1, 3, 64, 64), 'TapParameter'
+    )
+    assert seen['stage3_norm.weight'] is model.backbone.layer3[1].bn2.weight
+
+
+def test_a_gradient_goes_through_a_tap_before_an_activation_in_place():
+    model = NETS['resnet18']()
+    seen, _ = record(model, ['stage2_pre'], torch.randn(2, 3, 64, 64))
+    seen['stage2_pre'].square().sum().backward()
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0
+    assert model.backbone.layer3[0].conv1.weight.grad is None
+
+
+@pytest.mark.parametrize('kind', ['Tap', 'TapParameter'])
+def test_an_unknown_tap_is_named(kind):
+    source = 'stage9' if kind == 'Tap' else 'stage9_norm.weight'
+    with pytest.raises(ValueError, match=r'stage9.*CIFARResNet has no place.*stage'):
+        record(NETS['resnet8'](), [source], None, kind)
+
+
+def test_an_unknown_parameter_is_named():
+    with pytest.raises(ValueError, match=r"stage1\.0\.bn2 has .*'bias', 'weight'"):
+        record(NETS['resnet8'](), ['stage1_norm.gamma'], None, 'TapParameter')
+
+
+def test_a_feature_that_is_overwritten_is_an_error():
+    model = NETS['resnet8']().train()
+    model.backbone.stage1[0].register_forward_hook(lambda *args: args[-1].mul_(2))
+    model.backbone.stage2[0].relu.inplace = True
+
+    class Spoils(nn.Module):
+        def forward(self, x):
+            return x.mul_(0.5)
+
+    model.backbone.stage3.insert(0, Spoils())
+    with torch.no_grad(), pytest.raises(ValueError, match="'stage2' was overwritten"):
+        record(model, ['stage2'], torch.randn(1, 3, 32, 32))
+
+
+def test_a_net_of_another_kind_has_its_pooled_feature_alone():
+    model = get_model('vgg11_8xb32_in1k')
+    assert points_of(model) == {}
+    model = get_model('densenet121_3rdparty_in1k')
+    assert set(points_of(model)) == {'pooled'}
+    assert points_of(model)['pooled'].channels == 1024
