@@ -165,6 +165,7 @@ def test_a_distillation_does_a_step(name, tmp_path):
     torch.save({'state_dict': teacher.state_dict()}, tmp_path / 'teacher.pth')
     cfg.model.teacher_ckpt = str(tmp_path / 'teacher.pth')
     model = build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).train()
+    (tmp_path / 'teacher.pth').unlink()  # of 240 configs, gigabytes
     model.init_weights()
     shape = image_shape(plain_config(cfg))
     size = min(shape[1], 64)  # 224 pixels would only cost time
