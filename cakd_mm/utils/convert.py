@@ -1,5 +1,6 @@
 """Weights of other code bases, renamed, as checkpoints of mmpretrain classifiers."""
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,15 @@ class Arch:
 
     backbone: dict
     width: int
+
+
+def add_arguments(parser: argparse.ArgumentParser, archs: Mapping[str, Arch]) -> None:
+    """Add the arguments that all converters share."""
+    parser.add_argument('out', type=Path, help='where the mmpretrain checkpoint goes')
+    parser.add_argument(KEY, choices=sorted(archs), required=True)
+    parser.add_argument(
+        '--num-classes', type=int, help='what the file must score; default: as it does'
+    )
 
 
 def find_arch(name: str, archs: Mapping[str, Arch]) -> Arch:

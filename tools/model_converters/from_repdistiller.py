@@ -5,12 +5,11 @@ optimizer and options, a whole distiller. Nothing in them is executed.
 """
 
 import argparse
-from pathlib import Path
 
 import cakd_mm  # noqa: F401
 from cakd_mm.utils import convert_repdistiller_state_dict
 from cakd_mm.utils.checkpoint import read_foreign_weights
-from cakd_mm.utils.convert import write_classifier
+from cakd_mm.utils.convert import add_arguments, write_classifier
 from cakd_mm.utils.repdistiller_weights import ARCHS
 
 REMEDY = 'Give a checkpoint that train_teacher.py or train_student.py has written.'
@@ -19,11 +18,7 @@ REMEDY = 'Give a checkpoint that train_teacher.py or train_student.py has writte
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help='the checkpoint to read')
-    parser.add_argument('out', type=Path, help='where the mmpretrain checkpoint goes')
-    parser.add_argument('--arch', choices=sorted(ARCHS), required=True)
-    parser.add_argument(
-        '--num-classes', type=int, help='what the file must score; default: as it does'
-    )
+    add_arguments(parser, ARCHS)
     parser.add_argument(
         '--part',
         choices=('student', 'teacher'),

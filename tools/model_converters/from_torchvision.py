@@ -1,10 +1,9 @@
 """Convert torchvision's weights into an mmpretrain checkpoint."""
 
 import argparse
-from pathlib import Path
 
 import cakd_mm  # noqa: F401
-from cakd_mm.utils.convert import write_classifier
+from cakd_mm.utils.convert import add_arguments, write_classifier
 from cakd_mm.utils.torchvision_weights import (
     ARCHS,
     convert_torchvision_state_dict,
@@ -19,11 +18,7 @@ def parse_args() -> argparse.Namespace:
         help='a .pth file with a torchvision state dict, or the name of published '
         'weights to download (IMAGENET1K_V1)',
     )
-    parser.add_argument('out', type=Path, help='where the mmpretrain checkpoint goes')
-    parser.add_argument('--arch', choices=sorted(ARCHS), required=True)
-    parser.add_argument(
-        '--num-classes', type=int, help='what the file must score; default: as it does'
-    )
+    add_arguments(parser, ARCHS)
     return parser.parse_args()
 
 

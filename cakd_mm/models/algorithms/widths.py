@@ -44,9 +44,13 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         ):
             continue
         _fill_connectors(distiller, ours, theirs, student, teacher)
+        place = f'model.distiller.distill_losses.{name}'
         if _kind(loss) == 'CRDBankLoss':
-            _fill_embeddings(distiller, name, loss, ours, theirs, student, teacher)
-        _fill_loss(distiller, name, loss, theirs, teacher)
+            source = _source(distiller, 'student', ours.get('recorder'))
+            _fill_width(loss, 'channels_S', student, source, place)
+            source = _source(distiller, 'teacher', theirs.get('recorder'))
+            _fill_width(loss, 'channels_T', teacher, source, place)
+        _fill_loss(distiller, place, loss, theirs, teacher)
     return distiller
 
 
@@ -82,36 +86,25 @@ def _fill_connectors(distiller, ours, theirs, student, teacher) -> None:
                 connector[key] = widths if several else widths[0]
 
 
-def _fill_embeddings(distiller, name, loss, ours, theirs, student, teacher) -> None:
-    """Set what a contrastive loss embeds from."""
-    place = f'model.distiller.distill_losses.{name}'
-    sides = (
-        ('channels_S', student, 'student', ours),
-        ('channels_T', teacher, 'teacher', theirs),
-    )
-    for key, net, side, record in sides:
-        if loss.get(key) is None:
-            source = _source(distiller, side, record.get('recorder'))
-            loss[key] = _width(net, source, f'{place}.{key}')
+def _fill_width(part: dict, key: str, net, source: str | None, place: str) -> None:
+    """Set the width of a tap in a loss or its scorer, if it is not written there."""
+    if part.get(key) is None:
+        part[key] = _width(net, source, f'{place}.{key}')
 
 
-def _fill_loss(distiller, name: str, loss: dict, record, teacher: nn.Module) -> None:
+def _fill_loss(distiller, place: str, loss: dict, record, teacher: nn.Module) -> None:
     """Set what a feature loss and its scorer need to know of the teacher."""
-    place = f'model.distiller.distill_losses.{name}'
     classes = getattr(getattr(teacher, 'head', None), 'num_classes', None)
     asks = _kind(loss) == 'CTKDLoss' and loss.get('instance_wise')
     if asks and loss.get('num_classes') is None and classes is not None:
         loss['num_classes'] = classes
     scorer = loss.get('scorer')
     is_network = isinstance(scorer, Mapping) and _kind(scorer) == 'ScoringNetwork'
-    wanting = [loss] if loss.get('standardize') else []
-    wanting += [scorer] if is_network else []
-    for part in wanting:
-        if part.get('channels') is None:
-            source = _source(distiller, 'teacher', record.get('recorder'))
-            suffix = 'channels' if part is loss else 'scorer.channels'
-            part['channels'] = _width(teacher, source, f'{place}.{suffix}')
+    source = _source(distiller, 'teacher', record.get('recorder'))
+    if loss.get('standardize'):
+        _fill_width(loss, 'channels', teacher, source, place)
     if is_network:
+        _fill_width(scorer, 'channels', teacher, source, f'{place}.scorer')
         scorer.setdefault('share', loss.get('strong_share', 0.5))
         if scorer.get('num_classes') is None and classes is not None:
             scorer['num_classes'] = classes

@@ -79,14 +79,19 @@ def checked_scores(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
     return preds_S.to(dtype), preds_T.detach().to(dtype)
 
 
-def class_indices(gt_labels: Tensor, preds: Tensor, several: str) -> Tensor:
+def class_indices(
+    gt_labels: Tensor,
+    preds: Tensor,
+    several: str = "type='CAKDLogitLoss' and multi_label",
+) -> Tensor:
     """Return one class per sample, int64 (N,).
 
     Args:
         gt_labels (Tensor): Class indices, (N,), or label scores, (N, C), of which
             the highest counts (mixup, CutMix).
         preds (Tensor): Scores of the classes, (N, C).
-        several (str): Setting that allows rows that mark several classes.
+        several (str): Setting that allows rows that mark several classes. Defaults
+            to those of the one logit loss that has such a setting.
 
     Raises:
         TypeError: class indices are no integers.

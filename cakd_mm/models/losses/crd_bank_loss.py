@@ -9,7 +9,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .checks import check_number
+from .checks import check_number, kind_of
 from .contrastive import (
     contrastive_rows,
     log_sum_of_scores,
@@ -336,10 +336,9 @@ def _vectors(side: str, feature: Tensor, layer: nn.Linear) -> Tensor:
     """Return a feature as vectors that the layer can take, (B, C)."""
     name, key, width = f'preds_{side}', f'channels_{side}', layer.in_features
     if not isinstance(feature, Tensor) or not feature.is_floating_point():
-        kind = getattr(feature, 'dtype', type(feature).__name__)
         raise TypeError(
-            f'{name} must be a float tensor, got {kind}: tap one tensor; of a module '
-            'that returns a tuple write data_idx=0 in loss_forward_mappings.'
+            f'{name} must be a float tensor, got {kind_of(feature)}: tap one tensor; of '
+            'a module that returns a tuple write data_idx=0 in loss_forward_mappings.'
         )
     vectors = pool(feature)
     if vectors.dim() != 2 or vectors.shape[1] != width:

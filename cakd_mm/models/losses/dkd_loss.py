@@ -71,8 +71,7 @@ class DecoupledKDLoss(nn.Module):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
-        several = "type='CAKDLogitLoss' and multi_label"
-        labels = class_indices(gt_labels, preds_S, several)
+        labels = class_indices(gt_labels, preds_S)
         scale = self.loss_weight * self.tau**2
         loss, *self._rows = single_label_kl_and_rows(
             preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta

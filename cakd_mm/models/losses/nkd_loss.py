@@ -62,8 +62,7 @@ class NKDLoss(nn.Module):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
-        several = "type='CAKDLogitLoss' and multi_label"
-        labels = class_indices(gt_labels, preds_S, several)
+        labels = class_indices(gt_labels, preds_S)
         target, others = normalized_kd(preds_S, preds_T, labels, self.tau)
         others = self.tau**2 * others
         self._rows = {'target': target.detach(), 'others': others.detach()}

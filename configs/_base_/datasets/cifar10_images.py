@@ -1,6 +1,8 @@
 # CIFAR-10 from a folder of images, data/cifar10/{train,test}/<class>/*.jpg, decoded
-# once and kept in memory.
+# once and kept in memory. As CIFAR-100 in all else.
 # Statistics: tools/dataset_tools/measure_statistics.py on the 50,000 training images.
+_base_ = './cifar100.py'
+
 data_preprocessor = dict(
     num_classes=10,
     mean=[125.27, 122.93, 113.86],
@@ -8,37 +10,15 @@ data_preprocessor = dict(
     to_rgb=True,
 )
 
-train_pipeline = [
-    dict(type='RandomCrop', crop_size=32, padding=4),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
-]
-test_pipeline = [
-    # Changes nothing: tells those who export the student its image size.
-    dict(type='Resize', scale=32),
-    dict(type='PackInputs'),
-]
-
-dataset = dict(type='DecodedImages', data_root='data/cifar10', size=32)
-loader = dict(
-    num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
-    collate_fn=dict(type='default_collate'),
-)
+dataset = dict(_delete_=True, type='DecodedImages', data_root='data/cifar10', size=32)
 train_dataloader = dict(
-    batch_size=128,
-    dataset=dict(data_prefix='train', pipeline=train_pipeline, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    **loader,
+    dataset=dict(data_prefix='train', pipeline=_base_.train_pipeline, **dataset)
 )
 val_dataloader = dict(
     batch_size=256,
-    dataset=dict(data_prefix='test', pipeline=test_pipeline, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
+    dataset=dict(data_prefix='test', pipeline=_base_.test_pipeline, **dataset),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1,))
+val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
-del dataset, loader
+del dataset
