@@ -1,0 +1,193 @@
+"""What all benchmarks share: interleaved timing, hardware, tables and json."""
+
+import argparse
+import gc
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / 'results' / 'benchmarks'
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with what every benchmark takes.
+
+    ``--quick`` shows that a benchmark runs; what it prints says nothing of speed, and
+    is kept nowhere unless ``--out`` names a folder.
+    """
+    parser = argparse.ArgumentParser(description=(description or '').splitlines()[0])
+    parser.add_argument('--quick', action='store_true', help='smallest sizes, 1 round')
+    parser.add_argument('--rounds', type=int, default=15, help='visits of each variant')
+    parser.add_argument('--threads', type=int, help="of the CPU; default: torch's")
+    parser.add_argument('--out', type=Path, help=f'folder, {RESULTS} by default')
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line and set the number of threads."""
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds = 1
+    elif args.out is None:
+        args.out = RESULTS
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
+
+
+def synchronize() -> None:
+    """Wait for a GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def interleave(
+    variants: dict[str, Callable[[], object]],
+    rounds: int,
+    seconds: float = 0.1,
+    warmup: int = 3,
+) -> dict[str, list[float]]:
+    """Time all variants in turn, so that a noisy machine is noisy to all of them.
+
+    Args:
+        variants: Name to what is timed.
+        rounds: How often each is visited; each round starts with another one.
+        seconds: How long a visit lasts: as many calls as fit, at least one.
+        warmup: Calls of each before anything is timed.
+
+    Returns:
+        dict[str, list[float]]: Seconds per call, one number a round.
+    """
+    calls = {}
+    for name, run in variants.items():
+        for _ in range(warmup):
+            run()
+        synchronize()
+        start = time.perf_counter()
+        run()
+        synchronize()
+        calls[name] = max(1, int(seconds / (time.perf_counter() - start)))
+    times = {name: [] for name in variants}
+    names = list(variants)
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                run = variants[name]
+                synchronize()
+                start = time.perf_counter()
+                for _ in range(calls[name]):
+                    run()
+                synchronize()
+                times[name].append((time.perf_counter() - start) / calls[name])
+    finally:
+        gc.enable()
+    return times
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Return the median and the quartiles around it."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, _, high = quantiles(values, n=4)
+    return median(values), low, high
+
+
+def summarize(times: dict[str, list[float]], baseline: str) -> list[dict]:
+    """Return a row per variant: median, quartiles, and how much faster it is.
+
+    A ratio is the median of the rounds' own ratios to ``baseline``.
+    """
+    rows = []
+    for name, values in times.items():
+        middle, low, high = spread(values)
+        pairs = zip(times[baseline], values, strict=True)
+        ratio, ratio_low, ratio_high = spread([a / b for a, b in pairs])
+        rows.append(
+            dict(
+                variant=name,
+                median_ms=1e3 * middle,
+                quartiles_ms=[1e3 * low, 1e3 * high],
+                faster=ratio,
+                faster_quartiles=[ratio_low, ratio_high],
+            )
+        )
+    return rows
+
+
+def table(rows: list[dict], baseline: str) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        f'| variant | median ms | quartiles | faster than {baseline} | quartiles |',
+        '| --- | --- | --- | --- | --- |',
+    ]
+    for row in rows:
+        low, high = row['quartiles_ms']
+        least, most = row['faster_quartiles']
+        lines.append(
+            f'| {row["variant"]} | {row["median_ms"]:.4g} | {low:.4g} to {high:.4g} '
+            f'| {row["faster"]:.2f} | {least:.2f} to {most:.2f} |'
+        )
+    return '\n'.join(lines)
+
+
+def environment() -> dict:
+    """Return what the numbers depend on: hardware, versions, commit."""
+    packages = ['torch', 'torchvision', 'mmrazor', 'numpy']
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return dict(
+        date=date.today().isoformat(),
+        commit=_commit(),
+        python=platform.python_version(),
+        versions={name: version(name) for name in packages},
+        cpu=_cpu(),
+        threads=torch.get_num_threads(),
+        gpu=gpu,
+    )
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ['git', '-C', str(ROOT), *words], capture_output=True, text=True
+        ).stdout.strip()
+
+    changed = '+changes' if git('status', '--porcelain', '-uno') else ''
+    return git('rev-parse', '--short', 'HEAD') + changed
+
+
+def _cpu() -> str:
+    info = Path('/proc/cpuinfo')
+    if not info.exists():
+        return platform.processor()
+    lines = dict(
+        (part.strip() for part in line.split(':', 1))
+        for line in islice(info.open(), 40)
+        if ':' in line
+    )
+    flags = lines.get('flags', '').split()
+    known = [flag for flag in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')]
+    return f'{lines.get("model name")} ({", ".join(f for f in known if f in flags)})'
+
+
+def save(args: argparse.Namespace, name: str, results: dict) -> None:
+    """Write the results beside what they depend on, if they are to be kept."""
+    if args.out is None:
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f'{name}.json'
+    text = json.dumps(dict(environment=environment(), **results), indent=1)
+    file.write_text(text + '\n')
+    print(f'\nwritten to {file}')
