@@ -233,9 +233,13 @@ class StrictDistiller(ConfigurableDistiller):
             )
 
     def _check_sources(self, side: str, model: nn.Module) -> None:
+        """A recorder whose module is missing is an error, by its config key."""
         modules = {name for name, _ in model.named_modules()}
         parameters = {name for name, _ in model.named_parameters()}
         for name, recorder in getattr(self, side).recorders.items():
+            key = f'{HEAD}.{side}.{name}.source'
+            if hasattr(recorder, 'key'):  # a tap, which says itself what is wrong
+                recorder.key = key
             kind = type(recorder).__name__
             known = {
                 'ModuleOutputsRecorder': modules,
@@ -245,7 +249,7 @@ class StrictDistiller(ConfigurableDistiller):
             if known is not None and recorder.source not in known:
                 raise ValueError(
                     describe(
-                        f'{HEAD}.{side}.{name}.source',
+                        key,
                         recorder.source,
                         f'The {side.split("_")[0]} has nothing of that name.',
                         f'Like it: {nearest(recorder.source, known)}.',

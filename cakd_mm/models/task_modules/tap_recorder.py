@@ -9,9 +9,8 @@ from mmrazor.models.task_modules.recorder import (
 from mmrazor.registry import TASK_UTILS
 from torch import Tensor, nn
 
+from ...utils.errors import describe
 from .taps import find_point
-
-KEY = 'recorder.source'
 
 
 @TASK_UTILS.register_module()
@@ -26,14 +25,20 @@ class TapRecorder(ModuleOutputsRecorder):
     Args:
         source (str): ``stage1``, ``stage1_pre`` ... or ``pooled``.
 
+    Attributes:
+        key (str): The config key of ``source`` for errors; a distiller that knows
+            its own recorder's replaces it.
+
     Raises:
         ValueError: the net has no tap of that name, or what is there is overwritten
             by a later layer.
     """
 
+    key = 'recorder.source'
+
     def prepare_from_model(self, model: nn.Module | None = None) -> None:
         """Hook the recorder up."""
-        point = find_point(model, self.source, KEY)
+        point = find_point(model, self.source, self.key)
         module = model.get_submodule(point.module)
         if not point.takes_input:
             module.register_forward_hook(self.forward_hook)
@@ -64,9 +69,14 @@ class TapRecorder(ModuleOutputsRecorder):
         data = super().get_record_data(record_idx, data_idx)
         if isinstance(data, Tensor) and data._version != self._version:
             raise ValueError(
-                f'The feature recorded at {self.source!r} was overwritten by a later '
-                'layer that works in place: tap another module, or write '
-                'act_cfg=dict(inplace=False) for that layer.'
+                describe(
+                    self.key,
+                    self.source,
+                    'What was recorded was overwritten by a later layer that works in '
+                    'place.',
+                    'Tap another module, or write act_cfg=dict(inplace=False) for '
+                    'that layer.',
+                )
             )
         return data
 
@@ -80,18 +90,27 @@ class TapParameterRecorder(ParameterRecorder):
     Args:
         source (str): A name of :func:`points_of`, a dot, and the parameter's.
 
+    Attributes:
+        key (str): As :class:`TapRecorder` has it.
+
     Raises:
         ValueError: the net has no such module, or the module no such parameter.
     """
 
+    key = TapRecorder.key
+
     def prepare_from_model(self, model: nn.Module | None = None) -> None:
         """Find the parameter."""
         name, _, leaf = self.source.partition('.')
-        point = find_point(model, name, KEY)
+        point = find_point(model, name, self.key)
         parameters = dict(model.get_submodule(point.module).named_parameters())
         if leaf not in parameters:
             raise ValueError(
-                f'`{KEY}` = {self.source!r}: {point.module} has the parameters '
-                f'{sorted(parameters)}. Write {name}.weight, say.'
+                describe(
+                    self.key,
+                    self.source,
+                    f'{point.module} has the parameters {sorted(parameters)}.',
+                    f'Write {name}.weight, say.',
+                )
             )
         self.data_buffer.append(parameters[leaf])

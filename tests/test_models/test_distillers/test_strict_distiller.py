@@ -83,6 +83,40 @@ def test_a_module_that_does_not_exist(cfg, side):
         getattr(distiller, f'prepare_from_{side}')(model)
 
 
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+@pytest.mark.parametrize(
+    ('kind', 'source', 'problem'),
+    [
+        ('Tap', 'stage9', "'stage9': CIFARResNet has no place"),
+        ('TapParameter', 'stage9.weight', "'stage9': CIFARResNet has no place"),
+        ('TapParameter', 'stage1_norm.gamma', "'stage1_norm.gamma': .*'bias'"),
+    ],
+)
+def test_a_tap_that_does_not_exist(cfg, side, kind, source, problem):
+    recorders = cfg[f'{side}_recorders']
+    recorders.map, recorders.more = dict(type=kind, source=source), recorders.logits
+    distiller = make(cfg)
+    model = build(Config.fromfile(CONFIGS / 'vanilla/resnet8_digits.py').model)
+    expected = rf'^`{PREFIX}{side}_recorders\.map\.source` = .*{problem}'
+    with pytest.raises(ValueError, match=expected):
+        getattr(distiller, f'prepare_from_{side}')(model)
+
+
+def test_a_tap_that_is_overwritten(cfg):
+    for name in ('map', 'other'):
+        cfg.student_recorders[name] = dict(type='Tap', source='stage2')
+    distiller = make(cfg)
+    model = build(Config.fromfile(CONFIGS / 'vanilla/resnet8_digits.py').model)
+    distiller.prepare_from_student(model)
+    model.backbone.stage3[0].register_forward_pre_hook(lambda _, x: x[0].mul_(2))
+    with torch.no_grad(), distiller.student_recorders:
+        model(torch.zeros(2, 3, 16, 16), mode='tensor')
+    for name in ('map', 'other'):
+        expected = rf"^`{PREFIX}student_recorders\.{name}\.source` = 'stage2'.*overwr"
+        with pytest.raises(ValueError, match=expected):
+            distiller.get_record(name, True)
+
+
 def test_a_recorder_that_saw_nothing(cfg):
     distiller = make(cfg)
     model = build(Config.fromfile(CONFIGS / 'vanilla/resnet8_digits.py').model)
