@@ -27,7 +27,7 @@ class LossRatioBalancer(nn.Module):
     has no effect. Logged: ``lambda`` and ``ratio``, what the values of this
     step come to; and, where a line is logged, ``grad_ratio``, the norm of the
     weighted loss's gradient over the reference's, both with respect to the
-    student's tensor that the loss compares.
+    student's tensor that the loss compares. A loss's own terms have other names.
 
     Args:
         losses (str | list[str]): Names of the losses to weight.

@@ -98,7 +98,8 @@ class CTKDLoss(nn.Module):
     schedule of :math:`\lambda` has come, see :func:`reversal_factor`. The epoch
     comes from :class:`DistillEpochHook`, which must be among the hooks. ``terms``
     holds the last step's ``temperature`` (the mean of the batch, if instance-wise)
-    and ``lambda``.
+    and ``reversal``, which is :math:`\lambda`: in the log ``lambda`` is the weight
+    that a :class:`LossRatioBalancer` gives a loss.
 
     Instance-wise, a layer of ``hidden`` ReLUs reads both nets' logits of a sample,
     without their means, and puts out its :math:`\theta`. It begins with ``init``
@@ -237,11 +238,11 @@ class CTKDLoss(nn.Module):
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """The last step's temperature and lambda, detached scalars; {} before it."""
+        """The last step's temperature and reversal, detached scalars; {} before it."""
         if self._temperature is None:
             return {}
         mean = self._temperature.sum() / max(self._temperature.numel(), 1)
-        return {'temperature': mean, 'lambda': torch.full_like(mean, self.reversal)}
+        return {'temperature': mean, 'reversal': torch.full_like(mean, self.reversal)}
 
     def extra_repr(self) -> str:
         """Show the settings in a printed model."""

@@ -15,6 +15,7 @@ from torch import nn
 from cakd_mm.engine.hooks import DistillEpochHook
 from cakd_mm.models.losses.ctkd_loss import reversal_factor
 
+TERMS = ('reversal', 'temperature')
 THETA = 'distiller.distill_losses.loss_ctkd.theta'
 
 
@@ -28,7 +29,7 @@ class Watch(Hook):
         loss = runner.model.distiller.distill_losses.loss_ctkd
         terms = {name: value.item() for name, value in loss.terms.items()}
         value = outputs['distill.loss_ctkd'].item()
-        self.seen.append((runner.epoch, terms['lambda'], terms['temperature'], value))
+        self.seen.append((runner.epoch, *map(terms.get, TERMS), value))
 
 
 def with_ctkd(cfg, hook=True, **options):
@@ -80,7 +81,7 @@ def test_lambda_follows_the_epoch_and_theta_is_trained(start, kind):
     [file] = Path(runner.work_dir).glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in file.open()]
     lines = [line for line in lines if 'loss' in line]
-    assert [line['ctkd/lambda'] for line in lines] == pytest.approx(expected)
+    assert [line['ctkd/reversal'] for line in lines] == pytest.approx(expected)
     assert [line['ctkd/temperature'] for line in lines] == pytest.approx(temperatures)
     saved = load(runner, 'epoch_4.pth')
     assert (THETA in saved['state_dict']) == (kind == 'global')

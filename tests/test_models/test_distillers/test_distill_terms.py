@@ -56,9 +56,26 @@ def with_stock_loss(distiller):
     )
 
 
+def with_ctkd_balanced(distiller):
+    """Add CTKD, which has a lambda too, to what is balanced."""
+    distiller.distill_losses.loss_ctkd = dict(type='CTKDLoss', epochs=4)
+    records = distiller.loss_forward_mappings.loss_cakd
+    distiller.loss_forward_mappings.loss_ctkd = dict(
+        preds_S=copy.deepcopy(records.preds_S), preds_T=copy.deepcopy(records.preds_T)
+    )
+    distiller.balancer.losses = ['loss_feature', 'loss_ctkd']
+    without_limits(distiller)
+
+
 def without_limits(distiller):
     """Untrained nets' values can be further apart than lambda's limits."""
     distiller.balancer.limits = (1e-9, 1e9)
+
+
+def distilled(model, name):
+    """What a loss was given in the last step."""
+    mapping = model.distiller.loss_forward_mappings[name]
+    return {k: model.distiller.get_record(**record) for k, record in mapping.items()}
 
 
 def losses_of(model, seed=0):
@@ -218,6 +235,26 @@ def test_two_balanced_losses_share_the_ratio(make):
         assert value == pytest.approx(logit / 2, rel=1e-5)
         terms = model.distiller.terms()
         assert terms[f'{name}/ratio'].item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_the_lambda_of_the_balancer_is_not_that_of_ctkd(make):
+    """Both are in the log, each by its own name and with its own value."""
+    model = make(change=with_ctkd_balanced)
+    distiller = model.distiller
+    loss = distiller.distill_losses['loss_ctkd']
+    loss.set_epoch(1)
+    losses = losses_of(model)
+    terms, own = distiller.terms(), loss.terms
+    assert own.keys().isdisjoint(distiller.balancer.terms['loss_ctkd'])
+    found = {name: value for name, value in terms.items() if name.startswith('ctkd/')}
+    of_balancer = {'lambda', 'ratio', 'grad_ratio'}
+    expected = {'temperature', 'reversal', *of_balancer}
+    assert found.keys() == {f'ctkd/{name}' for name in expected}
+    assert terms['ctkd/temperature'].item() == pytest.approx(15.6211716)
+    assert terms['ctkd/reversal'].item() == pytest.approx(-0.5)
+    value = terms['ctkd/lambda'] * loss(**distilled(model, 'loss_ctkd'))
+    assert value.item() == pytest.approx(losses['distill.loss_ctkd'].item(), rel=1e-5)
+    assert value.item() == pytest.approx(losses['distill.loss_cakd'].item() / 2, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_lambda_of_an_epoch(epoch, options, expected):
         (grad,) = torch.autograd.grad(loss(student, teacher), loss.theta)
         grads.append(grad.item())
         if factor is None:
-            assert loss.terms['lambda'].item() == pytest.approx(expected)
+            assert loss.terms['reversal'].item() == pytest.approx(expected)
     assert abs(grads[1]) > 1e-3
     assert grads[0] == pytest.approx(expected * grads[1], rel=1e-5)
 
@@ -266,7 +266,7 @@ def test_settings(options, temperature, factor):
     expected = factor * by_hand(student, teacher, torch.full((6,), temperature))
     assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-8)
     assert loss.terms['temperature'].item() == pytest.approx(temperature)
-    assert loss.terms.keys() == {'temperature', 'lambda'}
+    assert loss.terms.keys() == {'temperature', 'reversal'}
     for term in loss.terms.values():
         assert term.shape == ()
         assert not term.requires_grad
