@@ -11,37 +11,10 @@ from mmengine.config import Config
 from ..models.distillers.strict_distiller import short_name
 from .history import History
 from .observe import has_clusters, is_cakd_feature, setting
+from .term_labels import AXES, COLOURS, FACTOR, SHARE, describe_term
 
 LOG_SPAN = 30
 CHANCE = '0.45'
-
-VALUES = {
-    'bcd': 'BCD: between the clusters',
-    'scd': 'SCD: within the strong cluster',
-    'wcd': 'WCD: within the weak cluster',
-    'kl': 'KL divergence, undivided',
-    'squared': 'squared difference',
-}
-SHARES = {
-    'strong_mass': "strong_mass: teacher's probability of the strong cluster, at τ",
-    'kept_strong': 'kept_strong: predictions kept by the strong channels alone',
-    'kept_weak': 'kept_weak: ... by the weak channels alone',
-    'kept_random': 'kept_random: ... by as many random channels',
-    'gate_mean': 'gate_mean: mean gate of the scoring network',
-    'gate_spread': 'gate_spread: deviation of the gates of an image',
-}
-FACTORS = {
-    'r': "r: teacher's activation, strong / weak cluster",
-    'gamma': 'gamma: weight of WCD, beta / r',
-    'lambda': "lambda: the balancer's weight of this loss",
-    'ratio': 'ratio: value of this loss / of the reference',
-    'grad_ratio': 'grad_ratio: gradient of this loss / of the reference',
-}
-COLOURS = {
-    label: f'C{place}'
-    for table in (VALUES, SHARES, FACTORS)
-    for place, label in enumerate(table.values())
-}
 
 
 @dataclass
@@ -71,16 +44,24 @@ def spans(curves: dict) -> bool:
     return bool(values) and max(values) > LOG_SPAN * min(values)
 
 
-def value_panel(curves: dict) -> Panel | None:
-    """Return the panel of divergences; what is 0 throughout is only mentioned."""
-    drawn = {VALUES.get(k, k): curve for k, curve in curves.items() if any(curve[1])}
+def value_panel(axis: str, curves: dict) -> Panel | None:
+    """Return the panel of terms with an axis; of what is 0 throughout a mention."""
+    drawn = {k: curve for k, curve in curves.items() if any(curve[1])}
     if not drawn:
         return None
-    zero = [name.upper() for name, curve in curves.items() if not any(curve[1])]
+    zero = [short_label(name) for name in curves if name not in drawn]
     note = f'not drawn, 0 throughout: {", ".join(zero)}' if zero else ''
-    divided = curves.keys() <= {'bcd', 'scd', 'wcd'}
-    label = 'divergence × τ² (nats)' if divided else 'value'
-    return Panel(f'{label}, no weight', drawn, log=spans(drawn), note=note)
+    return Panel(axis, labelled(drawn), log=spans(drawn), note=note)
+
+
+def labelled(curves: dict) -> dict:
+    """Return curves by their explanations."""
+    return {describe_term(term)[1]: curve for term, curve in curves.items()}
+
+
+def short_label(term: str) -> str:
+    """Return a term's explanation up to its colon."""
+    return describe_term(term)[1].partition(':')[0]
 
 
 def loss_panels(
@@ -95,27 +76,29 @@ def loss_panels(
         classes: Number of classes.
         target: The ratio that a balancer aims at for this loss.
     """
-    curves = {t: history.curve(f'{short}/{t}') for t in history.terms().get(short, ())}
-    other = {k: v for k, v in curves.items() if k not in {*SHARES, *FACTORS}}
-    panels = [value_panel(other)]
-    shares = {SHARES[k]: v for k, v in curves.items() if k in SHARES}
+    by_axis: dict[str, dict] = {axis: {} for axis in AXES}
+    for term in history.terms().get(short, ()):
+        by_axis[describe_term(term)[0]][term] = history.curve(f'{short}/{term}')
+    shares, factors = by_axis.pop(SHARE), by_axis.pop(FACTOR)
+    panels = [value_panel(axis, curves) for axis, curves in by_axis.items()]
     if shares:
-        panels.append(Panel('share', shares, share_levels(curves, loss, classes)))
-    factors = {FACTORS[k]: v for k, v in curves.items() if k in FACTORS}
+        levels = share_levels(shares, loss, classes)
+        panels.append(Panel(SHARE, labelled(shares), levels))
     if factors:
         levels = {'1: equal': 1.0}
         if target not in (None, 1):
             levels[f'{target:g}: ratio aimed at'] = target
-        panels.append(Panel('factor (no unit)', factors, levels, log=True))
+        panels.append(Panel(FACTOR, labelled(factors), levels, log=True))
     return [panel for panel in panels if panel is not None]
 
 
 def share_levels(curves: dict, loss: dict, classes: int | None) -> dict[str, float]:
     """Return what the shares would be by chance."""
     if not is_cakd_feature(loss):
-        if not classes or loss.get('multi_label'):
+        mass = [term for term in ('strong_mass', 'target_mass') if term in curves]
+        if not classes or not mass or loss.get('multi_label'):
             return {}
-        return {f'1/{classes}: strong_mass of equal classes': 1 / classes}
+        return {f'1/{classes}: {mass[0]} of equal classes': 1 / classes}
     share, scorer = setting(loss, 'strong_share'), setting(loss, 'scorer')
     levels = {f'{share:g}: strong_share, the strong_mass of equal channels': share}
     # What fill_widths takes if the config says nothing.
@@ -142,7 +125,7 @@ def run_panels(history: History) -> list[Panel]:
         panels.append(Panel('top-1 (%)', {label: (x, y)}))
     if 'warmup' in history.keys:
         label = 'warmup: factor of all distillation losses'
-        panels.append(Panel('factor (no unit)', {label: history.curve('warmup')}))
+        panels.append(Panel(FACTOR, {label: history.curve('warmup')}))
     return panels
 
 
@@ -219,7 +202,7 @@ def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
     axis.set(xlabel=unit, ylabel=panel.ylabel)
     if panel.log:
         log_axis(axis, positive(panel.curves) + [*panel.levels.values()])
-    elif panel.ylabel == 'share':
+    elif panel.ylabel == SHARE:
         axis.set_ylim(-0.03, 1.03)
     elif not panel.ylabel.startswith('top-1'):
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))

@@ -37,6 +37,60 @@ def test_panels_of_a_feature_loss():
     assert factors.log
 
 
+@pytest.mark.parametrize(
+    ('terms', 'axes', 'levels'),
+    [
+        pytest.param(
+            dict(tckd=(1, 1), nckd=(2, 2), target_mass=(0.5, 0.5)),
+            {'divergence × τ² (nats), no weight': 2, 'share': 1},
+            ['1/10: target_mass of equal classes'],
+            id='dkd',
+        ),
+        pytest.param(
+            dict(target=(1, 1), others=(2, 2)),
+            {'cross entropy (nats), no weight': 2},
+            [],
+            id='nkd',
+        ),
+        pytest.param(
+            {'temperature': (15, 16), 'reversal': (0, -1), 'lambda': (2, 2)},
+            {
+                'temperature (logit)': 1,
+                "factor of the temperature's gradient": 1,
+                'factor (no unit)': 1,
+            },
+            ['1: equal'],
+            id='ctkd',
+        ),
+        pytest.param(
+            dict(pearson=(0.1, 0.1), spearman=(0.2, 0.2), difficulty=(0.9, 0.9)),
+            {'1 - correlation, no weight': 2, 'share': 1},
+            [],
+            id='cmkd',
+        ),
+        pytest.param(
+            dict(level_1=(1, 1), level_2=(2, 2), level_10=(3, 3)),
+            {'squared difference, no weight': 3},
+            [],
+            id='levels',
+        ),
+        pytest.param(
+            dict(mine=(1, 1), level_0=(2, 2)),
+            {'value, no weight': 2},
+            [],
+            id='unknown',
+        ),
+    ],
+)
+def test_terms_of_one_unit_share_a_panel(terms, axes, levels):
+    history = History(log_terms(**terms), [])
+    panels = loss_panels(history, 'x', dict(type='Any'), 10, None)
+    assert {panel.ylabel: len(panel.curves) for panel in panels} == axes
+    assert [name for panel in panels for name in panel.levels] == levels
+    drawn = sorted(y for panel in panels for _, y in panel.curves.values())
+    assert drawn == sorted(list(values) for values in terms.values())
+
+
 def test_no_panel_is_empty():
     history = History(log_terms(bcd=(0, 0), wcd=(0, 0)), [])
     loss = dict(type='CAKDLogitLoss')
