@@ -2,6 +2,7 @@
 
 from inspect import Parameter, signature
 
+import torch
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
@@ -28,6 +29,9 @@ class StrictDistiller(ConfigurableDistiller):
 
         preds_S=dict(recorder=['stage2', 'neck'], from_student=True,
                      data_idx=[None, 0], connector=['fit2', 'fit'])
+
+    Every loss gets float32 instead of what mixed precision makes half of: mmrazor's
+    own would compute in bf16 on a CPU, and a KL of 0.01 comes out below 0.
 
     A loss may leave two things behind in every step: ``terms`` (name -> detached
     scalar), which :meth:`terms` gathers for the log, and ``auxiliary``, a loss
@@ -101,7 +105,12 @@ class StrictDistiller(ConfigurableDistiller):
         for module in self.distill_losses.values():
             if hasattr(module, 'probing'):
                 module.probing = self.probing
-        losses = super().compute_distill_losses()
+        losses = {
+            name: self.distill_losses[name](
+                **{key: in_float32(self.get_record(**r)) for key, r in mapping.items()}
+            )
+            for name, mapping in self.loss_forward_mappings.items()
+        }
         if self.balancer is not None:
             losses = self.balancer(losses)
             if self.probing:
@@ -260,6 +269,15 @@ class StrictDistiller(ConfigurableDistiller):
 def short_name(loss: str) -> str:
     """Return a loss's name without ``loss``: mmengine smooths what contains it."""
     return loss.replace('loss_', '').replace('_loss', '').replace('loss', '') or 'cakd'
+
+
+def in_float32(data):
+    """Return half-precision tensors, in a list too, as float32; the rest as it is."""
+    if isinstance(data, (list, tuple)):
+        return [in_float32(item) for item in data]
+    if isinstance(data, Tensor) and data.dtype in (torch.float16, torch.bfloat16):
+        return data.float()
+    return data
 
 
 def _check_short_names(losses: dict) -> None:

@@ -9,6 +9,8 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from tiny import CONFIGS, build
 
+from cakd_mm.models.distillers.strict_distiller import in_float32
+
 PREFIX = r'model\.distiller\.'
 
 
@@ -126,3 +128,19 @@ def test_a_recorder_that_saw_nothing(cfg):
     assert distiller.get_record('logits', True).shape == (2, 10)
     with pytest.raises(ValueError, match=r'gt_labels\.source.*not run.*loss_module'):
         distiller.get_record('gt_labels', True, data_idx=1)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_becomes_float32(dtype):
+    half = torch.tensor([0.1, -3.0], dtype=dtype, requires_grad=True)
+    whole = in_float32(half)
+    assert whole.dtype is torch.float32
+    assert whole.tolist() == half.tolist()
+    (2 * whole).sum().backward()
+    assert half.grad.tolist() == [2, 2]
+    assert half.grad.dtype is dtype
+    for kept in (torch.ones(2), torch.ones(2).double(), torch.arange(2), None):
+        assert in_float32(kept) is kept
+        first, second = in_float32((half, kept))
+        assert first.dtype is torch.float32
+        assert second is kept
