@@ -178,8 +178,9 @@ def _cpu() -> str:
         if ':' in line
     )
     flags = lines.get('flags', '').split()
-    known = [flag for flag in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')]
-    return f'{lines.get("model name")} ({", ".join(f for f in known if f in flags)})'
+    known = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')
+    found = ', '.join(flag for flag in known if flag in flags)
+    return f'{lines.get("model name")} ({found})'
 
 
 def save(args: argparse.Namespace, name: str, results: dict) -> None:

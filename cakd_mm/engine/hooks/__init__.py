@@ -6,6 +6,7 @@ from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .label_range_hook import LabelRangeHook
 from .sample_index_hook import SampleIndexHook
 from .student_ema_hook import StudentEMAHook
+from .student_runtime_hook import StudentRuntimeHook
 
 __all__ = [
     'DistillEpochHook',
@@ -17,4 +18,5 @@ __all__ = [
     'NonFiniteError',
     'SampleIndexHook',
     'StudentEMAHook',
+    'StudentRuntimeHook',
 ]

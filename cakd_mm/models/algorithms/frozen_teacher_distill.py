@@ -19,6 +19,7 @@ from ...utils.checkpoint import (
     require_file,
 )
 from ...utils.errors import describe
+from ..runtime import build_runtime, check_reach
 from .teacher import (
     build_teacher,
     check_batch_augments,
@@ -60,6 +61,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_mode (str): ``'tensor'`` runs backbone, neck and head;
             ``'loss'`` also the teacher's own loss, for recorders inside it.
             Defaults to ``'tensor'``.
+        teacher_runtime (dict, optional): Arguments of a :class:`TeacherRuntime`,
+            which runs the teacher faster; ``dict()`` computes in what autocast asks
+            for, float32 without it. Defaults to None (the teacher as it is).
         student_loss_weight (float): Factor of the student's own losses, those from
             the labels. Defaults to 1.0.
         data_preprocessor (dict | nn.Module, optional): Makes the batch that
@@ -85,6 +89,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         allow_random_teacher: bool = False,
         save_teacher: bool = False,
         teacher_mode: str = 'tensor',
+        teacher_runtime: dict | None = None,
         student_loss_weight: float = 1.0,
         data_preprocessor: dict | nn.Module | None = None,
         **kwargs,
@@ -150,6 +155,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
         self.teacher_is_loaded = teacher_ckpt is not None
         self.teacher_mode = teacher_mode
+        self.teacher_runtime = None
+        if teacher_runtime is not None:
+            check_reach(self.distiller, teacher_mode)
+            self.teacher_runtime = build_runtime(teacher_runtime)
         self.student_loss_weight = student_loss_weight
         self.student_ckpt = student_ckpt
         self.save_teacher = save_teacher or teacher_ckpt is None
@@ -204,7 +213,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller = self.distiller
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
-            self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
+            self._run_teacher(batch_inputs, data_samples)
         distiller.set_deliveries_override(True)
         with (
             distiller.student_recorders,
@@ -217,6 +226,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             distilled = distiller.compute_distill_losses()
             losses.update(add_prefix(distilled, 'distill'))
         return losses
+
+    def _run_teacher(self, batch_inputs: Tensor, data_samples: list | None) -> None:
+        """Run the teacher, for what its recorders see."""
+        if self.teacher_runtime is None:
+            self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
+            return
+        recorders = self.distiller.teacher_recorders.recorders.values()
+        self.teacher_runtime(self.teacher, batch_inputs, recorders)
 
     def _own(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the head gave as ``student.*``, its losses weighted."""
@@ -259,6 +276,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 )
             )
         other = state_dict.pop(f'{prefix}teacher_sha256', None)
+        if self.teacher_runtime is not None:
+            self.teacher_runtime.reset()
         if not self.teacher_is_loaded:
             return
         own = {

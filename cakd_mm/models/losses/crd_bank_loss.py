@@ -337,8 +337,9 @@ def _vectors(side: str, feature: Tensor, layer: nn.Linear) -> Tensor:
     name, key, width = f'preds_{side}', f'channels_{side}', layer.in_features
     if not isinstance(feature, Tensor) or not feature.is_floating_point():
         raise TypeError(
-            f'{name} must be a float tensor, got {kind_of(feature)}: tap one tensor; of '
-            'a module that returns a tuple write data_idx=0 in loss_forward_mappings.'
+            f'{name} must be a float tensor, got {kind_of(feature)}: tap one tensor; '
+            'of a module that returns a tuple write data_idx=0 in '
+            'loss_forward_mappings.'
         )
     vectors = pool(feature)
     if vectors.dim() != 2 or vectors.shape[1] != width:

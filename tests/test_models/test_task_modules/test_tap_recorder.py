@@ -4,44 +4,14 @@ import copy
 
 import pytest
 import torch
+from known_nets import NETS
 from mmpretrain import get_model
 from mmrazor.models.task_modules import RecorderManager
-from tiny import build
 from torch import nn
 
 from cakd_mm.models.task_modules.taps import points_of
-from cakd_mm.utils.repdistiller_weights import ARCHS
 
 STAGES = [f'stage{i}{end}' for i in (1, 2, 3, 4) for end in ('', '_pre')]
-
-
-def classifier(arch):
-    torch.manual_seed(0)
-    known = ARCHS[arch]
-    model = build(
-        dict(
-            type='ImageClassifier',
-            backbone=known.backbone,
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=7, in_channels=known.width),
-        )
-    )
-    return spread(model)
-
-
-def of_mmpretrain(name):
-    torch.manual_seed(0)
-    return spread(get_model(name))
-
-
-def spread(model):
-    """Statistics and weights of normalisation that are not the identity."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.3)
-            nn.init.normal_(module.weight, 1.0, 0.3)
-            nn.init.normal_(module.bias, 0.0, 0.3)
-    return model
 
 
 def record(model, sources, images, kind='Tap'):
@@ -50,17 +20,6 @@ def record(model, sources, images, kind='Tap'):
     with manager:
         logits = model(images, mode='tensor')
     return {s: manager.get_recorder(s).get_record_data() for s in sources}, logits
-
-
-NETS = {
-    **{arch: lambda arch=arch: classifier(arch) for arch in ('resnet8', 'resnet8x4')},
-    **{arch: lambda arch=arch: classifier(arch) for arch in ('wrn16-1', 'mobilenetv1')},
-    'shufflenetv1': lambda: classifier('shufflenetv1'),
-    'shufflenetv2': lambda: classifier('shufflenetv2'),
-    'resnet18': lambda: of_mmpretrain('resnet18_8xb32_in1k'),
-    'resnet50': lambda: of_mmpretrain('resnet50_8xb32_in1k'),
-    'mobilenetv2': lambda: of_mmpretrain('mobilenet-v2_8xb32_in1k'),
-}
 
 
 @pytest.mark.parametrize('training', [False, True])

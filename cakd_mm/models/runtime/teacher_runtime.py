@@ -1,0 +1,271 @@
+"""A frozen teacher, run as fast as a machine can."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from itertools import chain
+
+import torch
+from mmengine.logging import print_log
+from mmrazor.models.task_modules.recorder import (
+    ModuleInputsRecorder,
+    ModuleOutputsRecorder,
+    ParameterRecorder,
+)
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...utils.compiling import compiled
+from ...utils.errors import describe, nearest
+from .folding import fold_batchnorm
+from .tapped import TappedNet, hooked, replay, tensors_of, without_hooks
+
+KEY = 'model.teacher_runtime'
+DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
+# Recorders that hooks tell, or that need no forward pass.
+TOLD = (ModuleInputsRecorder, ModuleOutputsRecorder, ParameterRecorder)
+# Largest deviation from the plain teacher, relative to its largest value.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
+
+
+class TeacherRuntime:
+    """Runs a copy of the teacher that is made for speed, and tells its hooks.
+
+    The teacher itself stays as it is, with its names, weights and hooks; recorders
+    are handed what the copy's modules took and gave. In the first step both run, and
+    training stops if they differ by more than 1e-4 of the largest value (float32;
+    half precision: 0.05 for float16, 0.2 for bfloat16), in the output or in anything
+    that is recorded. Batches of another size than the first one's (the last of an
+    epoch) run the copy without compilation.
+
+    Args:
+        fold_batchnorm (bool): Fold normalisation into the convolution before it,
+            wherever nothing looks between the two. Defaults to True.
+        channels_last (bool): Use that memory format. Defaults to True.
+        compile (bool): Compile with ``torch.compile``: weights frozen into the code
+            on a CPU, CUDA graphs on a GPU. Defaults to True.
+        dtype (str): ``'float32'``, ``'bfloat16'`` or ``'float16'`` to compute in;
+            ``'auto'`` is what autocast asks for, float32 without it. Normalisation
+            that is not folded keeps float32. Defaults to ``'auto'``.
+
+    Raises:
+        ValueError: ``dtype`` is unknown; later, the copy's output differs.
+    """
+
+    def __init__(
+        self,
+        fold_batchnorm: bool = True,
+        channels_last: bool = True,
+        compile: bool = True,
+        dtype: str = 'auto',
+    ) -> None:
+        if dtype != 'auto' and dtype not in DTYPES:
+            raise ValueError(
+                describe(
+                    f'{KEY}.dtype',
+                    dtype,
+                    'A teacher does not compute in that.',
+                    f"Write 'auto' or one of {sorted(DTYPES)}.",
+                )
+            )
+        self.fold_batchnorm = fold_batchnorm
+        self.channels_last = channels_last
+        self.compile = compile
+        self.dtype = dtype
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the copy, because the teacher has changed."""
+        self._eager: TappedNet | None = None
+
+    def __deepcopy__(self, memo) -> 'TeacherRuntime':
+        """Copy the settings; what is compiled belongs to one teacher."""
+        return type(self)(**self.settings())
+
+    def __getstate__(self) -> dict:
+        return self.settings()
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def settings(self) -> dict:
+        """Return the arguments."""
+        names = ('fold_batchnorm', 'channels_last', 'compile', 'dtype')
+        return {name: getattr(self, name) for name in names}
+
+    @torch.no_grad()
+    def __call__(self, teacher: nn.Module, inputs: Tensor, recorders: Iterable) -> None:
+        """Run the teacher on images (N, C, H, W), for its hooks alone.
+
+        Args:
+            teacher (nn.Module): In eval mode.
+            inputs (Tensor): Images, in float32.
+            recorders (Iterable): mmrazor's, recording; they are emptied between the
+                first step's two runs.
+
+        Raises:
+            ValueError: the copy's output differs from the teacher's.
+        """
+        if self._eager is None or self._count_hooks() != self._hooks:
+            self._check(teacher, inputs, list(recorders))
+        _, calls = self._run(inputs)
+        replay(teacher, calls)
+
+    def _run(self, inputs: Tensor) -> tuple[Tensor, list]:
+        same = inputs.shape == self._shape
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if same and inputs.is_cuda and self.compile:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(inputs.device.type, enabled=False):
+            return (self._fast if same else self._eager)(inputs)
+
+    def _count_hooks(self) -> int:
+        return sum(map(len, self._hook_lists))
+
+    def _check(self, teacher: nn.Module, inputs: Tensor, recorders: list) -> None:
+        """Make the copy and compare it with the teacher."""
+        self._hook_lists = [
+            hooks
+            for module in teacher.modules()
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
+        self._hooks = self._count_hooks()
+        self._shape = inputs.shape
+        dtype = self._dtype(inputs)
+        with torch.random.fork_rng(devices=[]):
+            names = hooked(teacher)
+            witness = TappedNet(without_hooks(_copy(teacher)), names, torch.float32)
+            with torch.autocast(inputs.device.type, enabled=False):
+                expected = witness(inputs)
+            teacher(inputs, None, mode='tensor')
+            for recorder in recorders:
+                if recorder.data_buffer:
+                    recorder.get_record_data()  # fails where it always fails
+                recorder.reset_data_buffer()
+            self._eager = self._build(teacher, inputs, names, dtype)
+            self._fast = self._compiled(inputs)
+            found = self._run(inputs)
+        self._compare(expected, found, dtype)
+
+    def _dtype(self, inputs: Tensor) -> torch.dtype:
+        if self.dtype != 'auto':
+            return DTYPES[self.dtype]
+        kind = inputs.device.type
+        if kind == 'cuda':
+            active, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+        else:
+            active = torch.is_autocast_cpu_enabled()
+            dtype = torch.get_autocast_cpu_dtype()
+        return dtype if active else torch.float32
+
+    def _build(
+        self, teacher: nn.Module, inputs: Tensor, names: set[str], dtype: torch.dtype
+    ) -> TappedNet:
+        net = without_hooks(_copy(teacher))
+        if self.fold_batchnorm:
+            few = inputs[:2]
+            _, kept = fold_batchnorm(net, lambda net: net(few, mode='tensor'), names)
+            if kept:
+                print_log(
+                    f'{KEY}: {", ".join(kept)} cannot be folded, since a recorder '
+                    'looks at it or at what it gets. All else is.',
+                    'current',
+                )
+        if dtype != torch.float32:
+            net.to(dtype)
+            for module in net.modules():
+                if isinstance(module, _BatchNorm):
+                    module.float()
+        if self.channels_last:
+            net.to(memory_format=torch.channels_last)
+        return TappedNet(net, names, dtype)
+
+    def _compiled(self, inputs: Tensor):
+        if not self.compile:
+            return self._eager
+        options = {'triton.cudagraphs': True} if inputs.is_cuda else {'freezing': True}
+        return compiled(self._eager, f'{KEY}.compile', options=options, dynamic=False)
+
+    def _compare(self, expected, found, dtype: torch.dtype) -> None:
+        """Refuse a copy that is another net."""
+        worst = 0.0
+        for plain, fast in zip(tensors_of(expected), tensors_of(found), strict=True):
+            if plain.is_floating_point() and plain.numel():
+                scale = plain.abs().amax().clamp(min=torch.finfo(plain.dtype).tiny)
+                # nan would be lost in a maximum
+                off = ((fast - plain).abs().amax() / scale).nan_to_num(float('inf'))
+                worst = max(worst, off.item())
+        print_log(
+            f'The fast teacher computes in {dtype}; it differs from the plain one by '
+            f'{worst:.1e} of the largest value at most.',
+            'current',
+        )
+        if worst > TOLERANCE[dtype]:
+            raise ValueError(
+                describe(
+                    KEY,
+                    self.settings(),
+                    f'The fast teacher differs by {worst:.1e} of the largest value '
+                    f'from the plain one, and may by {TOLERANCE[dtype]:.0e}.',
+                    'Set fold_batchnorm=False, then compile=False, to see which part '
+                    'this teacher does not bear, or remove the key.',
+                )
+            )
+
+
+def build_runtime(settings: dict) -> TeacherRuntime:
+    """Return the runtime of ``model.teacher_runtime``.
+
+    Raises:
+        ValueError: it has a key that there is not, or a wrong value.
+    """
+    known = TeacherRuntime().settings()
+    for name in settings:
+        if name not in known:
+            raise ValueError(
+                describe(
+                    f'{KEY}.{name}',
+                    settings[name],
+                    f'There is no such setting; like it: {nearest(name, known)}.',
+                    'Correct or remove it.',
+                )
+            )
+    return TeacherRuntime(**settings)
+
+
+def check_reach(distiller: nn.Module, teacher_mode: str) -> None:
+    """Refuse what looks into the teacher by other means than hooks of its modules.
+
+    Args:
+        distiller (nn.Module): With the teacher's recorders, and deliveries.
+        teacher_mode (str): How the teacher is run.
+
+    Raises:
+        ValueError: naming the recorder, the delivery or the mode.
+    """
+    remedy = f'Remove `{KEY}`, or tap a module (ModuleOutputs, Tap).'
+    for name, recorder in distiller.teacher_recorders.recorders.items():
+        if not isinstance(recorder, TOLD):
+            kind = type(recorder).__name__.removesuffix('Recorder')
+            key = f'model.distiller.teacher_recorders.{name}.type'
+            problem = 'It patches functions, which the fast teacher does not call.'
+            raise ValueError(describe(key, kind, problem, remedy))
+    for name in distiller.deliveries.deliveries:
+        key = f'model.distiller.distill_deliveries.{name}'
+        problem = 'Deliveries do not reach into the fast teacher.'
+        raise ValueError(describe(key, '(set)', problem, f'Remove `{KEY}`.'))
+    if teacher_mode != 'tensor':
+        problem = 'The fast teacher computes no loss of its own.'
+        raise ValueError(describe('model.teacher_mode', teacher_mode, problem, remedy))
+
+
+def _copy(teacher: nn.Module) -> nn.Module:
+    """Return a copy whose hooks' owners (recorders) are not copied with it."""
+    hooks = {
+        id(hook): hook
+        for module in teacher.modules()
+        for hook in chain(
+            module._forward_hooks.values(), module._forward_pre_hooks.values()
+        )
+    }
+    return deepcopy(teacher, hooks)

@@ -1,0 +1,127 @@
+"""The compiled student is the student, and nobody else sees it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import digits_config, distill_config, save_teacher
+
+from cakd_mm.engine.hooks import student_runtime_hook
+
+HOOK = dict(type='StudentRuntimeHook')
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count the calls of what would be compiled, without the wait."""
+    calls = []
+
+    def compiled(function, key, **options):
+        def run(*args, **kwargs):
+            calls.append((torch.is_grad_enabled(), len(args[0])))
+            return function(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(student_runtime_hook, 'compiled', compiled)
+    return calls
+
+
+def train(make_runner, cfg, name='run', hook=HOOK, **options):
+    cfg = cfg.copy()
+    if hook:
+        cfg.default_hooks.student_runtime = hook
+    cfg.update(options)
+    cfg.default_hooks.logger.interval = 1
+    runner = make_runner(cfg, name)
+    runner.train()
+    logs = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    return runner, [line['loss'] for line in lines if 'loss' in line]
+
+
+def weights(runner, name):
+    path = Path(runner.work_dir) / name
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def test_whole_batches_of_training_are_compiled_and_nothing_else(
+    tmp_path, make_runner, counted
+):
+    cfg = distill_config(tmp_path, images=72, epochs=2)  # 32, 32 and 8
+    runner, _ = train(make_runner, cfg)
+    assert counted == [(True, 32)] * 4
+    assert runner.model.student.backbone._compiled_call_impl is None
+
+
+@pytest.mark.parametrize('name', ['cakd/demo_digits.py', 'ofd/ofd_r20_r8_digits.py'])
+def test_compiled_training_is_the_plain_one(name, tmp_path, make_runner):
+    teacher = save_teacher(tmp_path / 'teacher.pth')
+    cfg = digits_config(
+        name,
+        epochs=1,
+        model__teacher_ckpt=str(teacher),
+        optim_wrapper__optimizer__lr=0.001,
+    )
+    plain, losses = train(make_runner, cfg, 'plain', hook=None)
+    fast, fast_losses = train(make_runner, cfg, 'fast')
+    assert len(losses) == 3
+    assert fast_losses == pytest.approx(losses, rel=1e-3)
+    for file in ('epoch_1.pth', 'student.pth'):
+        expected, found = weights(plain, file), weights(fast, file)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-3, rtol=1e-2)
+
+
+def test_memory_format(tmp_path, make_runner, counted):
+    cfg = distill_config(tmp_path, epochs=1)
+    for channels_last in (True, False):
+        hook = dict(HOOK, channels_last=channels_last)
+        runner, _ = train(make_runner, cfg, str(channels_last), hook)
+        weight = runner.model.student.backbone.stage1[0].conv1.weight
+        is_last = weight.is_contiguous(memory_format=torch.channels_last)
+        assert is_last == channels_last
+        teacher = runner.model.teacher.backbone.stage1[0].conv1.weight
+        assert teacher.is_contiguous()
+
+
+def test_a_run_is_resumed_with_and_without(tmp_path, make_runner, counted):
+    cfg = distill_config(tmp_path, epochs=2)
+    whole, losses = train(make_runner, cfg, 'whole', hook=None)
+    for first, then in ((HOOK, None), (None, HOOK)):
+        name = f'resumed{bool(then)}'
+        cfg.train_cfg.max_epochs = 1
+        train(make_runner, cfg, name, hook=first)
+        cfg.train_cfg.max_epochs = 2
+        runner, found = train(make_runner, cfg, name, hook=then, resume=True)
+        assert len(found) == len(losses) == 6
+        # Rounding alone tells channels-last kernels from the others.
+        assert sorted(found) == pytest.approx(sorted(losses), rel=0.05)
+        assert weights(runner, 'epoch_2.pth').keys() == (
+            weights(whole, 'epoch_2.pth').keys()
+        )
+
+
+def test_a_plain_classifier_has_one_too(make_runner, counted):
+    cfg = digits_config('vanilla/resnet8_digits.py', epochs=1)
+    _, losses = train(make_runner, cfg, 'plain', hook=None)
+    _, found = train(make_runner, cfg, 'fast')
+    assert counted == [(True, 32)] * 3
+    assert found == pytest.approx(losses, rel=0.05)
+
+
+def test_without_compilation(tmp_path, make_runner, counted):
+    cfg = distill_config(tmp_path, epochs=1)
+    train(make_runner, cfg, hook=dict(HOOK, compile=False))
+    assert counted == []
+
+
+def test_mmengine_must_not_compile_as_well(tmp_path, make_runner, counted):
+    cfg = distill_config(tmp_path, epochs=1)
+    runner = make_runner(cfg)
+    runner.cfg['compile'] = True
+    hook = student_runtime_hook.StudentRuntimeHook()
+    with pytest.raises(ValueError, match='`compile` = True.*student_runtime.compile'):
+        hook.before_train(runner)

@@ -1,0 +1,341 @@
+"""The fast teacher tells recorders what the plain one would."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from known_nets import NETS, spread
+from mmengine.registry import DefaultScope
+from mmpretrain.structures import DataSample
+from mmrazor.models.task_modules import RecorderManager
+from mmrazor.registry import MODELS
+from tiny import digits_config, distill_config, save_teacher
+
+from cakd_mm.models.runtime import TeacherRuntime, build_runtime
+from cakd_mm.models.task_modules.taps import points_of
+
+EAGER = dict(compile=False)
+
+
+def images(count=4, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, size, size, generator=generator)
+
+
+def recorders_of(net, **others):
+    """Record every map of a net, its logits and what its head takes."""
+    maps = [name for name in points_of(net) if not name.endswith('_norm')]
+    points = {name: dict(type='Tap', source=name) for name in maps}
+    manager = RecorderManager(
+        dict(
+            points,
+            head=dict(type='ModuleOutputs', source='head'),
+            taken=dict(type='ModuleInputs', source='head'),
+            weight=dict(type='Parameter', source='head.fc.weight'),
+            **others,
+        )
+    )
+    manager.initialize(net)
+    return manager
+
+
+def data_of(manager):
+    data = {}
+    for name, recorder in manager.recorders.items():
+        assert len(recorder.data_buffer) == 1, name
+        found = recorder.get_record_data()
+        while isinstance(found, tuple):
+            (found,) = found
+        data[name] = found
+    return data
+
+
+def plain(net, manager, inputs):
+    with manager, torch.no_grad():
+        net(inputs, mode='tensor')
+    return data_of(manager)
+
+
+def fast(runtime, net, manager, inputs):
+    with manager:
+        runtime(net, inputs, manager.recorders.values())
+    return data_of(manager)
+
+
+def largest_deviation(found, expected):
+    assert found.keys() == expected.keys()
+    worst = 0.0
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype == torch.float32, name
+        assert found[name].shape == value.shape, name
+        off = (found[name] - value).abs().max() / value.abs().max()
+        worst = max(worst, off.item())
+    return worst
+
+
+@pytest.mark.parametrize('name', sorted(NETS))
+def test_every_tap_of_every_net(name):
+    net = NETS[name]().eval()
+    manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    for seed, count in ((0, 4), (1, 4), (2, 3)):
+        inputs = images(count, seed=seed)
+        expected = plain(net, manager, inputs)
+        found = fast(runtime, net, manager, inputs)
+        assert 0 < largest_deviation(found, expected) < 1e-4
+        assert found['weight'] is expected['weight']
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(net.state_dict()[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize('name', ['resnet8', 'wrn16-1'])
+def test_compiled(name):
+    net = NETS[name]().eval()
+    manager, runtime = recorders_of(net), TeacherRuntime()
+    for seed, count in ((0, 4), (1, 4), (2, 3)):  # the last one is not compiled
+        inputs = images(count, seed=seed)
+        expected = plain(net, manager, inputs)
+        found = fast(runtime, net, manager, inputs)
+        assert largest_deviation(found, expected) < 1e-4
+
+
+def test_what_was_compiled_for_one_net_is_not_run_for_another():
+    for seed, taps in ((0, []), (1, ['stage1', 'stage2_pre']), (2, [])):
+        net = NETS['resnet8']().eval()
+        torch.manual_seed(seed)
+        spread(net)
+        recorders = {tap: dict(type='Tap', source=tap) for tap in taps}
+        recorders['head'] = dict(type='ModuleOutputs', source='head')
+        manager, runtime = RecorderManager(recorders), TeacherRuntime()
+        manager.initialize(net)
+        expected = plain(net, manager, images())
+        for _ in range(2):
+            found = fast(runtime, net, manager, images())
+            assert largest_deviation(found, expected) < 1e-4
+
+
+def test_half_precision_is_near_and_handed_on_in_float32():
+    net = NETS['resnet8']().eval()
+    manager = recorders_of(net)
+    expected = plain(net, manager, images())
+    found = fast(TeacherRuntime(dtype='bfloat16', **EAGER), net, manager, images())
+    assert 1e-4 < largest_deviation(found, expected) < 0.05
+
+
+def test_normalisation_that_stays_computes_in_float32():
+    net = NETS['wrn16-1']().eval()
+    runtime = TeacherRuntime(dtype='bfloat16', **EAGER)
+    fast(runtime, net, recorders_of(net), images())
+    kept = [m for m in runtime._eager.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert kept
+    assert all(m.running_var.dtype == torch.float32 for m in kept)
+    assert runtime._eager.net.head.fc.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('dtype', ['auto', 'float32'])
+def test_autocast_decides_if_asked(dtype):
+    net = NETS['resnet8']().eval()
+    manager = recorders_of(net)
+    expected = plain(net, manager, images())
+    runtime = TeacherRuntime(dtype=dtype, **EAGER)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = fast(runtime, net, manager, images())
+    assert (largest_deviation(found, expected) > 1e-4) == (dtype == 'auto')
+
+
+def test_what_lies_between_a_convolution_and_its_norm_is_recorded(caplog):
+    net = NETS['resnet8']().eval()
+    source = 'backbone.stage2.0'
+    between = {
+        'conv': dict(type='ModuleOutputs', source=f'{source}.conv1'),
+        'bn': dict(type='ModuleInputs', source=f'{source}.bn2'),
+    }
+    manager, runtime = recorders_of(net, **between), TeacherRuntime(**EAGER)
+    expected = plain(net, manager, images())
+    with caplog.at_level('INFO'):
+        found = fast(runtime, net, manager, images())
+    assert largest_deviation(found, expected) < 1e-4
+    kept = {n for n, m in runtime._eager.net.named_modules() if 'BatchNorm' in str(m)}
+    assert {f'{source}.bn1', f'{source}.bn2'} <= kept
+    assert f'{source}.downsample.1' not in kept
+
+
+def test_a_hook_that_comes_later_is_told():
+    net = NETS['resnet8']().eval()
+    manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
+    fast(runtime, net, manager, images())
+    seen = []
+    module = net.backbone.stage1[0].conv1
+    handle = module.register_forward_hook(lambda *call: seen.append(call))
+    module.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
+    )
+    fast(runtime, net, manager, images())
+    seen.clear()
+    fast(runtime, net, manager, images(seed=3))
+    (before, keywords), (told, inputs, output) = seen
+    assert told is module
+    assert keywords == {}
+    assert before is inputs
+    torch.testing.assert_close(module(inputs[0]), output)
+    handle.remove()
+    seen.clear()
+    fast(runtime, net, manager, images())
+    assert all(len(call) == 2 for call in seen)
+
+
+def test_another_net_is_refused(monkeypatch):
+    net = NETS['resnet8']().eval()
+
+    def forward(block, x):  # reads the convolution's weight by itself
+        conv = block.conv1
+        again = torch.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+        return block.pre_activation(block.bn1(conv(x)) + again)
+
+    monkeypatch.setattr(type(net.backbone.stage1[0]), 'forward', forward)
+    manager = recorders_of(net)
+    with pytest.raises(ValueError, match='model.teacher_runtime.*fold_batchnorm=False'):
+        fast(TeacherRuntime(**EAGER), net, manager, images())
+    expected = plain(net, manager, images())
+    runtime = TeacherRuntime(fold_batchnorm=False, **EAGER)
+    found = fast(runtime, net, manager, images())
+    assert largest_deviation(found, expected) < 1e-4
+
+
+def test_nan_of_the_fast_teacher_is_refused(monkeypatch):
+    net = NETS['resnet8']().eval()
+    runtime = TeacherRuntime(**EAGER)
+    build = TeacherRuntime._build
+
+    def spoilt(self, *args):
+        tapped = build(self, *args)
+        tapped.net.head.fc.bias.data[0] = float('nan')
+        return tapped
+
+    monkeypatch.setattr(TeacherRuntime, '_build', spoilt)
+    with pytest.raises(ValueError, match='differs by inf'):
+        fast(runtime, net, recorders_of(net), images())
+
+
+def test_an_overwritten_feature_is_still_an_error():
+    net = NETS['resnet8']().eval()
+    net.backbone.stage1[0].relu.inplace = True
+    with pytest.raises(ValueError, match='stage1_pre.*overwritten'):
+        fast(TeacherRuntime(**EAGER), net, recorders_of(net), images())
+
+
+def test_copies_have_the_settings_alone():
+    net = NETS['resnet8']().eval()
+    runtime = TeacherRuntime(channels_last=False, dtype='bfloat16', **EAGER)
+    fast(runtime, net, recorders_of(net), images())
+    for twin in (copy.deepcopy(runtime), pickle.loads(pickle.dumps(runtime))):
+        assert twin.settings() == runtime.settings()
+        assert twin._eager is None
+
+
+@pytest.mark.parametrize(
+    ('settings', 'key'),
+    [
+        (dict(dtype='int8'), 'model.teacher_runtime.dtype'),
+        (dict(fold=True), "model.teacher_runtime.fold` = True.*'fold_batchnorm'"),
+    ],
+)
+def test_wrong_settings_are_named(settings, key):
+    with pytest.raises(ValueError, match=key):
+        build_runtime(settings)
+
+
+# In an algorithm.
+
+
+def algorithm(cfg):
+    model = copy.deepcopy(cfg.model)
+    model.data_preprocessor = cfg.data_preprocessor
+    torch.manual_seed(1)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(model)
+    model.init_weights()
+    return model.train()
+
+
+def batch(model, count=8, seed=0):
+    inputs = torch.randint(
+        0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(seed)
+    )
+    samples = [DataSample().set_gt_label(i % 10) for i in range(count)]
+    data = dict(inputs=inputs.to(torch.uint8), data_samples=samples)
+    return model.data_preprocessor(data, True)
+
+
+METHODS = [
+    'cakd/demo_digits.py',
+    'cakd/ablations/digits/digits_logit-double_network.py',
+    'crd/crd_r20_r8_digits.py',
+    'ofd/ofd_r20_r8_digits.py',
+    'reviewkd/reviewkd_r20_r8_digits.py',
+]
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_methods_losses_are_the_same(name, tmp_path):
+    checkpoint = save_teacher(tmp_path / 'teacher.pth')
+    cfg = digits_config(name, model__teacher_ckpt=str(checkpoint))
+    losses = []
+    for runtime in (None, EAGER):
+        cfg.model.teacher_runtime = runtime
+        model = algorithm(cfg)
+        for module in model.modules():
+            if hasattr(module, 'set_dataset'):
+                module.set_dataset(torch.arange(64).numpy() % 10, 0, 8)
+                module.indices = torch.arange(8)
+        found = model(**batch(model), mode='loss')
+        losses.append({key: value.item() for key, value in found.items()})
+    assert losses[0].keys() == losses[1].keys()
+    assert len(losses[0]) > 1
+    for key, value in losses[0].items():
+        assert losses[1][key] == pytest.approx(value, rel=1e-4), key
+
+
+@pytest.mark.parametrize(
+    ('options', 'key'),
+    [
+        (dict(model__teacher_mode='loss'), 'model.teacher_mode'),
+        (
+            dict(
+                model__distiller__teacher_recorders__more=dict(
+                    type='FunctionOutputs', source='torch.nn.functional.relu'
+                )
+            ),
+            'teacher_recorders.more.type',
+        ),
+        (
+            dict(
+                model__distiller__distill_deliveries=dict(
+                    shared=dict(
+                        type='MethodOutputs',
+                        max_keep_data=1,
+                        method_path='torch.nn.Module.forward',
+                    )
+                )
+            ),
+            'distill_deliveries.shared',
+        ),
+    ],
+)
+def test_what_hooks_cannot_tell_is_refused(options, key, tmp_path):
+    cfg = distill_config(tmp_path, model__teacher_runtime=EAGER, **options)
+    with pytest.raises(ValueError, match=key):
+        algorithm(cfg)
+
+
+def test_checkpoints_do_not_know_of_it(tmp_path):
+    cfg = distill_config(tmp_path)
+    plain = algorithm(cfg)
+    cfg.model.teacher_runtime = EAGER
+    model = algorithm(cfg)
+    model(**batch(model), mode='loss')
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert model.teacher_runtime._eager is not None
+    model.load_state_dict(plain.state_dict())
+    assert model.teacher_runtime._eager is None  # made again from what was loaded
