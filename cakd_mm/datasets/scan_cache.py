@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+import numpy as np
+
 # A later change may get the same time: file systems count in ticks of up to 2 s.
 TICK = 2_000_000_000
 
@@ -90,15 +92,22 @@ def _read(file: Path, valid_for: list) -> dict | None:
 
 def _write(file: Path, valid_for: list, found: dict) -> None:
     text = json.dumps(found)
+    write_whole(file, f'{_text(valid_for, text)}\n{text}'.encode())
+
+
+def write_whole(file: Path, *parts: bytes | np.ndarray) -> bool:
+    """Write a file that others see whole or not at all; say whether it worked."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile('w', dir=file.parent, delete=False) as part:
+        with NamedTemporaryFile(dir=file.parent, delete=False) as part:
             try:
-                part.write(f'{_text(valid_for, text)}\n{text}')
+                for content in parts:
+                    part.write(content)
                 part.close()
                 os.replace(part.name, file)
             except OSError:
                 os.unlink(part.name)
                 raise
     except OSError:
-        pass  # scanned again next time
+        return False  # made again next time
+    return True

@@ -6,6 +6,7 @@ from mmengine.registry import HOOKS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from ...datasets.label_batch import LabelBatch
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -27,7 +28,9 @@ class LabelRangeHook(Hook):
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train') -> None:
         num_classes = _num_classes(runner.model)
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
-        if num_classes is None or not isinstance(samples, (list, tuple)):
+        if num_classes is None or not isinstance(samples, (list, tuple, LabelBatch)):
+            return
+        if isinstance(samples, LabelBatch) and _all_fit(samples.gt_label, num_classes):
             return
         labels = {i: label for i, s in enumerate(samples) if _has(label := _label(s))}
         if not labels:
@@ -48,6 +51,11 @@ class LabelRangeHook(Hook):
                     'of classes, or correct the annotation.',
                 )
             )
+
+
+def _all_fit(labels: Tensor, num_classes: int) -> bool:
+    low, high = labels.aminmax()
+    return bool(low >= 0 and high < num_classes)
 
 
 def _label(sample):

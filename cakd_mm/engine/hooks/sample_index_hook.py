@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 
+from ...datasets.label_batch import LabelBatch
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -69,7 +70,17 @@ class SampleIndexHook(Hook):
         if not self._losses:
             return
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
-        samples = samples if isinstance(samples, (list, tuple)) else []
+        if isinstance(samples, LabelBatch):
+            indices, labels = samples.sample_idx, samples.gt_label.numpy()
+        else:
+            samples = samples if isinstance(samples, (list, tuple)) else []
+            indices, labels = self._read_batch(samples)
+        self._check(samples, indices, labels)
+        for module in self._losses:
+            module.indices = torch.from_numpy(indices)
+
+    def _read_batch(self, samples) -> tuple[np.ndarray, np.ndarray]:
+        """Return index and class of each sample, -1 for one without a class."""
         indices = [sample.get('sample_idx') for sample in samples]
         if not indices or not all(isinstance(i, (int, np.integer)) for i in indices):
             raise ValueError(
@@ -82,9 +93,12 @@ class SampleIndexHook(Hook):
                     "meta_keys, add 'sample_idx'.",
                 )
             )
-        self._check(samples, np.array(indices))
-        for module in self._losses:
-            module.indices = torch.tensor(indices)
+        labels = [sample.get('gt_label') for sample in samples]
+        labels = [
+            int(label) if isinstance(label, Tensor) and label.numel() == 1 else -1
+            for label in labels
+        ]
+        return np.array(indices), np.array(labels)
 
     def _names(self) -> str:
         return ', '.join(sorted({type(module).__name__ for module in self._losses}))
@@ -114,14 +128,9 @@ class SampleIndexHook(Hook):
             )
         return labels
 
-    def _check(self, samples, indices: np.ndarray) -> None:
+    def _check(self, samples, indices: np.ndarray, labels: np.ndarray) -> None:
         """Refuse an index whose image in the training set has another class."""
         size = len(self._labels)
-        labels = [sample.get('gt_label') for sample in samples]
-        labels = [
-            int(label) if isinstance(label, Tensor) and label.numel() == 1 else -1
-            for label in labels
-        ]
         inside = (indices >= 0) & (indices < size)
         right = inside & (self._labels[np.where(inside, indices, 0)] == labels)
         if right.all():

@@ -1,4 +1,5 @@
+from .resident_val_loop import ResidentValLoop
 from .resumable_train_loop import ResumableTrainLoop
 from .student_teacher_val_loop import StudentTeacherValLoop
 
-__all__ = ['ResumableTrainLoop', 'StudentTeacherValLoop']
+__all__ = ['ResidentValLoop', 'ResumableTrainLoop', 'StudentTeacherValLoop']

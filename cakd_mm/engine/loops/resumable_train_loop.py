@@ -10,6 +10,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler, DataLoader
 
 from ...datasets.seeded_dataset import SeededDataset, seed_everything
+from .resident import resident_loader
 
 # Where the running epoch began, in the runner's message hub.
 BEGAN = 'epoch_began'
@@ -43,17 +44,29 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         runner (Runner): The runner.
         dataloader (DataLoader | dict): Config of the loader, or the loader;
             only a loader built here has its samples seeded.
+        resident (bool): Keep the decoded images in memory, on the model's device;
+            see :class:`ResidentDataset`. Defaults to False.
         **kwargs: As in mmengine.
+
+    Raises:
+        ValueError: the data cannot be made resident.
     """
 
-    def __init__(self, runner, dataloader: DataLoader | dict, **kwargs) -> None:
-        sampler = None
-        if isinstance(dataloader, dict):
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        resident: bool = False,
+        **kwargs,
+    ) -> None:
+        sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
+        if resident:
+            dataloader = resident_loader(dataloader, runner.model, runner.seed)
+        elif isinstance(dataloader, dict):
             dataset = dict(
                 type='SeededDataset', dataset=dataloader['dataset'], seed=runner.seed
             )
             dataloader = {**dataloader, 'dataset': dataset}
-            sampler = dataloader.get('sampler')
         super().__init__(runner, dataloader, **kwargs)
         dataset = self.dataloader.dataset
         if not isinstance(dataset, SeededDataset):

@@ -3,9 +3,11 @@
 import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop, autocast
+from torch.utils.data import DataLoader
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
+from .resident import resident_loader
 
 
 @LOOPS.register_module()
@@ -16,9 +18,29 @@ class StudentTeacherValLoop(ValLoop):
     ``val_cfg=dict(type='StudentTeacherValLoop')``; the default loop scores the
     student only.
 
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): Config of the loader, or the loader.
+        *args: As in mmengine.
+        resident (bool): Keep the decoded images in memory, on the model's device;
+            see :class:`ResidentDataset`. Defaults to False.
+        **kwargs: As in mmengine.
+
     Raises:
-        ValueError: the model has no teacher.
+        ValueError: the model has no teacher, or the data cannot be made resident.
     """
+
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        *args,
+        resident: bool = False,
+        **kwargs,
+    ) -> None:
+        if resident:
+            dataloader = resident_loader(dataloader, runner.model, runner.seed)
+        super().__init__(runner, dataloader, *args, **kwargs)
 
     def run(self) -> dict:
         """Validate both and return all metrics."""
