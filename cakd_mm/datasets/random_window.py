@@ -132,7 +132,9 @@ class RandomWindow:
     crop: RandomCrop | None
     flip_prob: float
 
-    def __bool__(self) -> bool:
+    @property
+    def is_random(self) -> bool:
+        """Whether there is anything to do for a batch."""
         return self.crop is not None or self.flip_prob > 0
 
     @cached_property

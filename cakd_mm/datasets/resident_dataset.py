@@ -107,8 +107,6 @@ class ResidentDataset(SeededDataset):
                 )
             labels.append(int(label))
             paths.append(info.get('img_path'))
-        if not labels:
-            _refuse('dataset', type(self.dataset).__name__, 'It has no images.')
         self._labels = torch.tensor(labels)
         self._paths = None if None in paths else paths
 
@@ -177,7 +175,7 @@ class ResidentDataset(SeededDataset):
         places = np.asarray(indices)
         wanted = torch.from_numpy(places)
         images = self.images.index_select(0, wanted.to(self.images.device))
-        if self._window:
+        if self._window.is_random:
             images = self._window.cut(images, self._draws()[places])
         samples = LabelBatch(
             gt_label=self._labels.index_select(0, wanted), sample_idx=places

@@ -1,11 +1,13 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmpretrain.structures import DataSample, MultiTaskDataSample
 from tiny import digits_config
 from torch import nn
 
+from cakd_mm.datasets import LabelBatch
 from cakd_mm.engine.hooks import LabelRangeHook
 
 
@@ -78,6 +80,31 @@ def test_good_labels_and_batches_of_other_kinds_pass(data_batch):
     check(data_batch)
 
 
+def labels(*values, **fields):
+    return LabelBatch(
+        gt_label=torch.tensor(values), sample_idx=np.arange(len(values)), **fields
+    )
+
+
+def test_the_labels_of_a_resident_batch_are_looked_at_as_a_whole(monkeypatch):
+    batch = labels(0, 9, 4)
+    monkeypatch.setattr(LabelBatch, '_make_samples', None)  # not called
+    check(dict(inputs=None, data_samples=batch))
+
+
+@pytest.mark.parametrize(
+    ('batch', 'match'),
+    [
+        (labels(3, 10), 'label 10.: sample 1 of the batch has it'),
+        (labels(-1, 3), 'label -1.: sample 0 of the batch has it'),
+        (labels(0, 99, img_path=['x', 'a/b.jpg']), 'label 99.: a/b.jpg has it'),
+    ],
+)
+def test_a_wrong_label_of_a_resident_batch_is_named(batch, match):
+    with pytest.raises(ValueError, match=match):
+        check(dict(inputs=None, data_samples=batch))
+
+
 @pytest.mark.parametrize('net', [nn.Linear(2, 2), model(None)], ids=['no head', 'none'])
 def test_a_head_that_does_not_count_classes_passes(net):
     check(batch(sample(1000)), net)
@@ -89,6 +116,17 @@ def test_a_run_stops_before_the_batch_is_used(make_runner, mode):
     runner = make_runner(
         digits_config('vanilla/resnet8_digits.py', model__head__num_classes=5)
     )
+    runner.model.data_preprocessor.forward = None  # never reached
+    with pytest.raises(ValueError, match=f'`{mode}_dataloader.dataset`.*5 classes'):
+        getattr(runner, mode)()
+
+
+@pytest.mark.parametrize('mode', ['train', 'val'])
+def test_a_resident_run_stops_as_well(make_runner, mode):
+    cfg = digits_config('vanilla/resnet8_digits.py', model__head__num_classes=5)
+    cfg.train_cfg.resident = True
+    cfg.val_cfg = dict(type='ResidentValLoop')
+    runner = make_runner(cfg)
     runner.model.data_preprocessor.forward = None  # never reached
     with pytest.raises(ValueError, match=f'`{mode}_dataloader.dataset`.*5 classes'):
         getattr(runner, mode)()

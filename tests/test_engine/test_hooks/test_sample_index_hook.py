@@ -15,7 +15,13 @@ from PIL import Image
 from tiny import distill_config
 from torch import nn
 
-from cakd_mm.datasets import DecodedImages, Digits, SeededDataset
+from cakd_mm.datasets import (
+    DecodedImages,
+    Digits,
+    LabelBatch,
+    ResidentDataset,
+    SeededDataset,
+)
 from cakd_mm.engine.hooks import SampleIndexHook
 
 STEPS = 3
@@ -150,6 +156,18 @@ def test_persistent_workers_change_nothing(whole, tmp_path):
     other = finish(cfg, tmp_path, workers=2)
     for name, value in crd_of(runner).state_dict().items():
         assert torch.equal(value, crd_of(other).state_dict()[name]), name
+
+
+def test_resident_images_fill_the_same_bank(whole, tmp_path):
+    """Without crops both kinds of data are the same images in the same order."""
+    cfg = copy.deepcopy(whole[1])
+    cfg.train_dataloader.dataset.pipeline.pop(1)
+    banks = []
+    for keep in (False, True):
+        cfg.train_cfg.resident = keep
+        runner = finish(cfg, tmp_path / str(keep))
+        banks.append(crd_of(runner).bank_T)
+    torch.testing.assert_close(*banks, rtol=1e-3, atol=1e-4)
 
 
 def test_the_seed_of_the_run_is_the_banks(whole, tmp_path):
@@ -361,6 +379,41 @@ def test_ranks_with_seeds_apart_share_one(monkeypatch):
     runner._randomness_cfg['diff_rank_seed'] = True
     hook.before_run(runner)
     assert runner.model.losses[0].told[1] == 9
+
+
+def resident(dataset):
+    runner = runner_of(
+        ResidentDataset(dataset), collate_fn=dict(type='resident_collate')
+    )
+    hook = SampleIndexHook()
+    hook.before_run(runner)
+    return hook, runner
+
+
+def test_a_resident_batch_has_its_indices_without_samples(monkeypatch):
+    hook, runner = resident(Digits(indices=20, pipeline=PACK))
+    monkeypatch.setattr(LabelBatch, '_make_samples', None)  # not called
+    listener, seen = runner.model.losses[0], []
+    for number, batch in enumerate(runner._train_loop.dataloader):
+        hook.before_train_iter(runner, number, data_batch=batch)
+        assert listener.indices.dtype == torch.int64
+        assert listener.indices.tolist() == batch['data_samples'].sample_idx.tolist()
+        seen += listener.indices.tolist()
+    assert sorted(seen) == list(range(20))
+    assert listener.told[0].tolist() == Digits(indices=20).get_gt_labels().tolist()
+
+
+@pytest.mark.parametrize(
+    ('index', 'label', 'match'),
+    [(1, 5, 'has class 5, but.*has class 1 there'), (20, 1, 'has nothing there')],
+)
+def test_a_resident_batch_of_another_set_is_refused(index, label, match):
+    hook, runner = resident(Digits(indices=20, pipeline=PACK))
+    wrong = LabelBatch(
+        gt_label=torch.tensor([0, label]), sample_idx=np.array([0, index])
+    )
+    with pytest.raises(ValueError, match=f'sample_idx {index}.*{match}'):
+        hook.before_train_iter(runner, 0, data_batch=dict(data_samples=wrong))
 
 
 class Bare:

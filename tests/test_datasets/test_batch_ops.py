@@ -1,0 +1,127 @@
+"""Batches against mmpretrain's transforms, image by image and bit by bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmcv.transforms import RandomFlip
+from mmpretrain.datasets.transforms import RandomCrop
+from mmpretrain.models.utils import ClsDataPreprocessor
+
+from cakd_mm.datasets.batch_ops import crop_and_flip, normalized
+from cakd_mm.datasets.random_window import RandomWindow
+
+
+def pictures(count=7, height=6, width=5, channels=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, height, width, channels)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+def one_by_one(images, crop, flip, draws):
+    """What mmpretrain makes of each image if it draws these numbers."""
+    out = []
+    for image, top, left, mirrored in zip(
+        images.numpy(), draws.top, draws.left, draws.flips, strict=True
+    ):
+        results = dict(img=image if image.shape[-1] > 1 else image[..., 0])
+        with pytest.MonkeyPatch.context() as patch:
+            drawn = iter([top, left])
+            patch.setattr(np.random, 'randint', lambda low, high: next(drawn))
+            results = crop.transform(results)
+            choice = 'horizontal' if mirrored else None
+            patch.setattr(flip, '_choose_direction', lambda choice=choice: choice)
+            results = flip.transform(results)
+        out.append(np.atleast_3d(results['img']).copy())
+    return torch.from_numpy(np.stack(out))
+
+
+@pytest.mark.parametrize(
+    ('channels', 'pad_val'),
+    [(1, 0), (1, 128), (3, 0), (3, 128), (3, 7.6), (3, (10, 20, 30))],
+    ids=str,
+)
+@pytest.mark.parametrize('padding', [None, 2, (1, 3), (1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize('size', [5, (4, 3), (8, 2), 50], ids=str)
+def test_a_batch_is_what_mmpretrain_makes_of_each(size, padding, pad_val, channels):
+    """A fill of one number goes into the first channel only: so mmcv pads."""
+    crop = RandomCrop(size, padding=padding, pad_val=pad_val)
+    flip = RandomFlip(prob=0.5)
+    images = pictures(40, channels=channels)
+    window = RandomWindow(crop, flip.prob)
+    draws = window.draw(3, 1, len(images), images.shape[1:3])
+    found = window.cut(images, draws)
+    assert found.is_contiguous()
+    assert torch.equal(found, one_by_one(images, crop, flip, draws))
+    assert 0 < draws.flips.sum() < len(images)
+
+
+@pytest.mark.parametrize('mirrored', [False, True])
+def test_every_offset_of_the_usual_crop(mirrored):
+    """Padding 4 and 32 pixels: all 81 windows."""
+    crop, flip = RandomCrop(32, padding=4), RandomFlip(prob=0.5)
+    images = pictures(1, 32, 32).repeat(81, 1, 1, 1)
+    window = RandomWindow(crop, flip.prob)
+    draws = window.draw(0, 0, 81, (32, 32))
+    draws.top[:], draws.left[:] = np.divmod(np.arange(81), 9)
+    draws.flips[:] = mirrored
+    found = window.cut(images, draws)
+    assert torch.equal(found, one_by_one(images, crop, flip, draws))
+    assert len({bytes(image.numpy().tobytes()) for image in found}) == 81
+
+
+def test_flips_alone():
+    images = pictures()
+    window = RandomWindow(None, 0.5)
+    draws = window.draw(0, 0, len(images), images.shape[1:3])
+    found = window.cut(images, draws)
+    flips = torch.from_numpy(draws.flips)
+    assert torch.equal(found[~flips], images[~flips])
+    assert torch.equal(found[flips], images[flips].flip(2))
+    assert 0 < flips.sum() < len(flips)
+
+
+def test_images_are_left_as_they_are():
+    images = pictures()
+    before = images.clone()
+    zeros = np.zeros(len(images), dtype=np.int64)
+    flips = np.ones(len(images), dtype=bool)
+    crop_and_flip(images, zeros, zeros, flips, (6, 5), (1, 1, 1, 1))
+    assert torch.equal(images, before)
+
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+@pytest.mark.parametrize('to_rgb', [False, True])
+@pytest.mark.parametrize('layout', ['rows', 'planes'])
+@pytest.mark.parametrize(
+    ('channels', 'mean', 'std'),
+    [(3, MEAN, STD), (3, [128.0], [60.1]), (1, [33.3], [7.7]), (2, MEAN[:2], STD[:2])],
+)
+def test_normalised_bit_for_bit_as_the_preprocessor_does(
+    channels, mean, std, layout, to_rgb
+):
+    images = pictures(channels=channels).permute(0, 3, 1, 2)
+    images = images if layout == 'rows' else images.contiguous()
+    before = images.clone()
+    model = ClsDataPreprocessor(mean=mean, std=std, to_rgb=to_rgb)
+    expected = model(dict(inputs=images))['inputs']
+    found = normalized(images, model.mean, model.std, to_rgb)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+
+
+@given(
+    st.lists(st.floats(0.125, 250, width=32), min_size=3, max_size=3),
+    st.lists(st.floats(0.125, 100, width=32), min_size=3, max_size=3),
+)
+@settings(max_examples=30, deadline=None)
+def test_all_values_of_a_byte(mean, std):
+    images = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
+    model = ClsDataPreprocessor(mean=mean, std=std, to_rgb=True)
+    expected = model(dict(inputs=images))['inputs']
+    assert torch.equal(normalized(images, model.mean, model.std, True), expected)

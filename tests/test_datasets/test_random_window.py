@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+from mmpretrain.datasets.transforms import RandomCrop
+from scipy.stats import chisquare
+
+from cakd_mm.datasets import Digits
+from cakd_mm.datasets.random_window import RandomWindow, split
+
+LOAD = dict(type='LoadImageFromFile')
+RESIZE = dict(type='Resize', scale=16)
+CROP = dict(type='RandomCrop', crop_size=16, padding=2)
+FLIP = dict(type='RandomFlip', prob=0.3, direction='horizontal')
+PACK = dict(type='PackInputs')
+
+
+def transforms(*configs):
+    return Digits(indices=1, pipeline=list(configs)).pipeline.transforms
+
+
+def names(steps):
+    return [type(step).__name__ for step in steps]
+
+
+@pytest.mark.parametrize('crop', [[], [CROP]], ids=['', 'crop'])
+@pytest.mark.parametrize('flip', [[], [FLIP]], ids=['', 'flip'])
+@pytest.mark.parametrize(
+    'fixed',
+    [
+        [],
+        [LOAD, RESIZE],
+        [
+            LOAD,
+            dict(type='ResizeEdge', scale=20, edge='short'),
+            dict(type='CenterCrop', crop_size=16),
+            dict(type='Pad', size=(18, 18)),
+        ],
+        [dict(type='EfficientNetCenterCrop', crop_size=16)],
+    ],
+    ids=['', 'resize', 'crops', 'efficient'],
+)
+def test_a_pipeline_falls_into_two(fixed, crop, flip):
+    found, window = split(transforms(*fixed, *crop, *flip, PACK))
+    assert names(found) == [step['type'] for step in fixed]
+    assert (window.crop is not None) == bool(crop)
+    assert window.flip_prob == (0.3 if flip else 0)
+    assert window.is_random == bool(crop or flip)
+
+
+REFUSED = {
+    'reflect': ([CROP | dict(padding_mode='reflect'), PACK], "padding_mode='reflect'"),
+    'if needed': ([CROP | dict(pad_if_needed=True), PACK], 'pad_if_needed=True'),
+    'vertical': ([FLIP | dict(direction='vertical'), PACK], 'RandomFlip.*horizontal'),
+    'both ways': (
+        [FLIP | dict(prob=[0.1, 0.2], direction=['horizontal', 'vertical']), PACK],
+        'RandomFlip.*horizontal',
+    ),
+    'another': ([dict(type='RandomResizedCrop', scale=16), PACK], 'RandomResizedCrop'),
+    'one between': (
+        [CROP, dict(type='ColorJitter', brightness=0.5), FLIP, PACK],
+        'ColorJitter.*this stands where',
+    ),
+    'flip first': ([FLIP, CROP, PACK], 'RandomCrop.*this stands where'),
+    'two crops': ([CROP, CROP, PACK], 'RandomCrop.*this stands where'),
+    'resized after': ([CROP, RESIZE, PACK], 'Resize.*this stands where'),
+    'a list of numbers': ([dict(type='Normalize', mean=[0], std=[1]), PACK], 'Normal'),
+    'no pack': ([CROP, FLIP], 'None.*this stands where'),
+    'empty': ([], 'None.*this stands where'),
+    'another key': ([dict(PACK, input_key='gt')], "input_key='gt'.*nothing else"),
+    'more keys': ([dict(PACK, algorithm_keys=['a'])], 'nothing else'),
+    'after pack': ([PACK, FLIP], 'RandomFlip.*It comes after PackInputs'),
+}
+
+
+@pytest.mark.parametrize(('configs', 'match'), REFUSED.values(), ids=REFUSED)
+def test_what_batches_cannot_go_through_is_named(configs, match):
+    with pytest.raises(ValueError, match=match) as error:
+        split(transforms(*configs))
+    assert '`dataset.pipeline` = ' in str(error.value)
+    assert 'train_cfg.resident=False' in str(error.value)
+
+
+def test_a_subclass_may_do_anything():
+    class Mine(RandomCrop):
+        pass
+
+    with pytest.raises(ValueError, match='this stands where'):
+        split([Mine(16), *transforms(PACK)])
+
+
+@pytest.mark.parametrize(
+    ('padding', 'expected'),
+    [
+        (None, (0, 0, 0, 0)),
+        (3, (3, 3, 3, 3)),
+        ((1, 2), (1, 2, 1, 2)),
+        ((1, 2, 3, 4), (1, 2, 3, 4)),
+    ],
+)
+def test_padding_is_spelled_out(padding, expected):
+    assert RandomWindow(RandomCrop(8, padding=padding), 0).padding == expected
+
+
+COUNT = 20_000
+
+
+def drawn(window=None, seed=0, epoch=0, count=COUNT, shape=(32, 32)):
+    if window is None:
+        window = RandomWindow(RandomCrop(32, padding=4), 0.3)
+    return window.draw(seed, epoch, count, shape)
+
+
+def test_windows_are_drawn_evenly_and_flips_apart():
+    """Every place 0 to 8 in each direction, all 162 views as often as expected."""
+    draws = drawn()
+    counts = np.zeros((9, 9, 2))
+    np.add.at(counts, (draws.top, draws.left, draws.flips.astype(int)), 1)
+    expected = COUNT / 81 * np.broadcast_to([0.7, 0.3], counts.shape)
+    assert chisquare(counts.ravel(), expected.ravel()).pvalue > 0.01
+    for values in (draws.top, draws.left):
+        assert sorted(set(values)) == list(range(9))
+
+
+def test_the_same_distribution_as_mmpretrains_own():
+    """Its own draws, of a crop that is not square, beside ours."""
+    crop = RandomCrop((5, 7), padding=(0, 1, 2, 3))
+    image = np.zeros((6 + 4, 8 + 2, 3))
+    np.random.seed(0)
+    theirs = np.array([crop.rand_crop_params(image) for _ in range(4000)])
+    ours = drawn(RandomWindow(crop, 0.5), count=4000, shape=(6, 8))
+    for column, values in enumerate((ours.top, ours.left)):
+        counts = [np.bincount(x) for x in (theirs[:, column], values)]
+        assert len(counts[0]) == len(counts[1])
+        even = np.full(len(counts[0]), 4000 / len(counts[0]))
+        for count in counts:
+            assert chisquare(count, even).pvalue > 0.01
+    assert (theirs[:, 2:] == (5, 7)).all()
+
+
+@pytest.mark.parametrize('probability', [0.0, 1.0])
+def test_certain_flips(probability):
+    draws = drawn(RandomWindow(None, probability), count=50)
+    assert (draws.flips == probability).all()
+    assert not draws.top.any()
+    assert not draws.left.any()
+
+
+def test_draws_depend_on_seed_and_epoch_alone():
+    first = drawn(count=100)
+    np.random.seed(5)
+    again = drawn(count=100)
+    for name in ('top', 'left', 'flips'):
+        assert (getattr(first, name) == getattr(again, name)).all()
+    views = {
+        tuple(drawn(seed=seed, epoch=epoch, count=100).top)
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(views) == 9
+
+
+def test_some_of_the_draws():
+    draws, places = drawn(count=10), np.array([7, 2, 7])
+    part = draws[places]
+    assert part.top.tolist() == draws.top[[7, 2, 7]].tolist()
+    assert part.left.tolist() == draws.left[[7, 2, 7]].tolist()
+    assert part.flips.tolist() == draws.flips[[7, 2, 7]].tolist()
+
+
+def test_the_pipelines_of_the_configs_of_small_sets(root):
+    from mmengine.config import Config
+
+    checked = 0
+    for name in ('digits', 'cifar100', 'cifar10_16px', 'tinyimagenet'):
+        cfg = Config.fromfile(root / f'configs/_base_/datasets/{name}.py')
+        for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
+            _, window = split(transforms(*pipeline))
+            checked += 1
+            assert window.is_random == (pipeline is cfg.train_pipeline)
+    assert checked == 8
