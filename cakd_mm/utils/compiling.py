@@ -1,8 +1,11 @@
-"""Compilation that leaves a run as it is where there is no compiler."""
+"""What depends on whether and how torch.compile runs."""
 
 from collections.abc import Callable
 
 import torch
+
+# PyTorch 2.1 traces none of the functions that ask.
+is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
 def compiled(function: Callable, key: str, **options) -> Callable:

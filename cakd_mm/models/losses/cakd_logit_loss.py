@@ -5,7 +5,12 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import check_number, class_indices
-from .functional import batch_mean, decoupled_kl_and_mass, single_label_kl_and_rows
+from .functional import (
+    LabelTerms,
+    batch_mean,
+    decoupled_kl_and_mass,
+    single_label_kl_and_terms,
+)
 
 
 @MODELS.register_module()
@@ -68,7 +73,7 @@ class CAKDLogitLoss(nn.Module):
         self.multi_label = multi_label
         self.loss_weight = loss_weight
         self.soft_labels = soft_labels
-        self._rows: dict[str, Tensor] = {}
+        self._seen: dict[str, LabelTerms | Tensor] = {}
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -95,23 +100,23 @@ class CAKDLogitLoss(nn.Module):
             terms, mass = decoupled_kl_and_mass(preds_S, preds_T, mask, self.tau)
             bcd, scd, wcd = terms
             rows = self.alpha * bcd + self.beta * scd + self.gamma * wcd
-            self._rows = {**terms._asdict(), 'strong_mass': mass}
+            self._seen.update(terms._asdict(), strong_mass=mass)
             return scale * rows.sum() / max(len(rows), 1)
         labels = self._labels(gt_labels, preds_S)
         alpha, gamma = scale * self.alpha, scale * self.gamma
-        loss, bcd, wcd, weak = single_label_kl_and_rows(
+        loss, self._seen['label'] = single_label_kl_and_terms(
             preds_S, preds_T, labels, self.tau, alpha, gamma
         )
-        self._rows = {'bcd': bcd, 'wcd': wcd, 'weak': weak}
         return loss
 
     @property
     def terms(self) -> dict[str, Tensor]:
         """The last step's means over the batch, detached scalars; {} before it."""
-        terms = {name: batch_mean(rows.detach()) for name, rows in self._rows.items()}
-        if 'weak' in terms:
+        if 'label' in self._seen:
+            terms = self._seen['label'].means()
             terms['scd'] = torch.zeros_like(terms['wcd'])
-            terms['strong_mass'] = 1 - terms.pop('weak')
+        else:
+            terms = {name: batch_mean(x.detach()) for name, x in self._seen.items()}
         for name in terms.keys() - {'strong_mass'}:
             terms[name] = self.tau**2 * terms[name]
         return terms

@@ -36,7 +36,7 @@ def refuse_several_labels(rows: Tensor, key: str) -> None:
 
 def check_tau(tau: float) -> None:
     """Raise TypeError or ValueError unless ``tau`` is a positive, finite number."""
-    if not isinstance(tau, Real) or isinstance(tau, bool):
+    if type(tau) is not float and (not isinstance(tau, Real) or isinstance(tau, bool)):
         raise TypeError(f'tau must be a number, got {tau!r}; write tau=4.0, say.')
     if not 0 < tau < math.inf:
         raise ValueError(
@@ -76,7 +76,10 @@ def checked_scores(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         )
     double = torch.float64 in (preds_S.dtype, preds_T.dtype)
     dtype = torch.float64 if double else torch.float32
-    return preds_S.to(dtype), preds_T.detach().to(dtype)
+    # no call that would change nothing: a small batch pays for each
+    student = preds_S if preds_S.dtype == dtype else preds_S.to(dtype)
+    teacher = preds_T if preds_T.dtype == dtype else preds_T.to(dtype)
+    return student, teacher.detach() if teacher.requires_grad else teacher
 
 
 def class_indices(
@@ -95,9 +98,9 @@ def class_indices(
 
     Raises:
         TypeError: class indices are no integers.
-        ValueError: shapes do not fit, labels are not classes, or a row marks several
-            with 1. Only values on the CPU are looked at: reading a GPU's would stop
-            it.
+        ValueError: shapes do not fit, or a row marks several with 1. Only values on
+            the CPU are looked at: reading a GPU's would stop it. Indices are not
+            looked at: see :func:`check_classes`.
     """
     if gt_labels.dim() == 2:
         return _highest(gt_labels, preds, several)
@@ -111,15 +114,22 @@ def class_indices(
             f'gt_labels must be integer class indices, got {gt_labels.dtype}; '
             'rows of label scores have the shape (N, C).'
         )
-    if gt_labels.device.type == 'cpu' and len(gt_labels):
-        low, high = (value.item() for value in gt_labels.aminmax())
+    return gt_labels if gt_labels.dtype == torch.int64 else gt_labels.long()
+
+
+def check_classes(labels: Tensor, preds: Tensor) -> None:
+    """Raise ValueError if a class index, (N,), is none of those scored, (N, C).
+
+    Only values on the CPU are looked at: reading a GPU's would stop it.
+    """
+    if labels.device.type == 'cpu' and len(labels):
+        low, high = (value.item() for value in labels.aminmax())
         if low < 0 or high >= preds.shape[-1]:
             raise ValueError(
                 f'gt_labels holds {low if low < 0 else high}, but there are '
                 f'{preds.shape[-1]} classes: set num_classes of both heads to '
                 'that of the dataset, and number labels from 0.'
             )
-    return gt_labels.long()
 
 
 def _highest(gt_labels: Tensor, preds: Tensor, several: str) -> Tensor:

@@ -4,7 +4,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import check_number, class_indices
-from .functional import batch_mean, single_label_kl_and_rows
+from .functional import LabelTerms, single_label_kl_and_terms
 
 
 @MODELS.register_module()
@@ -52,7 +52,7 @@ class DecoupledKDLoss(nn.Module):
         self.alpha = alpha
         self.beta = beta
         self.loss_weight = loss_weight
-        self._rows: tuple[Tensor, ...] = ()
+        self._seen: LabelTerms | None = None
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -73,7 +73,7 @@ class DecoupledKDLoss(nn.Module):
         """
         labels = class_indices(gt_labels, preds_S)
         scale = self.loss_weight * self.tau**2
-        loss, *self._rows = single_label_kl_and_rows(
+        loss, self._seen = single_label_kl_and_terms(
             preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta
         )
         return loss
@@ -81,13 +81,13 @@ class DecoupledKDLoss(nn.Module):
     @property
     def terms(self) -> dict[str, Tensor]:
         """The last step's means over the batch, detached scalars; {} before it."""
-        if not self._rows:
+        if self._seen is None:
             return {}
-        tckd, nckd, others = (batch_mean(rows) for rows in self._rows)
+        means = self._seen.means()
         return {
-            'tckd': self.tau**2 * tckd,
-            'nckd': self.tau**2 * nckd,
-            'target_mass': 1 - others,
+            'tckd': self.tau**2 * means['bcd'],
+            'nckd': self.tau**2 * means['wcd'],
+            'target_mass': means['strong_mass'],
         }
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ are taken to base 2, which PyTorch computes three times as fast on a CPU.
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .checks import check_tau, checked_scores, kind_of
+from ...utils.compiling import is_compiling
+from .checks import check_classes, check_tau, checked_scores, kind_of
 from .correlation import pearson_distance, spearman_distance
 from .normalized import normalized_kd
 
@@ -26,7 +28,7 @@ __all__ = [
     'normalized_kd',
     'pearson_distance',
     'single_label_kl',
-    'single_label_kl_and_rows',
+    'single_label_kl_and_terms',
     'spearman_distance',
 ]
 
@@ -94,6 +96,28 @@ def decoupled_kl_and_mass(
     return DecoupledKL(*terms), mass
 
 
+class LabelTerms(NamedTuple):
+    """What the divergences of every row are made of, without a gradient.
+
+    ``log_total`` and ``cost``, (2, N, 1), are those of the student and the teacher.
+    """
+
+    log_total: Tensor
+    cost: Tensor
+    within: Tensor
+    weak_mass: Tensor
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the means of ``bcd``, ``wcd`` and the teacher's mass of the label."""
+        log_S, log_T = self.log_total.unbind()
+        cost_S, cost_T = self.cost.unbind()
+        return {
+            'bcd': batch_mean(cost_S - cost_T),
+            'wcd': batch_mean(self.within + (log_S - log_T)),
+            'strong_mass': 1 - batch_mean(self.weak_mass),
+        }
+
+
 def single_label_kl(
     preds_S: Tensor,
     preds_T: Tensor,
@@ -108,24 +132,26 @@ def single_label_kl(
     then), several times as fast, and with one tensor kept for the backward.
     ``labels`` is int64, (N,); the other arguments and errors are as there.
     """
-    return single_label_kl_and_rows(preds_S, preds_T, labels, tau, alpha, gamma)[0]
+    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma)[0]
 
 
-def single_label_kl_and_rows(
+def single_label_kl_and_terms(
     preds_S: Tensor,
     preds_T: Tensor,
     labels: Tensor,
     tau: float = 1.0,
     alpha: float = 1.0,
     gamma: float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return :func:`single_label_kl` and, per row, what it is made of.
-
-    The other three, ``bcd``, ``wcd`` and the teacher's mass outside the label, each
-    (N, 1), have no gradient.
-    """
+) -> tuple[Tensor, LabelTerms]:
+    """Return :func:`single_label_kl` and what its terms can be read from."""
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
-    return _SingleLabelKL.apply(preds_S, preds_T, labels, tau, alpha, gamma)
+    arguments = preds_S, preds_T, labels, tau, alpha, gamma
+    try:
+        loss, *terms = _SingleLabelKL.apply(*arguments)
+    except RuntimeError:  # as PyTorch says it, naming no key
+        check_classes(labels, preds_S)
+        raise
+    return loss, LabelTerms(*terms)
 
 
 def batch_mean(rows: Tensor) -> Tensor:
@@ -231,34 +257,76 @@ class _SingleLabelKL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, preds_S, preds_T, labels, tau, alpha, gamma):
-        dtype, low = preds_S.dtype, torch.finfo(preds_S.dtype).min
-        rows = max(len(labels), 1)
-        scores = torch.stack((preds_S, preds_T))
-        index = labels.unsqueeze(-1)
-        label = index.expand(2, -1, -1)
-        target = scores.gather(-1, label)
-        scores.scatter_(-1, label, low)
-        peak = scores.amax(-1, keepdim=True)
-        depth = _depth(scores.sub_(peak), tau)
-        gap = depth[1] - depth[0]
-        total = depth.exp2_().sum(-1, keepdim=True)
-        student, teacher = depth.div_(total).unbind()
-        log_total = total.double().log_()
-        log_ratio = torch.sub(log_total, target.sub_(peak), alpha=1 / tau)  # W to S
-        bcd, shift, weak_T = _between(log_ratio, dtype)
-        excess = student - teacher
-        wcd = _within(excess, teacher, gap).sum(-1, keepdim=True)
-        wcd.sub_(log_total[1] - log_total[0])
-        if ctx.needs_input_grad[0]:
-            slope = shift.mul_(alpha / (tau * rows)).to(dtype)
-            grad = (student * slope).add_(excess, alpha=gamma / (tau * rows))
-            ctx.save_for_backward(grad.scatter_(-1, index, -slope))
-        ctx.mark_non_differentiable(bcd, wcd, weak_T)
-        weighted = torch.mul(wcd, gamma / rows).add_(bcd, alpha=alpha / rows)
-        return weighted.sum(), bcd, wcd, weak_T
+        arguments = preds_S, preds_T, labels, tau, alpha, gamma
+        grad = torch.empty_like(preds_S)
+        if is_compiling():
+            loss, *terms = _single_label(*arguments, grad)
+        else:
+            with torch.inference_mode():  # operations cost less: nothing is tracked
+                loss, *terms = _single_label(*arguments, grad)
+        ctx.save_for_backward(grad)
+        ctx.mark_non_differentiable(*terms)
+        ctx.set_materialize_grads(False)
+        return loss.clone(), *terms
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_loss, *_):
+        if grad_loss is None:  # nothing came back along this way
+            return None, None, None, None, None, None
         (grad,) = ctx.saved_tensors
-        return grad * grad_loss, None, None, None, None, None
+        times = _times_once if torch.is_grad_enabled() else torch.mul
+        return times(grad, grad_loss), None, None, None, None, None
+
+
+@once_differentiable
+def _times_once(grad, grad_loss):
+    return grad * grad_loss
+
+
+def _single_label(preds_S, preds_T, labels, tau, alpha, gamma, grad):
+    """Return the loss and what :class:`LabelTerms` holds; fill in the gradient.
+
+    A small batch pays for each operation and hardly for its elements: so there are
+    few, of one dtype.
+    """
+    rows, dtype = len(labels) or 1, preds_S.dtype
+    low, to_log2, weight, slope = _numbers(tau, gamma, rows, dtype)
+    index = labels.unsqueeze(-1)
+    label = index.expand(2, -1, -1)
+    scores = torch.stack((preds_S, preds_T))
+    target = scores.gather(-1, label)
+    scores.scatter_(-1, label, low)
+    peak = scores.amax(-1, keepdim=True)
+    scores.sub_(peak).mul_(to_log2).clamp_(min=low)
+    student, teacher = scores.unbind()
+    gap = teacher - student
+    total = scores.exp2_().sum(-1, keepdim=True)
+    scores.div_(total)
+    excess = torch.sub(student, teacher, out=grad)
+    within = torch.addcmul(excess, teacher, gap, value=_LN2, out=gap)
+    within = within.sum(-1, keepdim=True)
+    log_total = total.log_()
+    log_ratio = torch.sub(log_total, target.sub_(peak), alpha=1 / tau)  # W to S
+    weak_S, weak_T = log_ratio.clamp_(low / 2, -low / 2).sigmoid().unbind()
+    # -log P_S - P_W^T log(P_W / P_S): the student's exceeds the teacher's by BCD
+    cost = F.softplus(log_ratio, threshold=40).addcmul_(weak_T, log_ratio, value=-1)
+    student.scatter_(-1, index, -1)  # what q is to the others' slope
+    excess.mul_(slope).addcmul_(student, weak_S - weak_T, value=alpha / (tau * rows))
+    part_S, part_T = (log_total * weight).add_(cost, alpha=alpha / rows).unbind()
+    loss = (part_S - part_T).add_(within, alpha=gamma / rows).sum()
+    return loss, log_total, cost, within, weak_T
+
+
+def _numbers(tau, gamma, rows, dtype):
+    """Return the least number, and factors of depths, of WCD and of its gradient."""
+    low = torch.finfo(dtype).min
+    factors = 1 / (_LN2 * tau), gamma / rows, gamma / (tau * rows)
+    if is_compiling():
+        return low, *factors
+    return low, *(_number(factor, dtype) for factor in factors)
+
+
+@lru_cache(maxsize=256)
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    """PyTorch makes a tensor of a number each time, for half of an operation's cost."""
+    return torch.tensor(value, dtype=dtype, device='cpu')

@@ -3,7 +3,7 @@
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import check_number, class_indices
+from .checks import check_classes, check_number, class_indices
 from .functional import batch_mean
 from .normalized import normalized_kd
 
@@ -63,6 +63,7 @@ class NKDLoss(nn.Module):
                 scores marks several with 1; see :func:`class_indices`.
         """
         labels = class_indices(gt_labels, preds_S)
+        check_classes(labels, preds_S)
         target, others = normalized_kd(preds_S, preds_T, labels, self.tau)
         others = self.tau**2 * others
         self._rows = {'target': target.detach(), 'others': others.detach()}
