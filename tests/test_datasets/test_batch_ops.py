@@ -27,8 +27,8 @@ def one_by_one(images, crop, flip, draws):
     ):
         results = dict(img=image if image.shape[-1] > 1 else image[..., 0])
         with pytest.MonkeyPatch.context() as patch:
-            drawn = iter([top, left])
-            patch.setattr(np.random, 'randint', lambda low, high: next(drawn))
+            drawn = iter([top, left]).__next__
+            patch.setattr(np.random, 'randint', lambda *_, drawn=drawn: drawn())
             results = crop.transform(results)
             choice = 'horizontal' if mirrored else None
             patch.setattr(flip, '_choose_direction', lambda choice=choice: choice)

@@ -14,6 +14,8 @@ from PIL import Image
 from tiny import CONFIGS, build, save_teacher
 from tools_inside import TOOLS, run_tool, torchvision_net
 
+from cakd_mm.datasets import Digits, ResidentDataset
+
 ROOT = CONFIGS.parent
 METRIC = 'accuracy/top1'
 
@@ -71,10 +73,11 @@ class RankProbe(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner):
-        self.seen, self.steps = [], 0
+        self.seen, self.images, self.steps = [], [], 0
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.seen += [sample.sample_idx for sample in data_batch['data_samples']]
+        self.images += data_batch['inputs']
         self.steps += 1
 
     def after_train(self, runner):
@@ -86,6 +89,7 @@ class RankProbe(Hook):
                 wrapper=type(runner.model).__name__,
                 device=str(next(model.parameters()).device),
                 seen=self.seen,
+                images=torch.stack(self.images),
                 steps=self.steps,
                 weights=dict(model.student.named_parameters()),
             ),
@@ -151,6 +155,32 @@ def test_two_processes_train_and_score_digits(tmp_path):
     [two] = (tmp_path / 'two').glob('*/*.json')
     student = get_model(str(out / 'student.py'), pretrained=str(out / 'student.pth'))
     assert json.loads(two.read_text())[METRIC] == pytest.approx(score(student, config))
+
+
+def test_two_processes_share_resident_images(tmp_path):
+    """Each trains on its half, in the windows that one process would see."""
+    teacher = save_teacher(tmp_path / 'teacher.pth')
+    (tmp_path / 'rank_probe.py').write_text(PROBE)
+    config = tmp_path / 'leaf.py'
+    config.write_text(DIGITS.format(configs=CONFIGS))
+    shell(
+        *('dist_train.sh', config, 2, '--work-dir', 'out', '--cfg-options', *SMALL),
+        *('train_cfg.max_epochs=1', 'train_cfg.resident=True'),
+        *('val_cfg.type=ResidentValLoop', f'model.teacher_ckpt={teacher}'),
+        cwd=tmp_path,
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(tmp_path)]),
+    )
+    ranks = [load(tmp_path / f'out/rank{rank}.pth') for rank in (0, 1)]
+    assert sorted(ranks[0]['seen'] + ranks[1]['seen']) == list(range(64))
+    assert [rank['steps'] for rank in ranks] == [2, 2]
+    pipeline = Config.fromfile(CONFIGS / 'cakd/demo_digits.py').train_pipeline
+    alone = ResidentDataset(Digits(indices=64, pipeline=pipeline), seed=0)
+    for rank in ranks:
+        expected = alone.__getitems__(rank['seen'])['inputs']
+        assert torch.equal(rank['images'], expected)
+    first, second = (rank['weights'] for rank in ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert METRIC in log_of(tmp_path / 'out')[-1]
 
 
 @torch.no_grad()
