@@ -85,6 +85,15 @@ def _windows(canvas: Tensor, offsets: np.ndarray, size: tuple[int, int]) -> Tens
     return windows.index_select(0, _on(canvas, offsets))
 
 
+def row_of(numbers: Tensor, width: int) -> Tensor:
+    """Repeat one number per channel for all pixels of a row, (W * C,).
+
+    A single number for all channels stays one.
+    """
+    numbers = numbers.flatten()
+    return numbers if len(numbers) == 1 else numbers.repeat(width)
+
+
 def normalized(
     images: Tensor, mean: Tensor, std: Tensor, to_rgb: bool = False
 ) -> Tensor:
@@ -95,7 +104,7 @@ def normalized(
     Args:
         images: (N, C, H, W) uint8; fastest in ``channels_last``.
         mean: One number per channel or one for all, float32, of any shape, on the
-            images' device.
+            images' device; or a row's, see :func:`row_of`.
         std: As many, to divide by.
         to_rgb: Reverse the channels, if there are three.
 
@@ -110,6 +119,5 @@ def normalized(
     # Whole rows, as broadcasting over a few channels is slow.
     rows = pixels.reshape(count, height, -1).float()
     for numbers, apply in ((mean, rows.sub_), (std, rows.div_)):
-        numbers = numbers.flatten()
-        apply(numbers if len(numbers) == 1 else numbers.repeat(width))
+        apply(numbers if len(numbers) == width * channels else row_of(numbers, width))
     return rows.view(count, height, width, channels).permute(0, 3, 1, 2)

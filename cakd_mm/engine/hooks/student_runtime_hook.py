@@ -4,6 +4,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ...models.data_preprocessors import BatchPreprocessor
 from ...utils.compiling import compiled
 from ...utils.errors import describe
 from ...utils.model import unwrap
@@ -55,6 +56,8 @@ class StudentRuntimeHook(Hook):
         net = getattr(model, 'student', model)
         if self.channels_last:
             net.to(memory_format=torch.channels_last)
+            if isinstance(model.data_preprocessor, BatchPreprocessor):
+                model.data_preprocessor.channels_last = True
         self._backbone = net.backbone
         if self.compile:
             self._fast = compiled(net.backbone._call_impl, f'{KEY}.compile')

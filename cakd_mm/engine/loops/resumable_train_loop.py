@@ -74,6 +74,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             dataset = getattr(dataset, '_dataset', None)
         self._dataset = dataset if isinstance(dataset, SeededDataset) else None
         self._shares_seed = isinstance(sampler, dict) and 'seed' not in sampler
+        self._on_cpu = next(runner.model.parameters()).device.type == 'cpu'
         self._start = 0
 
     @property
@@ -128,7 +129,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Train one step, its dropout and batch augmentation seeded."""
-        seed_everything(self.seed, self._iter, get_rank())
+        # Asking every kind of device for its generator takes as long as a small step.
+        seed_everything(self.seed, self._iter, get_rank(), cpu_only=self._on_cpu)
         super().run_iter(idx, data_batch)
 
     def _batches(self, start: int):

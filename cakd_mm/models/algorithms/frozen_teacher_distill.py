@@ -5,11 +5,13 @@ from numbers import Real
 
 import torch
 from mmengine.model import BaseModel
+from mmpretrain.models import ClsHead
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...datasets.label_batch import LabelBatch
 from ...utils.checkpoint import (
     STUDENT_PREFIX,
     fingerprint,
@@ -67,8 +69,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         student_loss_weight (float): Factor of the student's own losses, those from
             the labels. Defaults to 1.0.
         data_preprocessor (dict | nn.Module, optional): Makes the batch that
-            both nets see; ``type`` defaults to ``ClsDataPreprocessor``, the
-            whole to the student's.
+            both nets see; ``type`` defaults to :class:`BatchPreprocessor`,
+            the whole to the student's.
         **kwargs: ``student_trainable``, ``calculate_student_loss``,
             ``init_cfg`` ... as in :class:`mmrazor.SingleTeacherDistill`.
 
@@ -143,7 +145,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if isinstance(architecture, dict):
             architecture = MODELS.build(architecture)
         if isinstance(data_preprocessor, dict):
-            default = dict(type='mmpretrain.ClsDataPreprocessor')
+            default = dict(type='mmpretrain.BatchPreprocessor')
             data_preprocessor = {**default, **data_preprocessor}
         with torch.random.fork_rng(devices=[]):
             super().__init__(
@@ -211,6 +213,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             name contains ``loss`` are summed by mmengine.
         """
         distiller = self.distiller
+        if isinstance(data_samples, LabelBatch) and _concatenates(self.student):
+            data_samples = data_samples.as_single()
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
             self._run_teacher(batch_inputs, data_samples)
@@ -238,6 +242,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _own(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the head gave as ``student.*``, its losses weighted."""
         weight, weighted = self.student_loss_weight, dict(losses)
+        if weight == 1.0:
+            return add_prefix(losses, 'student')
         for name in [name for name in losses if 'loss' in name]:
             value = losses[name]
             is_list = isinstance(value, list)
@@ -299,6 +305,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 )
             )
         state_dict.update(own)
+
+
+def _concatenates(student: nn.Module) -> bool:
+    """Whether the student's head makes one tensor of the labels of its samples."""
+    return getattr(type(student.head), '_get_loss', None) is ClsHead._get_loss
 
 
 def _drop_teacher(module, state_dict, prefix, _) -> None:

@@ -115,7 +115,8 @@ class StrictDistiller(ConfigurableDistiller):
             losses = self.balancer(losses)
             if self.probing:
                 self.balancer.probe(losses, self._student_tensors())
-        losses = {name: self.warmup * loss for name, loss in losses.items()}
+        if self.warmup != 1.0:
+            losses = {name: self.warmup * loss for name, loss in losses.items()}
         for name, module in self.distill_losses.items():
             auxiliary = getattr(module, 'auxiliary', None)
             if auxiliary is not None:

@@ -83,6 +83,7 @@ def test_memory_format(tmp_path, make_runner, counted):
         weight = runner.model.student.backbone.stage1[0].conv1.weight
         is_last = weight.is_contiguous(memory_format=torch.channels_last)
         assert is_last == channels_last
+        assert runner.model.data_preprocessor.channels_last == channels_last
         teacher = runner.model.teacher.backbone.stage1[0].conv1.weight
         assert teacher.is_contiguous()
 

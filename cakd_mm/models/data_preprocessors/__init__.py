@@ -1,0 +1,3 @@
+from .batch_preprocessor import BatchPreprocessor
+
+__all__ = ['BatchPreprocessor']

@@ -1,0 +1,55 @@
+"""Preprocessing of a whole batch, where the loader gives one."""
+
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from ...datasets.batch_ops import normalized, row_of
+from ...datasets.label_batch import LabelBatch
+
+
+@MODELS.register_module()
+class BatchPreprocessor(ClsDataPreprocessor):
+    """mmpretrain's ``ClsDataPreprocessor``, without a loop over the images.
+
+    A batch of resident data (uint8 images and a :class:`LabelBatch`) is normalised as
+    one, to the same numbers bit for bit; anything else, and settings that need the
+    images one by one (mixup, one-hot labels, padding), go the ordinary way.
+
+    Args:
+        channels_last (bool): Leave such a batch in that memory format, in which it is
+            made; nets then round otherwise. Defaults to False.
+        **kwargs: As in mmpretrain (``mean``, ``std``, ``to_rgb``, ...).
+    """
+
+    def __init__(self, channels_last: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.channels_last = channels_last
+        self._row: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Return ``inputs`` (N, C, H, W) float32 and ``data_samples``."""
+        samples = data.get('data_samples') if isinstance(data, dict) else None
+        one_by_one = self.to_onehot or self.batch_augments or self.pad_size_divisor > 1
+        if not isinstance(samples, LabelBatch):
+            return super().forward(data, training)
+        if one_by_one:  # what is set on a sample has to stay
+            return super().forward(dict(data, data_samples=list(samples)), training)
+        images = data['inputs'].to(self.device, non_blocking=self._non_blocking)
+        if self._enable_normalize:
+            images = normalized(images, *self._statistics(images), self.to_rgb)
+        else:
+            images = (images.flip(1) if self.to_rgb else images).float()
+        if not self.channels_last:
+            images = images.contiguous()
+        if samples.gt_label.device != images.device:
+            samples = samples.to(images.device)
+        return dict(inputs=images, data_samples=samples)
+
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation as a row of pixels, laid out once."""
+        key = images.shape[-1], images.device
+        if self._row is None or self._row[0] != key:
+            rows = (row_of(numbers, key[0]) for numbers in (self.mean, self.std))
+            self._row = key, tuple(rows)
+        return self._row[1]
