@@ -8,89 +8,23 @@ and hooks. One process, all variants in turn.
 
 from collections.abc import Callable
 from itertools import cycle
-from pathlib import Path
 
 import torch
 from common import arguments, interleave, parse, save, spread
-from mmengine.config import Config
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 
-from nulls import classifier, hand_written, options, started  # isort: skip
+from steps import hand_written, null_net, ours, started, stock  # isort: skip
 
 STEP = 'hand-written step'
 WHOLE = 'hand-written step and resident batch'
-CONFIGS = Path(__file__).parent.parent / 'configs'
-
-
-def ours(batch_size: int, **runtime) -> Config:
-    """Return CAKD between logits with null nets, all hooks as shipped."""
-    cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
-    null = classifier(dict(type='NullBackbone'), 3, neck=False)
-    for key in ('train_dataloader', 'train_cfg', 'param_scheduler', 'optim_wrapper'):
-        cfg.pop(key)
-    cfg.update(options(resident=True, stock=False, batch_size=batch_size))
-    cfg.model = dict(
-        _scope_='mmrazor',
-        type='FrozenTeacherDistill',
-        architecture=null,
-        teacher=null,
-        allow_random_teacher=True,
-        distiller=cfg.model.distiller,
-        data_preprocessor=cfg.data_preprocessor,
-        **runtime,
-    )
-    quiet(cfg)
-    return cfg
-
-
-def stock(batch_size: int) -> Config:
-    """Return mmrazor's own algorithm with its DKD loss."""
-    null = classifier(dict(type='NullBackbone'), 3, neck=False)
-    cfg = Config(options(resident=False, stock=True, batch_size=batch_size))
-    labels = dict(type='ModuleInputs', source='head.loss_module')
-    logits = dict(type='ModuleOutputs', source='head.fc')
-    cfg.default_scope = 'mmpretrain'
-    cfg.model = dict(
-        _scope_='mmrazor',
-        type='SingleTeacherDistill',
-        architecture=null,
-        teacher=null,
-        distiller=dict(
-            type='ConfigurableDistiller',
-            student_recorders=dict(logits=logits, gt_labels=labels),
-            teacher_recorders=dict(logits=logits),
-            distill_losses=dict(
-                loss_dkd=dict(type='DKDLoss', tau=4, beta=8.0, reduction='mean')
-            ),
-            loss_forward_mappings=dict(
-                loss_dkd=dict(
-                    preds_S=dict(recorder='logits', from_student=True),
-                    preds_T=dict(recorder='logits', from_student=False),
-                    gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
-                )
-            ),
-        ),
-        data_preprocessor=dict(
-            type='mmpretrain.ClsDataPreprocessor', **cfg.data_preprocessor
-        ),
-    )
-    cfg.default_hooks = dict(logger=dict(type='LoggerHook', interval=100))
-    quiet(cfg)
-    return cfg
-
-
-def quiet(cfg: Config) -> None:
-    """Leave out what a benchmark has no use for: validation and checkpoints."""
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
-        cfg.pop(key, None)
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
 
 
 def variants(batch_size: int) -> dict[str, Callable[[], None]]:
     """Return what is timed, by name; each begins with what it is compared with."""
-    runner, loop = started(ours(batch_size))
-    stock_runner, stock_loop = started(stock(batch_size))
+    net = null_net()
+    runner, loop = started(ours(net, net, batch_size))
+    stock_runner, stock_loop = started(stock(net, net, batch_size))
     batch = next(iter(loop.dataloader))
     listed = next(iter(stock_loop.dataloader))
     stacked = dict(listed, inputs=torch.stack(listed['inputs']))

@@ -1,8 +1,9 @@
-"""What the benchmarks of the toolbox need: nets of nearly nothing, a loop in steps."""
+"""What the benchmarks of whole steps share: data, algorithms, a loop in steps."""
 
 import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from cakd_mm.engine.loops import ResumableTrainLoop
 
 CLASSES = 100
+CONFIGS = Path(__file__).parent.parent / 'configs'
 
 
 @MODELS.register_module()
@@ -30,21 +32,24 @@ class NullBackbone(BaseModule):
 
 @DATASETS.register_module()
 class RandomImages(BaseDataset):
-    """Noise of 32 x 32 pixels in memory, as CIFAR is.
+    """Noise in memory, as CIFAR is.
 
     Args:
-        count (int): Number of images. Defaults to 12,800.
+        size (int): Height and width.
         **kwargs: As in mmpretrain.
     """
 
-    def __init__(self, count: int = 12800, **kwargs) -> None:
-        self.count = count
+    def __init__(self, size: int, **kwargs) -> None:
+        self.size = size
+        self.count = 12800 * 32**2 // size**2
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Return ``img`` (32, 32, 3) uint8 and ``gt_label`` of every image."""
+        """Return ``img`` (size, size, 3) uint8 and ``gt_label`` of every image."""
         generator = np.random.default_rng(0)
-        images = generator.integers(0, 256, (self.count, 32, 32, 3), dtype=np.uint8)
+        images = generator.integers(
+            0, 256, (self.count, self.size, self.size, 3), dtype=np.uint8
+        )
         labels = generator.integers(0, CLASSES, self.count).tolist()
         return [
             dict(img=image, gt_label=label)
@@ -108,6 +113,77 @@ def classifier(backbone: dict, channels: int, neck: bool = True) -> dict:
     )
 
 
+def ours(
+    teacher: dict,
+    student: dict,
+    batch_size: int,
+    resident: bool = True,
+    size: int = 32,
+    **model,
+) -> Config:
+    """Return CAKD between logits, all hooks as shipped."""
+    cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
+    for key in ('train_dataloader', 'train_cfg', 'param_scheduler', 'optim_wrapper'):
+        cfg.pop(key)
+    cfg.update(options(resident, False, batch_size, size=size))
+    cfg.model = dict(
+        _scope_='mmrazor',
+        type='FrozenTeacherDistill',
+        architecture=student,
+        teacher=teacher,
+        allow_random_teacher=True,
+        distiller=cfg.model.distiller,
+        data_preprocessor=cfg.data_preprocessor,
+        **model,
+    )
+    _quiet(cfg)
+    return cfg
+
+
+def stock(
+    teacher: dict, student: dict, batch_size: int, workers: int = 0, size: int = 32
+) -> Config:
+    """Return mmrazor's own algorithm with its DKD loss, which is the same loss."""
+    cfg = Config(options(False, True, batch_size, workers, size))
+    labels = dict(type='ModuleInputs', source='head.loss_module')
+    logits = dict(type='ModuleOutputs', source='head.fc')
+    cfg.default_scope = 'mmpretrain'
+    cfg.model = dict(
+        _scope_='mmrazor',
+        type='SingleTeacherDistill',
+        architecture=student,
+        teacher=teacher,
+        distiller=dict(
+            type='ConfigurableDistiller',
+            student_recorders=dict(logits=logits, gt_labels=labels),
+            teacher_recorders=dict(logits=logits),
+            distill_losses=dict(
+                loss_dkd=dict(type='DKDLoss', tau=4, beta=8.0, reduction='mean')
+            ),
+            loss_forward_mappings=dict(
+                loss_dkd=dict(
+                    preds_S=dict(recorder='logits', from_student=True),
+                    preds_T=dict(recorder='logits', from_student=False),
+                    gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
+                )
+            ),
+        ),
+        data_preprocessor=dict(
+            type='mmpretrain.ClsDataPreprocessor', **cfg.data_preprocessor
+        ),
+    )
+    cfg.default_hooks = dict(logger=dict(type='LoggerHook', interval=100))
+    _quiet(cfg)
+    return cfg
+
+
+def _quiet(cfg: Config) -> None:
+    """Leave out what a benchmark has no use for: validation and checkpoints."""
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg.pop(key, None)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
+
+
 def hand_written(model, lr: float = 0.05):
     """Return a step as one would write it for these two nets: images, labels -> None.
 
@@ -134,20 +210,26 @@ def hand_written(model, lr: float = 0.05):
     return step
 
 
-def options(resident: bool, stock: bool, batch_size: int = 64) -> dict:
+def options(
+    resident: bool, stock: bool, batch_size: int, workers: int = 0, size: int = 32
+) -> dict:
     """Return what both toolboxes' runs have in common: data, schedule, hooks."""
     pipeline = [
-        dict(type='RandomCrop', crop_size=32, padding=4),
+        dict(type='RandomCrop', crop_size=size, padding=size // 8),
         dict(type='RandomFlip', prob=0.5, direction='horizontal'),
         dict(type='PackInputs'),
     ]
     loop = dict(type='SteppedStockLoop' if stock else 'SteppedLoop', max_epochs=10**6)
+    if workers:
+        workers_of = dict(num_workers=workers, persistent_workers=True)
+    else:
+        workers_of = dict(num_workers=0)
     return dict(
         data_preprocessor=dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=False),
         train_dataloader=dict(
             batch_size=batch_size,
-            num_workers=0,
-            dataset=dict(type='RandomImages', pipeline=pipeline),
+            **workers_of,
+            dataset=dict(type='RandomImages', size=size, pipeline=pipeline),
             sampler=dict(type='DefaultSampler', shuffle=True),
             **({} if stock else dict(collate_fn=dict(type='default_collate'))),
         ),
@@ -157,3 +239,18 @@ def options(resident: bool, stock: bool, batch_size: int = 64) -> dict:
         ),
         param_scheduler=dict(type='MultiStepLR', by_epoch=True, milestones=[10**5]),
     )
+
+
+def null_net() -> dict:
+    """Return the config of a classifier that is a linear layer on one pixel."""
+    return classifier(dict(type='NullBackbone'), 3, neck=False)
+
+
+def resnet(depth: int) -> dict:
+    """Return the config of a residual net for images of 32 pixels."""
+    return classifier(dict(type='CIFARResNet', depth=depth), 64)
+
+
+def imagenet_resnet(depth: int) -> dict:
+    """Return the config of a residual net for images of 224 pixels."""
+    return classifier(dict(type='ResNet', depth=depth), 512)

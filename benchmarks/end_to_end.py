@@ -1,0 +1,131 @@
+"""Images per second of whole training steps, ours against mmrazor's on the same pair.
+
+The standard Runner, hooks and loader included, noise for images, nets untrained. One
+process, all variants in turn. With a GPU also kernels of a step.
+
+    python benchmarks/end_to_end.py --memory [--pair r34_r18] [--batch-sizes 128 1024]
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import arguments, interleave, parse, save, summarize, synchronize, table
+from mmengine.config import Config
+
+import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
+from cakd_mm.utils.launch import adapt_to_device
+
+from steps import imagenet_resnet, ours, resnet, started, stock  # isort: skip
+
+STOCK = 'mmrazor'
+PAIRS = {
+    'r56_r20': (lambda: resnet(56), lambda: resnet(20), 32),
+    'r20_r8': (lambda: resnet(20), lambda: resnet(8), 32),
+    'r34_r18': (lambda: imagenet_resnet(34), lambda: imagenet_resnet(18), 224),
+}
+COMPILED = dict(type='StudentRuntimeHook')
+# Arguments of `ours`, hook of the student, and whether the student trains in bf16.
+OURS = {
+    'ours, no option': (dict(resident=False), None, False),
+    'ours, resident data': (dict(), None, False),
+    '+ fast teacher': (dict(teacher_runtime=dict()), None, False),
+    '+ fast student: lossless': (dict(teacher_runtime=dict()), COMPILED, False),
+    'lossless, bf16 teacher': (
+        dict(teacher_runtime=dict(dtype='bfloat16')),
+        COMPILED,
+        False,
+    ),
+    'all bf16': (dict(teacher_runtime=dict()), COMPILED, True),
+}
+
+
+def config(name: str, pair: str, batch_size: int) -> Config:
+    """Return a variant's config."""
+    teacher, student, size = PAIRS[pair]
+    nets = teacher(), student()
+    if name == STOCK:
+        return stock(*nets, batch_size, workers=1, size=size)
+    model, hook, amp = OURS[name]
+    cfg = ours(*nets, batch_size, size=size, **model)
+    if hook is not None:
+        cfg.default_hooks.student_runtime = hook
+    cfg.launcher = 'none'
+    if amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.dtype = 'bfloat16'
+    adapt_to_device(cfg)
+    return cfg
+
+
+def kernels(step: Callable[[], None]) -> int:
+    """Return how many kernels a step launches on a GPU."""
+    with torch.profiler.profile() as profile:
+        step()
+        synchronize()
+    kinds = (event.device_type for event in profile.events())
+    return sum(kind == torch.autograd.DeviceType.CUDA for kind in kinds)
+
+
+def peak(name: str, pair: str, batch_size: int, steps: int) -> float:
+    """Return the MiB a process of this variant alone has needed at most."""
+    command = [sys.executable, '-W', 'ignore', __file__, '--pair', pair]
+    command += ['--batch-sizes', str(batch_size), '--alone', name]
+    command += ['--steps', str(steps), '--threads', str(torch.get_num_threads())]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(result.stdout.split()[-1])
+
+
+def alone(name: str, pair: str, batch_size: int, steps: int) -> None:
+    """Train some steps and print the peak of memory in MiB, for :func:`peak`."""
+    _, loop = started(config(name, pair, batch_size))
+    for _ in range(steps):
+        loop.step()
+    if torch.cuda.is_available():
+        print(torch.cuda.max_memory_allocated() / 2**20)
+        return
+    # getrusage's maximum would be that of the process this one was forked from.
+    lines = Path('/proc/self/status').read_text().splitlines()
+    fields = dict(line.split(':', 1) for line in lines)
+    print(float(fields['VmHWM'].split()[0]) / 2**10)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument('--pair', choices=PAIRS, default='r56_r20')
+    parser.add_argument('--batch-sizes', type=int, nargs='+', default=[64])
+    parser.add_argument('--variants', nargs='+', choices=OURS, default=list(OURS))
+    parser.add_argument('--alone', choices=[STOCK, *OURS], help='print peak memory')
+    parser.add_argument('--memory', action='store_true', help='peak of each, alone')
+    parser.add_argument('--steps', type=int, default=10, help='for the peak of memory')
+    args = parse(parser)
+    if args.quick:
+        args.pair, args.batch_sizes, args.steps = 'r20_r8', [2], 2
+    if args.alone:
+        alone(args.alone, args.pair, args.batch_sizes[0], args.steps)
+        return
+    results = {}
+    for batch_size in args.batch_sizes:
+        names = [STOCK, *args.variants]
+        loops = {n: started(config(n, args.pair, batch_size))[1] for n in names}
+        variants = {name: loop.step for name, loop in loops.items()}
+        rows = summarize(interleave(variants, args.rounds, 0.5), STOCK)
+        for row in rows:
+            row['images_per_second'] = 1e3 * batch_size / row['median_ms']
+            if torch.cuda.is_available():
+                row['kernels'] = kernels(variants[row['variant']])
+            if args.memory:
+                name = row['variant']
+                row['peak_MiB'] = peak(name, args.pair, batch_size, args.steps)
+        print(f'\n{args.pair}, batch {batch_size}\n\n{table(rows, STOCK)}\n')
+        for row in rows:
+            more = {k: row[k] for k in ('kernels', 'peak_MiB') if k in row}
+            print(f'{row["variant"]:28s} {row["images_per_second"]:9.0f} img/s {more}')
+        results[str(batch_size)] = rows
+    save(args, f'end_to_end_{args.pair}', dict(batch_sizes=results))
+
+
+if __name__ == '__main__':
+    main()
