@@ -1,21 +1,111 @@
-"""What depends on whether and how torch.compile runs."""
+"""torch.compile where it works, plain PyTorch where it does not."""
 
+import logging
+import types
 from collections.abc import Callable
 
 import torch
+from mmengine.logging import print_log
+from mmengine.utils import digit_version
 
-# PyTorch 2.1 traces none of the functions that ask.
+from .errors import describe
+
+# PyTorch 2.1 compiles a net with hooks to another net, without a word.
+OLDEST = '2.4'
+
+# PyTorch 2.1 cannot trace the functions that ask.
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
-def compiled(function: Callable, key: str, **options) -> Callable:
-    """Return the function compiled by ``torch.compile``.
+def compiled(
+    function: Callable, key: str, eager: Callable | None = None, **options
+) -> Callable:
+    """Return ``function`` compiled at its first call, or run eagerly if that fails.
+
+    Where compiling fails (no C++ compiler, no Triton, a system that torch.compile
+    does not know), a warning that names ``key`` is given once, and all calls run
+    eagerly from then on. What the eager form raises too is no such failure: it is
+    the caller's error and goes to the caller.
 
     Args:
-        function (Callable): A function or a module.
-        key (str): The config key that asked for it.
-        **options: Of ``torch.compile``.
+        function (Callable): What to compile: a function or a module.
+        key (str): The setting that asked for it.
+        eager (Callable, optional): What else gives the same. Defaults to
+            ``function`` itself.
+        **options: For :func:`torch.compile`.
+
+    Returns:
+        Callable: Takes what ``function`` takes; it can be copied and pickled, and
+        compiles anew afterwards.
     """
+    return _Compiled(function, key, eager or function, options)
+
+
+class _Compiled:
+    def __init__(
+        self, function: Callable, key: str, eager: Callable, options: dict
+    ) -> None:
+        self.function = function
+        self.key = key
+        self.eager = eager
+        self.options = options
+        self._run: Callable | None = None
+
+    def __call__(self, *args, **kwargs):
+        if is_compiling():  # as part of something larger
+            return self.function(*args, **kwargs)
+        try:
+            if self._run is None:
+                self._run = _compile(self.function, self.options)
+            return self._run(*args, **kwargs)
+        except Exception as error:
+            if self._run is self.eager or not _of_compiling(error):
+                raise
+            failure = error
+        result = self.eager(*args, **kwargs)
+        self._run = self.eager
+        print_log(_warning(self.key, failure), 'current', logging.WARNING)
+        return result
+
+    def __getstate__(self) -> dict:
+        return dict(vars(self), _run=None)
+
+
+def _compile(function: Callable, options: dict) -> Callable:
+    if digit_version(torch.__version__) < digit_version(OLDEST):
+        raise RuntimeError(f'torch.compile is relied on from PyTorch {OLDEST} on')
     # Otherwise a net with other hooks than one compiled before would run without them.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
-    return torch.compile(function, **options)
+    return torch.compile(_own(function), **options)
+
+
+def _own(function: Callable) -> Callable:
+    """Return a copy of a plain function: PyTorch counts compilations by its code."""
+    if not isinstance(function, types.FunctionType):
+        return function
+    return types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+
+
+def _of_compiling(error: Exception) -> bool:
+    """Tell whether an error comes from torch.compile or what it calls."""
+    makers = 'torch._dynamo', 'torch._inductor', 'triton'
+    made = any(kind.__module__.startswith(makers) for kind in type(error).__mro__)
+    text = str(error).lower()
+    return made or 'compiler' in text or 'torch.compile' in text
+
+
+def _warning(key: str, failure: Exception) -> str:
+    first = next(iter(str(failure).strip().splitlines()), '')
+    return describe(
+        key,
+        True,
+        f'torch.compile failed ({type(failure).__name__}: {first}).',
+        'Running eagerly instead, with equal results: install a C++ compiler (and '
+        f'Triton for a GPU), or set {key}=False.',
+    )

@@ -7,6 +7,7 @@ are taken to base 2, which PyTorch computes three times as fast on a CPU.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ __all__ = [
     'single_label_kl',
     'single_label_kl_and_terms',
     'spearman_distance',
+    'weighted_kl',
 ]
 
 _LN2 = math.log(2)
@@ -82,18 +84,37 @@ def decoupled_kl_and_mass(
     Arguments and errors are those of :func:`decoupled_kl`.
     """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
-    if not isinstance(strong_mask, Tensor) or strong_mask.dtype != torch.bool:
-        raise TypeError(
-            f'strong_mask must be a bool tensor, got {kind_of(strong_mask)}; '
-            'write `mask > 0` to make one.'
-        )
-    if strong_mask.shape != preds_S.shape:
-        raise ValueError(
-            f'strong_mask has shape {tuple(strong_mask.shape)} and preds_S '
-            f'{tuple(preds_S.shape)}: give the mask one entry per score.'
-        )
+    _check_mask(strong_mask, preds_S)
     *terms, mass = _DecoupledKL.apply(preds_S, preds_T, strong_mask, tau)
     return DecoupledKL(*terms), mass
+
+
+def weighted_kl(
+    preds_S: Tensor,
+    preds_T: Tensor,
+    strong_mask: Tensor,
+    tau: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    gamma: float | Tensor = 1.0,
+    function: Callable | None = None,
+) -> tuple[Tensor, DecoupledKL, Tensor]:
+    """Return ``alpha * bcd + beta * scd + gamma * wcd`` per row, (N,).
+
+    The terms and the teacher's mass of S, (N,) each and without a gradient, come
+    second and third. The other arguments and errors are those of
+    :func:`decoupled_kl`, which takes longer: it does not know the weights.
+
+    ``function`` computes all of it: ``fused.clusters``, compiled. Defaults to its
+    twin here, which is made to run eagerly.
+    """
+    function = function or eager_clusters
+    preds_S, preds_T = _checked(preds_S, preds_T, tau)
+    _check_mask(strong_mask, preds_S)
+    value, *terms, mass = _Ready.apply(
+        function, preds_S, preds_T, strong_mask, tau, alpha, beta, gamma
+    )
+    return value, DecoupledKL(*terms), mass
 
 
 class LabelTerms(NamedTuple):
@@ -142,12 +163,19 @@ def single_label_kl_and_terms(
     tau: float = 1.0,
     alpha: float = 1.0,
     gamma: float = 1.0,
+    function: Callable | None = None,
 ) -> tuple[Tensor, LabelTerms]:
-    """Return :func:`single_label_kl` and what its terms can be read from."""
+    """Return :func:`single_label_kl` and what its terms can be read from.
+
+    ``function`` computes both: ``fused.single_label``, compiled. Defaults to its
+    twin here, which is made to run eagerly.
+    """
+    function = function or eager_single_label
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
-    arguments = preds_S, preds_T, labels, tau, alpha, gamma
     try:
-        loss, *terms = _SingleLabelKL.apply(*arguments)
+        loss, *terms = _Ready.apply(
+            function, preds_S, preds_T, labels, tau, alpha, gamma
+        )
     except RuntimeError:  # as PyTorch says it, naming no key
         check_classes(labels, preds_S)
         raise
@@ -157,6 +185,19 @@ def single_label_kl_and_terms(
 def batch_mean(rows: Tensor) -> Tensor:
     """Return the mean of all elements, 0 for a batch without any."""
     return rows.sum() / max(rows.numel(), 1)
+
+
+def _check_mask(strong_mask: Tensor, preds: Tensor) -> None:
+    if not isinstance(strong_mask, Tensor) or strong_mask.dtype != torch.bool:
+        raise TypeError(
+            f'strong_mask must be a bool tensor, got {kind_of(strong_mask)}; '
+            'write `mask > 0` to make one.'
+        )
+    if strong_mask.shape != preds.shape:
+        raise ValueError(
+            f'strong_mask has shape {tuple(strong_mask.shape)} and preds_S '
+            f'{tuple(preds.shape)}: give the mask one entry per score.'
+        )
 
 
 def _checked(preds_S: Tensor, preds_T: Tensor, tau: float) -> tuple[Tensor, Tensor]:
@@ -205,82 +246,117 @@ def _within(excess: Tensor, teacher: Tensor, gap: Tensor) -> Tensor:
     return torch.addcmul(excess, teacher, gap, value=_LN2)
 
 
+def _divide(preds_S, preds_T, strong, weak, tau):
+    """Return BCD, SCD, WCD, the teacher's mass, the student's excess of it, and q.
+
+    Clusters are told apart by arithmetic on 0 and 1: masking is slow on CPUs.
+    """
+    dtype, low = preds_S.dtype, torch.finfo(preds_S.dtype).min
+    scores = torch.stack((preds_S, preds_T))
+    in_S = scores - weak / strong  # minus 0 / 1 for members, 1 / 0 for others
+    in_W = scores.sub_(strong / weak)
+    # without members a peak is -inf, which must not meet the others' -inf
+    peak_S = in_S.amax(-1, keepdim=True).clamp_(min=low)
+    peak_W = in_W.amax(-1, keepdim=True).clamp_(min=low)
+    depth = _depth(torch.maximum(in_S.sub_(peak_S), in_W.sub_(peak_W)), tau)
+    gap = depth[1] - depth[0]
+    weight_S = torch.mul(depth.exp2_(), strong, out=in_S)
+    weight_W = depth.sub_(weight_S)
+    # the peak weighs 1, so only a sum over no members is below that
+    total_S = weight_S.sum(-1, keepdim=True).clamp_(min=1)
+    total_W = weight_W.sum(-1, keepdim=True).clamp_(min=1)
+    q = weight_W.div_(total_W).add_(weight_S.div_(total_S))
+    student, teacher = q.unbind()
+    log_S, log_W = total_S.double().log_(), total_W.double().log_()
+    log_ratio = (log_S - log_W).add_(peak_S.sub_(peak_W), alpha=1 / tau)
+    bcd, shift, mass = (x.to(dtype) for x in _between(log_ratio, dtype))
+    both = _within(student - teacher, teacher, gap)
+    scd = torch.mul(both, strong, out=gap)
+    wcd = both.sub_(scd).sum(-1, keepdim=True).sub_(log_W[1] - log_W[0])
+    scd = scd.sum(-1, keepdim=True).sub_(log_S[1] - log_S[0])
+    return bcd, scd, wcd, mass, shift, q
+
+
+def _slope(q, strong, weak, shift, alpha, beta, gamma, tau):
+    """Return the gradient of the weighted terms of a row; overwrites the clusters."""
+    student, teacher = q.unbind()
+    within = (strong * beta).add_(weak * gamma).mul_(student - teacher)
+    between = strong.sub_(weak).mul_(shift * alpha)
+    return within.addcmul_(between, student).mul_(1 / tau)
+
+
 class _DecoupledKL(torch.autograd.Function):
-    """Tells clusters apart by arithmetic on 0 and 1: masking is slow on CPUs."""
+    """The weights of the terms are not known before the backward pass."""
 
     @staticmethod
     def forward(ctx, preds_S, preds_T, mask, tau):
-        dtype, low = preds_S.dtype, torch.finfo(preds_S.dtype).min
-        strong, weak = _membership(mask, dtype)
-        scores = torch.stack((preds_S, preds_T))
-        in_S = scores - weak / strong  # minus 0 / 1 for members, 1 / 0 for others
-        in_W = scores.sub_(strong / weak)
-        # without members a peak is -inf, which must not meet the others' -inf
-        peak_S = in_S.amax(-1, keepdim=True).clamp_(min=low)
-        peak_W = in_W.amax(-1, keepdim=True).clamp_(min=low)
-        depth = _depth(torch.maximum(in_S.sub_(peak_S), in_W.sub_(peak_W)), tau)
-        gap = depth[1] - depth[0]
-        weight_S = depth.exp2_() * strong
-        weight_W = depth.sub_(weight_S)
-        # the peak weighs 1, so only a sum over no members is below that
-        total_S = weight_S.sum(-1, keepdim=True).clamp_(min=1)
-        total_W = weight_W.sum(-1, keepdim=True).clamp_(min=1)
-        q = weight_W.div_(total_W).add_(weight_S.div_(total_S))
-        student, teacher = q.unbind()
-        log_S, log_W = total_S.double().log_(), total_W.double().log_()
-        log_ratio = (log_S - log_W).add_(peak_S.sub_(peak_W), alpha=1 / tau)
-        bcd, shift, mass = _between(log_ratio, dtype)
-        both = _within(student - teacher, teacher, gap)
-        scd = both * strong
-        wcd = both.sub_(scd).sum(-1, keepdim=True).sub_(log_W[1] - log_W[0])
-        scd = scd.sum(-1, keepdim=True).sub_(log_S[1] - log_S[0])
-        ctx.save_for_backward(q, mask, shift.to(dtype))
+        clusters = _membership(mask, preds_S.dtype)
+        *terms, shift, q = _divide(preds_S, preds_T, *clusters, tau)
+        ctx.save_for_backward(q, mask, shift)
         ctx.tau = tau
-        mass = mass.to(dtype).squeeze(-1)
+        bcd, scd, wcd, mass = (term.squeeze(-1) for term in terms)
         ctx.mark_non_differentiable(mass)
-        return bcd.to(dtype).squeeze(-1), scd.squeeze(-1), wcd.squeeze(-1), mass
+        return bcd, scd, wcd, mass
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_bcd, grad_scd, grad_wcd, _):
         q, mask, shift = ctx.saved_tensors
-        student, teacher = q.unbind()
-        strong, weak = _membership(mask, q.dtype)
-        within = strong * grad_scd.unsqueeze(-1)
-        within.addcmul_(weak, grad_wcd.unsqueeze(-1)).mul_(student - teacher)
-        between = strong.sub_(weak).mul_(shift * grad_bcd.unsqueeze(-1))
-        return within.addcmul_(between, student).mul_(1 / ctx.tau), None, None, None
+        clusters = _membership(mask, q.dtype)
+        weights = (grad.unsqueeze(-1) for grad in (grad_bcd, grad_scd, grad_wcd))
+        return _slope(q, *clusters, shift, *weights, ctx.tau), None, None, None
 
 
-class _SingleLabelKL(torch.autograd.Function):
-    """The weights are known, so the gradient is worked out along the way."""
+def eager_clusters(preds_S, preds_T, mask, tau, alpha, beta, gamma):
+    """Return what ``fused.clusters`` does."""
+    clusters = _membership(mask, preds_S.dtype)
+    *terms, shift, q = _divide(preds_S, preds_T, *clusters, tau)
+    bcd, scd, wcd, mass = (term.squeeze(-1) for term in terms)
+    grad = _slope(q, *clusters, shift, alpha, beta, gamma, tau)
+    return alpha * bcd + beta * scd + gamma * wcd, grad, bcd, scd, wcd, mass
+
+
+class _Ready(torch.autograd.Function):
+    """A value that comes with its gradient by ``preds_S``, and what is to be logged.
+
+    ``function`` returns them in this order; the value is a scalar or one per row.
+    """
 
     @staticmethod
-    def forward(ctx, preds_S, preds_T, labels, tau, alpha, gamma):
-        arguments = preds_S, preds_T, labels, tau, alpha, gamma
-        grad = torch.empty_like(preds_S)
-        if is_compiling():
-            loss, *terms = _single_label(*arguments, grad)
-        else:
-            with torch.inference_mode():  # operations cost less: nothing is tracked
-                loss, *terms = _single_label(*arguments, grad)
+    def forward(ctx, function, preds_S, *arguments):
+        value, grad, *terms = function(preds_S, *arguments)
         ctx.save_for_backward(grad)
+        ctx.others = (None,) * len(arguments)
         ctx.mark_non_differentiable(*terms)
         ctx.set_materialize_grads(False)
-        return loss.clone(), *terms
+        return value, *terms
 
     @staticmethod
-    def backward(ctx, grad_loss, *_):
-        if grad_loss is None:  # nothing came back along this way
-            return None, None, None, None, None, None
+    def backward(ctx, grad_value, *_):
+        if grad_value is None:  # nothing came back along this way
+            return None, None, *ctx.others
         (grad,) = ctx.saved_tensors
+        if grad_value.dim():
+            grad_value = grad_value.unsqueeze(-1)
         times = _times_once if torch.is_grad_enabled() else torch.mul
-        return times(grad, grad_loss), None, None, None, None, None
+        return None, times(grad, grad_value), *ctx.others
 
 
 @once_differentiable
-def _times_once(grad, grad_loss):
-    return grad * grad_loss
+def _times_once(grad, grad_value):
+    return grad * grad_value
+
+
+def eager_single_label(preds_S, preds_T, labels, tau, alpha, gamma):
+    """Return what ``fused.single_label`` does."""
+    arguments = preds_S, preds_T, labels, tau, alpha, gamma
+    grad = torch.empty_like(preds_S)
+    if is_compiling():
+        loss, *terms = _single_label(*arguments, grad)
+    else:
+        with torch.inference_mode():  # operations cost less: nothing is tracked
+            loss, *terms = _single_label(*arguments, grad)
+    return loss.clone(), grad, *terms
 
 
 def _single_label(preds_S, preds_T, labels, tau, alpha, gamma, grad):
