@@ -8,6 +8,8 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from tiny import digits_config, distill_config, save_teacher
 
+from cakd_mm.datasets import Digits, ResidentDataset
+from cakd_mm.datasets.batch_ops import normalized
 from cakd_mm.engine.hooks import NonFiniteError
 from cakd_mm.models.losses import CAKDFeatureLoss, CAKDLogitLoss
 
@@ -54,6 +56,36 @@ def test_the_loss_equals_its_cpu_twin_without_a_sync(no_sync, multi_label):
         value.backward()
     torch.testing.assert_close(value.cpu(), expected, rtol=2e-5, atol=0)
     torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_resident_batches_equal_those_of_the_cpu(no_sync):
+    steps = [
+        dict(type='RandomCrop', crop_size=8, padding=(1, 2, 3, 4), pad_val=(9, 8, 7)),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs'),
+    ]
+    digits = Digits(indices=64, pipeline=steps)
+    here, there = (ResidentDataset(digits, 1, device) for device in ('cpu', 'cuda'))
+    indices = list(range(0, 64, 3))
+    expected, found = (data.__getitems__(indices) for data in (here, there))
+    assert found['inputs'].is_cuda
+    assert not found['data_samples'].gt_label.is_cuda  # hooks look at it
+    assert torch.equal(found['inputs'].cpu(), expected['inputs'])
+    mean, std = torch.tensor([1.0, 2, 3]), torch.tensor([60.1, 61, 62])
+    numbers = mean.cuda(), std.cuda()
+    with no_sync:
+        images = normalized(found['inputs'], *numbers, to_rgb=True)
+    assert torch.equal(images.cpu(), normalized(expected['inputs'], mean, std, True))
+
+
+def test_resident_images_go_where_the_model_is(make_runner):
+    cfg = digits_config('vanilla/resnet8_digits.py', epochs=1)
+    cfg.train_cfg.resident = True
+    cfg.val_cfg = dict(type='ResidentValLoop')
+    runner = make_runner(cfg)
+    runner.train()
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        assert loader.dataset.images.is_cuda
 
 
 NETWORK = dict(type='ScoringNetwork', channels=64, num_classes=10)

@@ -1,8 +1,20 @@
-"""Crop, mirror and normalise a whole batch of uint8 images at once."""
+"""Crop, mirror and normalise a whole batch of uint8 images at once.
+
+On the host batches are cut by numpy. The copies are so short that torch's threads would
+mostly wait for each other, and for milliseconds where another process has their core.
+"""
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
+
+
+def select(images: Tensor, places: np.ndarray) -> Tensor:
+    """Return ``images[places]``."""
+    if images.device.type == 'cpu':
+        return torch.from_numpy(images.numpy().take(places, 0))
+    return images.index_select(0, torch.from_numpy(places).to(images.device))
 
 
 def crop_and_flip(
@@ -31,58 +43,61 @@ def crop_and_flip(
     Returns:
         Tensor: (N, *size, C) uint8, contiguous.
     """
-    before, above, after, below = padding
-    count, height, width, channels = images.shape
-    full_height, full_width = height + above + below, width + before + after
     # Behind the images as they are lie mirrored ones; of these the window is cut
     # from the other side.
-    which = np.flatnonzero(flips)
+    count, which = len(images), np.flatnonzero(flips)
     place = np.arange(count)
     place[which] = np.arange(count, count + len(which))
+    full_width = images.shape[2] + padding[0] + padding[2]
     left = np.where(flips, full_width - size[1] - left, left)
-    canvas = images.new_empty((count + len(which), full_height, full_width * channels))
-    if any(padding):
-        _fill(canvas, fill)
-    mirrored = _mirror(images.index_select(0, _on(images, which)))
-    rows = slice(above, above + height)
-    for part, start, batch in (
-        (canvas[:count], before, images),
-        (canvas[count:], after, mirrored),
-    ):
-        part[:, rows, start * channels : (start + width) * channels] = batch.flatten(2)
-    offsets = ((place * full_height + top) * full_width + left) * channels
-    return _windows(canvas, offsets, (size[0], size[1] * channels)).unflatten(
-        2, (size[1], channels)
-    )
+    fill = fill[0] if len(set(fill)) == 1 else fill
+    cut = _cut_on_host if images.device.type == 'cpu' else _cut_on_device
+    windows = cut(images, which, (place, top, left), size, padding, fill)
+    return windows.view(count, *size, images.shape[3])
 
 
-def _on(like: Tensor, numbers: np.ndarray) -> Tensor:
-    return torch.from_numpy(numbers).to(like.device)
+def _cut_on_host(images: Tensor, which, corners, size, padding, fill) -> Tensor:
+    images = images.numpy()
+    layout = _Layout(images.shape, len(which), padding)
+    canvas = np.full(layout.shape, fill, np.uint8)
+    canvas[layout.plain] = images
+    mirrored, source = canvas[layout.mirrored], images.take(which, 0)[:, :, ::-1]
+    for channel in range(images.shape[3]):  # longer runs than of one pixel each
+        mirrored[..., channel] = source[..., channel]
+    shape, strides = layout.windows(size)
+    return torch.from_numpy(as_strided(canvas, shape, strides)[corners])
 
 
-def _fill(canvas: Tensor, fill: tuple[int, ...]) -> None:
-    if len(set(fill)) == 1:
-        canvas.fill_(fill[0])
-    else:
-        canvas[:] = canvas.new_tensor(fill).repeat(canvas.shape[-1] // len(fill))
+def _cut_on_device(images: Tensor, which, corners, size, padding, fill) -> Tensor:
+    """Do the same by torch, for images that are not on the host."""
+    which, *corners = (torch.from_numpy(x).to(images.device) for x in (which, *corners))
+    layout = _Layout(images.shape, len(which), padding)
+    canvas = images.new_empty(layout.shape)
+    canvas[:] = canvas.new_tensor(fill)
+    canvas[layout.plain] = images
+    canvas[layout.mirrored] = images.index_select(0, which).flip(2)
+    return canvas.as_strided(*layout.windows(size))[tuple(corners)]
 
 
-def _mirror(images: Tensor) -> Tensor:
-    """Mirror (N, H, W, C) left to right: turn by 180 degrees, then upside down.
+class _Layout:
+    """Where padded images, and behind them padded mirrored ones, lie in memory."""
 
-    Two long copies, where mirroring row by row makes many short ones.
-    """
-    turned = images.flatten(1, 2).flip(1).view(images.shape)
-    return turned.flatten(2).flip(1).view(images.shape)
+    def __init__(self, images: tuple[int, ...], mirrored: int, padding) -> None:
+        before, above, after, below = padding
+        count, height, width, channels = images
+        full = (height + above + below, width + before + after)
+        self.shape = (count + mirrored, *full, channels)
+        rows = slice(above, above + height)
+        self.plain = (slice(count), rows, slice(before, before + width))
+        self.mirrored = (slice(count, None), rows, slice(after, after + width))
 
-
-def _windows(canvas: Tensor, offsets: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Return the windows of ``size`` bytes that begin at ``offsets``, (N, *size)."""
-    stride = canvas.shape[-1]
-    # Every place from which a window still fits.
-    places = canvas.numel() - (size[0] - 1) * stride - size[1] + 1
-    windows = canvas.as_strided((places, *size), (1, stride, 1))
-    return windows.index_select(0, _on(canvas, offsets))
+    def windows(self, size: tuple[int, int]) -> tuple[tuple, tuple]:
+        """Return shape and strides, in bytes, of all windows: image, corner, row."""
+        count, height, width, channels = self.shape
+        corners = (height - size[0] + 1, width - size[1] + 1)
+        row = width * channels
+        shape = (count, *corners, size[0], size[1] * channels)
+        return shape, (height * row, row, channels, row, 1)
 
 
 def row_of(numbers: Tensor, width: int) -> Tensor:

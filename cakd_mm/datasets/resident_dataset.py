@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..utils.errors import describe
+from .batch_ops import select
 from .image_cache import cached_images
 from .label_batch import LabelBatch
 from .random_window import KEY, SWITCH_OFF, Draws, split
@@ -173,13 +174,10 @@ class ResidentDataset(SeededDataset):
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor | LabelBatch]:
         """Return the batch of these images; loaders ask for it as a whole."""
         places = np.asarray(indices)
-        wanted = torch.from_numpy(places)
-        images = self.images.index_select(0, wanted.to(self.images.device))
+        images = select(self.images, places)
         if self._window.is_random:
             images = self._window.cut(images, self._draws()[places])
-        samples = LabelBatch(
-            gt_label=self._labels.index_select(0, wanted), sample_idx=places
-        )
+        samples = LabelBatch(gt_label=select(self._labels, places), sample_idx=places)
         if self._paths is not None:
             samples.img_path = [self._paths[index] for index in indices]
         return dict(inputs=images.permute(0, 3, 1, 2), data_samples=samples)

@@ -9,7 +9,8 @@ from mmcv.transforms import RandomFlip
 from mmpretrain.datasets.transforms import RandomCrop
 from mmpretrain.models.utils import ClsDataPreprocessor
 
-from cakd_mm.datasets.batch_ops import crop_and_flip, normalized
+from cakd_mm.datasets import batch_ops
+from cakd_mm.datasets.batch_ops import crop_and_flip, normalized, select
 from cakd_mm.datasets.random_window import RandomWindow
 
 
@@ -37,6 +38,14 @@ def one_by_one(images, crop, flip, draws):
     return torch.from_numpy(np.stack(out))
 
 
+@pytest.fixture(params=['host', 'device'])
+def _way(request, monkeypatch):
+    """Cut as on the host, and as on other devices."""
+    if request.param == 'device':
+        monkeypatch.setattr(batch_ops, '_cut_on_host', batch_ops._cut_on_device)
+
+
+@pytest.mark.usefixtures('_way')
 @pytest.mark.parametrize(
     ('channels', 'pad_val'),
     [(1, 0), (1, 128), (3, 0), (3, 128), (3, 7.6), (3, (10, 20, 30))],
@@ -57,6 +66,7 @@ def test_a_batch_is_what_mmpretrain_makes_of_each(size, padding, pad_val, channe
     assert 0 < draws.flips.sum() < len(images)
 
 
+@pytest.mark.usefixtures('_way')
 @pytest.mark.parametrize('mirrored', [False, True])
 def test_every_offset_of_the_usual_crop(mirrored):
     """Padding 4 and 32 pixels: all 81 windows."""
@@ -71,6 +81,7 @@ def test_every_offset_of_the_usual_crop(mirrored):
     assert len({bytes(image.numpy().tobytes()) for image in found}) == 81
 
 
+@pytest.mark.usefixtures('_way')
 def test_flips_alone():
     images = pictures()
     window = RandomWindow(None, 0.5)
@@ -89,6 +100,11 @@ def test_images_are_left_as_they_are():
     flips = np.ones(len(images), dtype=bool)
     crop_and_flip(images, zeros, zeros, flips, (6, 5), (1, 1, 1, 1))
     assert torch.equal(images, before)
+
+
+def test_some_of_the_images():
+    images, places = pictures(), np.array([4, 0, 4, -1])
+    assert torch.equal(select(images, places), images[[4, 0, 4, -1]])
 
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]

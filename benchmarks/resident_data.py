@@ -1,0 +1,208 @@
+"""Images per second of resident data against mmpretrain's pipelines, batch 64.
+
+Tiny-ImageNet's jpgs from data/tiny-imagenet-200 (made-up ones with --quick), through
+the loaders that mmengine builds, to a normalised float32 batch. A loader with workers
+gets its first few batches of each visit for nothing, as they wait from the last one;
+visits are long enough that this is a few per cent, in its favour.
+
+Then an ImageNet pipeline on made-up jpgs of 400x350, with 0 to 4 workers, and what its
+stages take.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+import torch
+from common import ROOT, arguments, interleave, parse, save, spread, summarize
+from mmengine.dataset import default_collate
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.models.utils import ClsDataPreprocessor
+from torch.utils.data import DataLoader
+
+import cakd_mm  # noqa: F401
+from cakd_mm.datasets import ResidentDataset
+from cakd_mm.datasets.batch_ops import normalized
+
+BATCH = 64
+MEAN, STD = [122.54, 114.38, 101.56], [64.30, 62.43, 66.05]
+READ = dict(type='LoadImageFromFile')
+PACK = dict(type='PackInputs')
+RANDOM = [
+    dict(type='RandomCrop', crop_size=32, padding=4),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+]
+IMAGENET = [
+    READ,
+    dict(type='RandomResizedCrop', scale=224),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    PACK,
+]
+
+
+def paint(
+    folder: Path, classes: int, each: int, size: tuple[int, int], noise: float
+) -> float:
+    """Write smooth jpgs with some noise; return their mean size in kB."""
+    rng = np.random.default_rng(0)
+    files = []
+    for name in range(classes):
+        place = folder / 'train' / f'n{name}'
+        place.mkdir(parents=True)
+        for number in range(each):
+            coarse = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            image = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+            image = image + rng.normal(0, noise, image.shape)
+            files.append(place / f'{number}.JPEG')
+            pixels = image.clip(0, 255).astype(np.uint8)
+            cv2.imwrite(str(files[-1]), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return sum(file.stat().st_size for file in files) / len(files) / 1e3
+
+
+def loader(
+    dataset: dict, workers: int = 0, collate: str = 'default_collate'
+) -> DataLoader:
+    """Return the loader that mmengine builds from a config."""
+    return Runner.build_dataloader(
+        dict(
+            dataset=dataset,
+            batch_size=BATCH,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            drop_last=True,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type=collate),
+        ),
+        seed=0,
+    )
+
+
+def endless(batches: DataLoader) -> Iterator[dict]:
+    """Yield batches, epoch after epoch."""
+    while True:
+        yield from batches
+
+
+def images(root: Path, *pipeline: dict, **options) -> dict:
+    """Return the config of a folder of images."""
+    kind = dict(type='CustomDataset', data_root=str(root), data_prefix='train')
+    return {**kind, 'pipeline': [*pipeline, PACK], **options}
+
+
+def small_variants(root: Path, per_class: int, cache: str) -> tuple[dict, dict]:
+    """Return what is timed on small images, and what making it resident took."""
+    preprocessor = ClsDataPreprocessor(mean=MEAN, std=STD, to_rgb=True)
+    ordinary = images(root, READ, *RANDOM)
+    took = {}
+    for name in ('first time', 'second time'):
+        start = time.perf_counter()
+        resident = dict(type='ResidentDataset', dataset=ordinary, cache_dir=cache)
+        kept = loader(resident, collate='resident_collate')
+        took[f'{name}, s'] = round(time.perf_counter() - start, 2)
+    dataset: ResidentDataset = kept.dataset
+    took['images'], took['MB'] = len(dataset), dataset.images.nbytes / 1e6
+
+    def batches() -> Iterator[dict]:
+        for epoch in range(10**9):
+            dataset.epoch.fill_(epoch)
+            yield from kept
+
+    def whole(batch: dict) -> torch.Tensor:
+        numbers = preprocessor.mean, preprocessor.std
+        return normalized(batch['inputs'], *numbers, to_rgb=True)
+
+    def next_of(source: Iterator, then: Callable = preprocessor) -> Callable:
+        return lambda: then(next(source))
+
+    memory = images(root, *RANDOM, type='DecodedImages', per_class=(0, per_class))
+    variants = {
+        f'jpg, {workers} workers': next_of(endless(loader(ordinary, workers)))
+        for workers in (0, 1, 2)
+    }
+    variants |= {
+        'in memory, one by one': next_of(endless(loader(memory))),
+        'resident, uint8': next_of(batches(), lambda batch: batch),
+        'resident': next_of(batches(), whole),
+        'resident, mmpretrain preprocessor': next_of(batches()),
+    }
+    return variants, took
+
+
+def stages(root: Path) -> dict[str, float]:
+    """Return the milliseconds that one large image takes at each stage."""
+    dataset = loader(images(root, *IMAGENET[:-1])).dataset
+    seconds: dict[str, list[float]] = {}
+    items = []
+    for index in range(min(len(dataset), BATCH)):
+        data = dataset.get_data_info(index)
+        for step in dataset.pipeline.transforms:
+            start = time.perf_counter()
+            data = step(data)
+            name = type(step).__name__
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+        items.append(data)
+    start = time.perf_counter()
+    default_collate(items)
+    seconds['collate'] = [(time.perf_counter() - start) / len(items)]
+    return {name: 1e3 * spread(values)[0] for name, values in seconds.items()}
+
+
+def show(rows: list[dict]) -> None:
+    """Print the rows with images per second, and keep these in them."""
+    baseline = rows[0]['variant']
+    print(f'\n| variant | images/s | quartiles | times {baseline} | quartiles |')
+    print('| --- | --- | --- | --- | --- |')
+    for row in rows:
+        row['images_per_s'] = BATCH / row['median_ms'] * 1e3
+        high, low = (BATCH / ms * 1e3 for ms in row['quartiles_ms'])
+        least, most = row['faster_quartiles']
+        print(
+            f'| {row["variant"]} | {row["images_per_s"]:,.0f} | {low:,.0f} to '
+            f'{high:,.0f} | {row["faster"]:.2f} | {least:.2f} to {most:.2f} |'
+        )
+
+
+def main() -> None:
+    """Time all variants and print the tables."""
+    parser = arguments(__doc__)
+    default = ROOT / 'data' / 'tiny-imagenet-200'
+    parser.add_argument('--data', type=Path, default=default, help='with train/')
+    args = parse(parser)
+    seconds = 0.01 if args.quick else 1.0
+    with (
+        TemporaryDirectory() as folder,
+        DefaultScope.overwrite_default_scope('mmpretrain'),
+    ):
+        root = args.data
+        if args.quick:
+            root = Path(folder, 'small')
+            paint(root, 4, 32, (32, 32), 8)
+        variants, took = small_variants(root, 32 if args.quick else 50, folder)
+        print(took)
+        times = interleave(variants, args.rounds, seconds)
+        small = summarize(times, 'jpg, 0 workers')
+        show(small)
+
+        root = Path(folder, 'large')
+        kilobytes = paint(root, 4, 16 if args.quick else 128, (400, 350), 12)
+        print(f'\nImageNet pipeline, jpgs of {kilobytes:.0f} kB')
+        counts = (0, 1) if args.quick else (0, 1, 2, 3, 4)
+        large = {
+            f'{workers} workers': endless(loader(images(root, *IMAGENET[:-1]), workers))
+            for workers in counts
+        }
+        steps = {name: lambda it=it: next(it) for name, it in large.items()}
+        rows = summarize(interleave(steps, args.rounds, 3 * seconds), '0 workers')
+        show(rows)
+        parts = stages(root)
+        print({name: round(ms, 3) for name, ms in parts.items()}, 'ms an image')
+    imagenet = dict(rows=rows, kilobytes=kilobytes, stage_ms=parts)
+    save(args, 'resident_data', dict(resident=took, small=small, imagenet=imagenet))
+
+
+if __name__ == '__main__':
+    main()
