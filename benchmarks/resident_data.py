@@ -5,6 +5,9 @@ the loaders that mmengine builds, to a normalised float32 batch. A loader with w
 gets its first few batches of each visit for nothing, as they wait from the last one;
 visits are long enough that this is a few per cent, in its favour.
 
+With ``--threads 1`` a busy machine costs a share of the time; with more, torch's threads
+wait for each other's cores and batches this small take many times as long.
+
 Then an ImageNet pipeline on made-up jpgs of 400x350, with 0 to 4 workers, and what its
 stages take.
 """
@@ -172,6 +175,7 @@ def main() -> None:
     default = ROOT / 'data' / 'tiny-imagenet-200'
     parser.add_argument('--data', type=Path, default=default, help='with train/')
     args = parse(parser)
+    cv2.setNumThreads(0)  # as the configs' env_cfg does
     seconds = 0.01 if args.quick else 1.0
     with (
         TemporaryDirectory() as folder,
