@@ -175,9 +175,14 @@ class ResidentDataset(SeededDataset):
         """Return the batch of these images; loaders ask for it as a whole."""
         places = np.asarray(indices)
         images = select(self.images, places)
+        views = places
         if self._window.is_random:
-            images = self._window.cut(images, self._draws()[places])
+            draws, shape = self._draws()[places], tuple(images.shape[1:3])
+            images = self._window.cut(images, draws)
+            views = places * self._window.views(shape)
+            views += self._window.number(draws, shape)
         samples = LabelBatch(gt_label=select(self._labels, places), sample_idx=places)
+        samples.view_idx = views
         if self._paths is not None:
             samples.img_path = [self._paths[index] for index in indices]
         return dict(inputs=images.permute(0, 3, 1, 2), data_samples=samples)

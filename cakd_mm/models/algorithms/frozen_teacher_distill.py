@@ -213,11 +213,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             name contains ``loss`` are summed by mmengine.
         """
         distiller = self.distiller
-        if isinstance(data_samples, LabelBatch) and _concatenates(self.student):
-            data_samples = data_samples.as_single()
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
             self._run_teacher(batch_inputs, data_samples)
+        if isinstance(data_samples, LabelBatch) and _concatenates(self.student):
+            data_samples = data_samples.as_single()
         distiller.set_deliveries_override(True)
         with (
             distiller.student_recorders,
@@ -237,7 +237,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()
-        self.teacher_runtime(self.teacher, batch_inputs, recorders)
+        self.teacher_runtime(self.teacher, batch_inputs, recorders, data_samples)
 
     def _own(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the head gave as ``student.*``, its losses weighted."""

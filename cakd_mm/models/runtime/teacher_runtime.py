@@ -1,8 +1,10 @@
 """A frozen teacher, run as fast as a machine can."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from itertools import chain
+from numbers import Real
 
 import torch
 from mmengine.logging import print_log
@@ -17,9 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...utils.compiling import compiled
 from ...utils.errors import describe, nearest
 from .folding import fold_batchnorm
+from .memo import TeacherMemo
 from .tapped import TappedNet, hooked, replay, tensors_of, without_hooks
 
 KEY = 'model.teacher_runtime'
+MEMO = f'{KEY}.memo_gb'
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 # Recorders that hooks tell, or that need no forward pass.
 TOLD = (ModuleInputsRecorder, ModuleOutputsRecorder, ParameterRecorder)
@@ -46,9 +50,14 @@ class TeacherRuntime:
         dtype (str): ``'float32'``, ``'bfloat16'`` or ``'float16'`` to compute in;
             ``'auto'`` is what autocast asks for, float32 without it. Normalisation
             that is not folded keeps float32. Defaults to ``'auto'``.
+        memo_gb (float): Memory for a :class:`TeacherMemo`, GiB: a view of an image
+            that comes again is not run again. For losses between logits alone, and
+            resident data, which numbers the views; of several ranks each has its own.
+            Defaults to 0.0 (none).
 
     Raises:
-        ValueError: ``dtype`` is unknown; later, the copy's output differs.
+        ValueError: a setting is out of range; later, the copy's output differs, or
+            something a memo does not keep is recorded.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class TeacherRuntime:
         channels_last: bool = True,
         compile: bool = True,
         dtype: str = 'auto',
+        memo_gb: float = 0.0,
     ) -> None:
         if dtype != 'auto' and dtype not in DTYPES:
             raise ValueError(
@@ -67,15 +77,23 @@ class TeacherRuntime:
                     f"Write 'auto' or one of {sorted(DTYPES)}.",
                 )
             )
+        if not (isinstance(memo_gb, Real) and 0 <= memo_gb < math.inf):
+            raise ValueError(
+                describe(
+                    MEMO, memo_gb, 'It counts GiB.', 'Write 2.0, say, or 0 for no memo.'
+                )
+            )
         self.fold_batchnorm = fold_batchnorm
         self.channels_last = channels_last
         self.compile = compile
         self.dtype = dtype
+        self.memo_gb = memo_gb
         self.reset()
 
     def reset(self) -> None:
         """Forget the copy, because the teacher has changed."""
         self._eager: TappedNet | None = None
+        self._memo = TeacherMemo(self.memo_gb) if self.memo_gb else None
 
     def __deepcopy__(self, memo) -> 'TeacherRuntime':
         """Copy the settings; what is compiled belongs to one teacher."""
@@ -89,11 +107,17 @@ class TeacherRuntime:
 
     def settings(self) -> dict:
         """Return the arguments."""
-        names = ('fold_batchnorm', 'channels_last', 'compile', 'dtype')
+        names = ('fold_batchnorm', 'channels_last', 'compile', 'dtype', 'memo_gb')
         return {name: getattr(self, name) for name in names}
 
     @torch.no_grad()
-    def __call__(self, teacher: nn.Module, inputs: Tensor, recorders: Iterable) -> None:
+    def __call__(
+        self,
+        teacher: nn.Module,
+        inputs: Tensor,
+        recorders: Iterable,
+        data_samples: Sequence | None = None,
+    ) -> None:
         """Run the teacher on images (N, C, H, W), for its hooks alone.
 
         Args:
@@ -101,14 +125,42 @@ class TeacherRuntime:
             inputs (Tensor): Images, in float32.
             recorders (Iterable): mmrazor's, recording; they are emptied between the
                 first step's two runs.
+            data_samples (Sequence, optional): The images' :class:`LabelBatch`, of
+                which a memo needs the views.
 
         Raises:
-            ValueError: the copy's output differs from the teacher's.
+            ValueError: the copy's output differs from the teacher's, or a memo is not
+                told the views.
         """
         if self._eager is None or self._count_hooks() != self._hooks:
             self._check(teacher, inputs, list(recorders))
-        _, calls = self._run(inputs)
+        if self._memo is None:
+            _, calls = self._run(inputs)
+        else:
+            calls = [('head', (), self._remembered(inputs, data_samples))]
         replay(teacher, calls)
+
+    def _remembered(self, inputs: Tensor, data_samples: Sequence | None) -> Tensor:
+        """Return the logits, of unknown views by running the teacher on them."""
+        numbers = getattr(data_samples, 'view_idx', None)
+        if numbers is None:
+            kind = type(data_samples).__name__
+            problem = f'The views of the images are not known ({kind}).'
+            remedy = 'Write train_cfg.resident=True, without mixup, or memo_gb=0.'
+            raise ValueError(describe(MEMO, self.memo_gb, problem, remedy))
+        views = torch.from_numpy(numbers).to(inputs.device)
+        places = self._memo.find(views)
+        unknown = (places < 0).nonzero().squeeze(1)
+        if not len(unknown):
+            return self._memo.recall(places)
+        some = len(unknown) < len(views)
+        fresh, _ = self._run(inputs[unknown] if some else inputs)
+        self._memo.keep(views[unknown], fresh)
+        if not some:
+            return fresh
+        logits = self._memo.recall(places.clamp(min=0))
+        logits[unknown] = fresh
+        return logits
 
     def _run(self, inputs: Tensor) -> tuple[Tensor, list]:
         same = inputs.shape == self._shape
@@ -134,6 +186,8 @@ class TeacherRuntime:
         dtype = self._dtype(inputs)
         with torch.random.fork_rng(devices=[]):
             names = hooked(teacher)
+            if self._memo is not None:
+                _check_memo(names, recorders)
             witness = TappedNet(without_hooks(_copy(teacher)), names, torch.float32)
             with torch.autocast(inputs.device.type, enabled=False):
                 expected = witness(inputs)
@@ -257,6 +311,20 @@ def check_reach(distiller: nn.Module, teacher_mode: str) -> None:
     if teacher_mode != 'tensor':
         problem = 'The fast teacher computes no loss of its own.'
         raise ValueError(describe('model.teacher_mode', teacher_mode, problem, remedy))
+
+
+def _check_memo(names: set[str], recorders: list) -> None:
+    """Refuse a recorder of anything but the logits."""
+    others = [
+        recorder.source
+        for recorder in recorders
+        if not isinstance(recorder, ParameterRecorder)
+        and (type(recorder) is not ModuleOutputsRecorder or recorder.source != 'head')
+    ]
+    if others or names != {'head'}:
+        problem = f'A memo keeps logits, but {others or sorted(names)} is recorded.'
+        remedy = 'Write 0, or use a loss between the outputs of the whole head alone.'
+        raise ValueError(describe(MEMO, '(set)', problem, remedy))
 
 
 def _copy(teacher: nn.Module) -> nn.Module:
