@@ -1,5 +1,6 @@
 """A frozen teacher, run as fast as a machine can."""
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -19,10 +20,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...utils.compiling import compiled
 from ...utils.errors import describe, nearest
 from .folding import fold_batchnorm
+from .half_precision import speedup
 from .memo import TeacherMemo
 from .tapped import TappedNet, hooked, replay, tensors_of, without_hooks
 
 KEY = 'model.teacher_runtime'
+PAYS = 1.2  # times as fast in half precision as in float32, below which it does not
 MEMO = f'{KEY}.memo_gb'
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 # Recorders that hooks tell, or that need no forward pass.
@@ -39,7 +42,8 @@ class TeacherRuntime:
     training stops if they differ by more than 1e-4 of the largest value (float32;
     half precision: 0.05 for float16, 0.2 for bfloat16), in the output or in anything
     that is recorded. Batches of another size than the first one's (the last of an
-    epoch) run the copy without compilation.
+    epoch) run the copy without compilation. A warning says where half precision does
+    not pay.
 
     Args:
         fold_batchnorm (bool): Fold normalisation into the convolution before it,
@@ -226,6 +230,7 @@ class TeacherRuntime:
                     'current',
                 )
         if dtype != torch.float32:
+            _warn_if_slow(dtype, inputs.device)
             net.to(dtype)
             for module in net.modules():
                 if isinstance(module, _BatchNorm):
@@ -311,6 +316,19 @@ def check_reach(distiller: nn.Module, teacher_mode: str) -> None:
     if teacher_mode != 'tensor':
         problem = 'The fast teacher computes no loss of its own.'
         raise ValueError(describe('model.teacher_mode', teacher_mode, problem, remedy))
+
+
+def _warn_if_slow(dtype: torch.dtype, device: torch.device) -> None:
+    """Say that half precision does not pay, if so."""
+    ratio = speedup(dtype, device)
+    if ratio < PAYS:
+        name = str(dtype).removeprefix('torch.')
+        problem = (
+            f'A convolution is {ratio:.1f} times as fast in it as in float32 here.'
+        )
+        remedy = "Write dtype='float32', which is exact as well."
+        text = describe(f'{KEY}.dtype', name, problem, remedy)
+        print_log(text, 'current', logging.WARNING)
 
 
 def _check_memo(names: set[str], recorders: list) -> None:

@@ -1,6 +1,7 @@
 """The fast teacher tells recorders what the plain one would."""
 
 import copy
+import logging
 import pickle
 
 import pytest
@@ -12,7 +13,12 @@ from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from tiny import digits_config, distill_config, save_teacher
 
-from cakd_mm.models.runtime import TeacherRuntime, build_runtime
+from cakd_mm.models.runtime import (
+    TeacherRuntime,
+    build_runtime,
+    half_precision,
+    teacher_runtime,
+)
 from cakd_mm.models.task_modules.taps import points_of
 
 EAGER = dict(compile=False)
@@ -121,6 +127,32 @@ def test_half_precision_is_near_and_handed_on_in_float32():
     expected = plain(net, manager, images())
     found = fast(TeacherRuntime(dtype='bfloat16', **EAGER), net, manager, images())
     assert 1e-4 < largest_deviation(found, expected) < 0.05
+
+
+@pytest.mark.parametrize(('ratio', 'warned'), [(0.3, True), (1.19, True), (1.3, False)])
+def test_half_precision_that_does_not_pay_is_told(ratio, warned, monkeypatch):
+    texts = []
+    monkeypatch.setattr(teacher_runtime, 'speedup', lambda dtype, device: ratio)
+    monkeypatch.setattr(teacher_runtime, 'print_log', lambda *args: texts.append(args))
+    net = NETS['resnet8']().eval()
+    for dtype in ('float32', 'bfloat16'):
+        runtime = TeacherRuntime(dtype=dtype, **EAGER)
+        fast(runtime, net, recorders_of(net), images())
+    found = [text for text, _, *level in texts if level == [logging.WARNING]]
+    assert len(found) == warned
+    for text in found:
+        assert text.startswith("`model.teacher_runtime.dtype` = 'bfloat16'")
+        assert f'{ratio:.1f} times' in text
+
+
+def test_speed_is_measured(monkeypatch):
+    seconds = iter([3.0] * 8 + [2.0, 1.5] * 4)
+    monkeypatch.setattr(half_precision, '_seconds', lambda run: next(seconds))
+    half_precision.speedup.cache_clear()
+    assert half_precision.speedup(torch.bfloat16, torch.device('cpu')) == 2.0
+    half_precision.speedup.cache_clear()
+    monkeypatch.undo()
+    assert 0.001 < half_precision.speedup(torch.bfloat16, torch.device('cpu')) < 1000
 
 
 def test_normalisation_that_stays_computes_in_float32():
