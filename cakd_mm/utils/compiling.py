@@ -101,11 +101,11 @@ def _of_compiling(error: Exception) -> bool:
 
 
 def _warning(key: str, failure: Exception) -> str:
-    first = next(iter(str(failure).strip().splitlines()), '')
+    reason = ' '.join(str(failure).split())[:200]
     return describe(
         key,
         True,
-        f'torch.compile failed ({type(failure).__name__}: {first}).',
+        f'torch.compile failed ({type(failure).__name__}: {reason}).',
         'Running eagerly instead, with equal results: install a C++ compiler (and '
         f'Triton for a GPU), or set {key}=False.',
     )

@@ -111,6 +111,8 @@ def weighted_kl(
     function = function or eager_clusters
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     _check_mask(strong_mask, preds_S)
+    if strong_mask.device.type == 'cpu':  # where compiled loops are slow to read bool
+        strong_mask = _marks(strong_mask, preds_S.dtype)
     value, *terms, mass = _Ready.apply(
         function, preds_S, preds_T, strong_mask, tau, alpha, beta, gamma
     )
@@ -211,9 +213,14 @@ def _checked(preds_S: Tensor, preds_T: Tensor, tau: float) -> tuple[Tensor, Tens
 # and the fresh tensors, the faster: on small batches each costs more than its sums.
 
 
+def _marks(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 for True and 0 for False."""
+    return mask.view(torch.uint8).to(dtype) if mask.dtype == torch.bool else mask
+
+
 def _membership(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return 1 for members of a cluster and 0 for others, for S and for W."""
-    strong = mask.view(torch.uint8).to(dtype)
+    strong = _marks(mask, dtype)
     return strong, 1 - strong
 
 
@@ -278,10 +285,10 @@ def _divide(preds_S, preds_T, strong, weak, tau):
 
 
 def _slope(q, strong, weak, shift, alpha, beta, gamma, tau):
-    """Return the gradient of the weighted terms of a row; overwrites the clusters."""
+    """Return the gradient of the weighted terms of a row."""
     student, teacher = q.unbind()
     within = (strong * beta).add_(weak * gamma).mul_(student - teacher)
-    between = strong.sub_(weak).mul_(shift * alpha)
+    between = (strong - weak).mul_(shift * alpha)
     return within.addcmul_(between, student).mul_(1 / tau)
 
 
@@ -324,7 +331,8 @@ class _Ready(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, function, preds_S, *arguments):
-        value, grad, *terms = function(preds_S, *arguments)
+        # a compiled function would be compiled again for what wants no gradient
+        value, grad, *terms = function(preds_S.detach(), *arguments)
         ctx.save_for_backward(grad)
         ctx.others = (None,) * len(arguments)
         ctx.mark_non_differentiable(*terms)

@@ -1,0 +1,205 @@
+"""What is compiled and its eager twin: equal values, gradients and terms."""
+
+import copy
+import math
+import pickle
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from mmrazor.registry import MODELS
+from torch.testing import assert_close
+
+from cakd_mm.models.losses import fused
+from cakd_mm.models.losses.functional import (
+    decoupled_kl_and_mass,
+    eager_clusters,
+    eager_single_label,
+    weighted_kl,
+)
+
+TWINS = {
+    'label': (eager_single_label, fused.single_label, (2.5, 0.7, 3.0)),
+    'mask': (eager_clusters, fused.clusters, (2.5, 0.7, 5.0, 3.0)),
+}
+KINDS = pytest.mark.parametrize('kind', TWINS)
+
+
+def problem(kind, rows=9, classes=13, scale=3.0, dtype=torch.float32, seed=0):
+    """Scores of student and teacher, and labels or a mask with empty clusters."""
+    draw = torch.Generator().manual_seed(seed)
+    student, teacher = scale * torch.randn(2, rows, classes, generator=draw)
+    if kind == 'label':
+        third = torch.randint(classes, (rows,), generator=draw)
+    else:
+        third = (torch.rand(rows, classes, generator=draw) < 0.4).to(dtype)
+        third[:1], third[1:2] = 0, 1
+    return student.to(dtype), teacher.to(dtype), third
+
+
+def assert_twins(kind, *tensors, atol=0.0):
+    """Compare all results; the gradient by its largest element."""
+    eager, form, weights = TWINS[kind]
+    got, want = form(*tensors, *weights), eager(*tensors, *weights)
+    rtol = 1e-6 if tensors[0].dtype == torch.float32 else 1e-12
+    assert len(got) == len(want)
+    for place, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert a.isfinite().all()
+        assert a.dtype == b.dtype
+        scale = b.abs().max().item() if b.numel() else 0.0
+        near = rtol * max(scale, 1.0 if place != 1 else 0.0)
+        assert_close(a, b, rtol=rtol, atol=near + atol)
+
+
+@KINDS
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize('rows', [0, 1, 9])
+@pytest.mark.parametrize('classes', [1, 2, 13])
+def test_the_forms_are_twins(kind, dtype, rows, classes):
+    assert_twins(kind, *problem(kind, rows, classes, dtype=dtype), atol=1e-7)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    kind=st.sampled_from(sorted(TWINS)),
+    rows=st.integers(1, 5),
+    classes=st.integers(1, 40),
+    scale=st.floats(1e-3, 50.0),
+    seed=st.integers(0, 99),
+)
+def test_of_any_shape_and_scale(kind, rows, classes, scale, seed):
+    tensors = problem(kind, rows, classes, scale, torch.float64, seed)
+    assert_twins(kind, *tensors, atol=1e-12)
+
+
+@KINDS
+@pytest.mark.parametrize('scale', [1e3, 1e6, 1e30])
+def test_hostile_scores(kind, scale):
+    assert_twins(kind, *problem(kind, scale=scale))
+
+
+@KINDS
+@pytest.mark.parametrize('tau', [0.25, 4.0])
+def test_the_largest_floats_stay_finite(kind, tau):
+    student, teacher, third = problem(kind, rows=30)
+    largest = torch.finfo(torch.float32).max
+    student, teacher = (x.sign() * largest for x in (student, teacher))
+    eager, form, weights = TWINS[kind]
+    for function in (eager, form):
+        value, grad, *_ = function(student, teacher, third, tau, *weights[1:])
+        assert grad.isfinite().all()
+        assert not value.isnan().any()
+
+
+def test_known_weights_give_what_the_terms_give():
+    student, teacher, mask = problem('mask', dtype=torch.float64)
+    weights, rows = (0.7, 5.0, 3.0), torch.arange(1.0, 10.0).double()
+    leaf = student.requires_grad_()
+    terms, mass = decoupled_kl_and_mass(leaf, teacher, mask > 0, 2.5)
+    slow = sum(w * term for w, term in zip(weights, terms, strict=True))
+    want = torch.autograd.grad((rows * slow).sum(), leaf)[0]
+    value, parts, weak = weighted_kl(leaf, teacher, mask > 0, 2.5, *weights)
+    assert_close(value, slow)
+    assert_close((*parts, weak), (*terms, mass))
+    assert not any(part.requires_grad for part in (*parts, weak))
+    assert_close(torch.autograd.grad((rows * value).sum(), leaf)[0], want)
+
+
+# Compiled
+
+
+def build(kind, **settings):
+    multi = kind == 'mask'
+    return MODELS.build(dict(type='CAKDLogitLoss', multi_label=multi, **settings))
+
+
+@pytest.fixture
+def own_compilations():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield lambda: torch._dynamo.utils.counters['stats']['unique_graphs']
+    torch._dynamo.reset()
+
+
+def step(loss, student, *others):
+    leaf = student.clone().requires_grad_()
+    value = loss(leaf, *others)
+    (3 * value).backward()
+    return value.detach(), leaf.grad, loss.terms
+
+
+def assert_alike(got, want):
+    """Compare values, gradients and terms; gradients by their largest element."""
+    (value, grad, terms), (value_2, grad_2, terms_2) = got, want
+    assert value.isfinite() and grad.abs().max() > 0
+    assert_close(value, value_2, rtol=1e-6, atol=1e-7)
+    assert_close(terms, terms_2, rtol=1e-5, atol=1e-6)
+    assert_close(grad, grad_2, rtol=0, atol=1e-6 * grad_2.abs().max().item())
+
+
+@KINDS
+def test_compile_changes_nothing_but_speed(kind, own_compilations):
+    compiled, eager = build(kind, compile=True), build(kind)
+    for scale in (3.0, 1e3, 1e30):
+        tensors = problem(kind, scale=scale)
+        assert_alike(step(compiled, *tensors), step(eager, *tensors))
+    assert own_compilations() == 1
+    assert 'compile=True' in repr(compiled)
+
+
+@pytest.mark.parametrize('gamma', [2.0, 'adaptive'])
+def test_compiled_features(gamma, own_compilations):
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 9, 16, generator=draw).relu()
+    settings = dict(type='CAKDFeatureLoss', gamma=gamma)
+    compiled, eager = (
+        MODELS.build(dict(settings, compile=compile)) for compile in (True, False)
+    )
+    for _ in range(3):
+        assert_alike(step(compiled, student, teacher), step(eager, student, teacher))
+    assert own_compilations() == 1
+
+
+def test_batches_of_any_size_compile_twice_at_most(own_compilations):
+    compiled, eager = build('label', compile=True), build('label')
+    for rows in (16, 16, 7, 16, 5, 3, 11, 2, 30):
+        tensors = problem('label', rows)
+        assert_alike(step(compiled, *tensors), step(eager, *tensors))
+    assert own_compilations() == 2
+
+
+def test_losses_do_not_use_up_each_others_compilations(own_compilations):
+    tensors = problem('label')
+    for tau in range(1, torch._dynamo.config.cache_size_limit + 3):
+        settings = dict(tau=float(tau))
+        got = step(build('label', compile=True, **settings), *tensors)
+        assert_alike(got, step(build('label', **settings), *tensors))
+    assert own_compilations() == tau
+
+
+def test_compiled_labels_are_checked_and_the_loss_can_be_copied(own_compilations):
+    loss, tensors = build('label', compile=True), problem('label')
+    value = step(loss, *tensors)
+    for wrong in (tensors[2] + 13, tensors[2] - 13):
+        with pytest.raises(ValueError, match=r'gt_labels holds -?\d+, .*13 classes'):
+            loss(*tensors[:2], wrong)
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert_close(step(twin, *tensors), value)
+    assert own_compilations() == 3
+
+
+def test_a_second_derivative_is_refused_after_compilation(own_compilations):
+    loss, (student, *others) = build('label', compile=True), problem('label')
+    value = loss(student.requires_grad_(), *others)
+    (grad,) = torch.autograd.grad(value**2, student, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()
+
+
+def test_nan_stays_visible():
+    for kind, (eager, form, weights) in TWINS.items():
+        student, teacher, third = problem(kind)
+        student[3, 4] = math.nan
+        for function in (eager, form):
+            assert function(student, teacher, third, *weights)[0].isnan().any()

@@ -1,0 +1,138 @@
+"""Compiled where that works, eager with one warning where it does not."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cakd_mm.utils import compiling
+from cakd_mm.utils.compiling import compiled
+
+DOUBLED = torch.full((3,), 2.0)
+
+
+def double(x):
+    return x * 2
+
+
+def refuse(x):
+    raise ValueError('x is refused')
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    seen = []
+    monkeypatch.setattr(compiling, 'print_log', lambda text, *_: seen.append(text))
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compilations():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def broken(graph, inputs):
+    raise RuntimeError('no such back end')
+
+
+def test_it_compiles_once_and_says_nothing(warnings):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    run = compiled(double, 'speed', backend=backend)
+    for _ in range(3):
+        assert torch.equal(run(torch.ones(3)), DOUBLED)
+    assert len(graphs) == 1
+    assert not warnings
+
+
+def test_a_failure_is_told_once_by_its_key(warnings):
+    calls = []
+
+    def eager(x):
+        calls.append(x)
+        return x + x
+
+    run = compiled(double, 'speed', eager, backend=broken)
+    for _ in range(3):
+        assert torch.equal(run(torch.ones(3)), DOUBLED)
+    assert len(calls) == 3
+    assert len(warnings) == 1
+    assert '`speed` = True' in warnings[0]
+    assert 'no such back end' in warnings[0]
+    assert 'speed=False' in warnings[0]
+
+
+def test_an_error_of_the_caller_is_the_callers(warnings):
+    run = compiled(double, 'speed', lambda x: refuse(x), backend='eager')
+    with pytest.raises(TypeError):
+        run()
+    for backend in ('eager', broken):
+        with pytest.raises(ValueError, match='x is refused'):
+            compiled(refuse, 'speed', backend=backend)(torch.ones(3))
+    multiply = compiled(lambda x, y: x @ y, 'speed', backend='eager')
+    with pytest.raises(RuntimeError, match='mat1|size|shape'):
+        multiply(torch.ones(2, 3), torch.ones(2, 3))
+    assert multiply(torch.ones(2, 3), torch.ones(3, 2)).shape == (2, 2)
+    assert not warnings
+
+
+def test_an_unknown_system(warnings, monkeypatch):
+    def compile(*_, **__):
+        raise RuntimeError('Dynamo is not supported here: torch.compile')
+
+    monkeypatch.setattr(torch, 'compile', compile)
+    assert torch.equal(compiled(double, 'speed')(torch.ones(3)), DOUBLED)
+    assert len(warnings) == 1
+
+
+def test_it_is_pickled_without_what_was_compiled():
+    run = compiled(double, 'speed', backend='eager')
+    run(torch.ones(3))
+    assert torch.equal(pickle.loads(pickle.dumps(run))(torch.ones(3)), DOUBLED)
+
+
+def test_a_module(warnings):
+    layer = torch.nn.Linear(3, 2)
+    run = compiled(layer, 'speed', backend='eager')
+    x = torch.ones(4, 3)
+    assert torch.equal(run(x), layer(x))
+
+
+NO_COMPILER = """
+import torch, cakd_mm
+from mmrazor.registry import MODELS
+import cakd_mm.models.losses
+loss = MODELS.build(dict(type='CAKDLogitLoss', compile=True))
+twin = MODELS.build(dict(type='CAKDLogitLoss'))
+student, teacher = torch.randn(2, 6, 5)
+for _ in range(2):
+    value = loss(student.clone().requires_grad_(), teacher, torch.arange(6) % 5)
+    value.backward()
+assert torch.equal(value, twin(student, teacher, torch.arange(6) % 5))
+"""
+
+
+def test_without_a_c_compiler(tmp_path):
+    """The loss warns once, by its key, and gives the eager value."""
+    nowhere = dict(
+        os.environ,
+        PATH=str(tmp_path),
+        CXX=str(tmp_path / 'none'),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / 'cache'),
+        CUDA_VISIBLE_DEVICES='',
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', NO_COMPILER], env=nowhere, capture_output=True, text=True
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    assert told.count('`compile` = True: torch.compile failed') == 1, told
