@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from common import arguments, interleave, parse, save, summarize, synchronize, table
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
+from torch.utils.flop_counter import FlopCounterMode
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 from cakd_mm.utils.launch import adapt_to_device
@@ -21,6 +24,7 @@ from cakd_mm.utils.launch import adapt_to_device
 from steps import imagenet_resnet, ours, resnet, started, stock  # isort: skip
 
 STOCK = 'mmrazor'
+MORE = ('kernels', 'over_floor', 'peak_MiB')
 PAIRS = {
     'r56_r20': (lambda: resnet(56), lambda: resnet(20), 32),
     'r20_r8': (lambda: resnet(20), lambda: resnet(8), 32),
@@ -58,6 +62,19 @@ def config(name: str, pair: str, batch_size: int) -> Config:
         cfg.optim_wrapper.dtype = 'bfloat16'
     adapt_to_device(cfg)
     return cfg
+
+
+def gflop(pair: str) -> float:
+    """Return the GFLOP of an image: the teacher forward, the student and back."""
+    teacher, student, size = PAIRS[pair]
+    image, total = torch.zeros(1, 3, size, size), 0
+    for net, passes in ((teacher(), 1), (student(), 3)):
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            net = MODELS.build(net).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(image, mode='tensor')
+        total += passes * counter.get_total_flops()
+    return total / 1e9
 
 
 def kernels(step: Callable[[], None]) -> int:
@@ -98,6 +115,7 @@ def main() -> None:
     parser.add_argument('--batch-sizes', type=int, nargs='+', default=[64])
     parser.add_argument('--variants', nargs='+', choices=OURS, default=list(OURS))
     parser.add_argument('--alone', choices=[STOCK, *OURS], help='print peak memory')
+    parser.add_argument('--peak-tflops', type=float, help="the machine's, for a floor")
     parser.add_argument('--memory', action='store_true', help='peak of each, alone')
     parser.add_argument('--steps', type=int, default=10, help='for the peak of memory')
     args = parse(parser)
@@ -106,7 +124,7 @@ def main() -> None:
     if args.alone:
         alone(args.alone, args.pair, args.batch_sizes[0], args.steps)
         return
-    results = {}
+    results, work = {}, gflop(args.pair)
     for batch_size in args.batch_sizes:
         names = [STOCK, *args.variants]
         loops = {n: started(config(n, args.pair, batch_size))[1] for n in names}
@@ -114,6 +132,9 @@ def main() -> None:
         rows = summarize(interleave(variants, args.rounds, 0.5), STOCK)
         for row in rows:
             row['images_per_second'] = 1e3 * batch_size / row['median_ms']
+            if args.peak_tflops:
+                floor = work * batch_size / args.peak_tflops  # milliseconds
+                row['over_floor'] = row['median_ms'] / floor
             if torch.cuda.is_available():
                 row['kernels'] = kernels(variants[row['variant']])
             if args.memory:
@@ -121,10 +142,11 @@ def main() -> None:
                 row['peak_MiB'] = peak(name, args.pair, batch_size, args.steps)
         print(f'\n{args.pair}, batch {batch_size}\n\n{table(rows, STOCK)}\n')
         for row in rows:
-            more = {k: row[k] for k in ('kernels', 'peak_MiB') if k in row}
+            more = {k: row[k] for k in MORE if k in row}
             print(f'{row["variant"]:28s} {row["images_per_second"]:9.0f} img/s {more}')
         results[str(batch_size)] = rows
-    save(args, f'end_to_end_{args.pair}', dict(batch_sizes=results))
+    results = dict(gflop_per_image=work, batch_sizes=results)
+    save(args, f'end_to_end_{args.pair}', results)
 
 
 if __name__ == '__main__':

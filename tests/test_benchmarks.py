@@ -1,0 +1,89 @@
+"""Every benchmark runs, and what it writes holds what it says; not how fast it is."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+# Arguments beside --quick, and the name of the file that is written.
+BENCHMARKS = {
+    'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
+    'loss': ([], 'loss_cpu'),
+    'loss_growth': ([], 'loss_growth'),
+    'overhead': ([], 'overhead'),
+    'ranks': ([], 'ranks'),
+    'resident_data': ([], 'resident_data'),
+    'teacher': (['--memo'], 'teacher'),
+}
+
+
+def rows_of(data):
+    """Yield every row, a dict with a time, of nested results."""
+    if isinstance(data, dict):
+        if 'median_ms' in data:
+            yield data
+        else:
+            for part in data.values():
+                yield from rows_of(part)
+    elif isinstance(data, list):
+        for part in data:
+            yield from rows_of(part)
+
+
+def test_none_is_forgotten(root):
+    scripts = {path.stem for path in (root / 'benchmarks').glob('*.py')}
+    assert scripts - {'common', 'steps'} == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize('name', sorted(BENCHMARKS))
+def test_it_runs(name, root, tmp_path):
+    options, file = BENCHMARKS[name]
+    command = [sys.executable, f'benchmarks/{name}.py', '--quick', *options]
+    result = subprocess.run(
+        [*command, '--threads', '1', '--out', str(tmp_path)],
+        cwd=root,
+        env=dict(os.environ, PYTHONPATH=str(root), CUDA_VISIBLE_DEVICES=''),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads((tmp_path / f'{file}.json').read_text())
+    environment = found.pop('environment')
+    assert environment['versions']['torch'] == version('torch')
+    assert environment['threads'] == 1
+    rows = list(rows_of(found))
+    if name != 'ranks':
+        assert len(rows) > 1
+    assert all(row['median_ms'] > 0 for row in rows)
+    baselines = [row for row in rows if row.get('faster') == 1]
+    if any('faster' in row for row in rows):
+        assert baselines
+
+
+def test_ratios_are_those_of_a_round(monkeypatch, root):
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    from common import spread, summarize
+
+    # The second is twice as fast in every round of a machine that slows down.
+    times = {'base': [2.0, 4.0, 12.0], 'fast': [1.0, 2.0, 6.0]}
+    base, fast = summarize(times, 'base')
+    assert base['faster'] == 1
+    assert fast['faster'] == 2
+    assert fast['faster_quartiles'] == [2, 2]
+    assert fast['median_ms'] == 2000
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 1.5, 4.5)
+    assert spread([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_variants_are_visited_in_turn(monkeypatch, root):
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    from common import interleave
+
+    visits = []
+    variants = {name: (lambda name=name: visits.append(name)) for name in 'abc'}
+    times = interleave(variants, rounds=3, seconds=0, warmup=0)
+    assert visits == list('abc' + 'abc' + 'bca' + 'cab')
+    assert [len(values) for values in times.values()] == [3, 3, 3]
