@@ -3,6 +3,8 @@ default_scope = 'mmpretrain'
 
 # A dict merges by key, so that a config can change one hook and keep the rest.
 default_hooks = dict(
+    # Losses are read when they are logged; reading them makes a GPU wait.
+    runtime_info=dict(type='DeferredInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),

@@ -1,3 +1,4 @@
+from .deferred_info_hook import DeferredInfoHook
 from .distill_epoch_hook import DistillEpochHook
 from .distill_terms_hook import DistillTermsHook
 from .distill_warmup_hook import DistillWarmupHook
@@ -9,6 +10,7 @@ from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
 
 __all__ = [
+    'DeferredInfoHook',
     'DistillEpochHook',
     'DistillTermsHook',
     'DistillWarmupHook',

@@ -1,11 +1,12 @@
 """Shows what goes on inside the distillation losses."""
 
 import torch
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
 from ...utils.model import unwrap
+from .logged import is_logged, logger_hook
 
 
 @HOOKS.register_module()
@@ -34,14 +35,13 @@ class DistillTermsHook(Hook):
         self.model = unwrap(runner.model)
         distiller = getattr(self.model, 'distiller', None)
         self.distiller = distiller if hasattr(distiller, 'terms') else None
-        hooks = (hook for hook in runner.hooks if isinstance(hook, LoggerHook))
-        self.logger_hook = next(hooks, None)
+        self.logger_hook = logger_hook(runner)
         self._sums.clear()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Let the losses compute what is only logged if a line follows."""
         if self.distiller is not None:
-            self.distiller.probing = self._is_logged(runner, batch_idx)
+            self.distiller.probing = is_logged(runner, self.logger_hook, batch_idx)
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
@@ -56,19 +56,8 @@ class DistillTermsHook(Hook):
             values = torch.stack([value.detach().float() for value in terms.values()])
             sums, count = self._sums.get(names, (0, 0))
             self._sums[names] = (sums + values, count + 1)
-        if self._is_logged(runner, batch_idx):
+        if is_logged(runner, self.logger_hook, batch_idx):
             self._hand_over(runner)
-
-    def _is_logged(self, runner, batch_idx: int) -> bool:
-        """Whether LoggerHook writes a line after this step."""
-        hook = self.logger_hook
-        if hook is None:
-            return False
-        if hook.every_n_inner_iters(batch_idx, hook.interval):
-            return True
-        loader = runner.train_dataloader
-        short = not hook.ignore_last or len(loader) <= hook.interval
-        return short and hook.end_of_epoch(loader, batch_idx)
 
     def _hand_over(self, runner) -> None:
         sums: dict[str, float] = {}

@@ -1,0 +1,104 @@
+"""What is read later is what would have been read at once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from tiny import distill_config
+
+from cakd_mm.engine.hooks import DeferredInfoHook, deferred_info_hook
+
+
+class Unread(Hook):
+    """How many steps are unread after each, and when."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.counts = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        hook = next(h for h in runner.hooks if isinstance(h, DeferredInfoHook))
+        self.counts.append(len(hook._steps))
+
+
+def train(make_runner, tmp_path, mode, checkpoints=None, **options):
+    cfg = distill_config(tmp_path, images=32 * 5, epochs=2)
+    cfg.default_hooks.logger.interval = 2
+    cfg.default_hooks.runtime_info.mode = mode
+    if checkpoints:
+        cfg.default_hooks.checkpoint.update(
+            by_epoch=False, interval=checkpoints, max_keep_ckpts=-1
+        )
+    cfg.update(options)
+    runner = make_runner(cfg, mode)
+    unread = Unread()
+    runner.register_hook(unread)
+    runner.train()
+    return runner, unread.counts
+
+
+def lines(runner):
+    (log,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    timed = ('time', 'data_time', 'eta', 'memory')
+    return [{k: v for k, v in line.items() if k not in timed} for line in found]
+
+
+def test_logs_and_history_are_the_same(tmp_path, make_runner):
+    at_once, counts = train(make_runner, tmp_path, 'immediate')
+    assert counts == [0] * 10
+    later, counts = train(make_runner, tmp_path, 'deferred')
+    assert counts == [1, 0, 1, 0, 1] * 2
+    assert lines(later) == lines(at_once)
+    assert len(lines(later)) > 4
+    scalars = at_once.message_hub.log_scalars
+    assert {'train/loss', 'train/student.loss'} <= set(scalars)
+    for name, history in scalars.items():
+        if 'time' not in name:
+            found = later.message_hub.log_scalars[name]
+            for one, other in zip(found.data, history.data, strict=True):
+                np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_a_checkpoint_holds_what_was_unread(tmp_path, make_runner):
+    runner, _ = train(make_runner, tmp_path, 'deferred', checkpoints=3)
+    checkpoint = torch.load(Path(runner.work_dir) / 'iter_3.pth', weights_only=False)
+    saved = checkpoint['message_hub']['log_scalars']['train/loss']
+    expected = runner.message_hub.get_scalar('train/loss').data[0]
+    np.testing.assert_array_equal(saved.data[0], expected[:3])
+
+
+def test_a_cpu_is_read_at_once(tmp_path, make_runner):
+    _, counts = train(make_runner, tmp_path, 'auto')
+    assert counts == [0] * 10
+
+
+def test_numbers_beside_tensors(monkeypatch):
+    hook = DeferredInfoHook('deferred')
+    hook._deferred, hook._logger_hook = True, None
+    monkeypatch.setattr(deferred_info_hook, 'is_logged', lambda *_: False)
+    hook.after_train_iter(None, 0, outputs=dict(loss=torch.tensor(2.0), acc=0.5))
+    hook.after_train_iter(None, 1, outputs={})
+    hook.after_train_iter(None, 2, outputs=dict(loss=torch.tensor(3.0)))
+    read = []
+
+    class Hub:
+        def update_scalar(self, name, value):
+            read.append((name, value))
+
+    class Runner:
+        message_hub = Hub()
+
+    hook.after_train_epoch(Runner)
+    assert read == [('train/loss', 2.0), ('train/acc', 0.5), ('train/loss', 3.0)]
+    hook.after_train_epoch(Runner)
+    assert len(read) == 3
+
+
+def test_an_unknown_mode_is_named():
+    with pytest.raises(ValueError, match='runtime_info.mode'):
+        DeferredInfoHook('later')
