@@ -88,6 +88,45 @@ def test_resident_images_go_where_the_model_is(make_runner):
         assert loader.dataset.images.is_cuda
 
 
+@pytest.mark.parametrize('kind', ['CAKDLogitLoss', 'CAKDFeatureLoss'])
+def test_the_compiled_loss_equals_its_eager_twin(no_sync, kind):
+    student, teacher, labels = (x.cuda() for x in logits(64, 64, 1.0))
+    results = []
+    for compile in (True, False):
+        loss = MODELS.build(dict(type=kind, compile=compile)).cuda()
+        leaf = student.clone().requires_grad_()
+        loss(leaf, teacher, labels).backward()  # compiles
+        leaf.grad = None
+        with no_sync:
+            value = loss(leaf, teacher, labels)
+            value.backward()
+        results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_the_compiled_loss_is_few_kernels_each_way():
+    """One for the rows and one for their sum; one for the gradient."""
+    student, teacher, labels = (x.cuda() for x in logits())
+    loss = CAKDLogitLoss(compile=True)
+    leaf = student.requires_grad_()
+    loss(leaf, teacher, labels).backward()  # compiles
+    leaf.grad = None
+    value = loss(leaf, teacher, labels)
+    assert count_kernels(lambda: loss(leaf, teacher, labels)) <= 3
+    one = torch.ones_like(value)
+    assert count_kernels(lambda: value.backward(one)) <= 2
+
+
+def count_kernels(run) -> int:
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        torch.cuda.synchronize()
+    kinds = [event.name for event in profile.events() if event.device_time]
+    return len([name for name in kinds if not name.startswith('Mem')])
+
+
 NETWORK = dict(type='ScoringNetwork', channels=64, num_classes=10)
 
 

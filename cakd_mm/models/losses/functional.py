@@ -8,7 +8,6 @@ are taken to base 2, which PyTorch computes three times as fast on a CPU.
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -35,6 +34,7 @@ __all__ = [
 ]
 
 _LN2 = math.log(2)
+_NUMBERS: dict[tuple[float, torch.dtype], Tensor] = {}
 
 
 class DecoupledKL(NamedTuple):
@@ -410,7 +410,14 @@ def _numbers(tau, gamma, rows, dtype):
     return low, *(_number(factor, dtype) for factor in factors)
 
 
-@lru_cache(maxsize=256)
 def _number(value: float, dtype: torch.dtype) -> Tensor:
     """PyTorch makes a tensor of a number each time, for half of an operation's cost."""
-    return torch.tensor(value, dtype=dtype, device='cpu')
+    number = _NUMBERS.get((value, dtype))
+    if number is None:
+        number = torch.tensor(value, dtype=dtype, device='cpu')
+        if type(number) is not Tensor:  # one of a tracing mode, gone with it
+            return number
+        if len(_NUMBERS) >= 256:
+            _NUMBERS.clear()
+        _NUMBERS[value, dtype] = number
+    return number

@@ -171,11 +171,12 @@ def test_batches_of_any_size_compile_twice_at_most(own_compilations):
 
 def test_losses_do_not_use_up_each_others_compilations(own_compilations):
     tensors = problem('label')
-    for tau in range(1, torch._dynamo.config.cache_size_limit + 3):
-        settings = dict(tau=float(tau))
+    limit = torch._dynamo.config.cache_size_limit
+    for number in range(1, limit + 3):
+        settings = dict(tau=1 + number / 10)
         got = step(build('label', compile=True, **settings), *tensors)
         assert_alike(got, step(build('label', **settings), *tensors))
-    assert own_compilations() == tau
+    assert own_compilations() == number > limit
 
 
 def test_compiled_labels_are_checked_and_the_loss_can_be_copied(own_compilations):
@@ -195,6 +196,18 @@ def test_a_second_derivative_is_refused_after_compilation(own_compilations):
     (grad,) = torch.autograd.grad(value**2, student, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
+
+
+def test_a_tracing_mode_leaves_nothing_behind():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    student, teacher, labels = problem('label')
+    weights = 1.2345, 0.77, 3.21
+    with FakeTensorMode() as mode:
+        fakes = (mode.from_tensor(x) for x in (student, teacher, labels))
+        eager_single_label(*fakes, *weights)
+    got = eager_single_label(student, teacher, labels, *weights)
+    assert_close(got, fused.single_label(student, teacher, labels, *weights))
 
 
 def test_nan_stays_visible():
