@@ -4,7 +4,10 @@ import copy
 
 import pytest
 import torch
+from known_nets import NETS
+from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
+from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from tiny import digits_config, distill_config, save_teacher
 
@@ -12,6 +15,7 @@ from cakd_mm.datasets import Digits, ResidentDataset
 from cakd_mm.datasets.batch_ops import normalized
 from cakd_mm.engine.hooks import NonFiniteError
 from cakd_mm.models.losses import CAKDFeatureLoss, CAKDLogitLoss
+from cakd_mm.models.runtime import TeacherRuntime
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='needs a CUDA GPU (make test-gpu)'
@@ -215,3 +219,73 @@ def test_a_nan_undoes_the_step_and_stops_at_the_log(tmp_path, make_runner):
     for name, value in runner.model.student.state_dict().items():
         if 'running' not in name and 'num_batches' not in name:
             assert torch.equal(value, kept[name]), name
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_fast_teacher_is_the_plain_one_and_its_graph_is_told(dtype):
+    net = NETS['resnet8']().eval().cuda()
+    recorders = RecorderManager(
+        {
+            name: dict(type='Tap', source=name)
+            for name in ('stage1', 'stage2_pre', 'pooled')
+        }
+    )
+    recorders.initialize(net)
+    runtime = TeacherRuntime(dtype=dtype)
+    tolerance = 1e-4 if dtype == 'float32' else 0.05
+    for count in (8, 8, 8, 5):  # replayed twice, and a batch that is not compiled
+        images = torch.randn(count, 3, 32, 32, device='cuda')
+        seen = []
+        for run in (
+            lambda images=images: net(images, mode='tensor'),
+            lambda images=images: runtime(net, images, recorders.recorders.values()),
+        ):
+            with recorders, torch.no_grad():
+                run()
+            data = [r.get_record_data() for r in recorders.recorders.values()]
+            seen.append([x[0].clone() if isinstance(x, tuple) else x for x in data])
+        for plain, fast in zip(*seen, strict=True):
+            worst = (plain - fast.float()).abs().max() / plain.abs().max()
+            assert worst < tolerance
+
+
+def test_a_fast_step_does_not_wait_for_the_gpu(no_sync, tmp_path, make_runner):
+    """Teacher and student compiled, resident data, losses read when they are logged."""
+    cfg = distill_config(tmp_path, epochs=3)
+    cfg.train_cfg.resident = True
+    cfg.model.teacher_runtime = dict()
+    cfg.default_hooks.student_runtime = dict(type='StudentRuntimeHook')
+    cfg.default_hooks.logger.interval = 100
+    runner = make_runner(cfg)
+
+    class Watch(Hook):
+        def after_train_epoch(self, runner):
+            if runner.epoch != 1:  # compiled by now
+                return
+            batch = next(iter(runner.train_dataloader))
+            for hook in runner.hooks:
+                hook.before_train_iter(runner, 0, batch)
+            with no_sync:
+                outputs = runner.model.train_step(batch, runner.optim_wrapper)
+                for hook in runner.hooks:
+                    hook.after_train_iter(runner, 0, batch, outputs)
+            seen.append(outputs)
+
+    seen = []
+    runner.register_hook(Watch())
+    runner.train()
+    assert len(seen) == 1
+    assert runner.message_hub.get_scalar('train/loss').current() < 100
+
+
+def test_a_memo_gives_what_the_teacher_said(tmp_path, make_runner):
+    losses = []
+    for memo_gb in (0, 0.01):
+        cfg = distill_config(tmp_path, epochs=4)
+        cfg.train_cfg.resident = True
+        cfg.train_dataloader.dataset.pipeline.pop(1)  # one view of each image
+        cfg.model.teacher_runtime = dict(compile=False, memo_gb=memo_gb)
+        runner = make_runner(cfg, f'run{memo_gb}')
+        runner.train()
+        losses.append(runner.message_hub.get_scalar('train/loss').data[0].tolist())
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -4,6 +4,7 @@ On the host batches are cut by numpy. The copies are so short that torch's threa
 mostly wait for each other, and for milliseconds where another process has their core.
 """
 
+import cv2
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import as_strided
@@ -61,9 +62,10 @@ def _cut_on_host(images: Tensor, which, corners, size, padding, fill) -> Tensor:
     layout = _Layout(images.shape, len(which), padding)
     canvas = np.full(layout.shape, fill, np.uint8)
     canvas[layout.plain] = images
-    mirrored, source = canvas[layout.mirrored], images.take(which, 0)[:, :, ::-1]
-    for channel in range(images.shape[3]):  # longer runs than of one pixel each
-        mirrored[..., channel] = source[..., channel]
+    if len(which):
+        # One tall picture.
+        mirrored = cv2.flip(images.take(which, 0).reshape(-1, *images.shape[2:]), 1)
+        canvas[layout.mirrored] = mirrored.reshape(-1, *images.shape[1:])
     shape, strides = layout.windows(size)
     return torch.from_numpy(as_strided(canvas, shape, strides)[corners])
 
@@ -106,7 +108,7 @@ def row_of(numbers: Tensor, width: int) -> Tensor:
     A single number for all channels stays one.
     """
     numbers = numbers.flatten()
-    return numbers if len(numbers) == 1 else numbers.repeat(width)
+    return numbers if len(numbers) == 1 else numbers.expand(width, -1).reshape(-1)
 
 
 def normalized(
