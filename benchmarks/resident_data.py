@@ -5,8 +5,8 @@ the loaders that mmengine builds, to a normalised float32 batch. A loader with w
 gets its first few batches of each visit for nothing, as they wait from the last one;
 visits are long enough that this is a few per cent, in its favour.
 
-With ``--threads 1`` a busy machine costs a share of the time; with more, torch's
-threads wait for each other's cores and batches this small take many times as long.
+Where others use the machine, write ``--threads 1``: torch's threads wait for each
+other, and batches this small then take many times as long.
 
 Then an ImageNet pipeline on made-up jpgs of 400x350, with 0 to 4 workers, and what its
 stages take.
