@@ -7,7 +7,7 @@ VENV_ORIGINAL ?= .venv-original
 JOBS ?= 2
 ON_CPU := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
 
-.PHONY: install demo test lint test-original test-gpu
+.PHONY: install demo test lint test-original test-gpu benchmarks
 
 # Made once per set of requirements; a second `make install` does nothing.
 STAMP := $(VENV)/.installed
@@ -47,3 +47,7 @@ lint: $(STAMP)
 test-original: $(STAMP_ORIGINAL)
 	$(ON_CPU) PYTHONPATH=tests $(VENV_ORIGINAL)/bin/python -m pytest -n $(JOBS) \
 		-p count_plugin -m 'not current_only'
+
+# The numbers of docs/speed.md, of this machine; of its GPU, if it has one.
+benchmarks: $(STAMP)
+	PYTHON=$(abspath $(VENV))/bin/python benchmarks/all.sh

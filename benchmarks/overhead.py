@@ -72,7 +72,8 @@ def main() -> None:
                 f'+{middle:.3f} ({low:.3f} to {high:.3f})'
             )
         results[str(batch_size)] = rows
-    save(args, 'overhead', dict(batch_sizes=results))
+    threads = torch.get_num_threads()
+    save(args, f'overhead_{threads}threads', dict(batch_sizes=results))
 
 
 if __name__ == '__main__':

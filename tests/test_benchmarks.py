@@ -13,7 +13,7 @@ BENCHMARKS = {
     'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
     'loss': ([], 'loss_1threads'),
     'loss_growth': ([], 'loss_growth'),
-    'overhead': ([], 'overhead'),
+    'overhead': ([], 'overhead_1threads'),
     'ranks': ([], 'ranks'),
     'resident_data': ([], 'resident_data'),
     'teacher': (['--memo'], 'teacher'),
