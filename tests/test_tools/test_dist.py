@@ -235,6 +235,36 @@ assert not {'cakd_mm', 'mmrazor'} & set(sys.modules), 'not a plain checkpoint'
 """
 
 
+def test_two_processes_train_compiled(tmp_path):
+    """Everything that is lossless: the same weights up to rounding."""
+    teacher = save_teacher(tmp_path / 'teacher.pth')
+    common = (
+        *SMALL,
+        'train_cfg.max_epochs=1',
+        'train_cfg.resident=True',
+        'optim_wrapper.optimizer.lr=0.001',
+        f'model.teacher_ckpt={teacher}',
+    )
+    fast = (
+        'val_cfg.type=ResidentValLoop',
+        'model.teacher_runtime.compile=False',
+        'default_hooks.student_runtime.type=StudentRuntimeHook',
+    )
+    weights = []
+    for name, options in (('plain', ()), ('fast', fast)):
+        shell(
+            *('dist_train.sh', CONFIGS / 'cakd/demo_digits.py', 2, '--work-dir', name),
+            *('--cfg-options', *common, *options),
+            cwd=tmp_path,
+        )
+        weights.append(load(tmp_path / name / 'epoch_1.pth')['state_dict'])
+    plain, fast = weights
+    assert plain.keys() == fast.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-4, rtol=1e-3, msg=name)
+    assert not all(torch.equal(fast[name], plain[name]) for name in plain)
+
+
 def test_imagenet_command(tmp_path, monkeypatch):
     """``tools/dist_train.sh configs/cakd/r34_r18_in1k.py 2``, two steps."""
     published, teacher = tmp_path / 'torchvision.pth', tmp_path / 'teacher.pth'

@@ -105,6 +105,28 @@ def test_a_run_is_resumed_with_and_without(tmp_path, make_runner, counted):
         )
 
 
+def test_all_settings_may_change_between_the_parts_of_a_run(
+    tmp_path, make_runner, counted
+):
+    """Teacher, data and precision too; the checkpoint knows of none of them."""
+    cfg = distill_config(tmp_path, epochs=1)
+    first, _ = train(make_runner, cfg, hook=None)
+    begun = weights(first, 'epoch_1.pth')
+    cfg.train_cfg.update(max_epochs=2, resident=True)
+    cfg.val_cfg = dict(type='ResidentValLoop')
+    cfg.model.teacher_runtime = dict(compile=False)
+    cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+    second, losses = train(make_runner, cfg, resume=True)
+    assert (second.epoch, second.iter) == (2, 6)
+    assert all(loss < 100 for loss in losses)
+    ended = weights(second, 'epoch_2.pth')
+    assert ended.keys() == begun.keys()
+    assert all(ended[name].dtype == value.dtype for name, value in begun.items())
+    cfg = distill_config(tmp_path, epochs=3)
+    third, _ = train(make_runner, cfg, hook=None, resume=True)
+    assert (third.epoch, third.iter) == (3, 9)
+
+
 def test_a_plain_classifier_has_one_too(make_runner, counted):
     cfg = digits_config('vanilla/resnet8_digits.py', epochs=1)
     _, losses = train(make_runner, cfg, 'plain', hook=None)
