@@ -1,4 +1,4 @@
-"""What docs/new_pair_and_method.md shows is run, as a new user would."""
+"""What the pages in docs/ show is run, as a new user would."""
 
 import re
 
@@ -9,6 +9,7 @@ from mmrazor.registry import MODELS
 from test_readme import step
 from tiny import CONFIGS
 
+SPEED = (CONFIGS.parent / 'docs' / 'speed.md').read_text(encoding='utf-8')
 PAGE = (CONFIGS.parent / 'docs' / 'new_pair_and_method.md').read_text(encoding='utf-8')
 PAIR, COMBINATION, METHOD = re.findall(r'```python\n(.*?)```', PAGE, flags=re.DOTALL)
 
@@ -82,3 +83,17 @@ def test_a_method(tmp_path):
         assert set(found['losses']) == {'student.loss', 'distill.loss_mine'}
     finally:
         MODELS._module_dict.pop('MyLoss')
+
+
+def test_a_fast_leaf(tmp_path):
+    (leaf,) = re.findall(r'```python\n(.*?)```', SPEED, flags=re.DOTALL)
+    found = step(leaf, tmp_path, size=32)
+    assert found['model'].teacher_runtime.settings()['dtype'] == 'auto'
+    assert found['model'].teacher_runtime._eager is not None  # it was run
+    cfg = Config.fromfile(tmp_path / 'own.py')
+    assert cfg.train_cfg.resident
+    assert cfg.train_cfg.type == 'ResumableTrainLoop'
+    assert cfg.val_cfg == dict(type='ResidentValLoop')
+    hooks = cfg.default_hooks
+    assert hooks.student_runtime == dict(type='StudentRuntimeHook')
+    assert {'finite', 'warmup', 'extract'} <= set(hooks)

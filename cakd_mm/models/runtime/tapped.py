@@ -38,7 +38,6 @@ class TappedNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
         """Run the net on images (N, C, H, W)."""
-        self.calls = []
         output = self.net(inputs.to(self.dtype), mode='tensor')
         calls, self.calls = self.calls, []
         back = partial(_cast, dtype=inputs.dtype)

@@ -203,12 +203,17 @@ def test_a_hook_that_comes_later_is_told():
     module.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
     )
+    module.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append((kwargs, output)),
+        with_kwargs=True,
+    )
     fast(runtime, net, manager, images())
     seen.clear()
     fast(runtime, net, manager, images(seed=3))
-    (before, keywords), (told, inputs, output) = seen
+    (before, keywords), (told, inputs, output), (more_keywords, again) = seen
     assert told is module
-    assert keywords == {}
+    assert keywords == more_keywords == {}
+    assert again is output
     assert before is inputs
     torch.testing.assert_close(module(inputs[0]), output)
     handle.remove()
