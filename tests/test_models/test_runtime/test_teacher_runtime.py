@@ -106,6 +106,21 @@ def test_compiled(name):
         assert largest_deviation(found, expected) < 1e-4
 
 
+def test_whole_batches_alone_are_compiled(monkeypatch):
+    sizes = []
+
+    def compiled(function, key, **options):
+        assert key == 'model.teacher_runtime.compile'
+        return lambda inputs: sizes.append(len(inputs)) or function(inputs)
+
+    monkeypatch.setattr(teacher_runtime, 'compiled', compiled)
+    net = NETS['resnet8']().eval()
+    manager, runtime = recorders_of(net), TeacherRuntime()
+    for count in (4, 3, 4, 5):
+        fast(runtime, net, manager, images(count))
+    assert sizes == [4, 4, 4]  # the first one also to be compared
+
+
 def test_what_was_compiled_for_one_net_is_not_run_for_another():
     for seed, taps in ((0, []), (1, ['stage1', 'stage2_pre']), (2, [])):
         net = NETS['resnet8']().eval()
