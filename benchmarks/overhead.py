@@ -1,7 +1,8 @@
 """Milliseconds that a toolbox adds to a step, over a hand-written loop.
 
 The nets are next to nothing, so that what is left is preprocessing, bookkeeping, loss
-and hooks. One process, all variants in turn.
+and hooks. One process, all variants in turn. Ours has channels-last batches
+(``StudentRuntimeHook``), as fast runs have.
 
     python benchmarks/overhead.py
 """
@@ -23,7 +24,9 @@ WHOLE = 'hand-written step and resident batch'
 def variants(batch_size: int) -> dict[str, Callable[[], None]]:
     """Return what is timed, by name; each begins with what it is compared with."""
     net = null_net()
-    runner, loop = started(ours(net, net, batch_size))
+    cfg = ours(net, net, batch_size)
+    cfg.default_hooks.student_runtime = dict(type='StudentRuntimeHook', compile=False)
+    runner, loop = started(cfg)
     stock_runner, stock_loop = started(stock(net, net, batch_size))
     batch = next(iter(loop.dataloader))
     listed = next(iter(stock_loop.dataloader))

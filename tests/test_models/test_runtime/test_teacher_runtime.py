@@ -237,6 +237,21 @@ def test_a_hook_that_comes_later_is_told():
     assert all(len(call) == 2 for call in seen)
 
 
+def test_the_owner_of_a_hook_is_not_copied():
+    class Owner:
+        def __deepcopy__(self, memo):
+            pytest.fail('copied')
+
+        def hook(self, *call):
+            self.call = call
+
+    net, owner = NETS['resnet8']().eval(), Owner()
+    net.neck.register_forward_hook(owner.hook)
+    manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
+    fast(runtime, net, manager, images())
+    assert owner.call[0] is net.neck
+
+
 def test_another_net_is_refused(monkeypatch):
     net = NETS['resnet8']().eval()
 
