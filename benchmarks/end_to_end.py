@@ -31,6 +31,7 @@ PAIRS = {
     'r34_r18': (lambda: imagenet_resnet(34), lambda: imagenet_resnet(18), 224),
 }
 COMPILED = dict(type='StudentRuntimeHook')
+GRAPHS = dict(COMPILED, cuda_graphs=True)
 # Arguments of `ours`, hook of the student, and whether the student trains in bf16.
 OURS = {
     'ours, no option': (dict(resident=False), None, False),
@@ -44,6 +45,8 @@ OURS = {
     ),
     'all bf16': (dict(teacher_runtime=dict()), COMPILED, True),
 }
+if torch.cuda.is_available():
+    OURS['all bf16, CUDA graphs'] = (dict(teacher_runtime=dict()), GRAPHS, True)
 
 
 def config(name: str, pair: str, batch_size: int) -> Config:

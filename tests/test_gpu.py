@@ -249,12 +249,17 @@ def test_the_fast_teacher_is_the_plain_one_and_its_graph_is_told(dtype):
             assert worst < tolerance
 
 
-def test_a_fast_step_does_not_wait_for_the_gpu(no_sync, tmp_path, make_runner):
+@pytest.mark.parametrize('cuda_graphs', [False, True])
+def test_a_fast_step_does_not_wait_for_the_gpu(
+    no_sync, tmp_path, make_runner, cuda_graphs
+):
     """Teacher and student compiled, resident data, losses read when they are logged."""
     cfg = distill_config(tmp_path, epochs=3)
     cfg.train_cfg.resident = True
     cfg.model.teacher_runtime = dict()
-    cfg.default_hooks.student_runtime = dict(type='StudentRuntimeHook')
+    cfg.default_hooks.student_runtime = dict(
+        type='StudentRuntimeHook', cuda_graphs=cuda_graphs
+    )
     cfg.default_hooks.logger.interval = 100
     runner = make_runner(cfg)
 

@@ -30,14 +30,25 @@ class StudentRuntimeHook(Hook):
         channels_last (bool): Use that memory format. Defaults to True.
         compile (bool): Compile the backbone with ``torch.compile``, which takes up to
             a minute at the first step. Defaults to True.
+        cuda_graphs (bool): Record what is compiled as CUDA graphs, which pays where a
+            GPU waits for launches (small nets and batches). Not with accumulated
+            gradients, which would be overwritten; without effect on a CPU. Defaults
+            to False.
 
     Raises:
-        ValueError: the config's ``compile`` asks mmengine to compile as well.
+        ValueError: the config's ``compile`` asks mmengine to compile as well, or
+            gradients are accumulated under ``cuda_graphs``.
     """
 
-    def __init__(self, channels_last: bool = True, compile: bool = True) -> None:
+    def __init__(
+        self,
+        channels_last: bool = True,
+        compile: bool = True,
+        cuda_graphs: bool = False,
+    ) -> None:
         self.channels_last = channels_last
         self.compile = compile
+        self.cuda_graphs = cuda_graphs
         self._size: int | None = None
         self._fast = None
 
@@ -52,6 +63,17 @@ class StudentRuntimeHook(Hook):
                     f'Remove it, or write {KEY}.compile=False.',
                 )
             )
+        counts = runner.optim_wrapper._accumulative_counts
+        if self.cuda_graphs and counts > 1:
+            raise ValueError(
+                describe(
+                    f'{KEY}.cuda_graphs',
+                    True,
+                    'The next step would overwrite the gradients that '
+                    f'optim_wrapper.accumulative_counts={counts} keeps.',
+                    'Remove one of the two.',
+                )
+            )
         model = unwrap(runner.model)
         net = getattr(model, 'student', model)
         if self.channels_last:
@@ -60,7 +82,8 @@ class StudentRuntimeHook(Hook):
                 model.data_preprocessor.channels_last = True
         self._backbone = net.backbone
         if self.compile:
-            self._fast = compiled(net.backbone._call_impl, f'{KEY}.compile')
+            options = dict(mode='reduce-overhead') if self.cuda_graphs else {}
+            self._fast = compiled(net.backbone._call_impl, f'{KEY}.compile', **options)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Put the compiled form in."""

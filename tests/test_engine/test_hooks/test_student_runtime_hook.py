@@ -12,12 +12,18 @@ from cakd_mm.engine.hooks import student_runtime_hook
 HOOK = dict(type='StudentRuntimeHook')
 
 
+class Calls(list):
+    """Whether gradients were on, and the size of the batch, of each call."""
+
+
 @pytest.fixture
 def counted(monkeypatch):
     """Count the calls of what would be compiled, without the wait."""
-    calls = []
+    calls = Calls()
 
     def compiled(function, key, **options):
+        calls.options = options
+
         def run(*args, **kwargs):
             calls.append((torch.is_grad_enabled(), len(args[0])))
             return function(*args, **kwargs)
@@ -139,6 +145,17 @@ def test_without_compilation(tmp_path, make_runner, counted):
     cfg = distill_config(tmp_path, epochs=1)
     train(make_runner, cfg, hook=dict(HOOK, compile=False))
     assert counted == []
+
+
+def test_cuda_graphs(tmp_path, make_runner, counted):
+    cfg = distill_config(tmp_path, epochs=1)
+    train(make_runner, cfg)
+    assert counted.options == {}
+    train(make_runner, cfg, hook=dict(HOOK, cuda_graphs=True))
+    assert counted.options == dict(mode='reduce-overhead')
+    cfg.optim_wrapper.accumulative_counts = 2
+    with pytest.raises(ValueError, match='cuda_graphs.*accumulative_counts=2'):
+        train(make_runner, cfg, hook=dict(HOOK, cuda_graphs=True))
 
 
 def test_mmengine_must_not_compile_as_well(tmp_path, make_runner, counted):
