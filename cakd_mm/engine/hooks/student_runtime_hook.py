@@ -63,7 +63,7 @@ class StudentRuntimeHook(Hook):
                     f'Remove it, or write {KEY}.compile=False.',
                 )
             )
-        counts = runner.optim_wrapper._accumulative_counts
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if self.cuda_graphs and counts > 1:
             raise ValueError(
                 describe(
