@@ -90,6 +90,18 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
     return teacher, rows
 
 
+def train(teacher: Run, rows: dict[str, list[Run]], jobs: int) -> None:
+    """Train what is missing: the teacher, then ``jobs`` students at a time."""
+    console = Console()
+    columns = (TextColumn('{task.description:<34}'), BarColumn())
+    columns += (TextColumn('{task.completed}/{task.total}'), TimeElapsedColumn())
+    # All rows of a seed before the next seed: an interrupted study compares.
+    by_seed = [run for runs in zip(*rows.values(), strict=True) for run in runs]
+    with Progress(*columns, console=console) as progress:
+        train_all([teacher], 1, progress)
+        train_all(by_seed, jobs, progress)
+
+
 def interval(differences: list[float]) -> tuple[float, float]:
     """Return mean and half width of the 95 % t interval of paired differences."""
     n = len(differences)
@@ -185,15 +197,8 @@ def main() -> None:
     """Run the study."""
     args = parse_args()
     teacher, rows = plan(args)
-    console = Console()
     if not args.table:
-        columns = (TextColumn('{task.description:<34}'), BarColumn())
-        columns += (TextColumn('{task.completed}/{task.total}'), TimeElapsedColumn())
-        # All rows of a seed before the next seed: an interrupted study compares.
-        by_seed = [run for runs in zip(*rows.values(), strict=True) for run in runs]
-        with Progress(*columns, console=console) as progress:
-            train_all([teacher], 1, progress)
-            train_all(by_seed, args.jobs, progress)
+        train(teacher, rows, args.jobs)
     summary = summarise(args.set, teacher, rows)
     if not args.rows:
         path = ROOT / 'results' / f'feature_study_{args.set}.json'
