@@ -71,7 +71,7 @@ def within_noise(difference: float, half: float, noise: float) -> bool:
         half (float): Half the width of its interval.
         noise (float): Standard deviation of the float32 arm.
     """
-    return abs(difference) <= min(half, noise)
+    return bool(abs(difference) <= half and abs(difference) <= noise)
 
 
 def summarise(name: str, teacher: Run, arms: dict[str, list[Run]]) -> dict:
