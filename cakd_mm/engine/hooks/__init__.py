@@ -1,3 +1,4 @@
+from .bounded_history_hook import BoundedHistoryHook
 from .deferred_info_hook import DeferredInfoHook
 from .distill_epoch_hook import DistillEpochHook
 from .distill_terms_hook import DistillTermsHook
@@ -11,6 +12,7 @@ from .student_runtime_hook import StudentRuntimeHook
 
 __all__ = [
     'DeferredInfoHook',
+    'BoundedHistoryHook',
     'DistillEpochHook',
     'DistillTermsHook',
     'DistillWarmupHook',
