@@ -59,7 +59,7 @@ class BoundedHistoryHook(Hook):
         epoch = None
         # In another loop a step's number in its epoch is that in the run.
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            epoch = max(len(runner.train_dataloader), *needed)
+            epoch = len(runner.train_dataloader)
         for entry in processor.custom_cfg:
             window = entry.get('window_size')
             window = epoch if window == 'epoch' else window
