@@ -22,6 +22,8 @@ default_hooks = dict(
     sample_index=dict(type='SampleIndexHook'),
     # student.pth and student.py in the work dir at the end of training.
     extract=dict(type='ExtractStudentHook'),
+    # Keep the last values of each logged scalar, not those of the whole run.
+    history=dict(type='BoundedHistoryHook'),
 )
 
 env_cfg = dict(

@@ -11,8 +11,8 @@ from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
 
 __all__ = [
-    'DeferredInfoHook',
     'BoundedHistoryHook',
+    'DeferredInfoHook',
     'DistillEpochHook',
     'DistillTermsHook',
     'DistillWarmupHook',

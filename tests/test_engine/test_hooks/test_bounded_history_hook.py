@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor
-from tiny import distill_config
+from tiny import digits_config, distill_config
 
 from cakd_mm.engine.hooks import BoundedHistoryHook
 from cakd_mm.engine.hooks.bounded_history_hook import UNBOUNDED
@@ -110,6 +110,11 @@ def test_as_many_are_kept_as_asked_for(start):
     losses = [line['loss'] for line in runner.lines.lines if 'loss' in line]
     # A line has the mean of the last two.
     assert losses[-1] == pytest.approx(history[-2:].mean(), abs=0)
+
+
+def test_every_config_has_it():
+    cfg = digits_config('cakd/demo_digits.py')
+    assert cfg.default_hooks.history == dict(type='BoundedHistoryHook')
 
 
 def test_by_default_a_short_run_is_kept_whole(start):
