@@ -54,6 +54,7 @@ def main() -> None:
     step = read('end_to_end_r56_r20')['batch_sizes']['64']
     bars(axes[0], step, 'whole step, resnet56 to resnet20, batch 64')
     teacher = read('teacher')['teachers']['resnet56']
+    teacher = [row for row in teacher if 'memo' not in row['variant']]
     bars(axes[1], teacher, "the teacher's forward pass, resnet56, batch 64")
     print(draw('speed_steps', figure))
 

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -32,28 +33,38 @@ class NullBackbone(BaseModule):
 
 @DATASETS.register_module()
 class RandomImages(BaseDataset):
-    """Noise in memory, as CIFAR is.
+    """Noise in memory, as CIFAR is, or in jpgs, as Tiny-ImageNet is.
 
     Args:
         size (int): Height and width.
+        folder (str, optional): Where jpgs are written; None keeps the images in memory.
         **kwargs: As in mmpretrain.
     """
 
-    def __init__(self, size: int, **kwargs) -> None:
+    def __init__(self, size: int, folder: str | None = None, **kwargs) -> None:
         self.size = size
+        self.folder = folder
         self.count = 12800 * 32**2 // size**2
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Return ``img`` (size, size, 3) uint8 and ``gt_label`` of every image."""
+        """Return image (size, size, 3) uint8, or its path, and ``gt_label`` of each."""
         generator = np.random.default_rng(0)
         images = generator.integers(
             0, 256, (self.count, self.size, self.size, 3), dtype=np.uint8
         )
         labels = generator.integers(0, CLASSES, self.count).tolist()
+        if self.folder is None:
+            places = [dict(img=image) for image in images]
+        else:
+            places = [
+                dict(img_path=f'{self.folder}/{i}.jpg') for i in range(len(images))
+            ]
+            for place, image in zip(places, images, strict=True):
+                cv2.imwrite(place['img_path'], image)
         return [
-            dict(img=image, gt_label=label)
-            for image, label in zip(images, labels, strict=True)
+            dict(place, gt_label=label)
+            for place, label in zip(places, labels, strict=True)
         ]
 
 
@@ -140,11 +151,12 @@ def ours(
     return cfg
 
 
-def stock(
-    teacher: dict, student: dict, batch_size: int, workers: int = 0, size: int = 32
-) -> Config:
-    """Return mmrazor's own algorithm with its DKD loss, which is the same loss."""
-    cfg = Config(options(False, True, batch_size, workers, size))
+def stock(teacher: dict, student: dict, *args, **kwargs) -> Config:
+    """Return mmrazor's own algorithm with its DKD loss, which is the same loss.
+
+    What else is given is for :func:`options`.
+    """
+    cfg = Config(options(False, True, *args, **kwargs))
     labels = dict(type='ModuleInputs', source='head.loss_module')
     logits = dict(type='ModuleOutputs', source='head.fc')
     cfg.default_scope = 'mmpretrain'
@@ -211,10 +223,16 @@ def hand_written(model, lr: float = 0.05):
 
 
 def options(
-    resident: bool, stock: bool, batch_size: int, workers: int = 0, size: int = 32
+    resident: bool,
+    stock: bool,
+    batch_size: int,
+    workers: int = 0,
+    size: int = 32,
+    folder: str | None = None,
 ) -> dict:
     """Return what both toolboxes' runs have in common: data, schedule, hooks."""
     pipeline = [
+        *([] if folder is None else [dict(type='LoadImageFromFile')]),
         dict(type='RandomCrop', crop_size=size, padding=size // 8),
         dict(type='RandomFlip', prob=0.5, direction='horizontal'),
         dict(type='PackInputs'),
@@ -229,7 +247,9 @@ def options(
         train_dataloader=dict(
             batch_size=batch_size,
             **workers_of,
-            dataset=dict(type='RandomImages', size=size, pipeline=pipeline),
+            dataset=dict(
+                type='RandomImages', size=size, folder=folder, pipeline=pipeline
+            ),
             sampler=dict(type='DefaultSampler', shuffle=True),
             **({} if stock else dict(collate_fn=dict(type='default_collate'))),
         ),

@@ -34,7 +34,7 @@ TEACHERS = {
         32,
     ),
     'wrn40-2': (
-        lambda: classifier(dict(type='WideResNet', depth=40, widen_factor=2), 128),
+        lambda: classifier(dict(type='CIFARWideResNet', depth=40, widen_factor=2), 128),
         32,
     ),
     'resnet34': (lambda: imagenet_resnet(34), 224),

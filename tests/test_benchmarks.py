@@ -11,12 +11,14 @@ import pytest
 # Arguments beside --quick, and the name of the file that is written.
 BENCHMARKS = {
     'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
+    'history': ([], 'history'),
     'loss': ([], 'loss_1threads'),
     'loss_growth': ([], 'loss_growth'),
     'overhead': ([], 'overhead_1threads'),
     'ranks': ([], 'ranks'),
     'resident_data': ([], 'resident_data'),
     'teacher': (['--memo'], 'teacher'),
+    'teacher_precision': ([], 'teacher_precision'),
 }
 
 

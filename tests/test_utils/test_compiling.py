@@ -54,6 +54,22 @@ def test_it_compiles_once_and_says_nothing(warnings):
     assert not warnings
 
 
+@pytest.mark.parametrize(
+    ('version', 'relied_on'),
+    [('2.1.2', False), ('2.3.1+cu121', False), ('2.4.0', True), ('2.15.0', True)],
+)
+def test_old_versions_are_not_relied_on(version, relied_on, warnings, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(compiling.torch, '__version__', version)
+    run = compiled(double, 'speed', backend=lambda g, _: graphs.append(g) or g)
+    assert torch.equal(run(torch.ones(3)), DOUBLED)
+    assert bool(graphs) == relied_on
+    assert len(warnings) == (not relied_on)
+    for text in warnings:
+        assert text.startswith('`speed` = True: torch.compile failed')
+        assert 'from PyTorch 2.4 on' in text
+
+
 def test_a_failure_is_told_once_by_its_key(warnings):
     calls = []
 
