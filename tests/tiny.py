@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
+from mmrazor.registry import MODELS as RAZOR_MODELS
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -33,6 +34,17 @@ def build(model: dict) -> torch.nn.Module:
     """Build a plain classifier from its config."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return MODELS.build(Config(model).copy())
+
+
+def algorithm(cfg: Config) -> torch.nn.Module:
+    """Build and initialise a config's algorithm, the same at every call."""
+    model = cfg.model.copy()
+    model.data_preprocessor = cfg.data_preprocessor
+    torch.manual_seed(1)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = RAZOR_MODELS.build(model)
+    model.init_weights()
+    return model.train()
 
 
 def save_teacher(path: Path, seed: int = 0) -> Path:

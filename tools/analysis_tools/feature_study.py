@@ -11,6 +11,7 @@ newest checkpoint, so that the command can be killed and given again. Writes
 import argparse
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -181,21 +182,22 @@ def markdown(summary: dict) -> str:
     return '\n'.join(lines)
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('set', choices=sorted(TEACHERS))
+def arguments(description: str | None, sets: Iterable[str]) -> argparse.ArgumentParser:
+    """Return a parser with what every study takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('set', choices=sorted(sets))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--rows', nargs='+', help='only these rows')
     parser.add_argument('--jobs', type=int, default=2, help='processes at a time')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'))
     parser.add_argument('--table', action='store_true', help='train nothing')
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
     """Run the study."""
-    args = parse_args()
+    parser = arguments(__doc__, TEACHERS)
+    parser.add_argument('--rows', nargs='+', help='only these rows')
+    args = parser.parse_args()
     teacher, rows = plan(args)
     if not args.table:
         train(teacher, rows, args.jobs)

@@ -8,11 +8,10 @@ not there). Can be killed and given again, as that can. Writes
 import argparse
 import json
 import platform
-from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from feature_study import CONFIGS, ROOT, TEACHERS, interval, train
+from feature_study import CONFIGS, ROOT, TEACHERS, arguments, interval, train
 
 from cakd_mm.utils.runs import Run
 
@@ -125,20 +124,9 @@ def markdown(summary: dict) -> str:
     return '\n'.join(lines)
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('set', choices=sorted(STUDENTS))
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--jobs', type=int, default=2, help='processes at a time')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'))
-    parser.add_argument('--table', action='store_true', help='train nothing')
-    return parser.parse_args()
-
-
 def main() -> None:
     """Run the study."""
-    args = parse_args()
+    args = arguments(__doc__, STUDENTS).parse_args()
     teacher, arms = plan(args)
     if not args.table:
         train(teacher, arms, args.jobs)

@@ -19,8 +19,8 @@ class StudentRuntimeHook(Hook):
     Of a distillation algorithm it is the student, of a plain classifier the
     classifier. The compiled form exists within training steps alone: names of
     weights, checkpoints, validation, extraction and averages of weights see a plain
-    module, and a run may be resumed with or without the hook. Batches of another size
-    than the first one's (the last of an epoch) are not compiled.
+    module, and a run may be resumed with or without the hook. Smaller batches
+    than those before (the last of an epoch) are not compiled.
 
     Results are those of other kernels, equal up to rounding. For bf16 write
     ``optim_wrapper.type='AmpOptimWrapper'`` or ``tools/train.py --amp``. Write
@@ -49,7 +49,7 @@ class StudentRuntimeHook(Hook):
         self.channels_last = channels_last
         self.compile = compile
         self.cuda_graphs = cuda_graphs
-        self._size: int | None = None
+        self._size = 0
         self._fast = None
 
     def before_train(self, runner) -> None:
@@ -89,7 +89,8 @@ class StudentRuntimeHook(Hook):
         """Put the compiled form in."""
         if self._fast is not None:
             size = len(data_batch['inputs'])
-            self._size = self._size or size
+            # A run resumed at the last batch of an epoch begins with a small one.
+            self._size = max(self._size, size)
             if size == self._size:
                 self._backbone._compiled_call_impl = self._fast
 

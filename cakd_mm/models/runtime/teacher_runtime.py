@@ -41,8 +41,8 @@ class TeacherRuntime:
     are handed what the copy's modules took and gave. In the first step both run, and
     training stops if they differ by more than 1e-4 of the largest value (float32;
     half precision: 0.05 for float16, 0.2 for bfloat16), in the output or in anything
-    that is recorded. Batches of another size than the first one's (the last of an
-    epoch) run the copy without compilation. A warning says where half precision does
+    that is recorded. Smaller batches than those before (the last of an epoch) run
+    the copy without compilation. A warning says where half precision does
     not pay.
 
     Args:
@@ -136,13 +136,22 @@ class TeacherRuntime:
             ValueError: the copy's output differs from the teacher's, or a memo is not
                 told the views.
         """
-        if self._eager is None or self._count_hooks() != self._hooks:
+        if self._is_outdated(inputs):
             self._check(teacher, inputs, list(recorders))
         if self._memo is None:
             _, calls = self._run(inputs)
         else:
             calls = [('head', (), self._remembered(inputs, data_samples))]
         replay(teacher, calls)
+
+    def _is_outdated(self, inputs: Tensor) -> bool:
+        """Whether there is no copy, or one for other hooks or for smaller batches.
+
+        A run resumed at the last batch of an epoch begins with a small one.
+        """
+        if self._eager is None or self._count_hooks() != self._hooks:
+            return True
+        return len(inputs) > self._shape[0]
 
     def _remembered(self, inputs: Tensor, data_samples: Sequence | None) -> Tensor:
         """Return the logits, of unknown views by running the teacher on them."""

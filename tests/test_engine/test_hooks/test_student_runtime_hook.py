@@ -61,6 +61,18 @@ def test_whole_batches_of_training_are_compiled_and_nothing_else(
     assert runner.model.student.backbone._compiled_call_impl is None
 
 
+def test_a_run_resumed_at_a_small_batch_compiles_whole_ones(
+    tmp_path, make_runner, counted
+):
+    cfg = distill_config(tmp_path, images=72, epochs=1)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2, max_keep_ckpts=9)
+    runner, _ = train(make_runner, cfg, hook=None)
+    cfg.train_cfg.max_epochs = 2
+    checkpoint = str(Path(runner.work_dir) / 'iter_2.pth')
+    train(make_runner, cfg, 'resumed', resume=True, load_from=checkpoint)
+    assert counted == [(True, 8), (True, 32), (True, 32)]
+
+
 @pytest.mark.parametrize('name', ['cakd/demo_digits.py', 'ofd/ofd_r20_r8_digits.py'])
 def test_compiled_training_is_the_plain_one(name, tmp_path, make_runner):
     teacher = save_teacher(tmp_path / 'teacher.pth')

@@ -12,12 +12,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain import get_model
 from mmpretrain.structures import DataSample
-from mmrazor.registry import MODELS
-from tiny import build, digits_config, save_teacher
+from tiny import algorithm, build, digits_config, save_teacher
 
 from cakd_mm.models.distillers import LossRatioBalancer
 from cakd_mm.models.losses import CAKDFeatureLoss
@@ -44,16 +42,6 @@ def _quick_runs():
 def config(folder, name=SINGLE, **options):
     teacher = save_teacher(folder / 'teacher.pth')
     return digits_config(name, model__teacher_ckpt=str(teacher), **options)
-
-
-def algorithm(cfg):
-    model = copy.deepcopy(cfg.model)
-    model.data_preprocessor = cfg.data_preprocessor
-    torch.manual_seed(1)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(model)
-    model.init_weights()
-    return model.train()
 
 
 def batch(model, count=8, seed=0):

@@ -4,10 +4,8 @@ import copy
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
-from mmrazor.registry import MODELS
-from tiny import digits_config, save_teacher
+from tiny import algorithm, digits_config, save_teacher
 
 from cakd_mm.models.distillers.strict_distiller import short_name
 
@@ -35,14 +33,9 @@ def make(tmp_path):
         cfg = digits_config(name, model__teacher_ckpt=str(teacher))
         if change is not None:
             change(cfg.model.distiller)
-        model = copy.deepcopy(cfg.model)
-        model.data_preprocessor = cfg.data_preprocessor
-        torch.manual_seed(1)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            model = MODELS.build(model)
-        model.init_weights()
+        model = algorithm(cfg)
         model.distiller.probing = True
-        return model.train()
+        return model
 
     return build
 
