@@ -18,7 +18,8 @@ class TappedNet(nn.Module):
     what they may do is allowed. Here the graph just has more outputs.
 
     Args:
-        net (nn.Module): A classifier without hooks; ``mode='tensor'`` runs it.
+        net (nn.Module): A classifier, to be compiled one without hooks;
+            ``mode='tensor'`` runs it.
         names (Iterable[str]): Its modules whose calls are returned, in the order in
             which they end.
         dtype (torch.dtype): What the net computes in; images are cast to it, and all
@@ -30,8 +31,15 @@ class TappedNet(nn.Module):
         self.net = net
         self.dtype = dtype
         self.calls: list[Call] = []
-        for name in names:
+        self.taps = [
             net.get_submodule(name).register_forward_hook(partial(self._keep, name))
+            for name in names
+        ]
+
+    def untap(self) -> None:
+        """Leave the net as it was."""
+        for tap in self.taps:
+            tap.remove()
 
     def _keep(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
         self.calls.append((name, inputs, output))

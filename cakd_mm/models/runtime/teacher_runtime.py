@@ -201,10 +201,7 @@ class TeacherRuntime:
             names = hooked(teacher)
             if self._memo is not None:
                 _check_memo(names, recorders)
-            witness = TappedNet(without_hooks(_copy(teacher)), names, torch.float32)
-            with torch.autocast(inputs.device.type, enabled=False):
-                expected = witness(inputs)
-            teacher(inputs, None, mode='tensor')
+            expected = _run_plain(teacher, inputs, names)
             for recorder in recorders:
                 if recorder.data_buffer:
                     recorder.get_record_data()  # fails where it always fails
@@ -352,6 +349,18 @@ def _check_memo(names: set[str], recorders: list) -> None:
         problem = f'A memo keeps logits, but {others or sorted(names)} is recorded.'
         remedy = 'Write 0, or use a loss between the outputs of the whole head alone.'
         raise ValueError(describe(MEMO, '(set)', problem, remedy))
+
+
+def _run_plain(
+    teacher: nn.Module, inputs: Tensor, names: set[str]
+) -> tuple[Tensor, list]:
+    """Run the teacher itself, in float32, for its hooks and for comparison."""
+    tapped = TappedNet(teacher, names, torch.float32)
+    try:
+        with torch.autocast(inputs.device.type, enabled=False):
+            return tapped(inputs)
+    finally:
+        tapped.untap()
 
 
 def _copy(teacher: nn.Module) -> nn.Module:
