@@ -5,7 +5,7 @@ from mmengine.hooks import RuntimeInfoHook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
-from ...utils.errors import describe
+from .deferral import check_mode, is_deferred
 from .logged import is_logged, logger_hook
 
 
@@ -28,15 +28,7 @@ class DeferredInfoHook(RuntimeInfoHook):
     """
 
     def __init__(self, mode: str = 'auto') -> None:
-        if mode not in ('auto', 'immediate', 'deferred'):
-            raise ValueError(
-                describe(
-                    'default_hooks.runtime_info.mode',
-                    mode,
-                    'There is no such mode.',
-                    "Write 'auto', 'immediate' or 'deferred'.",
-                )
-            )
+        check_mode('default_hooks.runtime_info.mode', mode)
         self.mode = mode
         # Names and values of each step since the last reading.
         self._steps: list[tuple[tuple[str, ...], Tensor]] = []
@@ -44,10 +36,7 @@ class DeferredInfoHook(RuntimeInfoHook):
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
         super().before_train(runner)
-        device = next(runner.model.parameters()).device
-        self._deferred = self.mode == 'deferred' or (
-            self.mode == 'auto' and device.type != 'cpu'
-        )
+        self._deferred = is_deferred(self.mode, runner.model)
         self._logger_hook = logger_hook(runner)
 
     def after_train_iter(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
+from .deferral import check_mode, is_deferred
 
 ADVICE = (
     'Lower optim_wrapper.optimizer.lr, or clip gradients with '
@@ -50,15 +51,7 @@ class FiniteLossHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self, mode: str = 'auto', interval: int = 10) -> None:
-        if mode not in ('auto', 'immediate', 'deferred'):
-            raise ValueError(
-                describe(
-                    'default_hooks.finite.mode',
-                    mode,
-                    'There is no such mode.',
-                    "Write 'auto', 'immediate' or 'deferred'.",
-                )
-            )
+        check_mode('default_hooks.finite.mode', mode)
         if interval < 1:
             raise ValueError(
                 describe(
@@ -78,10 +71,8 @@ class FiniteLossHook(Hook):
         """Choose the mode once the model is on its device."""
         model = unwrap(runner.model)
         device = next(model.parameters()).device
-        immediate = self.mode == 'immediate' or (
-            self.mode == 'auto' and device.type == 'cpu'
-        )
-        self._record = None if immediate else _DeviceRecord(model, device)
+        deferred = is_deferred(self.mode, model)
+        self._record = _DeviceRecord(model, device) if deferred else None
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Remember the weights the step may have to return to."""
