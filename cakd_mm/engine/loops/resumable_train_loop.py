@@ -36,7 +36,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     mmengine saves no random state and starts an epoch again from its first
     batch. Here every sample's augmentation is seeded by (seed, epoch, index),
     every step by (seed, step, rank), and an epoch goes on with the batch after
-    the checkpoint's. On CPU the result equals the uninterrupted run bit for bit.
+    the checkpoint's. On CPU the result equals the uninterrupted run bit for bit. A
+    checkpoint is written before its epoch is scored, so that a run resumed at the end
+    of an epoch begins with that score, and its log lacks none.
     A checkpoint taken between two steps of gradient accumulation loses the
     gradients accumulated so far.
 
@@ -91,7 +93,23 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         if self._shares_seed and hasattr(sampler, 'seed'):
             sampler.seed = self.seed
         self._start = self._steps_done()
-        return super().run()
+        runner = self.runner
+        runner.call_hook('before_train')
+        if self._epoch > 0 and not self._start:
+            self._score_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._score_if_due()
+        runner.call_hook('after_train')
+        return runner.model
+
+    def _score_if_due(self) -> None:
+        """Run the validation that belongs to the end of this epoch."""
+        self._decide_current_val_interval()
+        if self.runner.val_loop is None or self._epoch < self.val_begin:
+            return
+        if self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs:
+            self.runner.val_loop.run()
 
     def _steps_done(self) -> int:
         """Return how many steps of this epoch a checkpoint has behind it."""

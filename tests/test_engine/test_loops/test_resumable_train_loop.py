@@ -405,3 +405,30 @@ def test_work_dirs_latest_checkpoint_is_found(tmp_path):
     )
     again = finish(plain(resume=True), tmp_path / 'whole')
     assert differences(state(again), state(whole)) == []
+
+
+class Scores(Hook):
+    """Keeps each validation's (epoch, top-1)."""
+
+    def __init__(self):
+        self.found = []
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.found.append((runner.epoch, metrics['accuracy/top1']))
+
+
+@pytest.mark.parametrize('begin', [1, 2])
+def test_a_run_resumed_after_an_epoch_begins_with_the_score_that_is_due(
+    tmp_path, begin
+):
+    """The checkpoint was written before it; a kill between the two would lose it."""
+    cfg = plain(val_dataloader__dataset__indices=70, train_cfg__val_begin=begin)
+    whole = Scores()
+    finish(cfg, tmp_path / 'whole', by_epoch=True, hooks=[whole])
+    assert [epoch for epoch, _ in whole.found] == list(range(begin, 3))
+    for done in (1, 2):
+        later = Scores()
+        checkpoint = tmp_path / 'whole' / f'epoch_{done}.pth'
+        folder = tmp_path / f'from_{done}'
+        finish(cfg, folder, by_epoch=True, checkpoint=checkpoint, hooks=[later])
+        assert later.found == [x for x in whole.found if x[0] >= done]
