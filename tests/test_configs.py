@@ -28,6 +28,7 @@ CIFAR_LIKE = ('cifar100', 'tinyimagenet')
 SETS = {
     'digits': (16, 10),
     'cifar10-16px': (16, 10),
+    'cifar10-mini': (32, 10),
     'cifar100': (32, 100),
     'tinyimagenet': (32, 200),
     'in1k': (224, 1000),
