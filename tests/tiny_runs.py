@@ -77,3 +77,12 @@ def log_terms(loss: str = 'x', **terms: tuple[float, float]) -> list[dict]:
     for name, (a, b) in terms.items():
         first[f'{loss}/{name}'], second[f'{loss}/{name}'] = a, b
     return [first, second]
+
+
+def finish_run(run, scores: list[float]) -> None:
+    """Leave what a run leaves that has ended with these scores, in its last epochs."""
+    first = run.epochs - len(scores) + 1
+    lines = [{METRIC: x, 'step': first + i} for i, x in enumerate(scores)]
+    write_log(run.work_dir, lines)
+    run.last_checkpoint.write_bytes(b'weights of ' + run.name.encode())
+    run.write_result()

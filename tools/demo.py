@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cakd_mm.utils.runs import METRIC, Run, one_thread, train_all
+from cakd_mm.utils.runs import METRIC, Run
+from cakd_mm.utils.scheduling import train_all
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -36,7 +37,7 @@ def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
     command += ['--work-dir', str(work_dir), '--out', str(work_dir / 'metrics.json')]
     command += ['--out-item', 'metrics']
     work_dir.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread())
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         end = done.stderr[-2000:]
         raise SystemExit(f'mmpretrain could not score {student}:\n{end}')
@@ -101,7 +102,6 @@ def plan(args: argparse.Namespace) -> dict[str, list[Run]]:
     config = CONFIGS / 'vanilla/resnet20_digits.py'
     options = ['randomness.seed=0']
     teacher = Run('teacher resnet20', config, args.work_dir / 'teacher', options)
-    checkpoint = f'model.teacher_ckpt={teacher.last_checkpoint}'
     alone, cakd = [], []
     for seed in args.seeds:
         option = f'randomness.seed={seed}'
@@ -109,9 +109,9 @@ def plan(args: argparse.Namespace) -> dict[str, list[Run]]:
         config = CONFIGS / 'vanilla/resnet8_digits.py'
         alone.append(Run(f'student alone, seed {seed}', config, folder, [option]))
         folder = args.work_dir / f'cakd_seed{seed}'
-        options = [option, checkpoint]
         config = CONFIGS / 'cakd/demo_digits.py'
-        cakd.append(Run(f'student + CAKD, seed {seed}', config, folder, options))
+        name = f'student + CAKD, seed {seed}'
+        cakd.append(Run(name, config, folder, [option], teacher))
     return {'teacher': [teacher], 'student alone': alone, 'student + CAKD': cakd}
 
 
@@ -127,8 +127,7 @@ def main() -> None:
     for run in (*groups['teacher'], *alone, *cakd):
         shutil.rmtree(run.work_dir, ignore_errors=True)
     with Progress(*columns, console=console) as progress:
-        train_all([*groups['teacher'], *alone], args.jobs, progress)
-        train_all(cakd, args.jobs, progress)
+        train_all([*groups['teacher'], *alone, *cakd], args.jobs, progress)
     best = max(cakd, key=lambda run: run.top1)
     student = best.work_dir / 'student.pth'
     summary = dict(

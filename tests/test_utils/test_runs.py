@@ -1,16 +1,19 @@
-import io
+import fcntl
+import hashlib
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
-from rich.console import Console
-from rich.progress import Progress
 from tiny import CONFIGS
+from tiny_runs import finish_run
 
 from cakd_mm.utils import runs
-from cakd_mm.utils.runs import Run, train_all
+from cakd_mm.utils.runs import Run
 
 METRIC = 'accuracy/top1'
 CONFIG = 'train_cfg = dict(max_epochs={})\n'
@@ -52,7 +55,6 @@ class TestCurve:
         assert run.curve('loss') == [(1, 2.5), (2, 1.5)]
         assert run.curve(METRIC) == [(1, 10.0), (2, 20.0)]
         assert run.curve('absent') == []
-        assert run.top1 == 20.0
 
     def test_the_last_line_of_an_epoch_counts(self, run):
         lines = [{'loss': x, 'epoch': 1, 'step': x} for x in (3, 2)]
@@ -66,26 +68,10 @@ class TestCurve:
         write_log(run.work_dir, first, stamp='20260101_235959')
         assert run.curve(METRIC) == [(1, 10.0), (2, 25.0), (3, 30.0)]
         assert run.curve('loss') == [(1, 2.5), (2, 1.25), (3, 0.5)]
-        assert run.top1 == 30.0
 
     def test_files_elsewhere_are_not_its_own(self, run):
         write_log(run.work_dir / 'deeper', epoch(1, 1.0, 10.0))
         assert run.curve('loss') == []
-
-
-class TestFinished:
-    @pytest.mark.parametrize(
-        ('epochs', 'expected'), [(0, False), (1, False), (2, False), (3, True)]
-    )
-    def test_with_the_score_of_its_last_epoch(self, run, epochs, expected):
-        lines = [line for i in range(epochs) for line in epoch(i + 1, 1.0, 10.0)]
-        write_log(run.work_dir, lines)
-        assert run.finished is expected
-
-    def test_not_before_the_last_epoch_is_scored(self, run):
-        write_log(run.work_dir, epoch(2, 1.0, 10.0) + epoch(3, 1.0, 10.0)[:1])
-        assert run.curve('loss')[-1][0] == 3
-        assert run.finished is False
 
 
 @pytest.mark.parametrize(
@@ -104,142 +90,214 @@ def test_the_epochs_are_the_configs(tmp_path, name, epochs):
 
 
 class Process:
-    """Stands for a training process: ends at the n-th look with a code."""
-
-    def __init__(self, looks=1, code=0):
-        self.looks, self.code = looks, code
-        self.returncode, self.killed = None, False
+    """Stands for a process that has been started."""
 
     def poll(self):
-        self.looks -= 1
-        if self.looks <= 0:
-            self.returncode = self.code
-        return self.returncode
-
-    def kill(self):
-        self.killed = True
+        return None
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """Commands and options given to ``subprocess.Popen``, and what they print."""
+    """Commands and options given to ``subprocess.Popen``, which is not called."""
+    runs.commit()  # asks git, by a process of its own
     calls = []
 
     def popen(command, **options):
         options['stdout'].write('said\n')
+        options['lock'] = os.dup(options['pass_fds'][0])  # as the process would
         calls.append((command, options))
         return Process()
 
     monkeypatch.setattr(runs.subprocess, 'Popen', popen)
-    return calls
+    yield calls
+    for _, options in calls:
+        os.close(options['lock'])
+
+
+def save(path, content=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content or dict(weight=torch.zeros(1000)), path)
 
 
 class TestStart:
     def test_anew(self, run, started):
-        run.start()
+        assert run.start(dict(OMP_NUM_THREADS='7')) is True
         [(command, options)] = started
         tool = str(CONFIGS.parent / 'tools' / 'train.py')
         start = [sys.executable, '-W', 'ignore', tool]
         assert command == [*start, str(run.config), '--work-dir', str(run.work_dir)]
-        assert options['env']['OMP_NUM_THREADS'] == '1'
-        assert options['env']['PATH']
+        assert options['env']['OMP_NUM_THREADS'] == '7'
+        assert options['env']['PATH'] == os.environ['PATH']
         assert run.log.read_text() == 'said\n'
         assert run.process is not None
 
     def test_from_the_newest_checkpoint(self, run, started):
-        run.work_dir.mkdir(parents=True)
-        (run.work_dir / 'last_checkpoint').write_text('epoch_1.pth')
+        for epoch in (2, 10, 9):
+            save(run.work_dir / f'epoch_{epoch}.pth')
         run.start()
-        assert started[0][0][-1] == '--resume'
+        assert started[0][0][-2:] == ['--resume', str(run.work_dir / 'epoch_10.pth')]
 
-    def test_a_folder_without_checkpoint_is_no_reason_to_resume(self, run, started):
-        run.work_dir.mkdir(parents=True)
-        (run.work_dir / 'epoch_1.pth').touch()
+    def test_not_from_one_that_a_kill_cut_short(self, run, started):
+        save(run.work_dir / 'epoch_1.pth')
+        save(run.work_dir / 'epoch_2.pth')
+        whole = (run.work_dir / 'epoch_2.pth').read_bytes()
+        for length in (0, 100, len(whole) // 2, len(whole) - 1):
+            (run.work_dir / 'epoch_2.pth').write_bytes(whole[:length])
+            assert run.newest_checkpoint() == run.work_dir / 'epoch_1.pth', length
+        (run.work_dir / 'epoch_1.pth').write_bytes(b'')
         run.start()
         assert '--resume' not in started[0][0]
 
     @pytest.mark.parametrize('resume', [True, False])
-    def test_options_come_last(self, tmp_path, config, started, resume):
+    def test_options_come_last_the_teacher_behind_them(
+        self, tmp_path, config, started, resume
+    ):
+        teacher = Run('teacher', config, tmp_path / 'teacher')
         work_dir = tmp_path / 'run'
         if resume:
-            work_dir.mkdir()
-            (work_dir / 'last_checkpoint').write_text('epoch_1.pth')
-        Run('a', config, work_dir, ['a=1', 'b.c=2']).start()
+            save(work_dir / 'epoch_1.pth')
+        Run('a', with_model(tmp_path), work_dir, ['a=1', 'b.c=2'], teacher).start()
         command = started[0][0]
-        assert command[-3:] == ['--cfg-options', 'a=1', 'b.c=2']
-        assert ('--resume' in command[:-3]) is resume
+        checkpoint = tmp_path / 'teacher' / 'epoch_3.pth'
+        own = ['--cfg-options', 'a=1', 'b.c=2', f'model.teacher_ckpt={checkpoint}']
+        assert command[-4:] == own
+        assert ('--resume' in command[:-4]) is resume
+
+    def test_a_checkpoint_that_is_there_is_scored(self, tmp_path, config, started):
+        given = tmp_path / 'given.pth'
+        run = Run('a', config, tmp_path / 'run', checkpoint=given)
+        run.start()
+        command = started[0][0]
+        assert command[3].endswith('tools/test.py')
+        assert command[4:6] == [str(config), str(given)]
+        assert '--resume' not in command
+        assert run.last_checkpoint == given
+
+    def test_not_beside_another_process(self, run, config, started):
+        assert run.start() is True
+        other = Run('the run', config, run.work_dir)
+        assert other.start() is False
+        assert len(started) == 1
+        assert len(run.starts) == 1
+        with (run.work_dir / 'lock').open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def test_every_start_is_noted(self, run, started):
+        before = time.time()
+        run.start()
+        os.close(os.dup(started[0][1]['lock']))
+        fcntl.flock(started[0][1]['lock'], fcntl.LOCK_UN)
+        run.start()
+        first, second = run.starts
+        assert before <= first['began'] <= second['began'] <= time.time()
+        assert first['settings'] == run.settings
+        assert first['versions']['torch'] == torch.__version__.partition('+')[0]
 
     def test_the_installed_tool_where_there_is_no_checkout(self, monkeypatch, tmp_path):
         package = tmp_path / 'site-packages' / 'cakd_mm'
         monkeypatch.setattr(runs, '__file__', str(package / 'utils' / 'runs.py'))
-        assert runs.train_tool() == package / '.mim' / 'tools' / 'train.py'
-        assert Path(runs.train_tool()).parts[-3:] == ('.mim', 'tools', 'train.py')
+        assert runs.tool('train.py') == package / '.mim' / 'tools' / 'train.py'
 
 
-class TestTrainAll:
-    @pytest.fixture
-    def console(self, monkeypatch):
-        monkeypatch.setattr(runs.time, 'sleep', lambda seconds: None)
-        return Console(file=io.StringIO(), width=200)
+def with_model(folder, **settings):
+    path = folder / 'student.py'
+    lines = 'model = dict(teacher_ckpt="from.pth", depth=8)\n'
+    lines += ''.join(f'{key} = {value!r}\n' for key, value in settings.items())
+    path.write_text(CONFIG.format(3) + lines)
+    return path
 
-    @pytest.fixture
-    def make(self, tmp_path, config, monkeypatch):
-        """Build runs whose process writes its log at once and ends later."""
-        order = []
 
-        def build(name, done=False, looks=1, code=0):
-            run = Run(name, config, tmp_path / name)
-            lines = [line for i in (1, 2, 3) for line in epoch(i, 1.0, 10.0 * i)]
-            if done:
-                write_log(run.work_dir, lines)
+class TestSettings:
+    def test_another_run_in_the_folder_is_refused(self, run, config, started):
+        run.start()
+        Run('the run', config, run.work_dir).check()
+        other = Run('the run', config, run.work_dir, ['randomness.seed=1'])
+        with pytest.raises(ValueError, match='other settings') as caught:
+            other.check()
+        assert 'work_dir' in str(caught.value)
 
-            def start():
-                alive = [
-                    r.name for r in build.runs if r.process and r.process.looks > 0
-                ]
-                order.append((*alive, name))
-                run.log.write_text(''.join(f'line {i}\n' for i in range(40)))
-                write_log(run.work_dir, lines if not code else lines[:2])
-                run.process = Process(looks, code)
+    def test_a_change_of_the_config_is_one_of_settings(self, run, started):
+        run.start()
+        run.config.write_text(CONFIG.format(3) + 'lr = 0.1\n')
+        with pytest.raises(ValueError, match='other settings'):
+            Run('the run', run.config, run.work_dir).check()
 
-            monkeypatch.setattr(run, 'start', start)
-            build.runs.append(run)
-            return run
+    def test_a_teacher_may_move(self, tmp_path, config):
+        student = with_model(tmp_path)
+        found = [
+            Run('a', student, tmp_path / 'a', [], Run('t', config, tmp_path / place))
+            for place in ('here', 'there')
+        ]
+        assert found[0].settings == found[1].settings
+        assert found[0].settings != Run('a', student, tmp_path / 'a').settings
 
-        build.runs = []
+    def test_an_option_counts_as_what_it_makes(self, tmp_path):
+        written = Run('a', with_model(tmp_path, lr=0.5), tmp_path / 'a')
+        same = Run('a', with_model(tmp_path), tmp_path / 'a', ['lr=0.5'])
+        assert written.settings == same.settings
 
-        build.order = order
-        return build
 
-    def test_finished_runs_are_left_out(self, make, console):
-        all_runs = [make('a'), make('b', done=True), make('c')]
-        progress = Progress(console=console)
-        train_all(all_runs, jobs=1, progress=progress)
-        assert make.order == [('a',), ('c',)]
-        assert [(task.completed, task.total) for task in progress.tasks] == [(3, 3)] * 3
-        printed = console.file.getvalue()
-        assert 'a: 30.00 %' in printed
-        assert 'c: 30.00 %' in printed
-        assert 'b: ' not in printed
+class TestResult:
+    def test_of_a_run_that_ended_well(self, run):
+        assert run.finished is False
+        finish_run(run, [10.0, 30.0, 20.0])
+        assert run.finished is True
+        assert run.top1 == 20.0  # the last, not the best
+        again = Run(run.name, run.config, run.work_dir)
+        assert again.result['curve'] == [[1, 10.0], [2, 30.0], [3, 20.0]]
+        digest = hashlib.sha256(b'weights of the run').hexdigest()
+        assert again.result['checkpoint_sha256'] == digest
+        assert again.result['teacher_sha256'] is None
 
-    def test_all_finished_starts_nothing(self, make, console):
-        train_all([make('a', done=True)], jobs=2, progress=Progress(console=console))
-        assert make.order == []
+    def test_names_the_teacher_that_it_had(self, tmp_path, config):
+        teacher = Run('teacher', config, tmp_path / 'teacher')
+        finish_run(teacher, [90.0])
+        run = Run('a', with_model(tmp_path), tmp_path / 'run', [], teacher)
+        finish_run(run, [50.0])
+        digest = hashlib.sha256(b'weights of teacher').hexdigest()
+        assert run.result['teacher_sha256'] == digest
 
-    def test_so_many_at_a_time(self, make, console):
-        all_runs = [make('a', looks=2), make('b'), make('c'), make('d')]
-        train_all(all_runs, jobs=2, progress=Progress(console=console))
-        # Who was running when the last one was started.
-        assert make.order == [('a',), ('a', 'b'), ('a', 'c'), ('d',)]
-        assert all(run.process.returncode == 0 for run in all_runs)
+    @pytest.mark.parametrize('epochs', [0, 1, 2])
+    def test_not_without_the_score_of_the_last_epoch(self, run, epochs):
+        lines = [line for i in range(epochs) for line in epoch(i + 1, 1.0, 10.0)]
+        write_log(run.work_dir, [*lines, epoch(3, 1.0, 10.0)[0]])
+        with pytest.raises(RuntimeError, match='no score of epoch 3'):
+            run.write_result()
+        assert run.finished is False
 
-    def test_a_failure_ends_them_all_and_shows_the_log(self, make, console, tmp_path):
-        all_runs = [make('a', looks=9), make('b', looks=1, code=7), make('c')]
-        with pytest.raises(SystemExit) as stopped:
-            train_all(all_runs, jobs=2, progress=Progress(console=console))
-        text = str(stopped.value)
-        assert text.startswith(f'b failed; the end of {tmp_path / "b.log"}:\nline 25\n')
-        assert text.endswith('line 39\n')
-        assert all_runs[0].process.killed
-        assert not all_runs[1].process.killed
-        assert all_runs[2].process is None
+    def test_a_half_written_one_does_not_count(self, run, monkeypatch):
+        """A kill while it is written leaves none."""
+
+        def killed(path, target):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Path, 'replace', killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish_run(run, [10.0])
+        monkeypatch.undo()
+        assert run.finished is False
+        assert list(run.work_dir.glob('result.json.*'))
+
+    def test_of_a_checkpoint_that_was_there(self, tmp_path, config):
+        given = tmp_path / 'given.pth'
+        given.write_bytes(b'given')
+        run = Run('a', config, tmp_path / 'run', checkpoint=given)
+        log = run.work_dir / '1' / '1.json'
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps({METRIC: 71.5, 'time': 1}))
+        run.write_result()
+        assert run.top1 == 71.5
+        assert run.result['checkpoint_sha256'] == hashlib.sha256(b'given').hexdigest()
+
+
+def test_seconds_are_those_of_all_starts(run):
+    """Each from its beginning to the last line of its own log."""
+    starts = [dict(began=1000.0), dict(began=2000.0), dict(began=3000.0)]
+    run.work_dir.mkdir(parents=True)
+    (run.work_dir / 'starts.json').write_text(json.dumps(dict(starts=starts)))
+    for name, end in (('a', 1010.0), ('b', 2005.0)):  # the third wrote nothing yet
+        log = run.work_dir / name / f'{name}.log'
+        log.parent.mkdir()
+        log.touch()
+        os.utime(log, (end, end))
+    assert run.seconds == 15.0

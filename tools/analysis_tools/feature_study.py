@@ -19,9 +19,10 @@ import torch
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from scipy import stats
 
-from cakd_mm.utils.runs import METRIC, Run, train_all
+from cakd_mm.utils.runs import Run
+from cakd_mm.utils.scheduling import train_all
+from cakd_mm.utils.statistics import interval, level
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
@@ -37,7 +38,6 @@ STUDENTS = {
 }
 ALONE, LOGIT, KD = 'student alone', 'logit', 'kd'
 LONG = f'{ALONE}, twice as long'  # has it levelled off?
-LAST = 5
 METHODS_PAIR = 'r20_r8_digits'
 
 
@@ -84,10 +84,9 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
             options = [f'randomness.seed={seed}']
             if row == LONG:
                 options += twice_as_long(config)
-            elif row != ALONE:
-                options.append(f'model.teacher_ckpt={teacher.last_checkpoint}')
+            own = None if row in (ALONE, LONG) else teacher
             folder = base / f'{row.replace(", ", "-").replace(" ", "-")}_seed{seed}'
-            rows[row].append(Run(f'{row}, seed {seed}', config, folder, options))
+            rows[row].append(Run(f'{row}, seed {seed}', config, folder, options, own))
     return teacher, rows
 
 
@@ -99,23 +98,7 @@ def train(teacher: Run, rows: dict[str, list[Run]], jobs: int) -> None:
     # All rows of a seed before the next seed: an interrupted study compares.
     by_seed = [run for runs in zip(*rows.values(), strict=True) for run in runs]
     with Progress(*columns, console=console) as progress:
-        train_all([teacher], 1, progress)
-        train_all(by_seed, jobs, progress)
-
-
-def interval(differences: list[float]) -> tuple[float, float]:
-    """Return mean and half width of the 95 % t interval of paired differences."""
-    n = len(differences)
-    if n < 2:
-        return mean(differences), float('nan')
-    return mean(differences), stdev(differences) / n**0.5 * stats.t.ppf(0.975, n - 1)
-
-
-def level(runs: list[Run]) -> float:
-    """Return by how much the mean accuracy of the last five epochs differs."""
-    curves = [[value for _, value in run.curve(METRIC)[-LAST:]] for run in runs]
-    means = [mean(column) for column in zip(*curves, strict=True)]
-    return max(means) - min(means)
+        train_all([teacher, *by_seed], jobs, progress)
 
 
 def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
@@ -142,7 +125,9 @@ def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
         set=name,
         teacher=teacher.top1 if teacher.finished else None,
         epochs=alone[0].epochs if alone else None,
-        levelled_off_within=level(alone) if done else None,
+        levelled_off_within=level([run.result['curve'] for run in alone])
+        if done
+        else None,
         torch=torch.__version__,
         machine=f'{platform.machine()}, {torch.get_num_threads()} threads',
         rows=table,

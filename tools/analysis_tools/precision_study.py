@@ -11,9 +11,10 @@ import platform
 from statistics import mean, stdev
 
 import torch
-from feature_study import CONFIGS, ROOT, TEACHERS, arguments, interval, train
+from feature_study import CONFIGS, ROOT, TEACHERS, arguments, train
 
 from cakd_mm.utils.runs import Run
+from cakd_mm.utils.statistics import interval
 
 ABLATIONS = CONFIGS / 'cakd' / 'ablations'
 STUDENTS = {
@@ -51,14 +52,13 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
         for seed in args.seeds:
             options = [
                 f'randomness.seed={seed}',
-                f'model.teacher_ckpt={teacher.last_checkpoint}',
                 'train_cfg.resident=True',
                 *COMMON[args.set],
                 *own,
             ]
             folder = base / f'precision_{arm.replace(" ", "-")}_seed{seed}'
-            run = Run(f'{arm}, seed {seed}', STUDENTS[args.set], folder, options)
-            arms[arm].append(run)
+            name = f'{arm}, seed {seed}'
+            arms[arm].append(Run(name, STUDENTS[args.set], folder, options, teacher))
     return teacher, arms
 
 

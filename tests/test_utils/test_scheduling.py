@@ -1,0 +1,287 @@
+"""Plans run by real processes, whose training is a script of a few lines."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from cakd_mm.utils import runs, scheduling
+from cakd_mm.utils.runs import Run
+from cakd_mm.utils.scheduling import Schedule, slots, train_all
+
+# Takes as long as told, writes what a training leaves, and when it ran.
+SCRIPT = """
+import json, os, sys, time
+from pathlib import Path
+config, work_dir = sys.argv[1], Path(sys.argv[3])
+own = dict(x.split('=', 1) for x in sys.argv[sys.argv.index('--cfg-options') + 1:])
+began = time.monotonic()
+teacher = own.get('model.teacher_ckpt')
+assert teacher is None or Path(teacher).is_file(), teacher
+print('said', own['name'])
+time.sleep(float(own['seconds']))
+if own['code'] != '0':
+    raise SystemExit('it broke' if own['code'] == '1' else int(own['code']))
+folder = work_dir / str(time.time_ns()) / 'vis_data'
+folder.mkdir(parents=True)
+line = dict(step=3, **{'accuracy/top1': float(own['top1'])})
+(folder / 'scalars.json').write_text(json.dumps(line))
+(work_dir / 'epoch_3.pth').write_bytes(b'weights')
+times = dict(began=began, ended=time.monotonic(), slot=os.environ['SLOT'])
+(work_dir / 'times.json').write_text(json.dumps(times))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _script(tmp_path, monkeypatch):
+    script = tmp_path / 'train.py'
+    script.write_text(SCRIPT)
+    monkeypatch.setattr(runs, 'tool', lambda name: script)
+    monkeypatch.setattr(scheduling, 'POLL', 0.01)
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=300)
+
+
+@pytest.fixture
+def make(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text('train_cfg = dict(max_epochs=3)\nmodel = dict(teacher_ckpt=1)\n')
+
+    def build(name, teacher=None, seconds=0, code=0, top1=50.0):
+        options = [f'name={name}', f'seconds={seconds}', f'code={code}']
+        return Run(name, config, tmp_path / name, [*options, f'top1={top1}'], teacher)
+
+    return build
+
+
+@pytest.fixture
+def train(console):
+    def run(all_runs, jobs=2, **options):
+        places = [dict(SLOT=str(i)) for i in range(jobs)]
+        schedule = Schedule(all_runs, places, Progress(console=console), **options)
+        return schedule.run()
+
+    return run
+
+
+def times(run):
+    return json.loads((run.work_dir / 'times.json').read_text())
+
+
+def test_teachers_first_wherever_they_stand(make, train):
+    teacher = make('teacher', seconds=0.3)
+    all_runs = [make('a', teacher), make('b'), teacher, make('c', teacher)]
+    outcome = train(all_runs, jobs=3)
+    assert (outcome.failed, outcome.out_of_time) == ({}, False)
+    assert all(run.finished for run in all_runs)
+    for name in (0, 3):
+        assert times(all_runs[name])['began'] >= times(teacher)['ended']
+    # What needs no teacher does not wait for it.
+    assert times(all_runs[1])['began'] < times(teacher)['ended']
+
+
+def test_so_many_at_a_time_each_in_a_place_of_its_own(make, train):
+    all_runs = [make(f'run{i}', seconds=0.2) for i in range(5)]
+    train(all_runs, jobs=2)
+    found = [times(run) for run in all_runs]
+    for own in found:
+        beside = [
+            x for x in found if x['began'] < own['ended'] and own['began'] < x['ended']
+        ]
+        assert len({x['slot'] for x in beside}) == len(beside) <= 2
+    assert {x['slot'] for x in found} == {'0', '1'}
+
+
+def test_finished_runs_are_never_repeated(make, train, console):
+    all_runs = [make('a', top1=61.0), make('b', top1=62.0)]
+    train(all_runs[:1])
+    before = times(all_runs[0])
+    again = make('a', top1=61.0)
+    train([again, all_runs[1]])
+    assert times(again) == before
+    assert again.top1 == 61.0
+    assert len(again.starts) == 1
+    printed = console.file.getvalue()
+    assert printed.count('a: 61.00 %') == 1
+    assert 'b: 62.00 %' in printed
+
+
+def test_a_failure_leaves_the_others_alone_and_is_tried_again(make, train, tmp_path):
+    broken, fine = make('broken', code=1), make('fine', seconds=0.2)
+    outcome = train([broken, fine])
+    assert fine.finished
+    assert not broken.finished
+    log = tmp_path / 'broken.log'
+    assert outcome.failed == {'broken': f'exit status 1: it broke ({log})'}
+    assert train([make('mended'), broken]).failed.keys() == {'broken'}
+    assert len(broken.starts) == 2
+
+
+def test_a_teacher_that_fails_takes_its_students_with_it(make, train):
+    teacher = make('teacher', code=1)
+    students = [make('a', teacher), make('b', teacher)]
+    alone = make('alone')
+    outcome = train([teacher, *students, alone], jobs=1)
+    assert outcome.failed.keys() == {'teacher', 'a', 'b'}
+    assert outcome.failed['a'] == 'not run, because teacher failed'
+    assert alone.finished
+    assert not students[0].starts
+
+
+def test_a_process_that_is_killed_is_said_so(make, train):
+    run = make('a', code=-9)  # no exit status of its own is negative
+    run.options[2] = 'code=0'
+    run.options[1] = 'seconds=60'
+    schedule_ends = time.monotonic() + 20
+
+    class Killer(Progress):
+        def update(self, *args, **kwargs):
+            super().update(*args, **kwargs)
+            if run.process is not None and time.monotonic() < schedule_ends:
+                run.process.send_signal(signal.SIGKILL)
+
+    places = [dict(SLOT='0')]
+    failed = Schedule([run], places, Killer(console=Console(file=io.StringIO()))).run()
+    assert failed.failed['a'].startswith('killed by signal 9')
+
+
+def test_out_of_time_stops_what_runs(make, train):
+    quick, slow = make('quick'), make('slow', seconds=60)
+    began = time.monotonic()
+    outcome = train([quick, slow, make('later')], jobs=2, deadline=began + 2)
+    assert time.monotonic() - began < 30
+    assert outcome.out_of_time is True
+    assert quick.finished
+    assert not slow.finished
+    assert slow.process.returncode == -signal.SIGKILL
+    assert outcome.failed == {}
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(make, train, tmp_path):
+    run = make('a')
+    run.work_dir.mkdir()
+    ready = tmp_path / 'ready'
+    holder = subprocess.Popen(
+        [
+            *(sys.executable, '-c'),
+            'import fcntl, sys, time, pathlib\n'
+            f'lock = open({str(run.work_dir / "lock")!r}, "w")\n'
+            'fcntl.flock(lock, fcntl.LOCK_EX)\n'
+            f'pathlib.Path({str(ready)!r}).touch()\n'
+            'time.sleep(1)\n'
+            f'pathlib.Path({str(ready)!r}).write_text(str(time.monotonic()))\n',
+        ]
+    )
+    while not ready.exists():
+        time.sleep(0.01)
+    train([run])
+    holder.wait()
+    assert times(run)['began'] >= float(ready.read_text())
+
+
+def test_other_settings_are_refused_before_anything_starts(make, train):
+    train([make('a')])
+    new = make('new')
+    with pytest.raises(ValueError, match='other settings'):
+        train([new, make('a', top1=99.0)])
+    assert not new.starts
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs prctl')
+def test_a_killed_study_leaves_no_process_behind(make, tmp_path):
+    """By SIGKILL, which runs no handler."""
+    run = make('a', seconds=120)
+    lines = [
+        'import time, cakd_mm',
+        'from pathlib import Path',
+        'from cakd_mm.utils import runs',
+        f'runs.tool = lambda name: Path({str(tmp_path / "train.py")!r})',
+        f'run = runs.Run("a", Path({str(run.config)!r}), Path({str(run.work_dir)!r}),',
+        f'               {run.options!r})',
+        'run.start()',
+        'print(run.process.pid, flush=True)',
+        'time.sleep(120)',
+    ]
+    command = [sys.executable, '-W', 'ignore', '-c', '\n'.join(lines)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = int(next(line for line in parent.stdout if line.strip().isdigit()))
+    assert Path(f'/proc/{child}').exists()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(child)
+
+
+def _alive(pid):
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'  # dead, waiting to be asked for
+
+
+def test_time_left_follows_the_pace_of_what_has_finished(make, train, console):
+    done, waiting = make('done'), make('waiting')
+    train([done])
+    done.result['seconds'] = 30.0  # ten an epoch
+    schedule = Schedule([done, waiting], [{}], Progress(console=console))
+    assert schedule.done() == 3
+    assert schedule.time_left() == ', 0 min left'  # 3 epochs of 10 s: half a minute
+    done.result['seconds'] = 3000.0
+    assert schedule.time_left() == ', 50 min left'
+    assert Schedule([done, waiting], [{}] * 2, Progress()).time_left() == (
+        ', 25 min left'
+    )
+    assert Schedule([waiting], [{}], Progress()).time_left() == ''
+
+
+class TestSlots:
+    @pytest.fixture
+    def machine(self, monkeypatch):
+        def make(cores, gpus):
+            monkeypatch.setattr(scheduling, 'cores', lambda: cores)
+            cuda = scheduling.torch.cuda
+            monkeypatch.setattr(cuda, 'is_available', lambda: gpus > 0)
+            monkeypatch.setattr(cuda, 'device_count', lambda: gpus)
+
+        return make
+
+    def test_a_core_each_without_gpu(self, machine):
+        machine(4, 0)
+        assert slots() == [dict(OMP_NUM_THREADS='1')] * 4
+        assert slots(2) == [dict(OMP_NUM_THREADS='2')] * 2
+        assert slots(8) == [dict(OMP_NUM_THREADS='1')] * 8
+
+    def test_gpus_are_shared_evenly(self, machine):
+        machine(16, 2)
+        found = slots()
+        assert [x['CUDA_VISIBLE_DEVICES'] for x in found] == list('01010101')
+        assert {x['OMP_NUM_THREADS'] for x in found} == {'2'}
+        machine(3, 1)
+        assert len(slots()) == 3
+
+    @pytest.mark.parametrize('jobs', [0, -1, 1.5, 'many'])
+    def test_other_numbers_are_refused(self, jobs):
+        with pytest.raises(ValueError, match='--jobs'):
+            slots(jobs)
+
+
+def test_train_all_ends_with_the_log_of_what_failed(make, console, monkeypatch):
+    monkeypatch.setattr(scheduling, 'slots', lambda jobs: [dict(SLOT='0')] * jobs)
+    fine, broken = make('fine'), make('broken', code=1)
+    with pytest.raises(SystemExit, match='broken failed: exit status 1'):
+        train_all([fine, broken], 2, Progress(console=console))
+    assert fine.finished
+    assert 'said broken' in console.file.getvalue()
