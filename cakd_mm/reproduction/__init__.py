@@ -1,0 +1,1 @@
+"""Whole tables in one command: plan, statistics and page of ``tools/reproduce.py``."""

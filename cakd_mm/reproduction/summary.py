@@ -1,0 +1,183 @@
+"""What finished runs say, for the page and for machines."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+from ..utils.provenance import machine
+from ..utils.runs import Run
+from ..utils.statistics import Difference, level, paired
+from .plan import PlannedPair
+from .tables import CONTROL, KD, STUDENT
+
+LEVEL = 1.0  # points that the plain student may still move in its last epochs
+
+
+def summarise(planned: Sequence[PlannedPair], failed: Mapping[str, str]) -> dict:
+    """Return all that the page needs; only finished runs count.
+
+    Args:
+        planned (Sequence[PlannedPair]): The table.
+        failed (Mapping): Reason by the name of a run.
+    """
+    runs = {
+        run.work_dir: run
+        for own in planned
+        for run in (own.teacher, *(r for x in own.rows.values() for r in x.values()))
+    }
+    done = [run for run in runs.values() if run.finished]
+    starts = [start for run in done for start in run.result['starts']]
+    return dict(
+        machine=machine(),
+        commits=sorted({start['commit'] for start in starts}),
+        versions=_distinct([start['versions'] for start in starts]),
+        hours=round(sum(run.result['seconds'] for run in done) / 3600, 2),
+        finished=len(done),
+        planned=len(runs),
+        pairs=[_pair(own, failed) for own in planned],
+    )
+
+
+def _distinct(found: Sequence[dict]) -> list[dict]:
+    return [x for i, x in enumerate(found) if x not in found[:i]]
+
+
+def _pair(own: PlannedPair, failed: Mapping[str, str]) -> dict:
+    scores = {name: scores_of(runs) for name, runs in own.rows.items()}
+    rows = {
+        name: _row(own, name, runs, scores, failed) for name, runs in own.rows.items()
+    }
+    alone = [run for run in own.rows[STUDENT].values() if run.finished]
+    settled = level([run.result['curve'] for run in alone]) if alone else None
+    teacher = own.teacher
+    return dict(
+        pair=own.pair.name,
+        data=own.pair.data,
+        title=own.pair.title,
+        epochs=own.epochs,
+        recipe=own.recipe,
+        teacher=dict(
+            run=teacher.name,
+            top1=teacher.top1 if teacher.finished else None,
+            published=own.pair.row('teacher').published,
+            failed=failed.get(teacher.name),
+            given=str(teacher.checkpoint) if teacher.checkpoint else None,
+            sha256=teacher.result['checkpoint_sha256'] if teacher.finished else None,
+        ),
+        student_moves=settled,
+        rows=rows,
+        sentences=conclude(scores, settled),
+    )
+
+
+def scores_of(runs: Mapping[int, Run]) -> dict[int, float]:
+    """Return top-1 by seed, of the finished runs."""
+    return {seed: run.top1 for seed, run in runs.items() if run.finished}
+
+
+def _row(
+    own: PlannedPair,
+    name: str,
+    runs: Mapping[int, Run],
+    scores: Mapping[str, dict[int, float]],
+    failed: Mapping[str, str],
+) -> dict:
+    found = list(scores[name].values())
+    done = [run for run in runs.values() if run.finished]
+    return dict(
+        config=own.pair.row(name).config.name,
+        published=own.pair.row(name).published,
+        planned=len(runs),
+        scores=scores[name],
+        mean=mean(found) if found else None,
+        std=stdev(found) if len(found) > 1 else None,
+        over={
+            base: vars(difference)
+            for base in (STUDENT, KD)
+            if base != name
+            and base in scores
+            and (difference := paired(scores[name], scores[base]))
+        },
+        failed={s: failed[r.name] for s, r in runs.items() if r.name in failed},
+        curves={seed: r.result['curve'] for seed, r in runs.items() if r.finished},
+        loss={seed: r.result['loss'] for seed, r in runs.items() if r.finished},
+        minutes=round(sum(r.result['seconds'] for r in done) / 60, 1),
+    )
+
+
+def conclude(
+    scores: Mapping[str, Mapping[int, float]], settled: float | None
+) -> list[str]:
+    """Say what a pair's numbers allow to conclude, and what not.
+
+    Args:
+        scores (Mapping): Top-1 by seed of every row.
+        settled (float, optional): By how much the plain student's mean differs over
+            its last five epochs.
+    """
+    if settled is None:
+        return ['The plain student has not been trained: nothing to compare with.']
+    if settled >= LEVEL:
+        return [
+            f'The plain student had not levelled off: its mean differs by '
+            f'{settled:.2f} points over its last five scores. Differences here say '
+            'who learns faster, and no ranking is stated.'
+        ]
+    sentences = [
+        f'The plain student had levelled off: its mean differs by {settled:.2f} '
+        'points over its last five scores.'
+    ]
+    compared: list[Difference] = []
+    for base in _bases(scores):
+        found = {
+            name: paired(own, scores[base])
+            for name, own in scores.items()
+            if name != base and _is_compared(name, base)
+        }
+        found = {name: x for name, x in found.items() if x is not None}
+        if found:
+            compared += found.values()
+            sentences.append(_sentence(base, found))
+    widths = sorted(x.half for x in compared if x.pairs > 1)
+    if not widths:
+        sentences.append(
+            'With one seed there is no interval: no difference here is more than an '
+            'observation.'
+        )
+        return sentences
+    middle = widths[len(widths) // 2]
+    sentences.append(
+        f'Intervals are 95 % t intervals of the paired differences; half of them are '
+        f'wider than ± {middle:.2f}, and what is smaller cannot be told here. Of '
+        f'{len(widths)} comparisons about {max(1, round(0.05 * len(widths)))} would be '
+        'called resolved by chance.'
+    )
+    return sentences
+
+
+def _bases(scores: Mapping) -> list[str]:
+    """Return what rows are compared with: the student, KD, then CAKD's rivals."""
+    cakd = any(name.startswith('CAKD') for name in scores)
+    first = [name for name in (STUDENT, KD) if name in scores]
+    rivals = [n for n in scores if n in ('DKD', 'NKD') or n.startswith(CONTROL)]
+    return first + (rivals if cakd else [])
+
+
+def _is_compared(name: str, base: str) -> bool:
+    """Whether a row is compared with a base: rivals with CAKD's rows alone."""
+    if base == STUDENT:
+        return True
+    return name != STUDENT and (base == KD or name.startswith('CAKD'))
+
+
+def _sentence(base: str, found: Mapping[str, Difference]) -> str:
+    """Say which rows lie above and below ``base``."""
+    groups = {'above': [], 'below': [], 'not told apart from it': []}
+    for name, x in found.items():
+        if not x.resolved:
+            groups['not told apart from it'].append(f'{name} ({x})')
+        else:
+            groups['above' if x.mean > 0 else 'below'].append(f'{name} ({x})')
+    parts = [f'{how}: {", ".join(own)}' for how, own in groups.items() if own]
+    who = 'the plain student' if base == STUDENT else base.removeprefix(CONTROL)
+    kind = 'the control, ' if base.startswith(CONTROL) else ''
+    return f'Against {kind}{who}: {"; ".join(parts)}.'
