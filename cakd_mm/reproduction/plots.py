@@ -62,7 +62,8 @@ def plot_curves(summary: Mapping, title: str, path: Path) -> None:
         axis.set(xlabel='epoch', ylabel='top-1 (%)')
         axis.set_title(pair['title'], fontsize=10)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc='lower right')
+        if axis.lines:
+            axis.legend(fontsize=7, loc='lower right')
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

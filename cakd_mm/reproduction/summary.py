@@ -1,7 +1,7 @@
 """What finished runs say, for the page and for machines."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from ..utils.provenance import machine
 from ..utils.runs import Run
@@ -137,19 +137,18 @@ def conclude(
         if found:
             compared += found.values()
             sentences.append(_sentence(base, found))
-    widths = sorted(x.half for x in compared if x.pairs > 1)
+    widths = [x.half for x in compared if x.pairs > 1]
     if not widths:
         sentences.append(
             'With one seed there is no interval: no difference here is more than an '
             'observation.'
         )
         return sentences
-    middle = widths[len(widths) // 2]
     sentences.append(
-        f'Intervals are 95 % t intervals of the paired differences; half of them are '
-        f'wider than ± {middle:.2f}, and what is smaller cannot be told here. Of '
-        f'{len(widths)} comparisons about {max(1, round(0.05 * len(widths)))} would be '
-        'called resolved by chance.'
+        'Intervals are 95 % t intervals of paired differences; their median half width '
+        f'is {median(widths):.2f} points, and much less than that cannot be told here. '
+        f'Of {len(widths)} comparisons about {max(1, round(0.05 * len(widths)))} would '
+        'be called resolved by chance.'
     )
     return sentences
 

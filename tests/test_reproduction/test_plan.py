@@ -1,0 +1,121 @@
+import json
+
+import pytest
+from mmengine.config import Config
+from tiny_runs import finish_run
+
+from cakd_mm.reproduction import plan as module
+from cakd_mm.reproduction.plan import in_turn, plan
+from cakd_mm.reproduction.tables import Pair, Row, select
+
+
+@pytest.fixture
+def work_dir(tmp_path, monkeypatch):
+    """Somewhere without any teacher."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / 'runs'
+
+
+def make(work_dir, pairs=None, seeds=2, speed='resident', epochs=4):
+    pairs = pairs or select('digits', methods=['KD', 'CAKD logit'])
+    return plan(pairs, seeds, work_dir, speed, epochs)
+
+
+def names(runs):
+    return [run.name.replace('_4e', '') for run in runs]
+
+
+def test_teachers_first_then_all_rows_of_a_seed(work_dir):
+    planned = make(work_dir)
+    rows = ('resnet8_digits_30e', 'kd_r20_r8_digits', 'digits_logit')
+    assert names(in_turn(planned)) == [
+        'resnet20_digits_seed0',
+        *(f'{row}_seed0' for row in rows),
+        *(f'{row}_seed1' for row in rows),
+    ]
+
+
+def test_students_have_the_teacher_and_the_plain_one_has_none(work_dir):
+    [own] = make(work_dir)
+    assert all(run.teacher is own.teacher for run in own.rows['KD'].values())
+    assert all(run.teacher is None for run in own.rows['student'].values())
+    assert own.teacher.teacher is None
+    assert (own.recipe, own.epochs) == (30, 4)
+
+
+def test_a_seed_is_the_same_for_every_row(work_dir):
+    [own] = make(work_dir, seeds=3)
+    for runs in own.rows.values():
+        assert list(runs) == [0, 1, 2]
+        for seed, run in runs.items():
+            assert f'randomness.seed={seed}' in run.options
+
+
+def test_pairs_and_tables_share_what_is_the_same(work_dir):
+    """One teacher of two pairs, one plain student of two tables: one run each."""
+    both = select('II', ['r32x4_r8x4', 'r32x4_shv2'], ['KD'])
+    first, second = make(work_dir, both, seeds=1)
+    assert first.teacher is second.teacher
+    assert len(in_turn([first, second])) == 1 + 2 + 2
+    [own] = make(work_dir, select('VI', ['r56_r20'])[:1], seeds=1)
+    [other] = make(work_dir, select('I', ['r56_r20']), seeds=1)
+    assert own.teacher.work_dir == other.teacher.work_dir
+    assert own.rows['student'][0].work_dir == other.rows['student'][0].work_dir
+    assert own.rows['student'][0].settings == other.rows['student'][0].settings
+
+
+def test_other_lengths_and_speeds_have_folders_of_their_own(work_dir):
+    folders = [
+        {run.work_dir for run in in_turn(make(work_dir, speed=speed, epochs=epochs))}
+        for speed in ('resident', 'plain')
+        for epochs in (4, 5)
+    ]
+    assert sum(map(len, folders)) == len(set().union(*folders)) == 4 * 7
+
+
+def test_a_teacher_that_is_there_is_scored_instead(work_dir, tmp_path):
+    cfg = Config.fromfile(select('digits')[0].row('KD').config)
+    given = tmp_path / cfg.model.teacher_ckpt
+    given.parent.mkdir(parents=True)
+    given.write_bytes(b'weights')
+    [own] = make(work_dir)
+    assert own.teacher.checkpoint.samefile(given)
+    assert own.rows['KD'][0].teacher is own.teacher
+    assert own.teacher.options == []
+
+
+def test_a_teacher_from_elsewhere_has_to_be_there(work_dir):
+    with pytest.raises(FileNotFoundError, match='from_torchvision') as caught:
+        make(work_dir, select('III', ['r34_r18']))
+    assert 'model.teacher_ckpt' in str(caught.value)
+
+
+def test_a_student_of_another_teacher_is_refused(work_dir):
+    [own] = make(work_dir)
+    finish_run(own.teacher, [90.0])
+    finish_run(own.rows['KD'][0], [50.0])
+    make(work_dir)
+    path = own.teacher.work_dir / 'result.json'
+    changed = {**own.teacher.result, 'checkpoint_sha256': 'another'}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match='another resnet20_digits') as caught:
+        make(work_dir)
+    assert 'kd_r20_r8_digits_4e_seed0' in str(caught.value)
+
+
+def test_other_settings_in_the_folder_are_refused(work_dir, monkeypatch):
+    [own] = make(work_dir)
+    folder = own.rows['KD'][0].work_dir
+    folder.mkdir(parents=True)
+    (folder / 'starts.json').write_text(json.dumps(dict(starts=[dict(settings='x')])))
+    with pytest.raises(ValueError, match='other settings'):
+        make(work_dir)
+
+
+def test_a_pair_without_methods_trains_its_teacher(work_dir):
+    pair = select('digits')[0]
+    rows = (pair.row('teacher'), pair.row('student'))
+    [own] = make(work_dir, [Pair(pair.name, pair.data, rows)])
+    assert own.teacher.checkpoint is None
+    assert module.TRAIN in 'python tools/train.py configs/x.py'
+    assert isinstance(rows[0], Row)

@@ -1,0 +1,206 @@
+"""Statistics and sentences, on numbers made up here."""
+
+import pytest
+from scipy import stats
+from tiny_runs import finish_run
+
+from cakd_mm.reproduction.page import heading, page
+from cakd_mm.reproduction.plan import plan
+from cakd_mm.reproduction.plots import plot_curves, plot_gain
+from cakd_mm.reproduction.summary import conclude, summarise
+from cakd_mm.reproduction.tables import select
+
+STUDENT = {0: 60.0, 1: 61.0, 2: 62.0}
+
+
+def shifted(by, noise=(0.0, 0.1, -0.1)):
+    return {seed: x + by + noise[seed] for seed, x in STUDENT.items()}
+
+
+class TestConclude:
+    def test_above_below_and_neither(self):
+        scores = {
+            'student': STUDENT,
+            'KD': shifted(2),
+            'OFD': shifted(-1),
+            'CRD': shifted(0.1),
+        }
+        level, alone, kd, last = conclude(scores, 0.3)
+        assert level.startswith('The plain student had levelled off')
+        assert alone == (
+            'Against the plain student: above: KD (+2.00 ± 0.25); below: OFD (-1.00 ± '
+            '0.25); not told apart from it: CRD (+0.10 ± 0.25).'
+        )
+        assert kd.startswith('Against KD: below: OFD (-3.00 ± 0.00), CRD (-1.90')
+        assert 'Of 5 comparisons about 1 would' in last
+        assert 'their median half width is 0.25 points' in last
+
+    @pytest.mark.parametrize('moves', [1.0, 3.7])
+    def test_no_ranking_before_the_student_has_levelled_off(self, moves):
+        [only] = conclude({'student': STUDENT, 'KD': shifted(9)}, moves)
+        assert 'no ranking is stated' in only
+        assert f'{moves:.2f} points' in only
+        assert 'KD' not in only
+
+    def test_cakd_meets_its_rivals_and_controls(self):
+        scores = {
+            'student': STUDENT,
+            'KD': shifted(1),
+            'DKD': shifted(2),
+            'NKD': shifted(2),
+            'CAKD logit': shifted(3),
+            'control: random mask': shifted(3),
+        }
+        sentences = ' '.join(conclude(scores, 0.0))
+        assert 'Against DKD: above: CAKD logit (+1.00 ± 0.00).' in sentences
+        assert 'Against NKD: above: CAKD logit (+1.00 ± 0.00).' in sentences
+        assert (
+            'Against the control, random mask: not told apart from it: CAKD logit '
+            '(+0.00 ± 0.00).'
+        ) in sentences
+        # 5 with the student, 4 with KD, 3 of CAKD's.
+        assert 'Of 12 comparisons' in sentences
+
+    def test_one_seed_concludes_nothing(self):
+        scores = {'student': {0: 60.0}, 'KD': {0: 70.0}}
+        sentences = conclude(scores, 0.0)
+        assert 'no difference here is more than an observation' in sentences[-1]
+        assert 'not told apart from it: KD (+10.00 (one seed))' in sentences[1]
+
+    def test_without_the_student(self):
+        [only] = conclude({'student': {}, 'KD': {0: 70.0}}, None)
+        assert 'nothing to compare' in only
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Plans whose runs have ended with the scores given by row."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(table, scores, epochs=None, pairs=None, seeds=3):
+        methods = [name for name in scores if name not in ('teacher', 'student')]
+        chosen = select(table, pairs, methods)
+        [own] = planned = plan(chosen, seeds, tmp_path / 'runs', 'lossless', epochs)
+        for name, found in scores.items():
+            runs = {0: own.teacher} if name == 'teacher' else own.rows[name]
+            for seed, score in found.items():
+                finish_run(runs[seed], [score - 0.1, score, score, score, score])
+        return planned
+
+    return build
+
+
+SCORES = {'teacher': {0: 80.0}, 'student': STUDENT, 'KD': shifted(2)}
+
+
+def test_numbers_are_those_of_the_seeds(make):
+    planned = make('digits', SCORES)
+    summary = summarise(planned, {})
+    [pair] = summary['pairs']
+    assert (summary['finished'], summary['planned']) == (7, 7)
+    assert pair['teacher']['top1'] == 80.0
+    assert pair['student_moves'] == pytest.approx(0.1)
+    kd = pair['rows']['KD']
+    assert kd['scores'] == shifted(2)
+    assert kd['mean'] == pytest.approx(63.0)
+    assert kd['std'] == pytest.approx(0.91**0.5)
+    test = stats.ttest_rel(list(shifted(2).values()), list(STUDENT.values()))
+    low, high = test.confidence_interval(0.95)
+    over = kd['over']['student']
+    assert over['mean'] - over['half'] == pytest.approx(low)
+    assert over['mean'] + over['half'] == pytest.approx(high)
+    assert 'KD' not in kd['over']
+    assert kd['curves'][1][-1] == [30, shifted(2)[1]]
+
+
+def test_half_written_runs_are_not_counted(make):
+    planned = make('digits', SCORES)
+    run = planned[0].rows['KD'][1]
+    (run.work_dir / 'result.json').unlink()
+    planned = make('digits', {'KD': {}})
+    summary = summarise(planned, {})
+    assert summary['finished'] == 6
+    assert set(summary['pairs'][0]['rows']['KD']['scores']) == {0, 2}
+    assert summary['pairs'][0]['rows']['KD']['over']['student']['pairs'] == 2
+    text = page('digits', summary, 'command', {})
+    assert '1 missing: this page is not complete' in text
+    assert '| KD | 2 of 3 |' in text
+
+
+def test_failures_are_shown(make):
+    planned = make('digits', {**SCORES, 'KD': {0: 61.0}})
+    failed = {run.name: 'exit status 1: nan' for run in planned[0].rows['KD'].values()}
+    del failed[planned[0].rows['KD'][0].name]
+    text = page('digits', summarise(planned, failed), 'command', {})
+    assert '- **Failed: KD, seed 1**: exit status 1: nan' in text
+    assert '| KD | 1 of 3 | 61.00 | +1.00 (one seed) |' in text
+
+
+def test_a_teacher_that_failed_is_shown(make):
+    planned = make('digits', {'KD': {}})
+    failed = {planned[0].teacher.name: 'exit status 2: no data'}
+    for run in planned[0].rows['KD'].values():
+        failed[run.name] = 'not run, because it failed'
+    text = page('digits', summarise(planned, failed), 'command', {})
+    assert '**The teacher failed**: exit status 2: no data' in text
+    assert '| KD | 0 of 3 | failed |' in text
+
+
+def paper(make, epochs=None):
+    scores = {'teacher': {0: 51.28}, 'student': STUDENT, 'KD': shifted(2)}
+    planned = make('II', scores, epochs, ['r56_r20'])
+    summary = summarise(planned, {})
+    return summary, page('II', summary, 'command', {'gain': 'x.png'})
+
+
+def test_at_the_recipes_length_the_paper_stands_beside(make):
+    summary, text = paper(make)
+    assert heading('II', summary) == 'Table II'
+    assert '| paper | ours - paper |' in text
+    assert '| KD | 3 of 3 | 63.00 ± 0.95 | +2.00 ± 0.25 |  | 43.61 | +19.39 |' in text
+    assert 'Teacher: 51.28 %, trained for 240 epochs, seed 0 (paper: 50.78).' in text
+    assert '![gain](x.png)' in text
+
+
+def test_a_scaled_number_never_stands_beside_the_papers_unsaid(make):
+    summary, text = paper(make, epochs=30)
+    assert text.startswith('# Table II, scaled: 30 of 240 epochs\n')
+    assert '| paper, at 240 epochs: not comparable |' in text
+    assert 'ours - paper' not in text
+    assert '(paper: 50.78 at 240 epochs)' in text
+
+
+def test_what_it_was_made_with(make):
+    summary, text = paper(make)
+    assert summary['commits'] == []  # finish_run starts no process
+    assert summary['machine'] in text
+
+
+def test_a_table_that_has_hardly_begun_has_a_page_and_plots(make, tmp_path):
+    planned = make('digits', {'KD': {}})
+    summary = summarise(planned, {})
+    text = page('digits', summary, 'command', {})
+    assert '| student | 0 of 3 | not run |' in text
+    assert 'The teacher is not finished.' in text
+    for plot in (plot_gain, plot_curves):
+        plot(summary, 'title', tmp_path / 'plot.png')
+
+
+def test_plots_show_every_row(make, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    summary = summarise(make('digits', SCORES), {})
+    drawn = []
+    own = Axes.errorbar
+
+    def errorbar(axis, x, y, **options):
+        drawn.append((x, options['xerr']))
+        return own(axis, x, y, **options)
+
+    monkeypatch.setattr(Axes, 'errorbar', errorbar)
+    plot_gain(summary, 'title', tmp_path / 'gain.png')
+    over = summary['pairs'][0]['rows']['KD']['over']['student']
+    assert drawn == [([over['mean']], [over['half']])]
+    plot_curves(summary, 'title', tmp_path / 'curves.png')
+    assert (tmp_path / 'gain.png').stat().st_size > 5000
+    assert (tmp_path / 'curves.png').stat().st_size > 5000
