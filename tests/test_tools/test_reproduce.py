@@ -1,0 +1,110 @@
+"""The digits table, undisturbed and killed three times: the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tiny import CONFIGS
+
+TOOL = CONFIGS.parent / 'tools' / 'reproduce.py'
+RUNS = 5  # teacher; student and CAKD, two seeds each
+# What is there when the study is killed, for the first, second and third time.
+MOMENTS = ('resnet20_digits_4e_seed0', 'digits_logit_4e_seed0', 'digits_logit_4e_seed1')
+
+
+def start(folder):
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, '-W', 'ignore', str(TOOL), '--table', 'digits']
+    with (folder / 'log').open('a') as log:
+        return subprocess.Popen(
+            [*command, '--quick', '--jobs', '2', '--out', 'results'],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def runs_of(folder):
+    return folder / 'work_dirs' / 'reproduce' / 'resident'
+
+
+def numbers(folder):
+    content = json.loads((folder / 'results' / 'table_digits_4e.json').read_text())
+    [pair] = content['pairs']
+    rows = {name: (row['scores'], row['curves']) for name, row in pair['rows'].items()}
+    return pair['teacher']['top1'], rows
+
+
+def weights(folder):
+    return {
+        path.parent.name: torch.load(path, weights_only=False)['state_dict']
+        for path in runs_of(folder).glob('*/epoch_4.pth')
+    }
+
+
+@pytest.fixture(scope='module')
+def tables(tmp_path_factory):
+    """Folder of the whole table, and of the one killed three times."""
+    whole, killed = (tmp_path_factory.mktemp(name) for name in ('whole', 'killed'))
+    assert start(whole).wait(timeout=600) == 0, (whole / 'log').read_text()
+    for moment in MOMENTS:
+        process = start(killed)
+        run = runs_of(killed) / moment
+        deadline = time.monotonic() + 300
+        while not (run / 'epoch_1.pth').is_file():
+            assert process.poll() is None, (killed / 'log').read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (run / 'result.json').is_file()
+    assert start(killed).wait(timeout=600) == 0, (killed / 'log').read_text()
+    return whole, killed
+
+
+def test_a_table_killed_three_times_has_the_same_numbers(tables):
+    whole, killed = tables
+    assert numbers(killed) == numbers(whole)
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    assert len(expected) == RUNS
+    for name, own in expected.items():
+        assert own.keys() == found[name].keys()
+        assert all(torch.equal(own[key], found[name][key]) for key in own), name
+
+
+def test_it_was_killed_in_the_middle_and_repeated_nothing(tables):
+    whole, killed = tables
+    for folder in runs_of(killed).glob('*_seed?'):
+        starts = json.loads((folder / 'result.json').read_text())['starts']
+        assert len(starts) >= 1 + (folder.name in MOMENTS), folder.name
+        # Each start trained something: no more of them than kills and one.
+        assert len(starts) <= 1 + len(MOMENTS)
+    logs = (killed / 'log').read_text()
+    for run in runs_of(whole).glob('*/result.json'):
+        assert logs.count(f'{run.parent.name}: ') == 1  # said once, when it ended
+
+
+def test_the_page_is_complete_and_says_that_it_is_scaled(tables):
+    for folder in tables:
+        text = (folder / 'results' / 'table_digits_4e.md').read_text()
+        assert text.startswith('# Table "digits", scaled: 4 of 30 epochs')
+        assert f'{RUNS} of {RUNS} runs finished. ' in text
+        assert '| CAKD logit | 2 of 2 |' in text
+        for kind in ('gain', 'curves'):
+            picture = folder / 'results' / f'table_digits_4e_{kind}.png'
+            assert os.path.getsize(picture) > 5000
+
+
+def test_a_whole_table_given_again_trains_nothing(tables):
+    whole, _ = tables
+    before = {p: p.stat().st_mtime_ns for p in runs_of(whole).rglob('*')}
+    expected = numbers(whole)
+    assert start(whole).wait(timeout=300) == 0
+    assert {p: p.stat().st_mtime_ns for p in runs_of(whole).rglob('*')} == before
+    assert numbers(whole) == expected
