@@ -3,6 +3,7 @@
 import logging
 import types
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from mmengine.logging import print_log
@@ -12,6 +13,8 @@ from .errors import describe
 
 # PyTorch 2.1 compiles a net with hooks to another net, without a word.
 OLDEST = '2.4'
+
+_COPIES = count()
 
 # PyTorch 2.1 cannot trace the functions that ask.
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
@@ -80,11 +83,16 @@ def _compile(function: Callable, options: dict) -> Callable:
 
 
 def _own(function: Callable) -> Callable:
-    """Return a copy of a plain function: PyTorch counts compilations by its code."""
+    """Return a copy of a plain function, under a name of its own.
+
+    PyTorch counts compilations by the code, and remembers by its name with which
+    sizes it was called: what another loss was called with would make this one's sizes
+    variable, and its loops half as fast.
+    """
     if not isinstance(function, types.FunctionType):
         return function
     return types.FunctionType(
-        function.__code__.replace(),
+        function.__code__.replace(co_name=f'{function.__name__}_{next(_COPIES)}'),
         function.__globals__,
         function.__name__,
         function.__defaults__,

@@ -1,8 +1,9 @@
 """The maths of CAKD as torch.compile takes it best: each a loss with its gradient.
 
-Written for one pass over rows that stay in registers: masks instead of indices,
-nothing in place. ``functional`` has the twins that run eagerly, whose comments say
-why what is computed how.
+Written for few passes over rows, nothing in place. A row's own class is scattered
+over: to compare every class with it takes a CPU longer than the exponentials.
+``functional`` has the twins that run eagerly, whose comments say why what is
+computed how.
 """
 
 import torch
@@ -21,10 +22,8 @@ def single_label(
     """Return the loss of one label per row, its gradient, and ``LabelTerms``."""
     rows = max(len(labels), 1)
     index = labels.unsqueeze(-1)
-    classes = torch.arange(preds_S.shape[-1], dtype=torch.int32, device=labels.device)
-    own = index.to(torch.int32) == classes
-    depth_S, q_S, log_S, peak_S = _others(preds_S, own, tau)
-    depth_T, q_T, log_T, peak_T = _others(preds_T, own, tau)
+    depth_S, q_S, log_S, peak_S = _others(preds_S, index, tau)
+    depth_T, q_T, log_T, peak_T = _others(preds_T, index, tau)
     odds_S = _finite(log_S + (peak_S - preds_S.gather(-1, index)) / tau)  # W to S
     odds_T = _finite(log_T + (peak_T - preds_T.gather(-1, index)) / tau)
     weak_S, weak_T = odds_S.sigmoid(), odds_T.sigmoid()
@@ -35,7 +34,8 @@ def single_label(
     wcd = within + (log_S - log_T)
     loss = (alpha / rows * (cost_S - cost_T) + gamma / rows * wcd).sum()
     slope = alpha / (tau * rows) * (weak_S - weak_T)
-    grad = torch.where(own, -slope, gamma / (tau * rows) * excess + slope * q_S)
+    grad = gamma / (tau * rows) * excess + slope * q_S
+    grad = grad.scatter(-1, index, -slope)
     log_total, cost = torch.stack((log_S, log_T)), torch.stack((cost_S, cost_T))
     return loss, grad, log_total, cost, within, weak_T
 
@@ -75,19 +75,19 @@ def clusters(
 
 
 def _others(
-    preds: Tensor, own: Tensor, tau: float
+    preds: Tensor, index: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return depths below the peak, probabilities, log of the sum, and the peak.
 
-    All are those within the classes that are not the row's own.
+    All are those within the classes that are not the row's own, ``index``, (N, 1).
     """
     low = torch.finfo(preds.dtype).min
-    scores = torch.where(own, low, preds)
+    scores = preds.scatter(-1, index, low)
     peak = scores.amax(-1, keepdim=True)
-    depth = ((scores - peak) / tau).clamp(min=low)
+    depth = ((scores - peak) * (1 / tau)).clamp(min=low)
     weight = depth.exp()
     total = weight.sum(-1, keepdim=True)
-    return depth, weight / total, total.log(), peak
+    return depth, weight * total.reciprocal(), total.log(), peak
 
 
 def _divided(
