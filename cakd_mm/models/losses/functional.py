@@ -332,15 +332,16 @@ def _with_gradient(
     """
     # a compiled function would be compiled again for what wants no gradient
     value, grad, *terms = function(preds_S.detach(), *arguments)
-    # the rest stays outside: autograd takes its time with every output
-    return _Ready.apply(preds_S, value, grad), terms
+    # in a tuple, where autograd sees no tensors: it takes its time with each
+    return _Ready.apply(preds_S, (value, grad)), terms
 
 
 class _Ready(torch.autograd.Function):
     """A value, a scalar or one per row, whose gradient by ``preds_S`` is there."""
 
     @staticmethod
-    def forward(ctx, preds_S, value, grad):
+    def forward(ctx, preds_S, value_and_grad):
+        value, grad = value_and_grad
         ctx.save_for_backward(grad)
         return value
 
@@ -350,7 +351,7 @@ class _Ready(torch.autograd.Function):
         if grad_value.dim():
             grad_value = grad_value.unsqueeze(-1)
         times = _times_once if torch.is_grad_enabled() else torch.mul
-        return times(grad, grad_value), None, None
+        return times(grad, grad_value), None
 
 
 @once_differentiable
@@ -361,17 +362,19 @@ def _times_once(grad, grad_value):
 def eager_single_label(preds_S, preds_T, labels, tau, alpha, gamma):
     """Return what ``fused.single_label`` does."""
     arguments = preds_S, preds_T, labels, tau, alpha, gamma
-    grad = torch.empty_like(preds_S)
     if is_compiling():
-        values, *terms = _single_label(*arguments, grad)
+        values, slopes, *terms = _single_label(*arguments)
     else:
         with torch.inference_mode():  # operations cost less: nothing is tracked
-            values, *terms = _single_label(*arguments, grad)
-    return values.sum(), grad, *terms  # the sum outside: autograd must take it
+            values, slopes, *terms = _single_label(*arguments)
+    # outside, since autograd must take the results
+    factor = alpha / (tau * max(len(labels), 1))
+    return values.sum(), torch.addcmul(*slopes, value=factor), *terms
 
 
-def _single_label(preds_S, preds_T, labels, tau, alpha, gamma, grad):
-    """Return the loss's parts and what :class:`LabelTerms` holds; fill in the gradient.
+def _single_label(preds_S, preds_T, labels, tau, alpha, gamma):
+    """Return addends of the loss, a sum and factors that make up its gradient, and
+    what :class:`LabelTerms` holds.
 
     A small batch pays for each operation and hardly for its elements: so there are
     few, of one dtype.
@@ -389,7 +392,7 @@ def _single_label(preds_S, preds_T, labels, tau, alpha, gamma, grad):
     gap = teacher - student
     total = scores.exp2_().sum(-1, keepdim=True)
     scores.div_(total)
-    excess = torch.sub(student, teacher, out=grad)
+    excess = student - teacher
     within = torch.addcmul(excess, teacher, gap, value=_LN2, out=gap)
     within = within.sum(-1, keepdim=True)
     log_total = total.log_()
@@ -398,10 +401,10 @@ def _single_label(preds_S, preds_T, labels, tau, alpha, gamma, grad):
     # -log P_S - P_W^T log(P_W / P_S): the student's exceeds the teacher's by BCD
     cost = F.softplus(log_ratio, threshold=40).addcmul_(weak_T, log_ratio, value=-1)
     student.scatter_(-1, index, -1)  # what q is to the others' slope
-    excess.mul_(slope).addcmul_(student, weak_S - weak_T, value=alpha / (tau * rows))
+    slopes = excess.mul_(slope), student, weak_S - weak_T
     part_S, part_T = (log_total * weight).add_(cost, alpha=alpha / rows).unbind()
     values = (part_S - part_T).add_(within, alpha=gamma / rows)
-    return values, log_total, cost, within, weak_T
+    return values, slopes, log_total, cost, within, weak_T
 
 
 def _numbers(tau, gamma, rows, dtype):
