@@ -64,9 +64,9 @@ def weighted(function: Callable | None = None) -> Callable[..., Tensor]:
     """Return the feature loss without its scorer: takes a mask."""
 
     def loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        weights = TAU, *FEATURE_WEIGHTS
-        values = weighted_kl(student, teacher, mask, *weights, function)[0]
-        return TAU**2 * values.sum() / len(student)
+        weights = (TAU**2 * weight for weight in FEATURE_WEIGHTS)
+        values = weighted_kl(student, teacher, mask, TAU, *weights, function)[0]
+        return values.sum() * (1 / len(student))
 
     return loss
 

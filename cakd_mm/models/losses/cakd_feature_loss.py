@@ -171,7 +171,8 @@ class CAKDFeatureLoss(FeatureLoss):
         gamma = (
             self.beta / self.rounded(ratio) if self.gamma == ADAPTIVE else self.gamma
         )
-        weights = self.alpha, self.beta, gamma
+        scale = self.tau**2
+        weights = (scale * weight for weight in (self.alpha, self.beta, gamma))
         values, terms, mass = weighted_kl(
             rows_S, rows_T, row_mask, self.tau, *weights, self._function
         )
@@ -185,7 +186,7 @@ class CAKDFeatureLoss(FeatureLoss):
             self.seen['gamma'] = gamma
         if self.probing and head_weight is not None and raw.dim() == 2:
             self.seen.update(kept(raw, mask, head_weight, head_bias))
-        return self.tau**2 * values
+        return values
 
     @property
     def terms(self) -> dict[str, Tensor]:

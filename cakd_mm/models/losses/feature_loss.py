@@ -112,7 +112,7 @@ class FeatureLoss(nn.Module):
                 head_weight=head_weight,
                 head_bias=head_bias,
             )
-        return self.loss_weight * values.sum() / max(len(values), 1)
+        return values.sum() * (self.loss_weight / max(len(values), 1))
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Check both features; return them in the precision to compute in."""

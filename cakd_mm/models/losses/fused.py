@@ -67,7 +67,7 @@ def clusters(
     )
     shift = alpha * (strong_S - strong_T).to(q_S.dtype)
     inside = torch.where(mask, beta, gamma) * excess
-    grad = (inside + torch.where(mask, shift, -shift) * q_S) / tau
+    grad = (inside + torch.where(mask, shift, -shift) * q_S) * (1 / tau)
     value = alpha * bcd + beta * scd + gamma * wcd
     terms = (value, bcd, scd, wcd, strong_T.to(q_S.dtype))
     value, *terms = (term.squeeze(-1) for term in terms)
@@ -101,13 +101,14 @@ def _divided(
         part.amax(-1, keepdim=True).clamp(min=low)
         for part in _parts(preds, mask, -torch.inf)
     ]
-    depth = ((preds - torch.where(mask, *peaks)) / tau).clamp(min=low)
+    depth = ((preds - torch.where(mask, *peaks)) * (1 / tau)).clamp(min=low)
     weight = depth.exp()
     # the peak weighs 1, so only a sum over no members is below that
     totals = [part.sum(-1, keepdim=True).clamp(min=1) for part in _parts(weight, mask)]
     log_S, log_W = (total.double().log() for total in totals)
     odds = _finite(log_S - log_W + (peaks[0] - peaks[1]) / tau)
-    return depth, weight / torch.where(mask, *totals), (log_S, log_W), odds
+    shares = (total.reciprocal() for total in totals)  # dividing takes longer
+    return depth, weight * torch.where(mask, *shares), (log_S, log_W), odds
 
 
 def _parts(rows: Tensor, mask: Tensor, empty: float = 0.0) -> tuple[Tensor, Tensor]:
