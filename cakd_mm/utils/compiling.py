@@ -15,6 +15,7 @@ from .errors import describe
 OLDEST = '2.4'
 
 _COPIES = count()
+_SKIP_GLOBALS = getattr(torch.compiler, 'skip_guard_on_globals_unsafe', None)
 
 # PyTorch 2.1 cannot trace the functions that ask.
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
@@ -79,6 +80,10 @@ def _compile(function: Callable, options: dict) -> Callable:
         raise RuntimeError(f'torch.compile is relied on from PyTorch {OLDEST} on')
     # Otherwise a net with other hooks than one compiled before would run without them.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
+    if isinstance(function, types.FunctionType) and _SKIP_GLOBALS is not None:
+        # No step needs to ask whether modules and functions were replaced meanwhile.
+        inner = dict(options.get('options') or {}, guard_filter_fn=_SKIP_GLOBALS)
+        options = dict(options, options=inner)
     return torch.compile(_own(function), **options)
 
 
