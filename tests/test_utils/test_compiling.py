@@ -54,6 +54,20 @@ def test_it_compiles_once_and_says_nothing(warnings):
     assert not warnings
 
 
+def test_the_sizes_of_one_copy_leave_another_alone(warnings):
+    kinds = []
+
+    def backend(graph, inputs):
+        kinds.append([type(x) for x in inputs])
+        return graph
+
+    for size in (3, 5, 7):
+        run = compiled(double, 'speed', backend=backend)
+        assert torch.equal(run(torch.ones(size)), torch.full((size,), 2.0))
+    assert kinds == 3 * [[torch.Tensor]]  # a variable size would be an input too
+    assert not warnings
+
+
 @pytest.mark.parametrize(
     ('version', 'relied_on'),
     [('2.1.2', False), ('2.3.1+cu121', False), ('2.4.0', True), ('2.15.0', True)],
