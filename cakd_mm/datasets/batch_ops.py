@@ -7,7 +7,6 @@ mostly wait for each other, and for milliseconds where another process has their
 import cv2
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 
@@ -44,54 +43,63 @@ def crop_and_flip(
     Returns:
         Tensor: (N, *size, C) uint8, contiguous.
     """
-    # Behind the images as they are lie mirrored ones; of these the window is cut
-    # from the other side.
-    count, which = len(images), np.flatnonzero(flips)
-    place = np.arange(count)
-    place[which] = np.arange(count, count + len(which))
-    full_width = images.shape[2] + padding[0] + padding[2]
-    left = np.where(flips, full_width - size[1] - left, left)
+    which = np.flatnonzero(flips)
     fill = fill[0] if len(set(fill)) == 1 else fill
-    cut = _cut_on_host if images.device.type == 'cpu' else _cut_on_device
-    windows = cut(images, which, (place, top, left), size, padding, fill)
-    return windows.view(count, *size, images.shape[3])
-
-
-def _cut_on_host(images: Tensor, which, corners, size, padding, fill) -> Tensor:
-    images = images.numpy()
-    layout = _Layout(images.shape, len(which), padding)
-    canvas = np.full(layout.shape, fill, np.uint8)
-    canvas[layout.plain] = images
+    on_host = images.device.type == 'cpu'
+    cut = _cut_on_host if on_host else _cut_on_device
+    windows = cut(images, (np.arange(len(images)), top, left), size, padding, fill)
+    windows = windows.view(len(images), *size, images.shape[3])
     if len(which):
-        # One tall picture.
-        mirrored = cv2.flip(images.take(which, 0).reshape(-1, *images.shape[2:]), 1)
-        canvas[layout.mirrored] = mirrored.reshape(-1, *images.shape[1:])
+        mirror = _mirror_on_host if on_host else _mirror_on_device
+        mirror(windows, which)
+    return windows
+
+
+def _cut_on_host(images: Tensor, corners, size, padding, fill) -> Tensor:
+    images = images.numpy()
+    layout = _Layout(images.shape, padding)
+    canvas = np.full(layout.shape, fill, np.uint8)
+    canvas[layout.inside] = images
     shape, strides = layout.windows(size)
-    return torch.from_numpy(as_strided(canvas, shape, strides)[corners])
+    # Without what numpy's as_strided takes beside.
+    views = np.ndarray(shape, np.uint8, canvas, strides=strides)
+    return torch.from_numpy(views[corners])
 
 
-def _cut_on_device(images: Tensor, which, corners, size, padding, fill) -> Tensor:
+def _cut_on_device(images: Tensor, corners, size, padding, fill) -> Tensor:
     """Do the same by torch, for images that are not on the host."""
-    which, *corners = (torch.from_numpy(x).to(images.device) for x in (which, *corners))
-    layout = _Layout(images.shape, len(which), padding)
+    corners = tuple(torch.from_numpy(x).to(images.device) for x in corners)
+    layout = _Layout(images.shape, padding)
     canvas = images.new_empty(layout.shape)
     canvas[:] = canvas.new_tensor(fill)
-    canvas[layout.plain] = images
-    canvas[layout.mirrored] = images.index_select(0, which).flip(2)
-    return canvas.as_strided(*layout.windows(size))[tuple(corners)]
+    canvas[layout.inside] = images
+    return canvas.as_strided(*layout.windows(size))[corners]
+
+
+def _mirror_on_host(windows: Tensor, which: np.ndarray) -> None:
+    """Mirror some of the windows (N, H, W, C) in place."""
+    windows = windows.numpy()
+    some = windows.take(which, 0)
+    # One tall picture.
+    mirrored = cv2.flip(some.reshape(-1, *some.shape[2:]), 1)
+    windows[which] = mirrored.reshape(some.shape)
+
+
+def _mirror_on_device(windows: Tensor, which: np.ndarray) -> None:
+    places = torch.from_numpy(which).to(windows.device)
+    windows[places] = windows.index_select(0, places).flip(2)
 
 
 class _Layout:
-    """Where padded images, and behind them padded mirrored ones, lie in memory."""
+    """Where padded images lie in memory."""
 
-    def __init__(self, images: tuple[int, ...], mirrored: int, padding) -> None:
+    def __init__(self, images: tuple[int, ...], padding) -> None:
         before, above, after, below = padding
         count, height, width, channels = images
         full = (height + above + below, width + before + after)
-        self.shape = (count + mirrored, *full, channels)
+        self.shape = (count, *full, channels)
         rows = slice(above, above + height)
-        self.plain = (slice(count), rows, slice(before, before + width))
-        self.mirrored = (slice(count, None), rows, slice(after, after + width))
+        self.inside = (slice(None), rows, slice(before, before + width))
 
     def windows(self, size: tuple[int, int]) -> tuple[tuple, tuple]:
         """Return shape and strides, in bytes, of all windows: image, corner, row."""
@@ -131,10 +139,24 @@ def normalized(
     pixels = images.permute(0, 2, 3, 1).contiguous()
     count, height, width, channels = pixels.shape
     if to_rgb and channels == 3:
-        # The bytes back to front, then the pixels: two long copies.
-        pixels = pixels.flatten(1).flip(1).view(count, -1, channels).flip(1)
+        on_host = pixels.device.type == 'cpu'
+        reverse = _reversed_on_host if on_host else _reversed_on_device
+        pixels = reverse(pixels)
     # Whole rows, as broadcasting over a few channels is slow.
     rows = pixels.reshape(count, height, -1).float()
     for numbers, apply in ((mean, rows.sub_), (std, rows.div_)):
         apply(numbers if len(numbers) == width * channels else row_of(numbers, width))
     return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _reversed_on_host(pixels: Tensor) -> Tensor:
+    """Return contiguous pixels (N, H, W, 3), uint8, with the channels reversed."""
+    # One tall picture.
+    picture = pixels.numpy().reshape(-1, *pixels.shape[2:])
+    reversed_ = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return torch.from_numpy(reversed_).view(pixels.shape)
+
+
+def _reversed_on_device(pixels: Tensor) -> Tensor:
+    # The bytes back to front, then the pixels: two long copies.
+    return pixels.flatten(1).flip(1).view(len(pixels), -1, 3).flip(1)

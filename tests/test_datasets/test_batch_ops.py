@@ -40,9 +40,11 @@ def one_by_one(images, crop, flip, draws):
 
 @pytest.fixture(params=['host', 'device'])
 def _way(request, monkeypatch):
-    """Cut as on the host, and as on other devices."""
+    """Work as on the host, and as on other devices."""
     if request.param == 'device':
-        monkeypatch.setattr(batch_ops, '_cut_on_host', batch_ops._cut_on_device)
+        for name in ('_cut', '_mirror', '_reversed'):
+            other = getattr(batch_ops, f'{name}_on_device')
+            monkeypatch.setattr(batch_ops, f'{name}_on_host', other)
 
 
 @pytest.mark.usefixtures('_way')
@@ -110,6 +112,7 @@ def test_some_of_the_images():
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
+@pytest.mark.usefixtures('_way')
 @pytest.mark.parametrize('to_rgb', [False, True])
 @pytest.mark.parametrize('layout', ['rows', 'planes'])
 @pytest.mark.parametrize(
