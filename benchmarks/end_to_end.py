@@ -94,7 +94,7 @@ def kernels(step: Callable[[], None]) -> int:
 
 
 def peak(name: str, pair: str, batch_size: int, steps: int) -> float:
-    """Return the MiB a process of this variant alone has needed at most."""
+    """Return the MiB that a run of this variant alone has needed at most."""
     command = [sys.executable, '-W', 'ignore', __file__, '--pair', pair]
     command += ['--batch-sizes', str(batch_size), '--alone', name]
     command += ['--steps', str(steps), '--threads', str(torch.get_num_threads())]
@@ -103,7 +103,11 @@ def peak(name: str, pair: str, batch_size: int, steps: int) -> float:
 
 
 def alone(name: str, pair: str, batch_size: int, steps: int) -> None:
-    """Train some steps and print the peak of memory in MiB, for :func:`peak`."""
+    """Train some steps and print the peak of memory in MiB, for :func:`peak`.
+
+    On a CPU it is the process's own peak, shared libraries included, and what its
+    children (workers), if there are any, have to themselves at the end.
+    """
     _, loop = started(config(name, pair, batch_size))
     for _ in range(steps):
         loop.step()
@@ -113,7 +117,13 @@ def alone(name: str, pair: str, batch_size: int, steps: int) -> None:
     # getrusage's maximum would be that of the process this one was forked from.
     lines = Path('/proc/self/status').read_text().splitlines()
     fields = dict(line.split(':', 1) for line in lines)
-    print(float(fields['VmHWM'].split()[0]) / 2**10)
+    kilobytes = int(fields['VmHWM'].split()[0])
+    for children in Path('/proc/self/task').glob('*/children'):
+        for child in children.read_text().split():
+            rollup = Path(f'/proc/{child}/smaps_rollup').read_text().splitlines()
+            own = (line.split()[1] for line in rollup if line.startswith('Private_'))
+            kilobytes += sum(map(int, own))
+    print(kilobytes / 2**10)
 
 
 def main() -> None:

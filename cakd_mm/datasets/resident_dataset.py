@@ -51,7 +51,9 @@ class ResidentDataset(SeededDataset):
     ``val_cfg`` have switches that see to all.
 
     Args:
-        dataset (dict | BaseDataset): The dataset with its pipeline.
+        dataset (dict | BaseDataset): The dataset with its pipeline. One that is built
+            from a config does not keep a copy of its own of images that it has in
+            memory (CIFAR): it has no ``img`` any more.
         seed (int): The run's seed. Defaults to 0.
         device (str): Where images are kept and batches made. Defaults to ``'cpu'``.
         cache_dir (str, optional): Where decoded files are kept; None for no cache.
@@ -87,6 +89,8 @@ class ResidentDataset(SeededDataset):
             self._decode,
         )
         self.images: Tensor = images.to(device)
+        if self.dataset is not dataset:  # nobody else's
+            _forget_pixels(self.dataset)
         self._drawn: tuple[tuple[int, int], Draws] | None = None
 
     @property
@@ -194,6 +198,20 @@ class ResidentDataset(SeededDataset):
             count, *shape, _ = self.images.shape
             self._drawn = key, self._window.draw(*key, count, tuple(shape))
         return self._drawn[1]
+
+
+def _forget_pixels(dataset: BaseDataset) -> None:
+    """Let a dataset go of images (``img``) that it has in memory itself."""
+    if 'img' not in dataset.get_data_info(0):
+        return
+    infos = []
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        del info['img']
+        infos.append(info)
+    dataset.data_list = infos
+    if dataset.serialize_data:
+        dataset.data_bytes, dataset.data_address = dataset._serialize_data()
 
 
 def _spell(transform) -> str:

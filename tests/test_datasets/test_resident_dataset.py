@@ -196,6 +196,25 @@ def test_a_config_is_built():
     assert (data.seed, data.images.shape) == (2, (1000, 8, 8, 3))
 
 
+@pytest.mark.parametrize('serialize_data', [True, False])
+def test_images_are_in_memory_once(serialize_data):
+    """A dataset of our own lets go of its pixels, and of nothing else."""
+    options = dict(pipeline=[RESIZE, PACK], serialize_data=serialize_data)
+    config = dict(type='Digits', _scope_='mmpretrain', indices=20, **options)
+    ordinary = digits(RESIZE, serialize_data=serialize_data)
+    data, other = ResidentDataset(config), ResidentDataset(ordinary)
+    for index in (0, 3, 19):
+        kept, whole = (d.get_data_info(index) for d in (data, ordinary))
+        assert whole.pop('img').shape == (8, 8, 3)
+        assert kept == whole
+        assert torch.equal(data[index]['inputs'], ordinary[index]['inputs'])
+    assert (len(data), data.get_gt_labels().tolist()) == (
+        20,
+        ordinary.get_gt_labels().tolist(),
+    )
+    assert torch.equal(everything(data), everything(other))
+
+
 def test_mmengines_loader_takes_a_slice_of_it():
     config = dict(type='ResidentDataset', dataset=digits(RESIZE, CROP))
     loader = Runner.build_dataloader(
