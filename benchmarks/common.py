@@ -4,16 +4,16 @@ import argparse
 import gc
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
 
 import torch
+
+from cakd_mm.utils.provenance import commit, cpuinfo, processor
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / 'results' / 'benchmarks'
@@ -149,7 +149,7 @@ def environment() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(
         date=date.today().isoformat(),
-        commit=_commit(),
+        commit=commit(),
         python=platform.python_version(),
         versions={name: version(name) for name in packages},
         cpu=_cpu(),
@@ -158,29 +158,11 @@ def environment() -> dict:
     )
 
 
-def _commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ['git', '-C', str(ROOT), *words], capture_output=True, text=True
-        ).stdout.strip()
-
-    changed = '+changes' if git('status', '--porcelain', '-uno') else ''
-    return git('rev-parse', '--short', 'HEAD') + changed
-
-
 def _cpu() -> str:
-    info = Path('/proc/cpuinfo')
-    if not info.exists():
-        return platform.processor()
-    lines = dict(
-        (part.strip() for part in line.split(':', 1))
-        for line in islice(info.open(), 40)
-        if ':' in line
-    )
-    flags = lines.get('flags', '').split()
+    flags = cpuinfo().get('flags', '').split()
     known = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')
     found = ', '.join(flag for flag in known if flag in flags)
-    return f'{lines.get("model name")} ({found})'
+    return f'{processor()} ({found})'
 
 
 def save(args: argparse.Namespace, name: str, results: dict) -> None:

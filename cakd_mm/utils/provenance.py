@@ -63,11 +63,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
 
 
+def cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the first processor; nothing elsewhere."""
+    info = Path('/proc/cpuinfo')
+    if not info.is_file():
+        return {}
+    first = info.read_text().partition('\n\n')[0]
+    lines = (line.partition(':') for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
 def processor() -> str:
     """Return the processor's name."""
-    info = Path('/proc/cpuinfo')
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
+    return cpuinfo().get('model name') or platform.processor() or platform.machine()
