@@ -74,6 +74,31 @@ class TestCurve:
         assert run.curve('loss') == []
 
 
+class TestEpoch:
+    def test_of_a_run_that_has_not_begun(self, run):
+        assert run.epoch == 0
+
+    def test_is_that_of_the_last_line(self, run):
+        write_log(run.work_dir, epoch(1, 2.5, 10.0) + epoch(2, 1.5, 20.0)[:1])
+        assert run.epoch == 2
+
+    def test_is_found_at_the_end_of_a_long_log(self, run):
+        lines = [dict(loss=1.0, epoch=i // 9 + 1, step=i) for i in range(9000)]
+        write_log(run.work_dir, lines)
+        assert run.epoch == 1000
+
+    def test_a_start_that_has_logged_nothing_yet_is_where_the_last_one_was(self, run):
+        write_log(run.work_dir, epoch(3, 1.0, 10.0))
+        write_log(run.work_dir, [], stamp='20260102_000000')
+        assert run.epoch == 3
+
+    def test_a_line_being_written_is_no_line(self, run):
+        write_log(run.work_dir, epoch(3, 1.0, 10.0))
+        [file] = run.work_dir.glob('*/vis_data/scalars.json')
+        file.write_text(file.read_text() + '{"loss": 1.0, "epo')
+        assert run.epoch == 3
+
+
 @pytest.mark.parametrize(
     ('name', 'epochs'),
     [

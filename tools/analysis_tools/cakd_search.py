@@ -73,9 +73,7 @@ def summarise(rows: dict[str, dict[int, Run]]) -> dict:
             minus_base=vars(difference) if difference else None,
             text=str(difference) if difference else '',
         )
-    return dict(
-        commit=commit(), versions=versions(), machine=machine(), settings=table
-    )
+    return dict(commit=commit(), versions=versions(), machine=machine(), settings=table)
 
 
 def main() -> None:
