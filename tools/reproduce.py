@@ -6,6 +6,8 @@ others go on from their newest checkpoint. The tables are ``configs/tables.csv``
 """
 
 import argparse
+import json
+import math
 import shlex
 import sys
 import time
@@ -21,12 +23,13 @@ from cakd_mm.reproduction.plan import in_turn, plan
 from cakd_mm.reproduction.plots import plot_curves, plot_gain
 from cakd_mm.reproduction.summary import summarise
 from cakd_mm.reproduction.tables import read_tables, select
+from cakd_mm.utils.errors import describe
 from cakd_mm.utils.runs import write_whole
 from cakd_mm.utils.scheduling import Outcome, Schedule, slots
 
 # Two cores: compiling takes longer than Digits, and bf16 halves CIFAR-10's time.
 SPEED = {'digits': 'resident', 'cifar10-mini': 'bf16'}
-QUICK = dict(epochs=4, seeds=2, methods=['CAKD logit'])
+SEEDS = 3
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,25 +38,54 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--table', required=True, choices=list(read_tables()))
     parser.add_argument('--pairs', nargs='+', help='such as r56_r20; default: all')
     parser.add_argument('--methods', nargs='+', help='rows beside teacher and student')
-    parser.add_argument('--seeds', type=int, default=3, help='how many, from 0')
-    parser.add_argument('--epochs', type=int, help='default: the recipe')
-    parser.add_argument('--jobs', default='auto', help="processes at a time, or 'auto'")
+    parser.add_argument(
+        '--seeds', type=_count, help=f'how many, from 0; default {SEEDS}'
+    )
+    parser.add_argument('--epochs', type=_count, help='default: the recipe')
+    parser.add_argument(
+        '--jobs', type=_jobs, default='auto', help="processes at a time, or 'auto'"
+    )
     parser.add_argument('--out', type=Path, default=Path('results'))
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/reproduce'))
     parser.add_argument(
-        '--speed', choices=SPEEDS, help='see docs/speed.md; default: lossless'
+        '--speed', choices=list(SPEEDS), help='see docs/speed.md; default: lossless'
     )
-    parser.add_argument('--minutes', type=float, help='stop by then; give it again')
+    parser.add_argument('--minutes', type=_time, help='stop by then; give it again')
     parser.add_argument('--page', action='store_true', help='train nothing')
     parser.add_argument(
-        '--quick', action='store_true', help='4 epochs, 2 seeds, one method: a trial'
+        '--quick',
+        action='store_true',
+        help="a trial: 4 epochs, 2 seeds, the first pair's first row of CAKD",
     )
     args = parser.parse_args(arguments)
+    args.full_speed = SPEED.get(args.table, 'lossless')
+    args.speed = args.speed or args.full_speed
     if args.quick:
-        vars(args).update(QUICK)
-    args.speed = args.speed or SPEED.get(args.table, 'lossless')
-    args.jobs = args.jobs if args.jobs == 'auto' else int(args.jobs)
+        for name in ('epochs', 'seeds', 'methods', 'pairs'):
+            if getattr(args, name) is not None:
+                parser.error(f'--quick has its own --{name}; leave out one of the two')
+        pair = select(args.table)[0]
+        cakd = next(row.name for row in pair.rows if row.name.startswith('CAKD'))
+        vars(args).update(epochs=4, seeds=2, methods=[cakd], pairs=[pair.name])
+    args.seeds = args.seeds or SEEDS
     return args
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
+    return int(text)
+
+
+def _jobs(text: str) -> int | str:
+    return text if text == 'auto' else _count(text)
+
+
+def _time(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of minutes')
+    return minutes
 
 
 def train(runs: list, args: argparse.Namespace) -> Outcome:
@@ -65,29 +97,48 @@ def train(runs: list, args: argparse.Namespace) -> Outcome:
         return Schedule(runs, slots(args.jobs), progress, deadline).run()
 
 
-def name_of(args: argparse.Namespace) -> str:
-    """Return the name that the table's files share."""
-    parts = [f'table_{args.table}', *(args.pairs or [])]
-    if args.epochs:
+def name_of(args: argparse.Namespace, planned: list) -> str:
+    """Return the name that a selection's files share: another has another."""
+    parts = ['table', args.table, *(args.pairs or [])]
+    parts += [method.replace(' ', '-') for method in args.methods or []]
+    if any(own.epochs != own.recipe for own in planned):
         parts.append(f'{args.epochs}e')
-    return '_'.join(parts)
+    if args.seeds != SEEDS:
+        parts.append(f'{args.seeds}seeds')
+    if args.speed != args.full_speed:
+        parts.append(args.speed)
+    return '_'.join(part.replace('/', '-') for part in parts)
 
 
-def write(args: argparse.Namespace, planned: list, failed: dict, command: str) -> Path:
-    """Write page, json and plots; return the page's path."""
-    summary = summarise(planned, failed)
+def write(args: argparse.Namespace, planned: list, command: str) -> Path:
+    """Write json, page and plots; return the page's path.
+
+    Raises:
+        ValueError: there is a page of more finished runs.
+    """
+    summary = summarise(planned, args.speed)
     title = heading(args.table, summary)
     args.out.mkdir(parents=True, exist_ok=True)
-    name = name_of(args)
-    pictures = {}
-    for kind, plot in (('gain', plot_gain), ('curves', plot_curves)):
-        file = args.out / f'{name}_{kind}.png'
-        plot(summary, title, file)
-        pictures[kind] = file.name
-    content = dict(table=args.table, title=title, command=command, **summary)
-    write_whole(args.out / f'{name}.json', content)
+    name = name_of(args, planned)
+    content = args.out / f'{name}.json'
+    if content.is_file():
+        before = json.loads(content.read_text())['finished']
+        if before > summary['finished']:
+            problem = (
+                f'{content} has {before} finished runs, {args.work_dir} '
+                f'{summary["finished"]}: it is not replaced.'
+            )
+            remedy = 'Give another --out, or the --work-dir it was made from.'
+            raise ValueError(describe('--out', str(args.out), problem, remedy))
+    write_whole(
+        content, dict(table=args.table, title=title, command=command, **summary)
+    )
+    plots = dict(gain=plot_gain, curves=plot_curves)
+    pictures = {kind: f'{name}_{kind}.png' for kind in plots}
     path = args.out / f'{name}.md'
-    path.write_text(page(args.table, summary, command, pictures))
+    path.write_text(page(args.table, summary, command, pictures), encoding='utf-8')
+    for kind, plot in plots.items():
+        plot(summary, title, args.out / pictures[kind])
     return path
 
 
@@ -96,12 +147,10 @@ def main() -> None:
     args = parse_args()
     pairs = select(args.table, args.pairs, args.methods)
     planned = plan(pairs, args.seeds, args.work_dir, args.speed, args.epochs)
-    outcome = Outcome()
-    if not args.page:
-        outcome = train(in_turn(planned), args)
+    outcome = Outcome() if args.page else train(in_turn(planned), args)
     command = f'python tools/reproduce.py {shlex.join(sys.argv[1:])}'
-    path = write(args, planned, outcome.failed, command)
-    print(path.read_text())
+    path = write(args, planned, command)
+    print(path.read_text(encoding='utf-8'))
     if outcome.out_of_time:
         print('Out of time: give the same command again to go on.')
     if outcome.failed:

@@ -7,8 +7,14 @@ from ..utils.errors import describe
 _RESIDENT = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
 _COMPILED = ('default_hooks.student_runtime.type=StudentRuntimeHook',)
 _BF16 = ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16')
-# What docs/speed.md measures. The first three change rounding at most.
-SPEEDS = ('plain', 'resident', 'lossless', 'bf16-teacher', 'bf16')
+# Settings of docs/speed.md, and what a page says of them.
+SPEEDS = {
+    'plain': 'All in float32, nothing of docs/speed.md',
+    'resident': 'All in float32, resident data',
+    'lossless': 'All in float32, every lossless setting of docs/speed.md',
+    'bf16-teacher': 'Teachers compute in bf16, students in float32',
+    'bf16': 'Everything is computed in bf16 (autocast)',
+}
 SCORED = 5  # the last epochs, to see whether training has levelled off
 IN1K = 'in1k'
 
@@ -26,7 +32,9 @@ def speed_options(speed: str, data: str, distils: bool) -> list[str]:
     """
     if speed not in SPEEDS:
         problem = 'There is no such setting.'
-        raise ValueError(describe('--speed', speed, problem, f'Write one of {SPEEDS}.'))
+        raise ValueError(
+            describe('--speed', speed, problem, f'Write one of {[*SPEEDS]}.')
+        )
     options = []
     if speed != 'plain' and data != IN1K:
         options += _RESIDENT
@@ -44,8 +52,8 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
     """Return the options that make a recipe ``epochs`` long.
 
     Milestones, warm-up and a loss's own schedule keep their share of the epochs. The
-    last five epochs are scored, and six more; two checkpoints are kept, ten written
-    (ImageNet: one an epoch, as shipped).
+    last five epochs are scored, and six more; two checkpoints are kept, one written
+    every fiftieth of the epochs (Digits, whose epochs take a second: every tenth).
 
     Args:
         cfg (Config): The recipe.
@@ -53,8 +61,11 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
         data (str): The data set's name in the configs.
 
     Raises:
-        ValueError: the schedule is not one ``MultiStepLR``.
+        ValueError: no epochs, or the schedule is not one ``MultiStepLR``.
     """
+    if epochs < 1:
+        problem = 'Training takes at least one.'
+        raise ValueError(describe('--epochs', epochs, problem, 'Write 30, say.'))
     full = cfg.train_cfg.max_epochs
     interval = max(1, epochs // 6)
     options = [
@@ -63,8 +74,9 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
         f'train_cfg.dynamic_intervals=[({max(1, epochs - SCORED + 1)},1)]',
         'default_hooks.checkpoint.max_keep_ckpts=2',
     ]
-    if data != IN1K:
-        options.append(f'default_hooks.checkpoint.interval={max(1, epochs // 10)}')
+    if data != IN1K:  # whose epochs take long: one each, as shipped
+        written = 10 if data == 'digits' else 50
+        options.append(f'default_hooks.checkpoint.interval={max(1, epochs // written)}')
     if epochs == full:
         return options
     scheduler = cfg.param_scheduler

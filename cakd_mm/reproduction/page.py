@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ..utils.statistics import Difference
+from .budget import SPEEDS
 from .tables import KD, STUDENT
 
 
@@ -34,12 +35,13 @@ def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
     lines = [
         f'# {heading(table, summary)}',
         '',
-        'Top-1 in percent after the last epoch, never the best; the same seeds for all '
-        'rows; differences are paired by seed, with 95 % t intervals.',
+        'Top-1 in percent after the last epoch, never the best; differences are paired '
+        'by seed, on the seeds that both rows have, with 95 % t intervals.',
         '',
         f'{summary["finished"]} of {summary["planned"]} runs finished'
         + (f', {missing} missing: this page is not complete' if missing else '')
-        + f'. {summary["hours"]} process hours on {summary["machine"]}. Commit '
+        + f'. {SPEEDS[summary["speed"]]}. {summary["hours"]} process hours on '
+        f'{" and ".join(summary["machines"])}. Commit '
         f'{", ".join(summary["commits"])}; {versions}.',
         '',
         '```bash',
@@ -110,4 +112,7 @@ def _score(row: Mapping) -> str:
 
 def _over(row: Mapping, base: str) -> str:
     found = row['over'].get(base)
-    return str(Difference(**found)) if found else ''
+    if not found:
+        return ''
+    some = 1 < found['pairs'] < row['planned']
+    return str(Difference(**found)) + (f' ({found["pairs"]} seeds)' if some else '')

@@ -7,9 +7,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..utils.errors import describe
-from ..utils.runs import Run
+from ..utils.runs import Run, hash_of
 from .budget import length_options, speed_options
-from .tables import STUDENT, TEACHER, Pair, Row
+from .tables import STUDENT, TEACHER, Pair, Row, method_of
 
 TRAIN = 'tools/train.py '
 
@@ -50,15 +50,23 @@ def plan(
         epochs (int, optional): Of every run. Defaults to the recipe's.
 
     Raises:
-        ValueError: a folder holds other settings, a student learned from another
-            teacher, or too few epochs.
+        ValueError: a folder holds other settings, or a student of another teacher;
+            seeds or epochs below one.
         FileNotFoundError: a teacher is neither there nor made by training.
     """
+    if seeds < 1:
+        problem = 'It counts seeds.'
+        raise ValueError(describe('--seeds', seeds, problem, 'Write 3, say.'))
+    if ',' in str(work_dir):  # which --cfg-options would read as a list
+        problem = 'It has a comma.'
+        raise ValueError(
+            describe('--work-dir', str(work_dir), problem, 'Write another.')
+        )
     runs: dict[Path, Run] = {}
 
     def run_of(row: Row, pair: Pair, seed: int, teacher: Run | None) -> Run:
         cfg = Config.fromfile(row.config, import_custom_modules=False)
-        length = epochs or cfg.train_cfg.max_epochs
+        length = cfg.train_cfg.max_epochs if epochs is None else epochs
         name = f'{row.config.stem}_{length}e_seed{seed}'
         folder = work_dir / speed / name
         if folder not in runs:
@@ -67,7 +75,6 @@ def plan(
             options += speed_options(speed, pair.data, teacher is not None)
             runs[folder] = Run(name, row.config, folder, options, teacher)
             runs[folder].check()
-            _check_teacher(runs[folder])
         return runs[folder]
 
     planned = []
@@ -77,7 +84,7 @@ def plan(
         if given is None:
             teacher = run_of(row, pair, 0, None)
         else:
-            name = f'{row.config.stem}_given'
+            name = f'{row.config.stem}_{hash_of(given)[:8]}'
             folder = work_dir / 'given' / name
             runs.setdefault(folder, Run(name, row.config, folder, checkpoint=given))
             teacher = runs[folder]
@@ -91,7 +98,8 @@ def plan(
         }
         cfg = Config.fromfile(pair.row(STUDENT).config, import_custom_modules=False)
         recipe = cfg.train_cfg.max_epochs
-        planned.append(PlannedPair(pair, teacher, rows, recipe, epochs or recipe))
+        own = recipe if epochs is None else epochs
+        planned.append(PlannedPair(pair, teacher, rows, recipe, own))
     return planned
 
 
@@ -113,10 +121,8 @@ def _given_teacher(pair: Pair) -> Path | None:
     Raises:
         FileNotFoundError: it is not there, and no training makes it.
     """
-    methods = [row for row in pair.rows if row.name not in (TEACHER, STUDENT)]
-    if not methods:
-        return None
-    model = Config.fromfile(methods[0].config, import_custom_modules=False).model
+    config = method_of(pair).config
+    model = Config.fromfile(config, import_custom_modules=False).model
     path = Path(model.teacher_ckpt)
     if path.is_file():
         return path
@@ -130,18 +136,3 @@ def _given_teacher(pair: Pair) -> Path | None:
             f'Run `{model.teacher_from}`.',
         )
     )
-
-
-def _check_teacher(run: Run) -> None:
-    """Refuse a student of a teacher that has been trained anew since."""
-    if run.teacher is None or not (run.finished and run.teacher.finished):
-        return
-    if run.result['teacher_sha256'] != run.teacher.result['checkpoint_sha256']:
-        raise ValueError(
-            describe(
-                '--work-dir',
-                str(run.work_dir),
-                f'{run.name} learned from another {run.teacher.name} than is there.',
-                'Delete that folder, or give another --work-dir.',
-            )
-        )

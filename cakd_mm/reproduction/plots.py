@@ -25,18 +25,19 @@ def plot_gain(summary: Mapping, title: str, path: Path) -> None:
             if STUDENT in row['over']
         }
         names = list(found)[::-1]
-        axis.errorbar(
-            [found[name]['mean'] for name in names],
-            range(len(names)),
-            xerr=[_finite(found[name]['half']) for name in names],
-            fmt='o',
-            capsize=3,
-        )
+        for place, name in enumerate(names):
+            middle, half = found[name]['mean'], found[name]['half']
+            style = dict(fmt='o', capsize=3, color='C0')
+            if half is None:  # one seed: no interval, and hollow
+                style.update(markerfacecolor='white')
+            axis.errorbar(middle, place, xerr=half, **style)
         axis.set_yticks(range(len(names)), names)
         axis.axvline(0, color='grey', linewidth=0.8)
         axis.grid(axis='x', alpha=0.3)
         axis.set_title(pair['title'], fontsize=10)
-    axes[-1, 0].set_xlabel('points over the plain student, 95 % interval')
+    axes[-1, 0].set_xlabel(
+        'points over the plain student, 95 % interval; hollow: one seed'
+    )
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -54,9 +55,9 @@ def plot_curves(summary: Mapping, title: str, path: Path) -> None:
             curves = list(row['curves'].values())
             if not curves:
                 continue
-            epochs = [epoch for epoch, _ in curves[0]]
-            values = [[value for _, value in curve] for curve in curves]
-            average = [mean(column) for column in zip(*values, strict=True)]
+            found = [dict(curve) for curve in curves]
+            epochs = sorted(set.intersection(*map(set, found)))
+            average = [mean(own[epoch] for own in found) for epoch in epochs]
             style = ('-', '--', ':')[number // 10 % 3]
             axis.plot(epochs, average, style, label=f'{name}: {average[-1]:.2f}')
         axis.set(xlabel='epoch', ylabel='top-1 (%)')
@@ -72,7 +73,3 @@ def plot_curves(summary: Mapping, title: str, path: Path) -> None:
 
 def _rows(pairs) -> int:
     return sum(3 + len(pair['rows']) for pair in pairs)
-
-
-def _finite(half: float) -> float:
-    return half if half == half else 0.0  # one seed has no interval

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
 
-from ..utils.provenance import machine
 from ..utils.runs import Run
 from ..utils.statistics import Difference, level, paired
 from .plan import PlannedPair
@@ -12,12 +11,12 @@ from .tables import CONTROL, KD, STUDENT
 LEVEL = 1.0  # points that the plain student may still move in its last epochs
 
 
-def summarise(planned: Sequence[PlannedPair], failed: Mapping[str, str]) -> dict:
+def summarise(planned: Sequence[PlannedPair], speed: str) -> dict:
     """Return all that the page needs; only finished runs count.
 
     Args:
         planned (Sequence[PlannedPair]): The table.
-        failed (Mapping): Reason by the name of a run.
+        speed (str): How it was run, see :func:`budget.speed_options`.
     """
     runs = {
         run.work_dir: run
@@ -27,13 +26,14 @@ def summarise(planned: Sequence[PlannedPair], failed: Mapping[str, str]) -> dict
     done = [run for run in runs.values() if run.finished]
     starts = [start for run in done for start in run.result['starts']]
     return dict(
-        machine=machine(),
+        speed=speed,
+        machines=sorted({start['machine'] for start in starts}),
         commits=sorted({start['commit'] for start in starts}),
         versions=_distinct([start['versions'] for start in starts]),
         hours=round(sum(run.result['seconds'] for run in done) / 3600, 2),
         finished=len(done),
         planned=len(runs),
-        pairs=[_pair(own, failed) for own in planned],
+        pairs=[_pair(own) for own in planned],
     )
 
 
@@ -41,13 +41,11 @@ def _distinct(found: Sequence[dict]) -> list[dict]:
     return [x for i, x in enumerate(found) if x not in found[:i]]
 
 
-def _pair(own: PlannedPair, failed: Mapping[str, str]) -> dict:
+def _pair(own: PlannedPair) -> dict:
     scores = {name: scores_of(runs) for name, runs in own.rows.items()}
-    rows = {
-        name: _row(own, name, runs, scores, failed) for name, runs in own.rows.items()
-    }
+    rows = {name: _row(own, name, runs, scores) for name, runs in own.rows.items()}
     alone = [run for run in own.rows[STUDENT].values() if run.finished]
-    settled = level([run.result['curve'] for run in alone]) if alone else None
+    moves = level([run.result['curve'] for run in alone])
     teacher = own.teacher
     return dict(
         pair=own.pair.name,
@@ -59,13 +57,13 @@ def _pair(own: PlannedPair, failed: Mapping[str, str]) -> dict:
             run=teacher.name,
             top1=teacher.top1 if teacher.finished else None,
             published=own.pair.row('teacher').published,
-            failed=failed.get(teacher.name),
+            failed=teacher.failure,
             given=str(teacher.checkpoint) if teacher.checkpoint else None,
             sha256=teacher.result['checkpoint_sha256'] if teacher.finished else None,
         ),
-        student_moves=settled,
+        student_moves=moves,
         rows=rows,
-        sentences=conclude(scores, settled),
+        sentences=conclude(scores, moves),
     )
 
 
@@ -79,7 +77,6 @@ def _row(
     name: str,
     runs: Mapping[int, Run],
     scores: Mapping[str, dict[int, float]],
-    failed: Mapping[str, str],
 ) -> dict:
     found = list(scores[name].values())
     done = [run for run in runs.values() if run.finished]
@@ -97,7 +94,7 @@ def _row(
             and base in scores
             and (difference := paired(scores[name], scores[base]))
         },
-        failed={s: failed[r.name] for s, r in runs.items() if r.name in failed},
+        failed={seed: run.failure for seed, run in runs.items() if run.failure},
         curves={seed: r.result['curve'] for seed, r in runs.items() if r.finished},
         loss={seed: r.result['loss'] for seed, r in runs.items() if r.finished},
         minutes=round(sum(r.result['seconds'] for r in done) / 60, 1),
@@ -105,26 +102,32 @@ def _row(
 
 
 def conclude(
-    scores: Mapping[str, Mapping[int, float]], settled: float | None
+    scores: Mapping[str, Mapping[int, float]], moves: float | None
 ) -> list[str]:
     """Say what a pair's numbers allow to conclude, and what not.
 
     Args:
         scores (Mapping): Top-1 by seed of every row.
-        settled (float, optional): By how much the plain student's mean differs over
-            its last five epochs.
+        moves (float, optional): By how much the plain student's mean differs over its
+            last five scores; None if it has fewer.
     """
-    if settled is None:
-        return ['The plain student has not been trained: nothing to compare with.']
-    if settled >= LEVEL:
+    if not scores[STUDENT]:
+        return ['No plain student is finished: nothing to compare with.']
+    if moves is None:
         return [
-            f'The plain student had not levelled off: its mean differs by '
-            f'{settled:.2f} points over its last five scores. Differences here say '
+            'Fewer than five epochs are scored: whether the plain student has levelled '
+            'off cannot be told, and no ranking is stated.'
+        ]
+    if moves >= LEVEL:
+        return [
+            'The plain student had not levelled off: its mean differs by '
+            f'{moves:.2f} points over its last five scores. Differences here say '
             'who learns faster, and no ranking is stated.'
         ]
     sentences = [
-        f'The plain student had levelled off: its mean differs by {settled:.2f} '
-        'points over its last five scores.'
+        'Within this schedule the plain student had levelled off: its mean differs by '
+        f'{moves:.2f} points over its last five scores. A longer schedule may still '
+        'change the picture.'
     ]
     compared: list[Difference] = []
     for base in _bases(scores):
@@ -137,7 +140,7 @@ def conclude(
         if found:
             compared += found.values()
             sentences.append(_sentence(base, found))
-    widths = [x.half for x in compared if x.pairs > 1]
+    widths = [x.half for x in compared if x.half is not None]
     if not widths:
         sentences.append(
             'With one seed there is no interval: no difference here is more than an '
@@ -147,8 +150,8 @@ def conclude(
     sentences.append(
         'Intervals are 95 % t intervals of paired differences; their median half width '
         f'is {median(widths):.2f} points, and much less than that cannot be told here. '
-        f'Of {len(widths)} comparisons about {max(1, round(0.05 * len(widths)))} would '
-        'be called resolved by chance.'
+        f'Each of the {len(widths)} comparisons has a chance of 5 % to be called '
+        f'resolved by seeds alone, which makes {0.05 * len(widths):.1f} of them.'
     )
     return sentences
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ..utils.errors import describe, nearest
@@ -64,6 +65,7 @@ def configs() -> Path:
     return tool('train.py').parents[1] / 'configs'
 
 
+@cache
 def read_tables() -> dict[str, list[Pair]]:
     """Return the pairs of every table in ``configs/tables.csv``."""
     folder = configs()
@@ -125,6 +127,18 @@ def select(
             for pair in chosen
         ]
     return chosen
+
+
+def method_of(pair: Pair) -> Row:
+    """Return some method of a pair, of whatever table: it knows the teacher."""
+    return next(
+        row
+        for pairs in read_tables().values()
+        for own in pairs
+        if (own.name, own.data) == (pair.name, pair.data)
+        for row in own.rows
+        if row.name not in (TEACHER, STUDENT)
+    )
 
 
 def _unknown(key: str, value: str, known) -> ValueError:

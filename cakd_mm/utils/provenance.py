@@ -20,7 +20,6 @@ PACKAGES = (
 )
 
 
-@cache
 def commit() -> str:
     """Return the commit of the checkout, ``+`` where files differ from it."""
     root = Path(__file__).resolve().parents[2]

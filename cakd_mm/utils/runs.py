@@ -10,17 +10,20 @@ import subprocess
 import sys
 import time
 import zipfile
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
 from .errors import describe
-from .provenance import commit, versions
+from .provenance import commit, machine, versions
 
 METRIC = 'accuracy/top1'
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 TAIL = 1 << 13  # bytes: several lines of a log
 
 
@@ -45,7 +48,7 @@ def logged_lines(text: str) -> list[dict]:
 def write_whole(path: Path, content: dict) -> None:
     """Write json so that a reader finds all of it or none, whenever we are killed."""
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(json.dumps(content, indent=2) + '\n')
+    part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
     part.replace(path)
 
 
@@ -53,10 +56,23 @@ def _epoch(line: dict) -> int:
     return line.get('epoch', line['step'])  # a validation's step is its epoch
 
 
-def _die_with_parent() -> None:
-    """Leave no training behind when the study is killed (Linux)."""
-    if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with(parent: int) -> None:
+    """Leave no training behind when the study, ``parent``, is killed (Linux)."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before that
+            os._exit(1)
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def _read(path: Path, changed: int) -> Config:
+    """Read a config once, however many seeds it has."""
+    return Config.fromfile(path, import_custom_modules=False)
 
 
 @dataclass
@@ -87,7 +103,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Read its config."""
-        cfg = Config.fromfile(self.config, import_custom_modules=False)
+        cfg = deepcopy(_read(self.config, self.config.stat().st_mtime_ns))
         options = dict(option.split('=', 1) for option in self.options)
         parsed = {k: DictAction._parse_iterable(v) for k, v in options.items()}
         cfg.merge_from_dict(parsed)
@@ -95,19 +111,29 @@ class Run:
         content = cfg.to_dict()
         if self.teacher is not None:  # known by its hash; it may move
             content['model'].pop('teacher_ckpt')
+        # How often something is written changes no result.
+        for hook in ('checkpoint', 'logger'):
+            content.get('default_hooks', {}).pop(hook, None)
         text = json.dumps(content, sort_keys=True, default=str)
         self.settings = hashlib.sha256(text.encode()).hexdigest()
-        self._result = None
+        self._result = self._given = None
 
     def check(self) -> None:
         """Refuse a work dir that holds another run.
 
         Raises:
-            ValueError: it was started with other settings.
+            ValueError: it was started with other settings, or with a teacher that has
+                been trained anew since.
         """
-        starts = self.starts
-        if starts and starts[0]['settings'] != self.settings:
-            problem = f'It holds {self.name} with other settings.'
+        teacher = self.teacher and self.teacher.sha256
+        for start in self.starts:
+            if start['settings'] != self.settings:
+                problem = f'It holds {self.name} with other settings.'
+            elif teacher and start['teacher_sha256'] != teacher:
+                problem = f'{self.name} in it learned from another teacher than '
+                problem += f'{self.teacher.last_checkpoint} is now.'
+            else:
+                continue
             remedy = 'Give another --work-dir, or delete that folder.'
             raise ValueError(describe('work_dir', str(self.work_dir), problem, remedy))
 
@@ -136,6 +162,30 @@ class Run:
         return self._result
 
     @property
+    def sha256(self) -> str | None:
+        """The hash of the checkpoint it leaves; None before."""
+        if self.checkpoint and self._given is None:
+            self._given = hash_of(self.checkpoint)
+        return self._given or (self.result and self.result['checkpoint_sha256'])
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed the last time, if so."""
+        path = self.work_dir / 'failed.json'
+        if self.finished or not path.is_file():
+            return None
+        return json.loads(path.read_text())['reason']
+
+    def note_failure(self, reason: str | None) -> None:
+        """Keep why it failed; None to forget it."""
+        path = self.work_dir / 'failed.json'
+        if reason is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, dict(reason=reason))
+
+    @property
     def finished(self) -> bool:
         """Whether it has ended well."""
         return self.result is not None
@@ -160,7 +210,10 @@ class Run:
             environment (dict, optional): Variables beside those of this process.
 
         Returns:
-            bool: False if another process is at it.
+            bool: False if another process is at it, or has just finished it.
+
+        Raises:
+            ValueError: see :meth:`check`.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
         with (self.work_dir / 'lock').open('w') as lock:
@@ -168,6 +221,9 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+            if self.finished:
+                return False
+            self.check()
             self._note_start()
             with self.log.open('a') as log:
                 self.process = subprocess.Popen(
@@ -176,7 +232,7 @@ class Run:
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **(environment or {})},
                     pass_fds=[lock.fileno()],  # held as long as the process lives
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=partial(_die_with, os.getpid()),
                 )
         return True
 
@@ -184,8 +240,10 @@ class Run:
         own = dict(
             began=time.time(),
             settings=self.settings,
+            teacher_sha256=self.teacher and self.teacher.sha256,
             commit=commit(),
             versions=versions(),
+            machine=machine(),
         )
         write_whole(self.work_dir / 'starts.json', dict(starts=[*self.starts, own]))
 
@@ -212,8 +270,8 @@ class Run:
             RuntimeError: its last epoch has no score.
         """
         if self.checkpoint:
-            *_, log = sorted(self.work_dir.glob('*/*.json'))
-            curve = [(self.epochs, json.loads(log.read_text())[METRIC])]
+            logs = sorted(self.work_dir.glob('*/*.json'))[-1:]
+            curve = [(self.epochs, json.loads(x.read_text())[METRIC]) for x in logs]
         else:
             curve = self.curve(METRIC)
         if not curve or curve[-1][0] != self.epochs:
@@ -221,7 +279,6 @@ class Run:
                 f'{self.name} ended, but {self.work_dir} has no score of epoch '
                 f'{self.epochs}. Does its config validate the last epoch?'
             )
-        digest = hashlib.sha256(self.last_checkpoint.read_bytes()).hexdigest()
         content = dict(
             name=self.name,
             top1=curve[-1][1],
@@ -229,8 +286,8 @@ class Run:
             curve=curve,
             loss=self.curve('loss'),
             seconds=round(self.seconds, 1),
-            checkpoint_sha256=digest,
-            teacher_sha256=self.teacher and self.teacher.result['checkpoint_sha256'],
+            checkpoint_sha256=hash_of(self.last_checkpoint),
+            teacher_sha256=self.teacher and self.teacher.sha256,
             options=self.options,
             starts=self.starts,
         )

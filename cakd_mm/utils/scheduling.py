@@ -1,8 +1,10 @@
 """Several training processes at a time, on the cores or GPUs there are."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean
 
 import torch
@@ -15,6 +17,8 @@ from .runs import Run
 # Small nets leave most of a GPU idle. A guess: more do not fit the cores beside it.
 RUNS_A_GPU = 4
 POLL = 0.5  # seconds
+EVERY = 300  # seconds between two lines where no bar can be shown
+TAIL = 1 << 14  # bytes of a log that are read for its last lines
 
 
 def slots(jobs: int | str = 'auto') -> list[dict[str, str]]:
@@ -36,14 +40,16 @@ def slots(jobs: int | str = 'auto') -> list[dict[str, str]]:
     share = dict(OMP_NUM_THREADS=str(max(1, cores() // jobs)))
     if not gpus:
         return [share] * jobs
-    return [dict(share, CUDA_VISIBLE_DEVICES=str(i % gpus)) for i in range(jobs)]
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    names = visible.split(',')[:gpus] if visible else [str(i) for i in range(gpus)]
+    return [dict(share, CUDA_VISIBLE_DEVICES=names[i % gpus]) for i in range(jobs)]
 
 
 @dataclass
 class Outcome:
     """What came of a plan: those that failed, and whether time ran out."""
 
-    failed: dict[str, str] = field(default_factory=dict)  # name of a run: the reason
+    failed: dict[str, str] = field(default_factory=dict)  # reason by a run's name
     out_of_time: bool = False
 
 
@@ -71,13 +77,17 @@ class Schedule:
         self.runs, self.progress, self.deadline = list(runs), progress, deadline
         for run in self.runs:
             run.check()
+        for run in self.runs:
+            run.note_failure(None)  # tried again
         self.free = list(slots)
         self.jobs = len(slots)
         self.running: list[tuple[Run, dict[str, str]]] = []
         self.outcome = Outcome()
-        self.bars = {}
-        total = sum(run.epochs for run in self.runs)
-        self.bar = progress.add_task('all', total=total)
+        self.bars, self.began = {}, {}  # by name: the bar; when and at which epoch
+        self.waited_for: set[str] = set()
+        self.total = sum(map(_to_train, self.runs))
+        self.bar = progress.add_task('all', total=self.total)
+        self.said = time.monotonic()
 
     def run(self) -> Outcome:
         """Train; a run that fails leaves the others alone."""
@@ -103,15 +113,22 @@ class Schedule:
         left = []
         for run in waiting:
             teacher = run.teacher
+            if run.finished:  # by another process meanwhile
+                continue
             if teacher is not None and teacher.name in self.outcome.failed:
                 self._fail(run, f'not run, because {teacher.name} failed')
             elif not self.free or not (teacher is None or teacher.finished):
                 left.append(run)
             elif run.start(self.free[0]):
                 self.running.append((run, self.free.pop(0)))
-                self.bars[run.name] = self.progress.add_task(run.name, total=run.epochs)
-            else:  # another process is at it
+                total = _to_train(run)
+                self.bars[run.name] = self.progress.add_task(run.name, total=total)
+                self.began[run.name] = time.monotonic(), run.epoch
+            else:
                 left.append(run)
+                if run.name not in self.waited_for and not run.finished:
+                    self.waited_for.add(run.name)
+                    self._say(f'{run.name}: another process is at it; waiting')
         return left
 
     def _look(self) -> None:
@@ -126,39 +143,72 @@ class Schedule:
             if code:
                 self._fail(run, _reason(run, code))
                 continue
-            run.write_result()
-            self.progress.console.print(f'{run.name}: {run.top1:.2f} %')
+            try:
+                run.write_result()
+            except Exception as error:  # one run's trouble, whatever it is
+                self._fail(run, f'it ended, but left no result: {error!r}')
+            else:
+                self._say(f'{run.name}: {run.top1:.2f} %')
 
     def _fail(self, run: Run, reason: str) -> None:
         self.outcome.failed[run.name] = reason
-        self.progress.console.print(f'{run.name} FAILED: {reason}', style='red')
+        run.note_failure(reason)
+        self._say(f'{run.name} FAILED: {reason}')
+
+    def _say(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False)
 
     def _show(self) -> None:
         for run, _ in self.running:
             self.progress.update(self.bars[run.name], completed=run.epoch)
-        self.progress.update(
-            self.bar, completed=self.done(), description=f'all{self.time_left()}'
-        )
+        done, left = self.done(), self.time_left()
+        self.progress.update(self.bar, completed=done, description=f'all{left}')
+        quiet = not self.progress.console.is_terminal  # shows no bars before the end
+        if quiet and time.monotonic() - self.said > EVERY:
+            self.said = time.monotonic()
+            self._say(f'{done} of {self.total} epochs{left}')
 
     def done(self) -> int:
-        """Return how many epochs lie behind, those of finished runs included."""
-        ended = sum(run.epochs for run in self.runs if run.finished)
-        return ended + sum(run.epoch for run, _ in self.running)
+        """Return how many epochs lie behind, of whatever has been started."""
+        return sum(
+            _to_train(run) if run.finished else min(run.epoch, _to_train(run))
+            for run in self.runs
+        )
 
     def time_left(self) -> str:
-        """Return the time left in words, if anything has finished to tell it by."""
-        paces = [r.result['seconds'] / r.epochs for r in self.runs if r.finished]
+        """Return the time left in words, as soon as an epoch tells the pace."""
+        paces = [
+            run.result['seconds'] / run.epochs
+            for run in self.runs
+            if run.finished and _to_train(run)
+        ]
+        for run, _ in self.running:
+            start, first = self.began[run.name]
+            if run.epoch > first:
+                paces.append((time.monotonic() - start) / (run.epoch - first))
         if not paces:
             return ''
-        failed = sum(r.epochs for r in self.runs if r.name in self.outcome.failed)
-        left = sum(run.epochs for run in self.runs) - self.done() - failed
+        failed = [r for r in self.runs if r.name in self.outcome.failed]
+        left = self.total - self.done() - sum(r.epochs - r.epoch for r in failed)
         return f', {left * mean(paces) / self.jobs / 60:.0f} min left'
+
+
+def _to_train(run: Run) -> int:
+    """Return a run's epochs; none of a checkpoint that is only scored."""
+    return 0 if run.checkpoint else run.epochs
+
+
+def _end_of(path: Path, lines: int) -> list[str]:
+    """Return the last lines that a process printed, cut short or not."""
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        text = file.read().decode(errors='replace')
+    return [line for line in text.splitlines() if line.strip()][-lines:]
 
 
 def _reason(run: Run, code: int) -> str:
     """Return how a process ended, and the last line it printed."""
-    lines = [x for x in run.log.read_text().splitlines() if x.strip()]
-    end = lines[-1].strip() if lines else 'nothing printed'
+    end = ''.join(_end_of(run.log, 1)).strip() or 'nothing printed'
     how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
     return f'{how}: {end} ({run.log})'
 
@@ -173,6 +223,7 @@ def train_all(runs: Sequence[Run], jobs: int, progress: Progress) -> None:
     if failed:
         logs = {run.name: run.log for run in runs}
         for name in failed:
-            end = logs[name].read_text().splitlines(keepends=True)[-15:]
-            progress.console.print(''.join(end), markup=False)
+            if logs[name].is_file():
+                end = '\n'.join(_end_of(logs[name], 15))
+                progress.console.print(end, markup=False)
         raise SystemExit('\n'.join(f'{k} failed: {v}' for k, v in failed.items()))

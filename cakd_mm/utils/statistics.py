@@ -15,30 +15,33 @@ class Difference:
 
     Args:
         mean (float): In points.
-        half (float): Half the interval's width; nan for fewer than two pairs.
+        half (float, optional): Half the interval's width; None for one pair.
         pairs (int): How many seeds both have.
     """
 
     mean: float
-    half: float
+    half: float | None
     pairs: int
 
     @property
     def resolved(self) -> bool:
         """Whether the interval excludes 0."""
-        return abs(self.mean) > self.half  # False for nan
+        return self.half is not None and abs(self.mean) > self.half
 
     def __str__(self) -> str:
-        if self.pairs < 2:
+        if self.half is None:
             return f'{self.mean:+.2f} (one seed)'
         return f'{self.mean:+.2f} ± {self.half:.2f}'
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Return mean and half width of the 95 % t interval of paired differences."""
+def interval(differences: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and half width of the 95 % t interval of paired differences.
+
+    The half width is None for one difference.
+    """
     n = len(differences)
     if n < 2:
-        return mean(differences), float('nan')
+        return mean(differences), None
     factor = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)
     return mean(differences), stdev(differences) / n**0.5 * factor
 
@@ -62,13 +65,19 @@ def paired(
     return Difference(middle, half, len(common))
 
 
-def level(curves: Sequence[Sequence[tuple[int, float]]], last: int = 5) -> float:
+def level(curves: Sequence[Sequence[tuple[int, float]]], last: int = 5) -> float | None:
     """Return by how much the mean accuracy of the last epochs scored differs.
 
     Args:
-        curves (Sequence): (epoch, top-1) of each seed, the same epochs in all.
-        last (int): How many. Defaults to 5.
+        curves (Sequence): (epoch, top-1) of each seed.
+        last (int): How many epochs that all have. Defaults to 5.
+
+    Returns:
+        float | None: None if there are fewer.
     """
-    values = [[value for _, value in curve[-last:]] for curve in curves]
-    means = [mean(column) for column in zip(*values, strict=True)]
+    scores = [dict(curve) for curve in curves]
+    common = sorted(set.intersection(*map(set, scores)))[-last:] if scores else []
+    if len(common) < last:
+        return None
+    means = [mean(own[epoch] for own in scores) for epoch in common]
     return max(means) - min(means)

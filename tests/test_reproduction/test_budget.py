@@ -82,8 +82,10 @@ def test_the_last_five_epochs_are_scored(epochs):
 
 def test_checkpoints_are_few_but_one_is_kept_while_the_next_is_written():
     hook = at(PAPER, 240).default_hooks.checkpoint
-    assert (hook.interval, hook.max_keep_ckpts) == (24, 2)
+    assert (hook.interval, hook.max_keep_ckpts) == (4, 2)
     assert at(PAPER, 5).default_hooks.checkpoint.interval == 1
+    digits = CONFIGS / 'kd' / 'kd_r20_r8_digits.py'
+    assert at(digits, 30, 'digits').default_hooks.checkpoint.interval == 3
 
 
 def test_imagenet_keeps_every_checkpoint_and_its_pipeline():

@@ -4,9 +4,8 @@ import pytest
 from mmengine.config import Config
 from tiny_runs import finish_run
 
-from cakd_mm.reproduction import plan as module
 from cakd_mm.reproduction.plan import in_turn, plan
-from cakd_mm.reproduction.tables import Pair, Row, select
+from cakd_mm.reproduction.tables import select
 
 
 @pytest.fixture
@@ -90,17 +89,23 @@ def test_a_teacher_from_elsewhere_has_to_be_there(work_dir):
     assert 'model.teacher_ckpt' in str(caught.value)
 
 
-def test_a_student_of_another_teacher_is_refused(work_dir):
+def test_a_given_teacher_that_is_replaced_is_another(work_dir, tmp_path):
+    given = tmp_path / 'work_dirs' / 'resnet20_digits' / 'epoch_30.pth'
+    given.parent.mkdir(parents=True)
+    given.write_bytes(b'weights')
     [own] = make(work_dir)
-    finish_run(own.teacher, [90.0])
     finish_run(own.rows['KD'][0], [50.0])
-    make(work_dir)
-    path = own.teacher.work_dir / 'result.json'
-    changed = {**own.teacher.result, 'checkpoint_sha256': 'another'}
-    path.write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match='another resnet20_digits') as caught:
+    path = own.rows['KD'][0].work_dir / 'starts.json'
+    start = dict(settings=own.rows['KD'][0].settings, teacher_sha256=own.teacher.sha256)
+    path.write_text(json.dumps(dict(starts=[start])))
+    [again] = make(work_dir)
+    assert again.teacher.work_dir == own.teacher.work_dir
+    given.write_bytes(b'others')
+    with pytest.raises(ValueError, match='another teacher'):
         make(work_dir)
-    assert 'kd_r20_r8_digits_4e_seed0' in str(caught.value)
+    (path.parent / 'starts.json').unlink()
+    [new] = make(work_dir)
+    assert new.teacher.work_dir != own.teacher.work_dir
 
 
 def test_other_settings_in_the_folder_are_refused(work_dir, monkeypatch):
@@ -112,10 +117,28 @@ def test_other_settings_in_the_folder_are_refused(work_dir, monkeypatch):
         make(work_dir)
 
 
-def test_a_pair_without_methods_trains_its_teacher(work_dir):
-    pair = select('digits')[0]
-    rows = (pair.row('teacher'), pair.row('student'))
-    [own] = make(work_dir, [Pair(pair.name, pair.data, rows)])
+def test_a_pair_without_methods_still_has_its_teacher(work_dir):
+    [own] = make(work_dir, select('digits', methods=['student']))
+    assert list(own.rows) == ['student']
     assert own.teacher.checkpoint is None
-    assert module.TRAIN in 'python tools/train.py configs/x.py'
-    assert isinstance(rows[0], Row)
+    with pytest.raises(FileNotFoundError, match='from_torchvision'):
+        make(work_dir, select('III', methods=['student']))
+
+
+@pytest.mark.parametrize(
+    ('key', 'options'),
+    [
+        ('--seeds', dict(seeds=0)),
+        ('--epochs', dict(epochs=0)),
+        ('--epochs', dict(epochs=-3)),
+        ('--speed', dict(speed='fast')),
+    ],
+)
+def test_numbers_that_make_no_table_are_refused(work_dir, key, options):
+    with pytest.raises(ValueError, match=f'`{key}`'):
+        make(work_dir, **options)
+
+
+def test_a_work_dir_that_options_cannot_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='comma'):
+        make(tmp_path / 'a,b')

@@ -1,5 +1,7 @@
 """Statistics and sentences, on numbers made up here."""
 
+import json
+
 import pytest
 from scipy import stats
 from tiny_runs import finish_run
@@ -26,13 +28,16 @@ class TestConclude:
             'CRD': shifted(0.1),
         }
         level, alone, kd, last = conclude(scores, 0.3)
-        assert level.startswith('The plain student had levelled off')
+        assert level.startswith(
+            'Within this schedule the plain student had levelled off'
+        )
         assert alone == (
             'Against the plain student: above: KD (+2.00 ± 0.25); below: OFD (-1.00 ± '
             '0.25); not told apart from it: CRD (+0.10 ± 0.25).'
         )
         assert kd.startswith('Against KD: below: OFD (-3.00 ± 0.00), CRD (-1.90')
-        assert 'Of 5 comparisons about 1 would' in last
+        assert 'Each of the 5 comparisons' in last
+        assert 'which makes 0.2 of them' in last
         assert 'their median half width is 0.25 points' in last
 
     @pytest.mark.parametrize('moves', [1.0, 3.7])
@@ -59,7 +64,7 @@ class TestConclude:
             '(+0.00 ± 0.00).'
         ) in sentences
         # 5 with the student, 4 with KD, 3 of CAKD's.
-        assert 'Of 12 comparisons' in sentences
+        assert 'Each of the 12 comparisons' in sentences
 
     def test_one_seed_concludes_nothing(self):
         scores = {'student': {0: 60.0}, 'KD': {0: 70.0}}
@@ -70,6 +75,10 @@ class TestConclude:
     def test_without_the_student(self):
         [only] = conclude({'student': {}, 'KD': {0: 70.0}}, None)
         assert 'nothing to compare' in only
+
+    def test_fewer_than_five_scores_rank_nothing(self):
+        [only] = conclude({'student': STUDENT, 'KD': shifted(9)}, None)
+        assert 'cannot be told, and no ranking is stated' in only
 
 
 @pytest.fixture
@@ -95,7 +104,7 @@ SCORES = {'teacher': {0: 80.0}, 'student': STUDENT, 'KD': shifted(2)}
 
 def test_numbers_are_those_of_the_seeds(make):
     planned = make('digits', SCORES)
-    summary = summarise(planned, {})
+    summary = summarise(planned, 'lossless')
     [pair] = summary['pairs']
     assert (summary['finished'], summary['planned']) == (7, 7)
     assert pair['teacher']['top1'] == 80.0
@@ -118,7 +127,7 @@ def test_half_written_runs_are_not_counted(make):
     run = planned[0].rows['KD'][1]
     (run.work_dir / 'result.json').unlink()
     planned = make('digits', {'KD': {}})
-    summary = summarise(planned, {})
+    summary = summarise(planned, 'lossless')
     assert summary['finished'] == 6
     assert set(summary['pairs'][0]['rows']['KD']['scores']) == {0, 2}
     assert summary['pairs'][0]['rows']['KD']['over']['student']['pairs'] == 2
@@ -129,19 +138,19 @@ def test_half_written_runs_are_not_counted(make):
 
 def test_failures_are_shown(make):
     planned = make('digits', {**SCORES, 'KD': {0: 61.0}})
-    failed = {run.name: 'exit status 1: nan' for run in planned[0].rows['KD'].values()}
-    del failed[planned[0].rows['KD'][0].name]
-    text = page('digits', summarise(planned, failed), 'command', {})
+    for seed in (1, 2):
+        planned[0].rows['KD'][seed].note_failure('exit status 1: nan')
+    text = page('digits', summarise(planned, 'lossless'), 'command', {})
     assert '- **Failed: KD, seed 1**: exit status 1: nan' in text
     assert '| KD | 1 of 3 | 61.00 | +1.00 (one seed) |' in text
 
 
 def test_a_teacher_that_failed_is_shown(make):
     planned = make('digits', {'KD': {}})
-    failed = {planned[0].teacher.name: 'exit status 2: no data'}
+    planned[0].teacher.note_failure('exit status 2: no data')
     for run in planned[0].rows['KD'].values():
-        failed[run.name] = 'not run, because it failed'
-    text = page('digits', summarise(planned, failed), 'command', {})
+        run.note_failure('not run, because it failed')
+    text = page('digits', summarise(planned, 'lossless'), 'command', {})
     assert '**The teacher failed**: exit status 2: no data' in text
     assert '| KD | 0 of 3 | failed |' in text
 
@@ -149,7 +158,7 @@ def test_a_teacher_that_failed_is_shown(make):
 def paper(make, epochs=None):
     scores = {'teacher': {0: 51.28}, 'student': STUDENT, 'KD': shifted(2)}
     planned = make('II', scores, epochs, ['r56_r20'])
-    summary = summarise(planned, {})
+    summary = summarise(planned, 'lossless')
     return summary, page('II', summary, 'command', {'gain': 'x.png'})
 
 
@@ -173,12 +182,45 @@ def test_a_scaled_number_never_stands_beside_the_papers_unsaid(make):
 def test_what_it_was_made_with(make):
     summary, text = paper(make)
     assert summary['commits'] == []  # finish_run starts no process
-    assert summary['machine'] in text
+    assert 'All in float32, every lossless setting of docs/speed.md.' in text
+
+
+def test_machines_are_those_that_trained(make):
+    planned = make('digits', SCORES)
+    for seed, machine in enumerate(('an H200', 'an H200', 'two cores')):
+        path = planned[0].rows['KD'][seed].work_dir / 'result.json'
+        start = dict(commit=f'c{seed}', versions=dict(torch='2'), machine=machine)
+        path.write_text(json.dumps({**json.loads(path.read_text()), 'starts': [start]}))
+    planned = make('digits', {'KD': {}})
+    summary = summarise(planned, 'bf16')
+    assert summary['machines'] == ['an H200', 'two cores']
+    assert summary['commits'] == ['c0', 'c1', 'c2']
+    text = page('digits', summary, 'command', {})
+    assert 'process hours on an H200 and two cores. Commit c0, c1, c2; torch 2.' in text
+    assert 'Everything is computed in bf16' in text
+
+
+def test_fewer_common_seeds_are_said(make):
+    text = page(
+        'digits',
+        summarise(make('digits', {**SCORES, 'KD': {0: 62.0, 1: 63.0}}), 'lossless'),
+        'command',
+        {},
+    )
+    assert '+2.00 ± 0.00 (2 seeds)' in text
+
+
+def test_one_seed_has_no_interval_in_the_json(make):
+    planned = make(
+        'digits', {'teacher': {0: 80.0}, 'student': {0: 60.0}, 'KD': {0: 61}}
+    )
+    over = summarise(planned, 'lossless')['pairs'][0]['rows']['KD']['over']['student']
+    assert over == dict(mean=1.0, half=None, pairs=1)
 
 
 def test_a_table_that_has_hardly_begun_has_a_page_and_plots(make, tmp_path):
     planned = make('digits', {'KD': {}})
-    summary = summarise(planned, {})
+    summary = summarise(planned, 'lossless')
     text = page('digits', summary, 'command', {})
     assert '| student | 0 of 3 | not run |' in text
     assert 'The teacher is not finished.' in text
@@ -189,7 +231,7 @@ def test_a_table_that_has_hardly_begun_has_a_page_and_plots(make, tmp_path):
 def test_plots_show_every_row(make, tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
-    summary = summarise(make('digits', SCORES), {})
+    summary = summarise(make('digits', SCORES), 'lossless')
     drawn = []
     own = Axes.errorbar
 
@@ -200,7 +242,19 @@ def test_plots_show_every_row(make, tmp_path, monkeypatch):
     monkeypatch.setattr(Axes, 'errorbar', errorbar)
     plot_gain(summary, 'title', tmp_path / 'gain.png')
     over = summary['pairs'][0]['rows']['KD']['over']['student']
-    assert drawn == [([over['mean']], [over['half']])]
+    assert drawn == [(over['mean'], over['half'])]
+    curves = {}
+    plot = Axes.plot
+    monkeypatch.setattr(
+        Axes,
+        'plot',
+        lambda axis, x, y, style, label: (
+            curves.update({label: (x, y)}) or plot(axis, x, y, style, label=label)
+        ),
+    )
     plot_curves(summary, 'title', tmp_path / 'curves.png')
-    assert (tmp_path / 'gain.png').stat().st_size > 5000
-    assert (tmp_path / 'curves.png').stat().st_size > 5000
+    assert set(curves) == {'student: 61.00', 'KD: 63.00'}
+    epochs, means = curves['KD: 63.00']
+    assert epochs == [26, 27, 28, 29, 30]
+    assert means == pytest.approx([62.9, 63.0, 63.0, 63.0, 63.0])
+    assert all((tmp_path / f'{name}.png').is_file() for name in ('gain', 'curves'))

@@ -1,7 +1,10 @@
 """The digits table, undisturbed and killed three times: the same numbers."""
 
+import argparse
 import json
 import os
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import torch
 from tiny import CONFIGS
 
 TOOL = CONFIGS.parent / 'tools' / 'reproduce.py'
+NAME = 'table_digits_r20_r8_CAKD-logit_4e_2seeds'
 RUNS = 5  # teacher; student and CAKD, two seeds each
 # What is there when the study is killed, for the first, second and third time.
 MOMENTS = ('resnet20_digits_4e_seed0', 'digits_logit_4e_seed0', 'digits_logit_4e_seed1')
@@ -34,7 +38,7 @@ def runs_of(folder):
 
 
 def numbers(folder):
-    content = json.loads((folder / 'results' / 'table_digits_4e.json').read_text())
+    content = json.loads((folder / 'results' / f'{NAME}.json').read_text())
     [pair] = content['pairs']
     rows = {name: (row['scores'], row['curves']) for name, row in pair['rows'].items()}
     return pair['teacher']['top1'], rows
@@ -92,12 +96,12 @@ def test_it_was_killed_in_the_middle_and_repeated_nothing(tables):
 
 def test_the_page_is_complete_and_says_that_it_is_scaled(tables):
     for folder in tables:
-        text = (folder / 'results' / 'table_digits_4e.md').read_text()
+        text = (folder / 'results' / f'{NAME}.md').read_text()
         assert text.startswith('# Table "digits", scaled: 4 of 30 epochs')
         assert f'{RUNS} of {RUNS} runs finished. ' in text
         assert '| CAKD logit | 2 of 2 |' in text
         for kind in ('gain', 'curves'):
-            picture = folder / 'results' / f'table_digits_4e_{kind}.png'
+            picture = folder / 'results' / f'{NAME}_{kind}.png'
             assert os.path.getsize(picture) > 5000
 
 
@@ -108,3 +112,82 @@ def test_a_whole_table_given_again_trains_nothing(tables):
     assert start(whole).wait(timeout=300) == 0
     assert {p: p.stat().st_mtime_ns for p in runs_of(whole).rglob('*')} == before
     assert numbers(whole) == expected
+
+
+def test_a_page_of_more_runs_is_not_replaced(tables, tmp_path):
+    """By a work dir that lacks them, as after a clone."""
+    whole, _ = tables
+    shutil.copytree(whole / 'results', tmp_path / 'results')
+    before = {p.name: p.read_bytes() for p in (tmp_path / 'results').iterdir()}
+    command = [sys.executable, '-W', 'ignore', str(TOOL), '--table', 'digits']
+    done = subprocess.run(
+        [*command, '--quick', '--page'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f'{RUNS} finished runs, work_dirs/reproduce 0' in done.stderr
+    after = {p.name: p.read_bytes() for p in (tmp_path / 'results').iterdir()}
+    assert after == before
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return runpy.run_path(str(TOOL))
+
+
+def named(tool, *words):
+    args = tool['parse_args'](['--table', *words])
+    pairs = tool['select'](args.table, args.pairs, args.methods)
+    recipe = 240 if args.table == 'II' else 30
+    own = argparse.Namespace(epochs=args.epochs or recipe, recipe=recipe)
+    return tool['name_of'](args, [own] * len(pairs))
+
+
+def test_every_selection_has_files_of_its_own(tool):
+    selections = [
+        ('II',),
+        ('II', '--pairs', 'r56_r20'),
+        ('II', '--methods', 'KD'),
+        ('II', '--methods', 'KD', 'CAKD'),
+        ('II', '--seeds', '1'),
+        ('II', '--epochs', '30'),
+        ('II', '--speed', 'bf16'),
+        ('II', '--quick'),
+        ('digits',),
+        ('digits', '--quick'),
+    ]
+    names = [named(tool, *words) for words in selections]
+    assert len(set(names)) == len(names)
+    assert names[0] == 'table_II'
+    # What is said is what is done without saying it.
+    said = ('II', '--epochs', '240', '--seeds', '3', '--speed', 'lossless')
+    assert named(tool, *said) == 'table_II'
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('--seeds', '0'),
+        ('--seeds', '-1'),
+        ('--epochs', '0'),
+        ('--epochs', '1.5'),
+        ('--jobs', 'many'),
+        ('--jobs', '0'),
+        ('--minutes', '0'),
+        ('--minutes', 'nan'),
+        ('--quick', '--epochs', '9'),
+        ('--quick', '--methods', 'KD'),
+        ('--speed', 'fast'),
+    ],
+)
+def test_wrong_numbers_are_refused_by_name(tool, capsys, words):
+    with pytest.raises(SystemExit):
+        tool['parse_args'](['--table', 'II', *words])
+    assert words[0] in capsys.readouterr().err
+
+
+def test_quick_is_the_first_pairs_first_cakd(tool):
+    args = tool['parse_args'](['--table', 'II', '--quick'])
+    assert (args.pairs, args.methods) == (['r56_r20'], ['CAKD'])
+    assert (args.epochs, args.seeds) == (4, 2)
+    args = tool['parse_args'](['--table', 'cifar10-mini'])
+    assert (args.speed, args.seeds, args.epochs, args.jobs) == ('bf16', 3, None, 'auto')

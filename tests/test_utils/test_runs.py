@@ -124,7 +124,7 @@ class Process:
 @pytest.fixture
 def started(monkeypatch):
     """Commands and options given to ``subprocess.Popen``, which is not called."""
-    runs.commit()  # asks git, by a process of its own
+    monkeypatch.setattr(runs, 'commit', lambda: 'abc')  # asks git, by a process
     calls = []
 
     def popen(command, **options):
@@ -207,15 +207,24 @@ class TestStart:
         with (run.work_dir / 'lock').open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def test_what_another_process_has_finished_is_not_started(self, run, started):
+        other = Run(run.name, run.config, run.work_dir)
+        assert run.finished is False
+        finish_run(other, [10.0])
+        assert run.start() is False
+        assert started == []
+        assert run.starts == []
+
     def test_every_start_is_noted(self, run, started):
         before = time.time()
         run.start()
-        os.close(os.dup(started[0][1]['lock']))
         fcntl.flock(started[0][1]['lock'], fcntl.LOCK_UN)
         run.start()
         first, second = run.starts
         assert before <= first['began'] <= second['began'] <= time.time()
         assert first['settings'] == run.settings
+        assert first['machine'] == runs.machine()
+        assert first['commit'] == 'abc'
         assert first['versions']['torch'] == torch.__version__.partition('+')[0]
 
     def test_the_installed_tool_where_there_is_no_checkout(self, monkeypatch, tmp_path):
@@ -255,6 +264,35 @@ class TestSettings:
         ]
         assert found[0].settings == found[1].settings
         assert found[0].settings != Run('a', student, tmp_path / 'a').settings
+
+    def test_a_teacher_trained_anew_is_another(self, tmp_path, config, started):
+        """Also in the middle of a student's training."""
+        teacher = Run('teacher', config, tmp_path / 'teacher')
+        finish_run(teacher, [90.0])
+        run = Run('a', with_model(tmp_path), tmp_path / 'run', [], teacher)
+        run.start()
+        run.check()
+        path = teacher.work_dir / 'result.json'
+        path.write_text(path.read_text().replace(teacher.sha256, 'another'))
+        teacher = Run('teacher', config, tmp_path / 'teacher')
+        again = Run('a', run.config, run.work_dir, [], teacher)
+        with pytest.raises(ValueError, match='another teacher') as caught:
+            again.check()
+        assert str(teacher.last_checkpoint) in str(caught.value)
+        fcntl.flock(started[0][1]['lock'], fcntl.LOCK_UN)
+        with pytest.raises(ValueError, match='another teacher'):
+            again.start()
+        assert len(started) == 1
+
+    def test_how_often_something_is_written_is_none(self, tmp_path):
+        hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=9), x=dict(y=1))
+        written = with_model(tmp_path, default_hooks=hooks)
+        options = ['default_hooks.checkpoint.interval=5']
+        options.append('default_hooks.logger.interval=5')
+        plain = Run('a', written, tmp_path / 'a')
+        assert Run('a', written, tmp_path / 'a', options).settings == plain.settings
+        options = ['default_hooks.x.y=5']
+        assert Run('a', written, tmp_path / 'a', options).settings != plain.settings
 
     def test_an_option_counts_as_what_it_makes(self, tmp_path):
         written = Run('a', with_model(tmp_path, lr=0.5), tmp_path / 'a')
@@ -302,6 +340,22 @@ class TestResult:
         monkeypatch.undo()
         assert run.finished is False
         assert list(run.work_dir.glob('result.json.*'))
+
+    def test_a_scored_checkpoint_without_a_log_is_no_result(self, tmp_path, config):
+        run = Run('a', config, tmp_path / 'run', checkpoint=tmp_path / 'given.pth')
+        run.work_dir.mkdir()
+        with pytest.raises(RuntimeError, match='no score'):
+            run.write_result()
+
+    def test_a_failure_is_kept_until_it_is_finished(self, run):
+        assert run.failure is None
+        run.note_failure('it broke')
+        assert Run(run.name, run.config, run.work_dir).failure == 'it broke'
+        finish_run(run, [10.0])
+        assert run.failure is None
+        run.note_failure(None)
+        run.note_failure(None)
+        assert not (run.work_dir / 'failed.json').exists()
 
     def test_of_a_checkpoint_that_was_there(self, tmp_path, config):
         given = tmp_path / 'given.pth'

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -20,19 +21,25 @@ from cakd_mm.utils.scheduling import Schedule, slots, train_all
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 config, work_dir = sys.argv[1], Path(sys.argv[3])
 own = dict(x.split('=', 1) for x in sys.argv[sys.argv.index('--cfg-options') + 1:])
 began = time.monotonic()
 teacher = own.get('model.teacher_ckpt')
 assert teacher is None or Path(teacher).is_file(), teacher
 print('said', own['name'])
+if own['name'] == 'odd':
+    sys.stdout.flush()
+    sys.stdout.buffer.write('[/data/x] \u2588'.encode()[:-1])
+    raise SystemExit(3)
 time.sleep(float(own['seconds']))
 if own['code'] != '0':
     raise SystemExit('it broke' if own['code'] == '1' else int(own['code']))
 folder = work_dir / str(time.time_ns()) / 'vis_data'
 folder.mkdir(parents=True)
 line = dict(step=3, **{'accuracy/top1': float(own['top1'])})
-(folder / 'scalars.json').write_text(json.dumps(line))
+if own['name'] != 'unscored':
+    (folder / 'scalars.json').write_text(json.dumps(line))
 (work_dir / 'epoch_3.pth').write_bytes(b'weights')
 times = dict(began=began, ended=time.monotonic(), slot=os.environ['SLOT'])
 (work_dir / 'times.json').write_text(json.dumps(times))
@@ -138,6 +145,46 @@ def test_a_teacher_that_fails_takes_its_students_with_it(make, train):
     assert not students[0].starts
 
 
+@pytest.mark.parametrize(
+    ('name', 'reason'),
+    [
+        ('odd', 'exit status 3: [/data/x]'),  # no markup, and no whole UTF-8
+        ('unscored', 'has no score of epoch 3'),
+    ],
+)
+def test_whatever_a_run_leaves_the_others_go_on(make, train, console, name, reason):
+    odd, fine = make(name), make('fine', seconds=0.3)
+    outcome = train([odd, fine, make('later')])
+    assert outcome.failed.keys() == {name}
+    assert reason in outcome.failed[name]
+    assert reason in console.file.getvalue()
+    assert fine.finished
+    assert make(name).failure == outcome.failed[name]
+
+
+def test_a_failure_is_forgotten_when_it_is_tried_again(make, train):
+    teacher = make('teacher')
+    student = make('student', teacher)
+    student.note_failure('not run, because teacher failed')
+    train([teacher, student, make('other', seconds=60)], deadline=time.monotonic())
+    assert student.failure is None
+
+
+def test_what_another_schedule_has_finished_is_not_repeated(make, train):
+    first = [make('a'), make('b', seconds=0.5)]
+    second = [make('b', seconds=0.5), make('a')]
+    # Planned before the first has begun.
+    places = [dict(SLOT='0')]
+    later = Schedule(second, places, Progress(console=Console(file=io.StringIO())))
+    waiting = [run for run in second if not run.finished]
+    assert len(waiting) == 2
+    train(first)
+    assert later._start(waiting) == []
+    assert all(len(run.starts) == 1 for run in second)
+    assert later.run().failed == {}
+    assert all(len(run.starts) == 1 for run in second)
+
+
 def test_a_process_that_is_killed_is_said_so(make, train):
     run = make('a', code=-9)  # no exit status of its own is negative
     run.options[2] = 'code=0'
@@ -239,12 +286,32 @@ def test_time_left_follows_the_pace_of_what_has_finished(make, train, console):
     schedule = Schedule([done, waiting], [{}], Progress(console=console))
     assert schedule.done() == 3
     assert schedule.time_left() == ', 0 min left'  # 3 epochs of 10 s: half a minute
+    given = make('given')
+    given.checkpoint = given.work_dir / 'epoch_3.pth'
+    with_given = Schedule([done, waiting, given], [{}], Progress(console=console))
+    assert with_given.total == 6  # what is only scored counts for nothing
     done.result['seconds'] = 3000.0
     assert schedule.time_left() == ', 50 min left'
     assert Schedule([done, waiting], [{}] * 2, Progress()).time_left() == (
         ', 25 min left'
     )
     assert Schedule([waiting], [{}], Progress()).time_left() == ''
+
+
+def test_a_running_run_tells_the_pace_too(make, console, monkeypatch):
+    run = make('a')
+    schedule = Schedule([run], [{}], Progress(console=console))
+    schedule.running, schedule.began = [(run, {})], {'a': (100.0, 1)}
+    monkeypatch.setattr(scheduling, 'time', SimpleNamespace(monotonic=lambda: 220.0))
+    monkeypatch.setattr(Run, 'epoch', 2)
+    # One epoch in 120 s, one to go.
+    assert schedule.time_left() == ', 2 min left'
+
+
+def test_without_a_terminal_a_line_now_and_then(make, train, console, monkeypatch):
+    monkeypatch.setattr(scheduling, 'EVERY', 0.0)
+    train([make('a', seconds=0.2)])
+    assert '0 of 3 epochs' in console.file.getvalue()
 
 
 class TestSlots:
@@ -264,13 +331,20 @@ class TestSlots:
         assert slots(2) == [dict(OMP_NUM_THREADS='2')] * 2
         assert slots(8) == [dict(OMP_NUM_THREADS='1')] * 8
 
-    def test_gpus_are_shared_evenly(self, machine):
+    def test_gpus_are_shared_evenly(self, machine, monkeypatch):
+        monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
         machine(16, 2)
         found = slots()
         assert [x['CUDA_VISIBLE_DEVICES'] for x in found] == list('01010101')
         assert {x['OMP_NUM_THREADS'] for x in found} == {'2'}
         machine(3, 1)
         assert len(slots()) == 3
+
+    def test_only_gpus_that_the_user_left_visible(self, machine, monkeypatch):
+        machine(16, 2)
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '2,GPU-7f')
+        found = [x['CUDA_VISIBLE_DEVICES'] for x in slots(3)]
+        assert found == ['2', 'GPU-7f', '2']
 
     @pytest.mark.parametrize('jobs', [0, -1, 1.5, 'many'])
     def test_other_numbers_are_refused(self, jobs):

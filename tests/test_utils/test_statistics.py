@@ -1,5 +1,3 @@
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +20,7 @@ def test_the_interval_is_that_of_the_paired_t_test():
 def test_one_difference_has_no_interval():
     mean, half = interval([1.5])
     assert mean == 1.5
-    assert math.isnan(half)
+    assert half is None
 
 
 def test_rows_are_paired_by_seed():
@@ -54,7 +52,7 @@ def test_what_all_seeds_share_is_no_noise(values, gain):
         (-0.5, 0.4, True),
         (0.5, 0.5, False),
         (0.3, 0.4, False),
-        (9.0, float('nan'), False),  # one seed
+        (9.0, None, False),  # one seed
     ],
 )
 def test_resolved_is_what_the_interval_excludes_zero_from(mean, half, expected):
@@ -63,7 +61,7 @@ def test_resolved_is_what_the_interval_excludes_zero_from(mean, half, expected):
 
 def test_a_difference_in_words():
     assert str(Difference(0.5, 0.25, 3)) == '+0.50 ± 0.25'
-    assert str(Difference(-0.5, float('nan'), 1)) == '-0.50 (one seed)'
+    assert str(Difference(-0.5, None, 1)) == '-0.50 (one seed)'
 
 
 def test_level_is_the_spread_of_the_mean_over_the_last_five_scores():
@@ -71,3 +69,16 @@ def test_level_is_the_spread_of_the_mean_over_the_last_five_scores():
     second = list(enumerate([90, 60, 61, 60, 60, 60], 1))
     assert level([first, second]) == 1.0  # means 60, 61, 61, 60, 60
     assert level([first, second], last=6) == 11.0
+
+
+def test_level_is_of_the_epochs_that_all_have():
+    first = [(epoch, 60.0) for epoch in range(1, 8)]
+    second = [(epoch, 60.0 + (epoch == 2)) for epoch in range(1, 8) if epoch != 7]
+    assert level([first, second]) == 0.5  # epochs 2 to 6
+
+
+@pytest.mark.parametrize(
+    'curves', [[], [[(1, 2.0)] * 1], [[(i, 1.0) for i in range(4)]]]
+)
+def test_level_cannot_be_told_of_fewer_scores(curves):
+    assert level(curves) is None

@@ -96,6 +96,8 @@ def main() -> None:
     for name, row in summary['settings'].items():
         score = '' if row['mean'] is None else f'{row["mean"]:.2f}'
         print(f'| {name} | {len(row["scores"])} | {score} | {row["text"]} |')
+    if outcome.failed:
+        raise SystemExit('\n'.join(f'{k}: {v}' for k, v in outcome.failed.items()))
 
 
 if __name__ == '__main__':

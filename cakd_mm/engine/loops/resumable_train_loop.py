@@ -95,7 +95,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._start = self._steps_done()
         runner = self.runner
         runner.call_hook('before_train')
-        if self._epoch > 0 and not self._start:
+        if self._ends_epoch():
             self._score_if_due()
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
@@ -110,6 +110,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             return
         if self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs:
             self.runner.val_loop.run()
+
+    def _ends_epoch(self) -> bool:
+        """Whether the checkpoint just loaded was taken at the end of an epoch."""
+        began = self.runner.message_hub.get_info(BEGAN, {})
+        return (
+            self._iter > 0
+            and began.get('epoch') == self._epoch - 1
+            and began['iter'] + began['steps'] == self._iter
+        )
 
     def _steps_done(self) -> int:
         """Return how many steps of this epoch a checkpoint has behind it."""

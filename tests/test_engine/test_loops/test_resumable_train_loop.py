@@ -432,3 +432,15 @@ def test_a_run_resumed_after_an_epoch_begins_with_the_score_that_is_due(
         folder = tmp_path / f'from_{done}'
         finish(cfg, folder, by_epoch=True, checkpoint=checkpoint, hooks=[later])
         assert later.found == [x for x in whole.found if x[0] >= done]
+
+
+@pytest.mark.parametrize('batch_size', [32, 16])
+def test_the_middle_of_an_epoch_is_not_scored_as_its_beginning(tmp_path, batch_size):
+    """Nor where another batch size makes the epoch begin anew."""
+    cfg = plain(val_dataloader__dataset__indices=70)
+    finish(cfg, tmp_path / 'whole')
+    cfg.train_dataloader.batch_size = batch_size
+    scores = Scores()
+    checkpoint = tmp_path / 'whole' / f'iter_{STEPS + 1}.pth'
+    finish(cfg, tmp_path / 'again', checkpoint=checkpoint, hooks=[scores])
+    assert [epoch for epoch, _ in scores.found] == [2]
