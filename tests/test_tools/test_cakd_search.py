@@ -1,0 +1,68 @@
+"""The search of the protocol: what it changes, and that it never sees the test set."""
+
+import runpy
+
+import pytest
+from mmengine.config import Config, DictAction
+from tiny import CONFIGS
+from tiny_runs import finish_run
+
+TOOL = CONFIGS.parent / 'tools' / 'analysis_tools' / 'cakd_search.py'
+
+
+@pytest.fixture(scope='module')
+def search():
+    return runpy.run_path(str(TOOL))
+
+
+@pytest.fixture
+def rows(search, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return search['settings'](2, tmp_path / 'runs')[1]
+
+
+def resolved(run):
+    cfg = Config.fromfile(run.config)
+    options = dict(option.split('=', 1) for option in run.options)
+    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
+    return cfg
+
+
+def test_no_setting_is_scored_on_the_test_set_or_on_what_it_trains_on(rows):
+    for runs in rows.values():
+        for run in runs.values():
+            cfg = resolved(run)
+            train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+            assert (train.data_prefix, val.data_prefix) == ('train', 'train')
+            assert tuple(train.per_class) == (0, 1000)
+            assert tuple(val.per_class) == (1000, 1500)
+
+
+def test_the_budget_is_that_of_the_protocol(rows):
+    assert sum(map(len, rows.values())) == 20
+    folders = [run.work_dir for runs in rows.values() for run in runs.values()]
+    assert len(set(folders)) == 20
+
+
+def test_each_setting_changes_one_thing(search, rows):
+    base = resolved(rows[search['BASE']][0]).to_dict()
+    for name in search['CHANGES']:
+        own = resolved(rows[name][0]).to_dict()
+        assert differences(base, own) == 1, name
+        assert own['randomness']['seed'] == 0
+
+
+def differences(a, b):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return sum(differences(a.get(k), b.get(k)) for k in {*a, *b})
+    return int(a != b)
+
+
+def test_settings_are_compared_with_the_base_seed_by_seed(search, rows):
+    for seed, score in ((0, 70.0), (1, 71.0)):
+        finish_run(rows[search['BASE']][seed], [score])
+        finish_run(rows['tau 2'][seed], [score + 1])
+    found = search['summarise'](rows)['settings']
+    assert found['tau 2']['minus_base'] == dict(mean=1.0, half=0.0, pairs=2)
+    assert found[search['BASE']]['minus_base'] is None
+    assert found['share 0.25']['mean'] is None
