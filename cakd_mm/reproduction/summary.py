@@ -6,8 +6,9 @@ from statistics import mean, median, stdev
 from ..utils.runs import Run
 from ..utils.statistics import Difference, level, paired
 from .plan import PlannedPair
-from .tables import CONTROL, KD, STUDENT
+from .tables import CONTROL, KD, STUDENT, TEACHER
 
+NEAR = 1.0  # points from the paper's number that seeds and versions may make
 LEVEL = 1.0  # points that the plain student may still move in its last epochs
 
 
@@ -63,8 +64,37 @@ def _pair(own: PlannedPair) -> dict:
         ),
         student_moves=moves,
         rows=rows,
-        sentences=conclude(scores, moves),
+        sentences=[*compare_with_paper(own, scores), *conclude(scores, moves)],
     )
+
+
+def compare_with_paper(
+    own: PlannedPair, scores: Mapping[str, Mapping[int, float]]
+) -> list[str]:
+    """Say whether teacher and plain student are where the paper's are.
+
+    They know nothing of any method: what sets them apart is data, image size or recipe.
+    Nothing is said of a scaled budget or an unfinished pair.
+    """
+    published = [own.pair.row(name).published for name in (TEACHER, STUDENT)]
+    found = scores[STUDENT]
+    if own.epochs != own.recipe or None in published:
+        return []
+    if not (own.teacher.finished and found):
+        return []
+    ours = own.teacher.top1, mean(found.values())
+    gaps = [a - b for a, b in zip(ours, published, strict=True)]
+    text = (
+        f'Teacher {ours[0]:.2f} and plain student {ours[1]:.2f} against the '
+        f"paper's {published[0]:.2f} and {published[1]:.2f} ({gaps[0]:+.2f}, "
+        f'{gaps[1]:+.2f}): '
+    )
+    if max(map(abs, gaps)) <= NEAR:
+        return [f'{text}both within {NEAR:g} point, as from the same data and recipe.']
+    return [
+        f'{text}more than {NEAR:g} point apart, so that data, image size or recipe '
+        "differ from the paper's, and gains are compared rather than levels."
+    ]
 
 
 def scores_of(runs: Mapping[int, Run]) -> dict[int, float]:

@@ -179,6 +179,32 @@ def test_a_scaled_number_never_stands_beside_the_papers_unsaid(make):
     assert '(paper: 50.78 at 240 epochs)' in text
 
 
+@pytest.mark.parametrize(
+    ('student', 'expected'),
+    [
+        ({0: 42.0, 1: 43.0}, '(+0.50, -0.16): both within 1 point'),
+        ({0: 44.0, 1: 44.0}, '(+0.50, +1.34): more than 1 point apart'),
+    ],
+)
+def test_teacher_and_student_are_compared_with_the_papers(make, student, expected):
+    scores = {'teacher': {0: 51.28}, 'student': student}
+    [own] = make('II', {**scores, 'KD': {}}, pairs=['r56_r20'])
+    found = summarise([own], 'lossless')['pairs'][0]['sentences'][0]
+    assert expected in found
+    assert "against the paper's 50.78 and 42.66" in found
+
+
+def test_a_scaled_or_unfinished_pair_is_not_compared_with_the_papers(make):
+    scores = {'teacher': {0: 51.28}, 'student': STUDENT, 'KD': {}}
+    for planned in (
+        make('II', scores, 30, ['r56_r20']),
+        make('II', {'student': STUDENT, 'KD': {}}, None, ['r56_r20']),
+        make('digits', SCORES),
+    ):
+        text = page('II', summarise(planned, 'lossless'), 'command', {})
+        assert "against the paper's" not in text
+
+
 def test_what_it_was_made_with(make):
     summary, text = paper(make)
     assert summary['commits'] == []  # finish_run starts no process
