@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -110,13 +109,25 @@ def name_of(args: argparse.Namespace, planned: list) -> str:
     return '_'.join(part.replace('/', '-') for part in parts)
 
 
-def write(args: argparse.Namespace, planned: list, command: str) -> Path:
+def command_of(args: argparse.Namespace) -> str:
+    """Return what has to be given to make the same table again."""
+    words = ['--table', args.table]
+    for name in ('pairs', 'methods'):
+        if getattr(args, name):
+            words += [f'--{name}', *getattr(args, name)]
+    if args.epochs:
+        words += ['--epochs', str(args.epochs)]
+    words += ['--seeds', str(args.seeds), '--speed', args.speed]
+    return f'python tools/reproduce.py {shlex.join(words)}'
+
+
+def write(args: argparse.Namespace, planned: list) -> Path:
     """Write json, page and plots; return the page's path.
 
     Raises:
         ValueError: there is a page of more finished runs.
     """
-    summary = summarise(planned, args.speed)
+    summary, command = summarise(planned, args.speed), command_of(args)
     title = heading(args.table, summary)
     args.out.mkdir(parents=True, exist_ok=True)
     name = name_of(args, planned)
@@ -148,8 +159,7 @@ def main() -> None:
     pairs = select(args.table, args.pairs, args.methods)
     planned = plan(pairs, args.seeds, args.work_dir, args.speed, args.epochs)
     outcome = Outcome() if args.page else train(in_turn(planned), args)
-    command = f'python tools/reproduce.py {shlex.join(sys.argv[1:])}'
-    path = write(args, planned, command)
+    path = write(args, planned)
     print(path.read_text(encoding='utf-8'))
     if outcome.out_of_time:
         print('Out of time: give the same command again to go on.')

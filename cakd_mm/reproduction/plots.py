@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+from ..utils.statistics import Difference
 from .tables import STUDENT
+
+FAR = 4  # times as far as half of the rows: out of the picture
 
 
 def plot_gain(summary: Mapping, title: str, path: Path) -> None:
@@ -25,12 +28,18 @@ def plot_gain(summary: Mapping, title: str, path: Path) -> None:
             if STUDENT in row['over']
         }
         names = list(found)[::-1]
+        reach = {name: abs(x['mean']) + (x['half'] or 0) for name, x in found.items()}
+        limit = FAR * median(reach.values()) if reach else 1.0
         for place, name in enumerate(names):
-            middle, half = found[name]['mean'], found[name]['half']
+            x = found[name]
+            if reach[name] > limit:  # would leave nothing to see of the others
+                text = f'{Difference(**x)}, not drawn'
+                axis.annotate(text, (0, place), ha='center', va='center', zorder=3)
+                continue
             style = dict(fmt='o', capsize=3, color='C0')
-            if half is None:  # one seed: no interval, and hollow
+            if x['half'] is None:  # one seed: no interval, and hollow
                 style.update(markerfacecolor='white')
-            axis.errorbar(middle, place, xerr=half, **style)
+            axis.errorbar(x['mean'], place, xerr=x['half'], **style)
         axis.set_yticks(range(len(names)), names)
         axis.axvline(0, color='grey', linewidth=0.8)
         axis.grid(axis='x', alpha=0.3)
@@ -48,7 +57,7 @@ def plot_curves(summary: Mapping, title: str, path: Path) -> None:
     """Draw the mean top-1 of each row by epoch."""
     pairs = summary['pairs']
     figure, axes = plt.subplots(
-        len(pairs), figsize=(7, 4.4 * len(pairs)), squeeze=False
+        len(pairs), figsize=(9.5, 4.4 * len(pairs)), squeeze=False
     )
     for axis, pair in zip(axes[:, 0], pairs, strict=True):
         for number, (name, row) in enumerate(pair['rows'].items()):
@@ -64,7 +73,7 @@ def plot_curves(summary: Mapping, title: str, path: Path) -> None:
         axis.set_title(pair['title'], fontsize=10)
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(fontsize=7, loc='lower right')
+            axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5))
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -284,3 +284,32 @@ def test_plots_show_every_row(make, tmp_path, monkeypatch):
     assert epochs == [26, 27, 28, 29, 30]
     assert means == pytest.approx([62.9, 63.0, 63.0, 63.0, 63.0])
     assert all((tmp_path / f'{name}.png').is_file() for name in ('gain', 'curves'))
+
+
+def test_a_row_far_away_does_not_flatten_the_others(make, tmp_path, monkeypatch):
+    """One dead student of three makes an interval a hundred times as wide."""
+    from matplotlib.axes import Axes
+
+    rows = {name: shifted(by) for name, by in (('KD', 1), ('DKD', 2), ('NKD', 1.5))}
+    scores = {**SCORES, **rows, 'CMKD': {0: 61.0, 1: 10.0, 2: 63.0}}
+    summary = summarise(make('digits', scores), 'lossless')
+    limits, said = [], []
+    title, annotate = Axes.set_title, Axes.annotate
+    monkeypatch.setattr(
+        Axes,
+        'set_title',
+        lambda axis, *a, **k: limits.append(axis.get_xlim()) or title(axis, *a, **k),
+    )
+    monkeypatch.setattr(
+        Axes,
+        'annotate',
+        lambda axis, text, *a, **k: said.append(text) or annotate(axis, text, *a, **k),
+    )
+    plot_gain(summary, 'title', tmp_path / 'gain.png')
+    [(low, high)] = limits
+    assert -5 < low < high < 5
+    [text] = said
+    assert text.endswith('not drawn')
+    assert text.startswith(
+        f'{summary["pairs"][0]["rows"]["CMKD"]["over"]["student"]["mean"]:+.2f}'
+    )

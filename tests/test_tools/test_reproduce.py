@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -183,6 +184,19 @@ def test_wrong_numbers_are_refused_by_name(tool, capsys, words):
     with pytest.raises(SystemExit):
         tool['parse_args'](['--table', 'II', *words])
     assert words[0] in capsys.readouterr().err
+
+
+def test_the_page_names_what_makes_the_same_table(tool):
+    words = ['--table', 'II', '--methods', 'CAKD', 'KD', '--minutes', '8.5', '--page']
+    args = tool['parse_args']([*words, '--out', 'x', '--epochs', '30'])
+    command = tool['command_of'](args)
+    assert command == (
+        'python tools/reproduce.py --table II --methods CAKD KD --epochs 30 --seeds 3 '
+        '--speed lossless'
+    )
+    again = tool['parse_args'](shlex.split(command)[2:])
+    for name in ('table', 'pairs', 'methods', 'epochs', 'seeds', 'speed'):
+        assert getattr(again, name) == getattr(args, name)
 
 
 def test_quick_is_the_first_pairs_first_cakd(tool):
