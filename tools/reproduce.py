@@ -54,7 +54,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--quick',
         action='store_true',
-        help="a trial: 4 epochs, 2 seeds, the first pair's first row of CAKD",
+        help="a trial: 3 epochs, 1 seed, the first pair's first row of CAKD",
     )
     args = parser.parse_args(arguments)
     args.full_speed = SPEED.get(args.table, 'lossless')
@@ -65,7 +65,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
                 parser.error(f'--quick has its own --{name}; leave out one of the two')
         pair = select(args.table)[0]
         cakd = next(row.name for row in pair.rows if row.name.startswith('CAKD'))
-        vars(args).update(epochs=4, seeds=2, methods=[cakd], pairs=[pair.name])
+        vars(args).update(epochs=3, seeds=1, methods=[cakd], pairs=[pair.name])
     args.seeds = args.seeds or SEEDS
     return args
 
@@ -103,7 +103,7 @@ def name_of(args: argparse.Namespace, planned: list) -> str:
     if any(own.epochs != own.recipe for own in planned):
         parts.append(f'{args.epochs}e')
     if args.seeds != SEEDS:
-        parts.append(f'{args.seeds}seeds')
+        parts.append(f'{args.seeds}s')
     if args.speed != args.full_speed:
         parts.append(args.speed)
     return '_'.join(part.replace('/', '-') for part in parts)

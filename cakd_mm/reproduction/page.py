@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..utils.statistics import Difference
+from ..utils.paired_statistics import Difference
 from .budget import SPEEDS
 from .tables import KD, STUDENT
 

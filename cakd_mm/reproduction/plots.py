@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from ..utils.statistics import Difference
+from ..utils.paired_statistics import Difference
 from .tables import STUDENT
 
 FAR = 4  # times as far as half of the rows: out of the picture

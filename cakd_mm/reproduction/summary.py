@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
 
+from ..utils.paired_statistics import Difference, level, paired
 from ..utils.runs import Run
-from ..utils.statistics import Difference, level, paired
 from .plan import PlannedPair
 from .tables import CONTROL, KD, STUDENT, TEACHER
 

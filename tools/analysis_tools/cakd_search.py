@@ -15,10 +15,10 @@ from rich.progress import Progress
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.reproduction.plan import plan
 from cakd_mm.reproduction.tables import select
+from cakd_mm.utils.paired_statistics import paired
 from cakd_mm.utils.provenance import commit, machine, versions
 from cakd_mm.utils.runs import Run, write_whole
 from cakd_mm.utils.scheduling import Schedule, slots
-from cakd_mm.utils.statistics import paired
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, SPEED = 'cifar10-mini', 'bf16'

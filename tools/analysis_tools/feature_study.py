@@ -20,9 +20,9 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cakd_mm.utils.paired_statistics import interval, level
 from cakd_mm.utils.runs import Run
 from cakd_mm.utils.scheduling import train_all
-from cakd_mm.utils.statistics import interval, level
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'

@@ -13,8 +13,8 @@ from statistics import mean, stdev
 import torch
 from feature_study import CONFIGS, ROOT, TEACHERS, arguments, train
 
+from cakd_mm.utils.paired_statistics import interval
 from cakd_mm.utils.runs import Run
-from cakd_mm.utils.statistics import interval
 
 ABLATIONS = CONFIGS / 'cakd' / 'ablations'
 STUDENTS = {
