@@ -13,7 +13,7 @@ SPEEDS = {
     'resident': 'All in float32, resident data',
     'lossless': 'All in float32, every lossless setting of docs/speed.md',
     'bf16-teacher': 'Teachers compute in bf16, students in float32',
-    'bf16': 'Everything is computed in bf16 (autocast)',
+    'bf16': 'Trained in bf16 (autocast), scored in float32',
 }
 SCORED = 5  # the last epochs, to see whether training has levelled off
 IN1K = 'in1k'

@@ -223,7 +223,7 @@ def test_machines_are_those_that_trained(make):
     assert summary['commits'] == ['c0', 'c1', 'c2']
     text = page('digits', summary, 'command', {})
     assert 'process hours on an H200 and two cores. Commit c0, c1, c2; torch 2.' in text
-    assert 'Everything is computed in bf16' in text
+    assert 'Trained in bf16 (autocast), scored in float32.' in text
 
 
 def test_fewer_common_seeds_are_said(make):
