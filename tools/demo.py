@@ -20,11 +20,10 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import mmpretrain
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cakd_mm.utils.runs import METRIC, Run
-from cakd_mm.utils.scheduling import train_all
+from cakd_mm.utils.scheduling import bars, train_all
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -122,11 +121,9 @@ def main() -> None:
     groups = plan(args)
     alone, cakd = groups['student alone'], groups['student + CAKD']
     console = Console()
-    columns = (TextColumn('{task.description:<26}'), BarColumn())
-    columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
     for run in (*groups['teacher'], *alone, *cakd):
         shutil.rmtree(run.work_dir, ignore_errors=True)
-    with Progress(*columns, console=console) as progress:
+    with bars(console) as progress:
         train_all([*groups['teacher'], *alone, *cakd], args.jobs, progress)
     best = max(cakd, key=lambda run: run.top1)
     student = best.work_dir / 'student.pth'

@@ -12,9 +12,6 @@ import shlex
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.reproduction.budget import SPEEDS
 from cakd_mm.reproduction.page import heading, page
@@ -24,7 +21,7 @@ from cakd_mm.reproduction.summary import summarise
 from cakd_mm.reproduction.tables import read_tables, select
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.runs import write_whole
-from cakd_mm.utils.scheduling import Outcome, Schedule, slots
+from cakd_mm.utils.scheduling import Outcome, Schedule, bars, slots
 
 # Two cores: compiling takes longer than Digits, and bf16 halves CIFAR-10's time.
 SPEED = {'digits': 'resident', 'cifar10-mini': 'bf16'}
@@ -89,10 +86,8 @@ def _time(text: str) -> float:
 
 def train(runs: list, args: argparse.Namespace) -> Outcome:
     """Train what is missing."""
-    columns = (TextColumn('{task.description:<42}'), BarColumn())
-    columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
     deadline = time.monotonic() + 60 * args.minutes if args.minutes else None
-    with Progress(*columns, console=Console()) as progress:
+    with bars() as progress:
         return Schedule(runs, slots(args.jobs), progress, deadline).run()
 
 

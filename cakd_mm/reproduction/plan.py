@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.config import Config
-
 from ..utils.errors import describe
-from ..utils.runs import Run, hash_of
+from ..utils.runs import Run, hash_of, read_config
 from .budget import length_options, speed_options
 from .tables import STUDENT, TEACHER, Pair, Row, method_of
 
@@ -65,7 +63,7 @@ def plan(
     runs: dict[Path, Run] = {}
 
     def run_of(row: Row, pair: Pair, seed: int, teacher: Run | None) -> Run:
-        cfg = Config.fromfile(row.config, import_custom_modules=False)
+        cfg = read_config(row.config)
         length = cfg.train_cfg.max_epochs if epochs is None else epochs
         name = f'{row.config.stem}_{length}e_seed{seed}'
         folder = work_dir / speed / name
@@ -96,7 +94,7 @@ def plan(
             for row in pair.rows
             if row.name != TEACHER
         }
-        cfg = Config.fromfile(pair.row(STUDENT).config, import_custom_modules=False)
+        cfg = read_config(pair.row(STUDENT).config)
         recipe = cfg.train_cfg.max_epochs
         own = recipe if epochs is None else epochs
         planned.append(PlannedPair(pair, teacher, rows, recipe, own))
@@ -122,7 +120,7 @@ def _given_teacher(pair: Pair) -> Path | None:
         FileNotFoundError: it is not there, and no training makes it.
     """
     config = method_of(pair).config
-    model = Config.fromfile(config, import_custom_modules=False).model
+    model = read_config(config).model
     path = Path(model.teacher_ckpt)
     if path.is_file():
         return path

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from ..utils.paired_statistics import Difference
+from ..utils.paired_statistics import Difference, mean_curve
 from .tables import STUDENT
 
 FAR = 4  # times as far as half of the rows: out of the picture
@@ -47,10 +47,7 @@ def plot_gain(summary: Mapping, title: str, path: Path) -> None:
     axes[-1, 0].set_xlabel(
         'points over the plain student, 95 % interval; hollow: one seed'
     )
-    figure.suptitle(title)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    _save(figure, title, path)
 
 
 def plot_curves(summary: Mapping, title: str, path: Path) -> None:
@@ -61,12 +58,10 @@ def plot_curves(summary: Mapping, title: str, path: Path) -> None:
     )
     for axis, pair in zip(axes[:, 0], pairs, strict=True):
         for number, (name, row) in enumerate(pair['rows'].items()):
-            curves = list(row['curves'].values())
-            if not curves:
+            curve = mean_curve(list(row['curves'].values()))
+            if not curve:
                 continue
-            found = [dict(curve) for curve in curves]
-            epochs = sorted(set.intersection(*map(set, found)))
-            average = [mean(own[epoch] for own in found) for epoch in epochs]
+            epochs, average = map(list, zip(*curve, strict=True))
             style = ('-', '--', ':')[number // 10 % 3]
             axis.plot(epochs, average, style, label=f'{name}: {average[-1]:.2f}')
         axis.set(xlabel='epoch', ylabel='top-1 (%)')
@@ -74,6 +69,10 @@ def plot_curves(summary: Mapping, title: str, path: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5))
+    _save(figure, title, path)
+
+
+def _save(figure, title: str, path: Path) -> None:
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

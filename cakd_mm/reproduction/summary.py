@@ -5,7 +5,7 @@ from statistics import mean, median, stdev
 
 from ..utils.paired_statistics import Difference, level, paired
 from ..utils.runs import Run
-from .plan import PlannedPair
+from .plan import PlannedPair, in_turn
 from .tables import CONTROL, KD, STUDENT, TEACHER
 
 NEAR = 1.0  # points from the paper's number that seeds and versions may make
@@ -19,12 +19,8 @@ def summarise(planned: Sequence[PlannedPair], speed: str) -> dict:
         planned (Sequence[PlannedPair]): The table.
         speed (str): How it was run, see :func:`budget.speed_options`.
     """
-    runs = {
-        run.work_dir: run
-        for own in planned
-        for run in (own.teacher, *(r for x in own.rows.values() for r in x.values()))
-    }
-    done = [run for run in runs.values() if run.finished]
+    runs = in_turn(planned)
+    done = [run for run in runs if run.finished]
     starts = [start for run in done for start in run.result['starts']]
     return dict(
         speed=speed,

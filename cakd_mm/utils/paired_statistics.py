@@ -65,6 +65,17 @@ def paired(
     return Difference(middle, half, len(common))
 
 
+def mean_curve(
+    curves: Sequence[Sequence[tuple[int, float]]],
+) -> list[tuple[int, float]]:
+    """Return (epoch, mean) over the seeds' curves, of the epochs that all have."""
+    if not curves:
+        return []
+    scores = [dict(curve) for curve in curves]
+    common = sorted(set.intersection(*map(set, scores)))
+    return [(epoch, mean(own[epoch] for own in scores)) for epoch in common]
+
+
 def level(curves: Sequence[Sequence[tuple[int, float]]], last: int = 5) -> float | None:
     """Return by how much the mean accuracy of the last epochs scored differs.
 
@@ -75,9 +86,5 @@ def level(curves: Sequence[Sequence[tuple[int, float]]], last: int = 5) -> float
     Returns:
         float | None: None if there are fewer.
     """
-    scores = [dict(curve) for curve in curves]
-    common = sorted(set.intersection(*map(set, scores)))[-last:] if scores else []
-    if len(common) < last:
-        return None
-    means = [mean(own[epoch] for own in scores) for epoch in common]
-    return max(means) - min(means)
+    means = [value for _, value in mean_curve(curves)[-last:]]
+    return max(means) - min(means) if len(means) == last else None

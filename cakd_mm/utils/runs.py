@@ -24,7 +24,6 @@ from .provenance import commit, machine, versions
 METRIC = 'accuracy/top1'
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
-TAIL = 1 << 13  # bytes: several lines of a log
 
 
 def tool(name: str) -> Path:
@@ -69,10 +68,21 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def read_config(path: Path) -> Config:
+    """Return a config, read once however many seeds it has; not to be changed."""
+    return _read(path, path.stat().st_mtime_ns)
+
+
 @cache
 def _read(path: Path, changed: int) -> Config:
-    """Read a config once, however many seeds it has."""
     return Config.fromfile(path, import_custom_modules=False)
+
+
+def end_of(path: Path, size: int = 1 << 13) -> str:
+    """Return the last ``size`` bytes of a log, cut short or not."""
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read().decode(errors='replace')
 
 
 @dataclass
@@ -103,7 +113,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Read its config."""
-        cfg = deepcopy(_read(self.config, self.config.stat().st_mtime_ns))
+        cfg = deepcopy(read_config(self.config))
         options = dict(option.split('=', 1) for option in self.options)
         parsed = {k: DictAction._parse_iterable(v) for k, v in options.items()}
         cfg.merge_from_dict(parsed)
@@ -320,9 +330,7 @@ class Run:
         """The epoch last logged of; a look at the log's end, for it is asked often."""
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'), reverse=True)
         for path in files:
-            with path.open('rb') as file:
-                file.seek(max(0, path.stat().st_size - TAIL))
-                lines = logged_lines(file.read().decode(errors='replace'))
+            lines = logged_lines(end_of(path))
             if lines:
                 return _epoch(lines[-1])
         return 0

@@ -8,17 +8,17 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from rich.progress import Progress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .errors import describe
 from .provenance import cores
-from .runs import Run
+from .runs import Run, end_of
 
 # Small nets leave most of a GPU idle. A guess: more do not fit the cores beside it.
 RUNS_A_GPU = 4
 POLL = 0.5  # seconds
 EVERY = 300  # seconds between two lines where no bar can be shown
-TAIL = 1 << 14  # bytes of a log that are read for its last lines
 
 
 def slots(jobs: int | str = 'auto') -> list[dict[str, str]]:
@@ -200,10 +200,7 @@ def _to_train(run: Run) -> int:
 
 def _end_of(path: Path, lines: int) -> list[str]:
     """Return the last lines that a process printed, cut short or not."""
-    with path.open('rb') as file:
-        file.seek(max(0, path.stat().st_size - TAIL))
-        text = file.read().decode(errors='replace')
-    return [line for line in text.splitlines() if line.strip()][-lines:]
+    return [line for line in end_of(path).splitlines() if line.strip()][-lines:]
 
 
 def _reason(run: Run, code: int) -> str:
@@ -211,6 +208,13 @@ def _reason(run: Run, code: int) -> str:
     end = ''.join(_end_of(run.log, 1)).strip() or 'nothing printed'
     how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
     return f'{how}: {end} ({run.log})'
+
+
+def bars(console: Console | None = None) -> Progress:
+    """Return the progress that a study shows: a line each, in epochs."""
+    columns = (TextColumn('{task.description:<42}'), BarColumn())
+    columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
+    return Progress(*columns, console=console)
 
 
 def train_all(runs: Sequence[Run], jobs: int, progress: Progress) -> None:

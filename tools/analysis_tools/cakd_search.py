@@ -10,15 +10,13 @@ import argparse
 from pathlib import Path
 from statistics import mean
 
-from rich.progress import Progress
-
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.reproduction.plan import plan
 from cakd_mm.reproduction.tables import select
 from cakd_mm.utils.paired_statistics import paired
 from cakd_mm.utils.provenance import commit, machine, versions
 from cakd_mm.utils.runs import Run, write_whole
-from cakd_mm.utils.scheduling import Schedule, slots
+from cakd_mm.utils.scheduling import Schedule, bars, slots
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, SPEED = 'cifar10-mini', 'bf16'
@@ -86,7 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     teacher, rows = settings(args.seeds, args.work_dir)
     by_seed = [runs[seed] for seed in range(args.seeds) for runs in rows.values()]
-    with Progress() as progress:
+    with bars() as progress:
         outcome = Schedule([teacher, *by_seed], slots(args.jobs), progress).run()
     summary = dict(summarise(rows), failed=outcome.failed)
     args.out.mkdir(parents=True, exist_ok=True)

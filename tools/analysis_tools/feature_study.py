@@ -17,12 +17,10 @@ from statistics import mean, stdev
 
 import torch
 from mmengine.config import Config
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cakd_mm.utils.paired_statistics import interval, level
 from cakd_mm.utils.runs import Run
-from cakd_mm.utils.scheduling import train_all
+from cakd_mm.utils.scheduling import bars, train_all
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
@@ -92,12 +90,9 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
 
 def train(teacher: Run, rows: dict[str, list[Run]], jobs: int) -> None:
     """Train what is missing: the teacher, then ``jobs`` students at a time."""
-    console = Console()
-    columns = (TextColumn('{task.description:<34}'), BarColumn())
-    columns += (TextColumn('{task.completed}/{task.total}'), TimeElapsedColumn())
     # All rows of a seed before the next seed: an interrupted study compares.
     by_seed = [run for runs in zip(*rows.values(), strict=True) for run in runs]
-    with Progress(*columns, console=console) as progress:
+    with bars() as progress:
         train_all([teacher, *by_seed], jobs, progress)
 
 
