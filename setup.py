@@ -49,7 +49,12 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['cakd_mm', 'cakd_mm.*']),
     package_data={
-        'cakd_mm': ['.mim/model-index.yml', '.mim/configs/**/*', '.mim/tools/**/*']
+        'cakd_mm': [
+            '.mim/model-index.yml',
+            '.mim/configs/**/*',
+            '.mim/tools/**/*',
+            'ops/csrc/*.cpp',
+        ]
     },
     install_requires=requirements('runtime'),
     extras_require={

@@ -1,13 +1,16 @@
 """Crop, mirror and normalise a whole batch of uint8 images at once.
 
-On the host batches are cut by numpy. The copies are so short that torch's threads would
-mostly wait for each other, and for milliseconds where another process has their core.
+On the host by native kernels, or by numpy where there is no C++ compiler, to the same
+pixels. The copies are so short that torch's threads would mostly wait for each other,
+and for milliseconds where another process has their core.
 """
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from .. import ops
 
 
 def select(images: Tensor, places: np.ndarray) -> Tensor:
@@ -17,8 +20,9 @@ def select(images: Tensor, places: np.ndarray) -> Tensor:
     return images.index_select(0, torch.from_numpy(places).to(images.device))
 
 
-def crop_and_flip(
+def windows(
     images: Tensor,
+    places: np.ndarray,
     top: np.ndarray,
     left: np.ndarray,
     flips: np.ndarray,
@@ -26,13 +30,13 @@ def crop_and_flip(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     fill: tuple[int, ...] = (0,),
 ) -> Tensor:
-    """Pad every image, cut a window out of it and mirror some of the windows.
+    """Pick images, pad each, cut a window out of it and mirror some of the windows.
 
-    What mmpretrain's ``RandomCrop`` and ``RandomFlip`` do one by one, on any device;
-    rows are copied as a whole.
+    What mmpretrain's ``RandomCrop`` and ``RandomFlip`` do one by one, on any device.
 
     Args:
-        images: (N, H, W, C) uint8, contiguous.
+        images: (M, H, W, C) uint8, contiguous.
+        places: Which of them, (N,) integers.
         top: First row of each window in the padded image, (N,) integers.
         left: First column of it, (N,) integers.
         flips: Which windows are mirrored left to right, (N,) bool.
@@ -43,16 +47,19 @@ def crop_and_flip(
     Returns:
         Tensor: (N, *size, C) uint8, contiguous.
     """
+    on_host = images.device.type == 'cpu'
+    if on_host and ops.available():
+        return ops.cut(images, places, top, left, flips, size, padding, fill)
+    images = select(images, places)
     which = np.flatnonzero(flips)
     fill = fill[0] if len(set(fill)) == 1 else fill
-    on_host = images.device.type == 'cpu'
     cut = _cut_on_host if on_host else _cut_on_device
-    windows = cut(images, (np.arange(len(images)), top, left), size, padding, fill)
-    windows = windows.view(len(images), *size, images.shape[3])
+    found = cut(images, (np.arange(len(images)), top, left), size, padding, fill)
+    found = found.view(len(images), *size, images.shape[3])
     if len(which):
         mirror = _mirror_on_host if on_host else _mirror_on_device
-        mirror(windows, which)
-    return windows
+        mirror(found, which)
+    return found
 
 
 def _cut_on_host(images: Tensor, corners, size, padding, fill) -> Tensor:
@@ -110,13 +117,9 @@ class _Layout:
         return shape, (height * row, row, channels, row, 1)
 
 
-def row_of(numbers: Tensor, width: int) -> Tensor:
-    """Repeat one number per channel for all pixels of a row, (W * C,).
-
-    A single number for all channels stays one.
-    """
-    numbers = numbers.flatten()
-    return numbers if len(numbers) == 1 else numbers.expand(width, -1).reshape(-1)
+def row_of(numbers: Tensor, width: int, channels: int) -> Tensor:
+    """Repeat one number per channel, or one for all, for a row's pixels, (W * C,)."""
+    return numbers.flatten().expand(width, channels).contiguous().view(-1)
 
 
 def normalized(
@@ -138,14 +141,18 @@ def normalized(
     """
     pixels = images.permute(0, 2, 3, 1).contiguous()
     count, height, width, channels = pixels.shape
-    if to_rgb and channels == 3:
-        on_host = pixels.device.type == 'cpu'
-        reverse = _reversed_on_host if on_host else _reversed_on_device
-        pixels = reverse(pixels)
+    reverse = to_rgb and channels == 3
     # Whole rows, as broadcasting over a few channels is slow.
-    rows = pixels.reshape(count, height, -1).float()
-    for numbers, apply in ((mean, rows.sub_), (std, rows.div_)):
-        apply(numbers if len(numbers) == width * channels else row_of(numbers, width))
+    mean, std = (
+        x if len(x) == width * channels else row_of(x, width, channels)
+        for x in (mean, std)
+    )
+    on_host = pixels.device.type == 'cpu'
+    if on_host and ops.available():
+        return ops.normalize(pixels, mean, std, reverse).permute(0, 3, 1, 2)
+    if reverse:
+        pixels = (_reversed_on_host if on_host else _reversed_on_device)(pixels)
+    rows = pixels.reshape(count, height, -1).float().sub_(mean).div_(std)
     return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 

@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from .scan_cache import TICK, stamp, write_whole
+from ..utils.caching import write_whole
+from .scan_cache import TICK, stamp
 
 FORMAT = 1  # of the file: raise it when that changes
 FOOTER = 1024  # bytes of json behind the images

@@ -24,7 +24,7 @@ from mmpretrain.datasets.transforms import (
 from torch import Tensor
 
 from ..utils.errors import describe
-from .batch_ops import crop_and_flip
+from .batch_ops import windows
 
 # Give the same image the same pixels whenever they are run.
 DETERMINISTIC = (
@@ -167,17 +167,16 @@ class RandomWindow:
         padded, size = self._sizes(shape)
         return 2 * (padded[0] - size[0] + 1) * (padded[1] - size[1] + 1)
 
-    def cut(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return the windows that were drawn for (N, H, W, C) images."""
+    def cut(self, images: Tensor, places: np.ndarray, draws: Draws) -> Tensor:
+        """Return the windows that were drawn for some of (M, H, W, C) images."""
         _, size = self._sizes(images.shape[1:3])
         fill = (0,)
         if any(self.padding):
             value = self.crop.pad_val
             value = tuple(value) if isinstance(value, Sequence) else value
             fill = _border(value, images.shape[-1])
-        return crop_and_flip(
-            images, draws.top, draws.left, draws.flips, size, self.padding, fill
-        )
+        drawn = draws.top, draws.left, draws.flips
+        return windows(images, places, *drawn, size, self.padding, fill)
 
     def _sizes(self, shape: tuple[int, int]) -> tuple[tuple, tuple]:
         """Return height and width of the padded image and of the window."""

@@ -16,12 +16,12 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..utils.caching import cache_folder
 from ..utils.errors import describe
 from .batch_ops import select
 from .image_cache import cached_images
 from .label_batch import LabelBatch
 from .random_window import KEY, SWITCH_OFF, Draws, split
-from .scan_cache import cache_folder
 from .seeded_dataset import SeededDataset
 
 # Other versions may decode or resize to other pixels.
@@ -178,13 +178,13 @@ class ResidentDataset(SeededDataset):
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor | LabelBatch]:
         """Return the batch of these images; loaders ask for it as a whole."""
         places = np.asarray(indices)
-        images = select(self.images, places)
-        views = places
         if self._window.is_random:
-            draws, shape = self._draws()[places], tuple(images.shape[1:3])
-            images = self._window.cut(images, draws)
+            draws, shape = self._draws()[places], tuple(self.images.shape[1:3])
+            images = self._window.cut(self.images, places, draws)
             views = places * self._window.views(shape)
             views += self._window.number(draws, shape)
+        else:
+            images, views = select(self.images, places), places
         samples = LabelBatch(gt_label=select(self._labels, places), sample_idx=places)
         samples.view_idx = views
         if self._paths is not None:

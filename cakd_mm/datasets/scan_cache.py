@@ -6,29 +6,11 @@ import time
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
-import numpy as np
+from ..utils.caching import write_whole
 
 # A later change may get the same time: file systems count in ticks of up to 2 s.
 TICK = 2_000_000_000
-
-
-def cache_folder(cache_dir: str | None) -> Path | None:
-    """Return where scans are kept.
-
-    Args:
-        cache_dir: A folder, ``None`` for no cache, or ``'auto'`` for
-            ``$XDG_CACHE_HOME/cakd_mm`` or ``~/.cache/cakd_mm``.
-    """
-    if cache_dir is None:
-        return None
-    if cache_dir == 'auto':
-        cache_dir = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'cakd_mm')
-    try:
-        return Path(cache_dir).expanduser()
-    except RuntimeError:  # a user without a home
-        return None
 
 
 def stamp(root: Path, names: Iterable[str]) -> list[list]:
@@ -93,21 +75,3 @@ def _read(file: Path, valid_for: list) -> dict | None:
 def _write(file: Path, valid_for: list, found: dict) -> None:
     text = json.dumps(found)
     write_whole(file, f'{_text(valid_for, text)}\n{text}'.encode())
-
-
-def write_whole(file: Path, *parts: bytes | np.ndarray) -> bool:
-    """Write a file that others see whole or not at all; say whether it worked."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            try:
-                for content in parts:
-                    part.write(content)
-                part.close()
-                os.replace(part.name, file)
-            except OSError:
-                os.unlink(part.name)
-                raise
-    except OSError:
-        return False  # made again next time
-    return True

@@ -8,8 +8,9 @@ from pathlib import Path
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..utils.caching import cache_folder
 from ..utils.errors import describe
-from .scan_cache import cache_folder, cached, stamp
+from .scan_cache import cached, stamp
 from .whole_image import ends_well, why_unreadable
 
 FORMAT = 1  # of the cached scan: raise it when `_scan` changes

@@ -1,4 +1,4 @@
-"""torch.compile where it works, plain PyTorch where it does not."""
+"""Compiled where that works, plain PyTorch where it does not."""
 
 import logging
 import types
@@ -8,6 +8,7 @@ from itertools import count
 import torch
 from mmengine.logging import print_log
 from mmengine.utils import digit_version
+from torch import Tensor, nn
 
 from .errors import describe
 
@@ -15,6 +16,7 @@ from .errors import describe
 OLDEST = '2.4'
 
 _COPIES = count()
+_TOLD: set[str] = set()  # warnings, each given once a process
 _SKIP_GLOBALS = getattr(torch.compiler, 'skip_guard_on_globals_unsafe', None)
 
 # PyTorch 2.1 cannot trace the functions that ask.
@@ -22,7 +24,11 @@ is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
 def compiled(
-    function: Callable, key: str, eager: Callable | None = None, **options
+    function: Callable | None,
+    key: str,
+    eager: Callable | None = None,
+    native: Callable | None = None,
+    **options,
 ) -> Callable:
     """Return ``function`` compiled at its first call, or run eagerly if that fails.
 
@@ -32,47 +38,77 @@ def compiled(
     the caller's error and goes to the caller.
 
     Args:
-        function (Callable): What to compile: a function or a module.
+        function (Callable, optional): What torch.compile compiles: a function or a
+            module. None to run ``eager`` where ``native`` does not.
         key (str): The setting that asked for it.
         eager (Callable, optional): What else gives the same. Defaults to
             ``function`` itself.
+        native (Callable, optional): A kernel of :mod:`cakd_mm.ops` that gives the
+            same of float32 tensors of the host, where it is preferred.
         **options: For :func:`torch.compile`.
 
     Returns:
         Callable: Takes what ``function`` takes; it can be copied and pickled, and
         compiles anew afterwards.
     """
-    return _Compiled(function, key, eager or function, options)
+    return _Compiled(function, key, eager or function, native, options)
 
 
 class _Compiled:
     def __init__(
-        self, function: Callable, key: str, eager: Callable, options: dict
+        self,
+        function: Callable | None,
+        key: str,
+        eager: Callable,
+        native: Callable | None,
+        options: dict,
     ) -> None:
         self.function = function
         self.key = key
         self.eager = eager
+        self.native = native
         self.options = options
         self._run: Callable | None = None
+        self._failed = False
 
     def __call__(self, *args, **kwargs):
         if is_compiling():  # as part of something larger
-            return self.function(*args, **kwargs)
+            return (self.function or self.eager)(*args, **kwargs)
+        if self._failed:
+            return self.eager(*args, **kwargs)
         try:
-            if self._run is None:
-                self._run = _compile(self.function, self.options)
-            return self._run(*args, **kwargs)
+            return self._form(args)(*args, **kwargs)
         except Exception as error:
-            if self._run is self.eager or not _of_compiling(error):
+            if not _of_compiling(error):
                 raise
             failure = error
         result = self.eager(*args, **kwargs)
-        self._run = self.eager
-        print_log(_warning(self.key, failure), 'current', logging.WARNING)
+        self._failed = True
+        text = _warning(self.key, failure)
+        if text not in _TOLD:
+            _TOLD.add(text)
+            print_log(text, 'current', logging.WARNING)
         return result
+
+    def _form(self, args: tuple) -> Callable:
+        """Return what runs these arguments."""
+        if self.native is not None and _on_host(args[0]):
+            return self.native
+        if self.function is None:
+            return self.eager
+        if self._run is None:
+            self._run = _compile(self.function, self.options)
+        return self._run
 
     def __getstate__(self) -> dict:
         return dict(vars(self), _run=None)
+
+
+def _on_host(tensor: Tensor) -> bool:
+    """Tell whether a native kernel can take a tensor."""
+    kind = type(tensor)  # no fake one of a tracing mode
+    plain = kind is Tensor or kind is nn.Parameter
+    return plain and tensor.dtype == torch.float32 and tensor.device.type == 'cpu'
 
 
 def _compile(function: Callable, options: dict) -> Callable:
@@ -106,7 +142,7 @@ def _own(function: Callable) -> Callable:
 
 
 def _of_compiling(error: Exception) -> bool:
-    """Tell whether an error comes from torch.compile or what it calls."""
+    """Tell whether an error comes from compiling or what it calls."""
     makers = 'torch._dynamo', 'torch._inductor', 'triton'
     made = any(kind.__module__.startswith(makers) for kind in type(error).__mro__)
     text = str(error).lower()
@@ -118,7 +154,7 @@ def _warning(key: str, failure: Exception) -> str:
     return describe(
         key,
         True,
-        f'torch.compile failed ({type(failure).__name__}: {reason}).',
+        f'Compiling failed ({type(failure).__name__}: {reason}).',
         'Running eagerly instead, with equal results: install a C++ compiler (and '
         f'Triton for a GPU), or set {key}=False.',
     )

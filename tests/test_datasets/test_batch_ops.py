@@ -10,7 +10,7 @@ from mmpretrain.datasets.transforms import RandomCrop
 from mmpretrain.models.utils import ClsDataPreprocessor
 
 from cakd_mm.datasets import batch_ops
-from cakd_mm.datasets.batch_ops import crop_and_flip, normalized, select
+from cakd_mm.datasets.batch_ops import normalized, select, windows
 from cakd_mm.datasets.random_window import RandomWindow
 
 
@@ -38,9 +38,13 @@ def one_by_one(images, crop, flip, draws):
     return torch.from_numpy(np.stack(out))
 
 
-@pytest.fixture(params=['host', 'device'])
+@pytest.fixture(params=['native', 'host', 'device'])
 def _way(request, monkeypatch):
-    """Work as on the host, and as on other devices."""
+    """Work by kernels, as on a host without a compiler, and as on other devices."""
+    if request.param == 'native':
+        assert batch_ops.ops.available()
+    else:
+        monkeypatch.setattr(batch_ops.ops, 'available', lambda: False)
     if request.param == 'device':
         for name in ('_cut', '_mirror', '_reversed'):
             other = getattr(batch_ops, f'{name}_on_device')
@@ -62,7 +66,7 @@ def test_a_batch_is_what_mmpretrain_makes_of_each(size, padding, pad_val, channe
     images = pictures(40, channels=channels)
     window = RandomWindow(crop, flip.prob)
     draws = window.draw(3, 1, len(images), images.shape[1:3])
-    found = window.cut(images, draws)
+    found = window.cut(images, np.arange(len(images)), draws)
     assert found.is_contiguous()
     assert torch.equal(found, one_by_one(images, crop, flip, draws))
     assert 0 < draws.flips.sum() < len(images)
@@ -78,7 +82,7 @@ def test_every_offset_of_the_usual_crop(mirrored):
     draws = window.draw(0, 0, 81, (32, 32))
     draws.top[:], draws.left[:] = np.divmod(np.arange(81), 9)
     draws.flips[:] = mirrored
-    found = window.cut(images, draws)
+    found = window.cut(images, np.arange(len(images)), draws)
     assert torch.equal(found, one_by_one(images, crop, flip, draws))
     assert len({bytes(image.numpy().tobytes()) for image in found}) == 81
 
@@ -88,19 +92,39 @@ def test_flips_alone():
     images = pictures()
     window = RandomWindow(None, 0.5)
     draws = window.draw(0, 0, len(images), images.shape[1:3])
-    found = window.cut(images, draws)
+    found = window.cut(images, np.arange(len(images)), draws)
     flips = torch.from_numpy(draws.flips)
     assert torch.equal(found[~flips], images[~flips])
     assert torch.equal(found[flips], images[flips].flip(2))
     assert 0 < flips.sum() < len(flips)
 
 
+@pytest.mark.usefixtures('_way')
+def test_windows_of_some_of_the_images():
+    images, places = pictures(), np.array([4, 0, 4])
+    window = RandomWindow(RandomCrop(4, padding=1), 0.5)
+    draws = window.draw(0, 0, len(images), images.shape[1:3])
+    everything = window.cut(images, np.arange(len(images)), draws)
+    found = window.cut(images, places, draws[places])
+    assert torch.equal(found, everything[places])
+
+
+@pytest.mark.usefixtures('_way')
+def test_a_place_without_an_image():
+    zeros, flips = np.zeros(2, np.int64), np.zeros(2, bool)
+    for wrong in (7, 10**6, -8):
+        with pytest.raises(IndexError, match=str(wrong)):
+            windows(pictures(), np.array([3, wrong]), zeros, zeros, flips, (6, 5))
+
+
+@pytest.mark.usefixtures('_way')
 def test_images_are_left_as_they_are():
     images = pictures()
     before = images.clone()
     zeros = np.zeros(len(images), dtype=np.int64)
     flips = np.ones(len(images), dtype=bool)
-    crop_and_flip(images, zeros, zeros, flips, (6, 5), (1, 1, 1, 1))
+    some = np.arange(len(images)), zeros, zeros, flips
+    windows(images, *some, (6, 5), (1, 1, 1, 1))
     assert torch.equal(images, before)
 
 

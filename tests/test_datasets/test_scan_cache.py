@@ -2,11 +2,10 @@ import json
 import os
 import time
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
-from cakd_mm.datasets.scan_cache import cache_folder, cached, stamp
+from cakd_mm.datasets.scan_cache import cached, stamp
 
 OLD = 1_600_000_000 * 10**9
 
@@ -203,25 +202,3 @@ def test_several_processes_at_once(scan, caches):
         process.join()
     assert [process.exitcode for process in processes] == [0] * 3
     assert found == [dict(names=['x'])] * 60
-
-
-def test_the_folder_of_caches(caches, tmp_path, monkeypatch):
-    assert cache_folder('auto') == caches
-    assert cache_folder(None) is None
-    assert cache_folder(str(tmp_path)) == tmp_path
-    monkeypatch.setenv('HOME', str(tmp_path))
-    assert cache_folder('~/there') == tmp_path / 'there'
-    for value in ('', None):
-        if value is None:
-            monkeypatch.delenv('XDG_CACHE_HOME')
-        else:
-            monkeypatch.setenv('XDG_CACHE_HOME', value)
-        assert cache_folder('auto') == tmp_path / '.cache' / 'cakd_mm'
-
-
-def test_without_a_home_there_is_no_cache(monkeypatch):
-    def expanduser(path):
-        raise RuntimeError('Could not determine home directory.')
-
-    monkeypatch.setattr(Path, 'expanduser', expanduser)
-    assert cache_folder('auto') is None

@@ -6,6 +6,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from ... import ops
 from ...utils.compiling import compiled
 from ..scorers.base_scorer import BaseScorer
 from ..statistics import RunningMean
@@ -13,7 +14,7 @@ from . import fused
 from .checks import check_number
 from .feature_loss import FeatureLoss
 from .functional import eager_clusters, weighted_kl
-from .layout import strongest, to_row_mask, to_rows, to_scored
+from .layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
 
 ADAPTIVE = 'adaptive'
 
@@ -50,9 +51,11 @@ class CAKDFeatureLoss(FeatureLoss):
             per sample, elements of ``'spatial'`` and ``'flat'`` in each row.
         round_ratio (bool): Round r to the nearest power of two for the adaptive
             weight, as the paper's tables do. Defaults to False.
-        compile (bool): Whether to compute the divergences and their gradient in
-            what torch.compile makes of them: equal up to rounding, and worth the
-            compilation (seconds) on any long run. Defaults to False.
+        compile (bool): Whether to choose the strong channels and to compute the
+            divergences and their gradient by native kernels on a CPU (float32), the
+            divergences by what torch.compile makes of them elsewhere: equal up to
+            rounding, but of channels with equal scores others may be chosen.
+            Defaults to False.
         **kwargs: ``standardize``, ``channels``, ``momentum`` and
             ``loss_weight`` as in :class:`FeatureLoss`.
 
@@ -108,10 +111,13 @@ class CAKDFeatureLoss(FeatureLoss):
         self.round_ratio = round_ratio
         self.compiled = compile
         self._function = eager_clusters
+        self._strongest, self._sums = strongest, cluster_sums
         if compile:
             self._function = compiled(
-                fused.clusters, 'compile', eager_clusters, fullgraph=True
+                fused.clusters, 'compile', eager_clusters, ops.clusters, fullgraph=True
             )
+            self._strongest = compiled(None, 'compile', strongest, ops.strongest)
+            self._sums = compiled(None, 'compile', cluster_sums, ops.cluster_sums)
         # The teacher's activation per sample in S and in W.
         self.activation = RunningMean((2,), self.momentum)
         self.probing = True
@@ -148,7 +154,7 @@ class CAKDFeatureLoss(FeatureLoss):
         head_weight: Tensor | None = None,
         head_bias: Tensor | None = None,
     ) -> Tensor:
-        """Return the weighted sum of the terms of every row, (R,).
+        """Return the mean over the rows of the weighted terms, a scalar.
 
         Raises:
             ValueError: the scorer lacks what it needs or gives no score per
@@ -165,7 +171,7 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'{tuple(scores.shape)} for a feature of shape {tuple(scored.shape)}: '
                 f'return one per channel, {tuple(scored.shape[:2])}.'
             )
-        mask = strongest(scores, self.count(scores.shape[-1]))
+        mask = self._strongest(scores, self.count(scores.shape[-1]))
         row_mask = to_row_mask(mask, rows_T)
         ratio = self.ratio(raw, row_mask)
         gamma = (
@@ -173,8 +179,14 @@ class CAKDFeatureLoss(FeatureLoss):
         )
         scale = self.tau**2
         weights = (scale * weight for weight in (self.alpha, self.beta, gamma))
-        values, terms, mass = weighted_kl(
-            rows_S, rows_T, row_mask, self.tau, *weights, self._function
+        loss, terms, mass = weighted_kl(
+            rows_S,
+            rows_T,
+            row_mask,
+            self.tau,
+            *weights,
+            self.loss_weight,
+            self._function,
         )
         self.seen = {
             **terms._asdict(),
@@ -186,7 +198,7 @@ class CAKDFeatureLoss(FeatureLoss):
             self.seen['gamma'] = gamma
         if self.probing and head_weight is not None and raw.dim() == 2:
             self.seen.update(kept(raw, mask, head_weight, head_bias))
-        return values
+        return loss
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -230,10 +242,7 @@ class CAKDFeatureLoss(FeatureLoss):
     def ratio(self, raw: Tensor, mask: Tensor) -> Tensor:
         """Return r, the teacher's activation in S over that in W, up to date."""
         if self.training:
-            rows = to_rows(raw, self.granularity)
-            # Times 1 and 0: to read a bool for each element takes a CPU far longer.
-            strong = (rows * mask.view(torch.uint8).to(rows.dtype)).sum()
-            both = torch.stack((strong, rows.sum() - strong))
+            both = self._sums(to_rows(raw, self.granularity), mask)
             self.activation.update(both / max(len(raw), 1))
         strong, weak = self.activation.value
         tiny = torch.finfo(weak.dtype).tiny

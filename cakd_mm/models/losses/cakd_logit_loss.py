@@ -4,6 +4,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ... import ops
 from ...utils.compiling import compiled
 from . import fused
 from .checks import check_number, class_indices
@@ -44,9 +45,9 @@ class CAKDLogitLoss(nn.Module):
         soft_labels (str): What to do with rows of label scores (mixup, CutMix)
             where ``multi_label`` is False: ``'argmax'`` takes the class of the
             highest score, ``'refuse'`` raises. Defaults to ``'argmax'``.
-        compile (bool): Whether to compute the loss and its gradient in what
-            torch.compile makes of them: equal up to rounding, and worth the
-            compilation (seconds) where steps are short. Defaults to False.
+        compile (bool): Whether to compute the loss and its gradient by a native
+            kernel on a CPU (float32), by what torch.compile makes of them elsewhere:
+            equal up to rounding. Defaults to False.
 
     Raises:
         ValueError: a number is negative or not finite, ``tau`` is 0, or
@@ -84,8 +85,14 @@ class CAKDLogitLoss(nn.Module):
         self.compiled = compile
         self._function = eager_clusters if multi_label else eager_single_label
         if compile:
-            form = fused.clusters if multi_label else fused.single_label
-            self._function = compiled(form, 'compile', self._function, fullgraph=True)
+            name = 'clusters' if multi_label else 'single_label'
+            self._function = compiled(
+                getattr(fused, name),
+                'compile',
+                self._function,
+                getattr(ops, name),
+                fullgraph=True,
+            )
         self._seen: dict[str, LabelTerms | Tensor] = {}
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
@@ -111,11 +118,11 @@ class CAKDLogitLoss(nn.Module):
         if self.multi_label:
             mask = self._mask(gt_labels, preds_S)
             weights = self.alpha, self.beta, self.gamma
-            rows, terms, mass = weighted_kl(
-                preds_S, preds_T, mask, self.tau, *weights, self._function
+            loss, terms, mass = weighted_kl(
+                preds_S, preds_T, mask, self.tau, *weights, scale, self._function
             )
             self._seen.update(terms._asdict(), strong_mass=mass)
-            return scale * rows.sum() / max(len(rows), 1)
+            return loss
         labels = self._labels(gt_labels, preds_S)
         alpha, gamma = scale * self.alpha, scale * self.gamma
         loss, self._seen['label'] = single_label_kl_and_terms(

@@ -32,12 +32,12 @@ class FeatureKLLoss(FeatureLoss):
     def compare(
         self, rows_S: Tensor, rows_T: Tensor, raw: Tensor, **context: Tensor | None
     ) -> Tensor:
-        """Return the divergence of every row, (R,)."""
+        """Return the mean divergence of the rows, a scalar."""
         # With everything in one cluster the decomposition is the plain KL.
         everything = torch.ones_like(rows_T, dtype=torch.bool)
         values = self.tau**2 * decoupled_kl(rows_S, rows_T, everything, self.tau).scd
         self.seen = {'kl': values.detach()}
-        return values
+        return self.mean(values)
 
     def extra_repr(self) -> str:
         """Show the settings in a printed model."""

@@ -13,8 +13,8 @@ from .layout import GRANULARITIES, channel_dim, pool, to_rows
 class FeatureLoss(nn.Module):
     """Base of the losses between a student's and a teacher's feature.
 
-    A subclass turns rows into one value per row in :meth:`compare` and puts what
-    is worth seeing into ``self.seen`` (name -> tensor, of which the log shows the
+    A subclass turns rows into the loss in :meth:`compare` and puts what is worth
+    seeing into ``self.seen`` (name -> tensor, of which the log shows the
     mean).
 
     Args:
@@ -104,7 +104,7 @@ class FeatureLoss(nn.Module):
                     self.norm.update(raw.movedim(dim, -1).flatten(0, -2))
                 preds_S, preds_T = self.norm(preds_S, dim), self.norm(raw, dim)
             rows_S, rows_T = (to_rows(x, self.granularity) for x in (preds_S, preds_T))
-            values = self.compare(
+            return self.compare(
                 rows_S,
                 rows_T,
                 raw,
@@ -112,7 +112,6 @@ class FeatureLoss(nn.Module):
                 head_weight=head_weight,
                 head_bias=head_bias,
             )
-        return values.sum() * (self.loss_weight / max(len(values), 1))
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Check both features; return them in the precision to compute in."""
@@ -161,12 +160,16 @@ class FeatureLoss(nn.Module):
     def compare(
         self, rows_S: Tensor, rows_T: Tensor, raw: Tensor, **context: Tensor | None
     ) -> Tensor:
-        """Return one value per row: two (R, E) -> (R,).
+        """Return the loss, ``loss_weight`` included: two (R, E) -> a scalar.
 
         ``raw`` is the teacher's feature before standardisation and layout;
         ``context`` holds the optional arguments of :meth:`forward`.
         """
         raise NotImplementedError
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of one value per row, (R,), times ``loss_weight``."""
+        return values.sum() * (self.loss_weight / max(len(values), 1))
 
     def extra_repr(self) -> str:
         """Show the settings in a printed model."""

@@ -18,7 +18,7 @@ class FeatureSquaredLoss(FeatureLoss):
     def compare(
         self, rows_S: Tensor, rows_T: Tensor, raw: Tensor, **context: Tensor | None
     ) -> Tensor:
-        """Return half the mean squared difference of every row, (R,)."""
+        """Return half the mean squared difference of the rows, a scalar."""
         values = (rows_S - rows_T).square().mean(-1) / 2
         self.seen = {'squared': values.detach()}
-        return values
+        return self.mean(values)

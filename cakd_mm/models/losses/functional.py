@@ -97,26 +97,26 @@ def weighted_kl(
     alpha: float = 1.0,
     beta: float = 1.0,
     gamma: float | Tensor = 1.0,
+    factor: float = 1.0,
     function: Callable | None = None,
 ) -> tuple[Tensor, DecoupledKL, Tensor]:
-    """Return ``alpha * bcd + beta * scd + gamma * wcd`` per row, (N,).
+    """Return the mean of ``alpha * bcd + beta * scd + gamma * wcd`` times ``factor``.
 
     The terms and the teacher's mass of S, (N,) each and without a gradient, come
     second and third. The other arguments and errors are those of
     :func:`decoupled_kl`, which takes longer: it does not know the weights.
 
-    ``function`` computes all of it: ``fused.clusters``, compiled. Defaults to its
-    twin here, which is made to run eagerly.
+    ``function`` computes all of it: ``fused.clusters``, compiled, or
+    ``ops.clusters``. Defaults to their twin here, which is made to run eagerly.
     """
     function = function or eager_clusters
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     _check_mask(strong_mask, preds_S)
-    if strong_mask.device.type == 'cpu':  # where compiled loops are slow to read bool
-        strong_mask = _marks(strong_mask, preds_S.dtype)
-    value, (*terms, mass) = _with_gradient(
-        function, preds_S, preds_T, strong_mask, tau, alpha, beta, gamma
+    factor /= max(len(preds_S), 1)
+    mean, (*terms, mass) = _with_gradient(
+        function, factor, preds_S, preds_T, strong_mask, tau, alpha, beta, gamma
     )
-    return value, DecoupledKL(*terms), mass
+    return mean, DecoupledKL(*terms), mass
 
 
 class LabelTerms(NamedTuple):
@@ -169,14 +169,14 @@ def single_label_kl_and_terms(
 ) -> tuple[Tensor, LabelTerms]:
     """Return :func:`single_label_kl` and what its terms can be read from.
 
-    ``function`` computes both: ``fused.single_label``, compiled. Defaults to its
-    twin here, which is made to run eagerly.
+    ``function`` computes both: ``fused.single_label``, compiled, or
+    ``ops.single_label``. Defaults to their twin here, which is made to run eagerly.
     """
     function = function or eager_single_label
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     try:
         loss, terms = _with_gradient(
-            function, preds_S, preds_T, labels, tau, alpha, gamma
+            function, 1.0, preds_S, preds_T, labels, tau, alpha, gamma
         )
     except RuntimeError:  # as PyTorch says it, naming no key
         check_classes(labels, preds_S)
@@ -213,14 +213,9 @@ def _checked(preds_S: Tensor, preds_T: Tensor, tau: float) -> tuple[Tensor, Tens
 # and the fresh tensors, the faster: on small batches each costs more than its sums.
 
 
-def _marks(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 1 for True and 0 for False."""
-    return mask.view(torch.uint8).to(dtype) if mask.dtype == torch.bool else mask
-
-
 def _membership(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return 1 for members of a cluster and 0 for others, for S and for W."""
-    strong = _marks(mask, dtype)
+    strong = mask.view(torch.uint8).to(dtype)  # faster than from bool
     return strong, 1 - strong
 
 
@@ -324,32 +319,37 @@ def eager_clusters(preds_S, preds_T, mask, tau, alpha, beta, gamma):
 
 
 def _with_gradient(
-    function: Callable, preds_S: Tensor, *arguments
+    function: Callable, factor: float, preds_S: Tensor, *arguments
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return a value that can be differentiated by ``preds_S``, and what is logged.
+    """Return a scalar that can be differentiated by ``preds_S``, and what is logged.
 
-    ``function`` returns the value, a scalar or one per row, its gradient and the rest.
+    ``function`` returns a value, a scalar or one per row, the gradient of its sum by
+    ``preds_S``, and the rest. The scalar is that sum times ``factor``.
     """
     # a compiled function would be compiled again for what wants no gradient
     value, grad, *terms = function(preds_S.detach(), *arguments)
+    if value.dim():
+        value = value.sum()
+    if factor != 1:
+        value = value * factor
     # in a tuple, where autograd sees no tensors: it takes its time with each
-    return _Ready.apply(preds_S, (value, grad)), terms
+    return _Ready.apply(preds_S, (value, grad, factor)), terms
 
 
 class _Ready(torch.autograd.Function):
-    """A value, a scalar or one per row, whose gradient by ``preds_S`` is there."""
+    """A scalar whose gradient by ``preds_S``, up to a factor, is there."""
 
     @staticmethod
-    def forward(ctx, preds_S, value_and_grad):
-        value, grad = value_and_grad
+    def forward(ctx, preds_S, value_grad_factor):
+        value, grad, ctx.factor = value_grad_factor
         ctx.save_for_backward(grad)
         return value
 
     @staticmethod
     def backward(ctx, grad_value):
         (grad,) = ctx.saved_tensors
-        if grad_value.dim():
-            grad_value = grad_value.unsqueeze(-1)
+        if ctx.factor != 1:
+            grad_value = grad_value * ctx.factor
         times = _times_once if torch.is_grad_enabled() else torch.mul
         return times(grad, grad_value), None
 

@@ -51,9 +51,8 @@ def clusters(
 ) -> tuple[Tensor, ...]:
     """Return the weighted sum of every row, its gradient, three terms and a mass.
 
-    ``mask`` is above 0 where a class is in S.
+    ``mask``, bool, is True where a class is in S.
     """
-    mask = mask > 0
     depth_S, q_S, logs_S, odds_S = _divided(preds_S, mask, tau)
     depth_T, q_T, logs_T, odds_T = _divided(preds_T, mask, tau)
     strong_S, strong_T = odds_S.sigmoid(), odds_T.sigmoid()
