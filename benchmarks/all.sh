@@ -4,15 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python}
-# bf16, dense, of an H200; give your card's.
-peak_tflops=${PEAK_TFLOPS:-790}
 
 run() { echo "== $*"; "$python" -W ignore "$@"; }
 
 if "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
-    run end_to_end.py --batch-sizes 128 1024 --memory --peak-tflops "$peak_tflops"
-    run end_to_end.py --pair r34_r18 --batch-sizes 128 --memory \
-        --peak-tflops "$peak_tflops"
+    run end_to_end.py --batch-sizes 128 1024 --memory
+    run end_to_end.py --pair r34_r18 --batch-sizes 128 --memory
     run teacher.py --teachers resnet56 resnet32x4 wrn40-2 resnet34 --memo
     run overhead.py
     run loss.py

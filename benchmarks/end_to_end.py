@@ -2,14 +2,18 @@
 
 The standard Runner, hooks and loader included, noise for images, nets untrained.
 mmrazor's reads jpgs by one worker, as it does for Tiny-ImageNet. One process, all
-variants in turn. With a GPU also kernels of a step.
+variants in turn. ``of_peak`` is the share of a step that its convolutions would take at
+the rate of large matrix products in the same precision. With a GPU also kernels of a
+step.
 
     python benchmarks/end_to_end.py --memory [--pair r34_r18] [--batch-sizes 128 1024]
 """
 
+import math
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +31,7 @@ from steps import imagenet_resnet, ours, resnet, started, stock  # isort: skip
 
 STOCK = 'mmrazor'
 IN_MEMORY = 'mmrazor, images in memory'
-MORE = ('kernels', 'over_floor', 'peak_MiB')
+MORE = ('kernels', 'of_peak', 'peak_MiB')
 PAIRS = {
     'r56_r20': (lambda: resnet(56), lambda: resnet(20), 32),
     'r20_r8': (lambda: resnet(20), lambda: resnet(8), 32),
@@ -71,17 +75,40 @@ def config(name: str, pair: str, batch_size: int) -> Config:
     return cfg
 
 
-def gflop(pair: str) -> float:
-    """Return the GFLOP of an image: the teacher forward, the student and back."""
+def gflop(pair: str) -> tuple[float, float]:
+    """Return the GFLOP of an image: the teacher forward; the student and back."""
     teacher, student, size = PAIRS[pair]
-    image, total = torch.zeros(1, 3, size, size), 0
+    image, work = torch.zeros(1, 3, size, size), []
     for net, passes in ((teacher(), 1), (student(), 3)):
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             net = MODELS.build(net).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(image, mode='tensor')
-        total += passes * counter.get_total_flops()
-    return total / 1e9
+        work.append(passes * counter.get_total_flops() / 1e9)
+    return tuple(work)
+
+
+def peak_gflops(dtype: torch.dtype, size: int = 1024) -> float:
+    """Return the GFLOP/s of the fastest of some products of square matrices."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    fastest = math.inf
+    for _ in range(20):
+        synchronize()
+        start = time.perf_counter()
+        a @ b
+        synchronize()
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * size**3 / fastest / 1e9
+
+
+def floor_ms(name: str, work: tuple[float, float], peaks: dict, rows: int) -> float:
+    """Return what the arithmetic alone of a step would take at these peaks."""
+    options, _, amp = OURS.get(name, ({}, None, False))
+    fast = options.get('teacher_runtime', {}).get('dtype') == 'bfloat16'
+    teacher = torch.bfloat16 if amp or fast else torch.float32
+    student = torch.bfloat16 if amp else torch.float32
+    return 1e3 * rows * (work[0] / peaks[teacher] + work[1] / peaks[student])
 
 
 def kernels(step: Callable[[], None]) -> int:
@@ -134,7 +161,6 @@ def main() -> None:
     parser.add_argument(
         '--alone', choices=[STOCK, IN_MEMORY, *OURS], help='print peak memory'
     )
-    parser.add_argument('--peak-tflops', type=float, help="the machine's, for a floor")
     parser.add_argument('--memory', action='store_true', help='peak of each, alone')
     parser.add_argument('--steps', type=int, default=10, help='for the peak of memory')
     args = parse(parser)
@@ -144,6 +170,10 @@ def main() -> None:
         alone(args.alone, args.pair, args.batch_sizes[0], args.steps)
         return
     results, work = {}, gflop(args.pair)
+    size = 8192 if torch.cuda.is_available() else 1024
+    peaks = {x: peak_gflops(x, size) for x in (torch.float32, torch.bfloat16)}
+    said = {str(dtype): round(rate) for dtype, rate in peaks.items()}
+    print(f'{sum(work):.2f} GFLOP an image; matrix products reach {said} GFLOP/s')
     for batch_size in args.batch_sizes:
         names = [STOCK, IN_MEMORY, *args.variants]
         loops = {n: started(config(n, args.pair, batch_size))[1] for n in names}
@@ -151,9 +181,8 @@ def main() -> None:
         rows = summarize(interleave(variants, args.rounds, 0.5), STOCK)
         for row in rows:
             row['images_per_second'] = 1e3 * batch_size / row['median_ms']
-            if args.peak_tflops:
-                floor = work * batch_size / args.peak_tflops  # milliseconds
-                row['over_floor'] = row['median_ms'] / floor
+            floor = floor_ms(row['variant'], work, peaks, batch_size)
+            row['of_peak'] = round(floor / row['median_ms'], 3)
             if torch.cuda.is_available():
                 row['kernels'] = kernels(variants[row['variant']])
             if args.memory:
@@ -164,7 +193,7 @@ def main() -> None:
             more = {k: row[k] for k in MORE if k in row}
             print(f'{row["variant"]:28s} {row["images_per_second"]:9.0f} img/s {more}')
         results[str(batch_size)] = rows
-    results = dict(gflop_per_image=work, batch_sizes=results)
+    results = dict(gflop_per_image=sum(work), matmul_gflops=said, batch_sizes=results)
     save(args, f'end_to_end_{args.pair}', results)
 
 
