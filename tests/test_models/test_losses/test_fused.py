@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from loss_twins import assert_alike, build, problem, step
 from mmrazor.registry import MODELS
 from torch.testing import assert_close
 
@@ -25,18 +26,6 @@ TWINS = {
 }
 KINDS = pytest.mark.parametrize('kind', TWINS)
 DOUBLE = torch.float64
-
-
-def problem(kind, rows=9, classes=13, scale=3.0, dtype=torch.float32, seed=0):
-    """Scores of student and teacher, and labels or a mask with empty clusters."""
-    draw = torch.Generator().manual_seed(seed)
-    student, teacher = scale * torch.randn(2, rows, classes, generator=draw)
-    if kind == 'label':
-        third = torch.randint(classes, (rows,), generator=draw)
-    else:
-        third = torch.rand(rows, classes, generator=draw) < 0.4
-        third[:1], third[1:2] = False, True
-    return student.to(dtype), teacher.to(dtype), third
 
 
 def assert_twins(kind, *tensors, atol=0.0):
@@ -110,33 +99,12 @@ def test_known_weights_give_what_the_terms_give():
 # Compiled: in float64, since float32 on a CPU has kernels (tests/test_ops)
 
 
-def build(kind, **settings):
-    multi = kind == 'mask'
-    return MODELS.build(dict(type='CAKDLogitLoss', multi_label=multi, **settings))
-
-
 @pytest.fixture
 def own_compilations():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     yield lambda: torch._dynamo.utils.counters['stats']['unique_graphs']
     torch._dynamo.reset()
-
-
-def step(loss, student, *others):
-    leaf = student.clone().requires_grad_()
-    value = loss(leaf, *others)
-    (3 * value).backward()
-    return value.detach(), leaf.grad, loss.terms
-
-
-def assert_alike(got, want):
-    """Compare values, gradients and terms; gradients by their largest element."""
-    (value, grad, terms), (value_2, grad_2, terms_2) = got, want
-    assert value.isfinite() and grad.abs().max() > 0
-    assert_close(value, value_2, rtol=1e-6, atol=1e-7)
-    assert_close(terms, terms_2, rtol=1e-5, atol=1e-6)
-    assert_close(grad, grad_2, rtol=0, atol=1e-6 * grad_2.abs().max().item())
 
 
 @KINDS
