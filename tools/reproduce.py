@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
+from cakd_mm.reproduction.archive import restore, store
 from cakd_mm.reproduction.budget import SPEEDS
 from cakd_mm.reproduction.page import heading, page
 from cakd_mm.reproduction.plan import in_turn, plan
@@ -47,6 +48,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--speed', choices=list(SPEEDS), help='see docs/speed.md; default: lossless'
     )
     parser.add_argument('--minutes', type=_time, help='stop by then; give it again')
+    parser.add_argument(
+        '--archive', type=Path, help='keep finished runs here, and begin with those'
+    )
     parser.add_argument('--page', action='store_true', help='train nothing')
     parser.add_argument(
         '--quick',
@@ -153,7 +157,13 @@ def main() -> None:
     args = parse_args()
     pairs = select(args.table, args.pairs, args.methods)
     planned = plan(pairs, args.seeds, args.work_dir, args.speed, args.epochs)
-    outcome = Outcome() if args.page else train(in_turn(planned), args)
+    runs = in_turn(planned)
+    if args.archive:
+        taken = restore(runs, args.work_dir, args.archive)
+        print(f'{taken} finished runs taken from {args.archive}')
+    outcome = Outcome() if args.page else train(runs, args)
+    if args.archive:
+        store(runs, args.work_dir, args.archive)
     path = write(args, planned)
     print(path.read_text(encoding='utf-8'))
     if outcome.out_of_time:

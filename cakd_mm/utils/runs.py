@@ -128,15 +128,18 @@ class Run:
         self.settings = hashlib.sha256(text.encode()).hexdigest()
         self._result = self._given = None
 
-    def check(self) -> None:
+    def check(self, starts: list[dict] | None = None) -> None:
         """Refuse a work dir that holds another run.
+
+        Args:
+            starts (list[dict], optional): What to look at instead of its own.
 
         Raises:
             ValueError: it was started with other settings, or with a teacher that has
                 been trained anew since.
         """
         teacher = self.teacher and self.teacher.sha256
-        for start in self.starts:
+        for start in self.starts if starts is None else starts:
             if start['settings'] != self.settings:
                 problem = f'It holds {self.name} with other settings.'
             elif teacher and start['teacher_sha256'] != teacher:

@@ -1,0 +1,93 @@
+"""A table that goes on from what another machine has finished."""
+
+import json
+import shutil
+
+import pytest
+from tiny_runs import finish_run
+
+from cakd_mm.reproduction.archive import restore, store
+from cakd_mm.reproduction.plan import in_turn, plan
+from cakd_mm.reproduction.summary import summarise
+from cakd_mm.reproduction.tables import select
+
+
+def end(run, score):
+    run.work_dir.mkdir(parents=True)
+    run._note_start()
+    finish_run(run, [score] * 4)
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Plans of a table in a work dir of their own."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(name, epochs=4, finished=0):
+        pairs = select('digits', methods=['KD'])
+        planned = plan(pairs, 2, tmp_path / name, 'resident', epochs)
+        for number, run in enumerate(in_turn(planned)[:finished]):
+            end(run, 50.0 + number)
+        return planned, in_turn(planned), tmp_path / name
+
+    return build
+
+
+def test_another_machine_goes_on(tables, tmp_path):
+    planned, runs, work_dir = tables('here', finished=3)
+    store(runs, work_dir, tmp_path / 'kept')
+    other, its_runs, elsewhere = tables('there')
+    assert restore(its_runs, elsewhere, tmp_path / 'kept') == 3
+    assert [run.finished for run in its_runs] == [True] * 3 + [False] * 2
+    assert summarise(other, 'resident') == summarise(planned, 'resident')
+    teacher, student, _ = its_runs[:3]
+    assert teacher.last_checkpoint.read_bytes() == runs[0].last_checkpoint.read_bytes()
+    assert not student.last_checkpoint.exists()  # nobody learns from it
+    assert restore(its_runs, elsewhere, tmp_path / 'kept') == 0
+    for run in its_runs:
+        run.check()
+
+
+def test_what_is_there_is_not_replaced(tables, tmp_path):
+    _, runs, work_dir = tables('here', finished=5)
+    store(runs, work_dir, tmp_path / 'kept')
+    _, its_runs, elsewhere = tables('there')
+    end(its_runs[0], 99.0)
+    its_runs[0].last_checkpoint.write_bytes(b'another teacher')
+    its_runs[0].write_result()
+    its_runs[0]._result = None
+    shutil.rmtree(tmp_path / 'kept' / runs[4].work_dir.relative_to(work_dir))
+    with pytest.raises(ValueError, match='learned from another teacher'):
+        restore(its_runs, elsewhere, tmp_path / 'kept')
+    assert its_runs[0].top1 == 99.0
+    assert not its_runs[4].finished
+
+
+def test_other_settings_are_refused(tables, tmp_path):
+    _, runs, work_dir = tables('here', finished=1)
+    store(runs, work_dir, tmp_path / 'kept')
+    [result] = (tmp_path / 'kept').rglob('result.json')
+    content = json.loads(result.read_text())
+    content['starts'][0]['settings'] = 'others'
+    result.write_text(json.dumps(content))
+    _, its_runs, elsewhere = tables('there')
+    with pytest.raises(ValueError, match='with other settings'):
+        restore(its_runs, elsewhere, tmp_path / 'kept')
+    assert not elsewhere.exists()
+
+
+def test_a_changed_checkpoint_is_refused(tables, tmp_path):
+    _, runs, work_dir = tables('here', finished=1)
+    store(runs, work_dir, tmp_path / 'kept')
+    [checkpoint] = (tmp_path / 'kept').rglob('epoch_*.pth')
+    checkpoint.write_bytes(checkpoint.read_bytes() + b'x')
+    _, its_runs, elsewhere = tables('there')
+    with pytest.raises(ValueError, match='not the checkpoint that was kept'):
+        restore(its_runs, elsewhere, tmp_path / 'kept')
+
+
+def test_an_archive_that_is_not_there_is_empty(tables, tmp_path):
+    _, runs, work_dir = tables('here')
+    assert restore(runs, work_dir, tmp_path / 'nowhere') == 0
+    store(runs, work_dir, tmp_path / 'kept')
+    assert not (tmp_path / 'kept').exists()
