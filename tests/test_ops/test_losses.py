@@ -75,11 +75,31 @@ def test_hostile_scores(kind, scale):
 def test_the_largest_floats_stay_finite(kind, tau, classes):
     student, teacher, third = problem(kind, rows=30, classes=classes)
     student, teacher = (x.sign() * FLOAT_MAX for x in (student, teacher))
-    student[2], teacher[3] = -FLOAT_MAX, -FLOAT_MAX
     weights = TWINS[kind][2]
     value, grad, *_ = TWINS[kind][1](student, teacher, third, tau, *weights[1:])
     assert grad.isfinite().all()
     assert not value.isnan().any()
+
+
+@KINDS
+@pytest.mark.parametrize('classes', WIDTHS[2:])
+@pytest.mark.parametrize('net', [0, 1])
+def test_a_row_of_the_least_floats(kind, classes, net):
+    """Nothing weighs less than what pads a row: the row is uniform all the same."""
+    tensors = problem(kind, classes=classes)
+    tensors[net][2:] = -FLOAT_MAX
+    assert_twins(kind, *tensors)
+
+
+@KINDS
+def test_vanished_probabilities_do_not_meet_large_gaps(kind):
+    """Of the teacher's others all but one have none, the student's are far below."""
+    student, teacher = torch.full((1, 24), -1e37), torch.full((1, 24), -1e4)
+    student[:, :2] = teacher[:, :2] = 0
+    third = torch.tensor([0])
+    if kind == 'mask':
+        third = (torch.arange(24) % 2 == 0).unsqueeze(0)
+    assert_twins(kind, student, teacher, third)
 
 
 @KINDS
@@ -148,13 +168,16 @@ def test_labels_that_are_no_classes(wrong):
 def test_small_divergences_are_not_swamped_by_rounding(kind):
     """Scores at a high temperature: nearly uniform, divergences of 1e-4."""
     draw = torch.Generator().manual_seed(0)
-    student, teacher = torch.rand(2, 200, 64, generator=draw)
-    third = problem(kind, 200, 64)[2]
+    students, teachers = torch.rand(2, 200, 1, 64, generator=draw)
+    thirds = problem(kind, 200, 64)[2].unsqueeze(1)
     eager, native, weights = TWINS[kind]
-    arguments = third, 8.0, *weights[1:]
-    got = native(student, teacher, *arguments)[0].double()
-    want = eager(student.double(), teacher.double(), *arguments)[0]
-    assert ((got - want) / want).abs().median() < 5e-6
+    errors = []
+    for student, teacher, third in zip(students, teachers, thirds, strict=True):
+        arguments = third, 8.0, *weights[1:]
+        got = native(student, teacher, *arguments)[0].double()
+        want = eager(student.double(), teacher.double(), *arguments)[0]
+        errors.append(((got - want) / want).abs().max())
+    assert torch.stack(errors).median() < 5e-6
 
 
 # The strongest

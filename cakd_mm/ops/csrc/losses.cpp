@@ -89,10 +89,12 @@ inline double drift(float total, float share) {
   return static_cast<double>(total) * share - 1;
 }
 
-// Take the weights behind the end away; return how many they were.
-inline int64_t blank(float* weight, int64_t n, int64_t length) {
+// The others' total where none is above the least float, which has put the label and
+// what lies behind the end level with them: these are taken away.
+inline float without(float* weight, int64_t label, int64_t n, int64_t length) {
+  weight[label] = 0;
   for (int64_t i = n; i < length; ++i) weight[i] = 0;
-  return length - n;
+  return static_cast<float>(n > 1 ? n - 1 : 1);
 }
 
 }  // namespace
@@ -143,9 +145,8 @@ int64_t cakd_single_label(const float* student, const float* teacher,
         total_S += weight_S[i];
         total_T += weight_T[i];
       }
-      // Where no other is above the least float, what lies behind the end has weight 1.
-      if (peak_S == -FLT_MAX) total_S -= blank(weight_S, classes, own.length);
-      if (peak_T == -FLT_MAX) total_T -= blank(weight_T, classes, own.length);
+      if (peak_S == -FLT_MAX) total_S = without(weight_S, label, classes, own.length);
+      if (peak_T == -FLT_MAX) total_T = without(weight_T, label, classes, own.length);
       const double log_S = std::log(static_cast<double>(total_S));
       const double log_T = std::log(static_cast<double>(total_T));
       const double odds_S = bounded(log_S + (peak_S - own_S) / tau);  // W to S
