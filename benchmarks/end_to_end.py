@@ -91,6 +91,8 @@ def gflop(pair: str) -> tuple[float, float]:
 def peak_gflops(dtype: torch.dtype, size: int = 1024) -> float:
     """Return the GFLOP/s of the fastest of some products of square matrices."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    # as convolutions may
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     fastest = math.inf
     for _ in range(20):

@@ -21,7 +21,7 @@ from cakd_mm.reproduction.plots import plot_curves, plot_gain
 from cakd_mm.reproduction.summary import summarise
 from cakd_mm.reproduction.tables import read_tables, select
 from cakd_mm.utils.errors import describe
-from cakd_mm.utils.runs import write_whole
+from cakd_mm.utils.runs import write_json
 from cakd_mm.utils.scheduling import Outcome, Schedule, bars, slots
 
 # Two cores: compiling takes longer than Digits, and bf16 halves CIFAR-10's time.
@@ -140,9 +140,7 @@ def write(args: argparse.Namespace, planned: list) -> Path:
             )
             remedy = 'Give another --out, or the --work-dir it was made from.'
             raise ValueError(describe('--out', str(args.out), problem, remedy))
-    write_whole(
-        content, dict(table=args.table, title=title, command=command, **summary)
-    )
+    write_json(content, dict(table=args.table, title=title, command=command, **summary))
     plots = dict(gain=plot_gain, curves=plot_curves)
     pictures = {kind: f'{name}_{kind}.png' for kind in plots}
     path = args.out / f'{name}.md'
@@ -161,9 +159,11 @@ def main() -> None:
     if args.archive:
         taken = restore(runs, args.work_dir, args.archive)
         print(f'{taken} finished runs taken from {args.archive}')
-    outcome = Outcome() if args.page else train(runs, args)
-    if args.archive:
-        store(runs, args.work_dir, args.archive)
+    try:
+        outcome = Outcome() if args.page else train(runs, args)
+    finally:  # also when it is interrupted
+        if args.archive:
+            store(runs, args.work_dir, args.archive)
     path = write(args, planned)
     print(path.read_text(encoding='utf-8'))
     if outcome.out_of_time:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .. import ops
 
+_NATIVE = torch.uint8, torch.float32, torch.float32  # pixels, mean, deviation
+
 
 def select(images: Tensor, places: np.ndarray) -> Tensor:
     """Return ``images[places]``."""
@@ -36,7 +38,7 @@ def windows(
 
     Args:
         images: (M, H, W, C) uint8, contiguous.
-        places: Which of them, (N,) integers.
+        places: Which of them, (N,) integers from 0.
         top: First row of each window in the padded image, (N,) integers.
         left: First column of it, (N,) integers.
         flips: Which windows are mirrored left to right, (N,) bool.
@@ -46,10 +48,15 @@ def windows(
 
     Returns:
         Tensor: (N, *size, C) uint8, contiguous.
+
+    Raises:
+        IndexError: a place is no image.
     """
     on_host = images.device.type == 'cpu'
     if on_host and ops.available():
         return ops.cut(images, places, top, left, flips, size, padding, fill)
+    if len(places) and places.min() < 0:  # which would count from the end
+        raise IndexError(f'image {places.min()} of {len(images)}')
     images = select(images, places)
     which = np.flatnonzero(flips)
     fill = fill[0] if len(set(fill)) == 1 else fill
@@ -148,7 +155,8 @@ def normalized(
         for x in (mean, std)
     )
     on_host = pixels.device.type == 'cpu'
-    if on_host and ops.available():
+    dtypes = pixels.dtype, mean.dtype, std.dtype
+    if on_host and dtypes == _NATIVE and ops.available():
         return ops.normalize(pixels, mean, std, reverse).permute(0, 3, 1, 2)
     if reverse:
         pixels = (_reversed_on_host if on_host else _reversed_on_device)(pixels)

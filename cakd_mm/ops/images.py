@@ -27,16 +27,22 @@ def cut(
     Raises:
         BuildError: the kernels cannot be built here.
         IndexError: a place is no image.
+        TypeError: images are not of uint8, or places no integers.
+        ValueError: arguments of several lengths.
     """
     images = images.contiguous()
     count, height, width, channels = images.shape
     before, above, _, _ = padding
     numbers = np.empty((3, len(places)), np.int64)
     numbers[0] = places
-    np.subtract(top, above, out=numbers[1])
-    np.subtract(left, before, out=numbers[2])
+    np.subtract(top, above, out=numbers[1], dtype=np.int64)
+    np.subtract(left, before, out=numbers[2], dtype=np.int64)
     flags = np.ascontiguousarray(flips, bool)
     pixel = np.array(fill * channels if len(fill) == 1 else fill, np.uint8)
+    if images.dtype != torch.uint8 or places.dtype.kind != 'i':
+        raise TypeError(f'{images.dtype} images, {places.dtype} places')
+    if flags.shape != places.shape or pixel.shape != (channels,):
+        raise ValueError(f'{flags.shape} flips, {pixel.shape} numbers to fill with')
     out = images.new_empty(len(places), *size, channels)
     first = numbers.ctypes.data
     stride = numbers.strides[0]
@@ -64,7 +70,7 @@ def normalize(pixels: Tensor, mean: Tensor, std: Tensor, reverse: bool) -> Tenso
     """Return ``(pixels - mean) / std``, each pixel's channels reversed before if asked.
 
     Args:
-        pixels (Tensor): (N, H, W, C) uint8, contiguous; C is 3 if ``reverse``.
+        pixels (Tensor): (N, H, W, C) uint8; C is 3 if ``reverse``.
         mean (Tensor): One number for each of a row's W * C, float32.
         std (Tensor): As many, to divide by.
         reverse (bool): Whether to reverse.
@@ -74,11 +80,17 @@ def normalize(pixels: Tensor, mean: Tensor, std: Tensor, reverse: bool) -> Tenso
 
     Raises:
         BuildError: the kernels cannot be built here.
+        ValueError: other dtypes or lengths than these.
     """
     count, height, width, channels = pixels.shape
     # named: what they copy has to live as long as the call
-    mean, std = mean.contiguous(), std.contiguous()
-    out = torch.empty(pixels.shape)
+    pixels, mean, std = pixels.contiguous(), mean.contiguous(), std.contiguous()
+    for numbers in (mean, std):
+        if numbers.dtype != torch.float32 or numbers.shape != (width * channels,):
+            raise ValueError(f'a row of {numbers.dtype}, {tuple(numbers.shape)}')
+    if pixels.dtype != torch.uint8 or (reverse and channels != 3):
+        raise ValueError(f'{pixels.dtype} pixels of {channels} channels')
+    out = pixels.new_empty(pixels.shape, dtype=torch.float32)
     library().cakd_normalize(
         pixels.data_ptr(),
         count * height,

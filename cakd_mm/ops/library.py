@@ -74,9 +74,8 @@ def _say(failure: str) -> None:
 def _once() -> tuple[ctypes.CDLL | None, str]:
     """Return the library, or why there is none; asked once a process."""
     try:
-        with TemporaryDirectory(prefix='cakd_mm-') as scratch:
-            return _build(Path(scratch)), ''  # once loaded, a file may be deleted
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        return _built(), ''
+    except (OSError, ValueError, subprocess.SubprocessError, AttributeError) as error:
         said = getattr(error, 'stderr', None) or str(error)
         return None, f'the C++ compiler or loader says: {" ".join(said.split())[:300]}'
 
@@ -90,23 +89,25 @@ def _load(path: Path) -> ctypes.CDLL:
     return loaded
 
 
-def _build(scratch: Path) -> ctypes.CDLL:
-    """Return the kept library, or one made in ``scratch`` and kept if possible."""
+def _built() -> ctypes.CDLL:
+    """Return the kept library, or make one and keep it if possible."""
     compiler = shlex.split(os.environ.get('CXX') or 'c++')
     options = FLAGS.split()
     if sys.platform == 'linux':  # Apple's compiler comes without
         options.append(OPENMP)
     folder = cache_folder('auto')
     kept = folder and folder / f'native-{_digest(compiler, options)[:16]}.so'
-    if kept and kept.is_file():
-        with suppress(OSError, AttributeError):  # damaged
-            return _load(kept)
-    made = scratch / 'native.so'
-    command = [*compiler, *options, *map(str, SOURCES), '-o', str(made)]
-    subprocess.run(command, capture_output=True, text=True, check=True)
     if kept:
-        write_whole(kept, made.read_bytes())
-    return _load(made)
+        with suppress(OSError, AttributeError):  # none, damaged, not ours to read
+            return _load(kept)
+    with TemporaryDirectory(prefix='cakd_mm-') as scratch:
+        made = Path(scratch, 'native.so')
+        command = [*compiler, *options, *map(str, SOURCES), '-o', str(made)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        if kept and write_whole(kept, made.read_bytes()):
+            with suppress(OSError):  # one of the two folders may forbid execution
+                return _load(kept)
+        return _load(made)  # once loaded, a file may be deleted
 
 
 def _digest(compiler: list[str], options: list[str]) -> str:
@@ -115,6 +116,8 @@ def _digest(compiler: list[str], options: list[str]) -> str:
         [*compiler, '--version'], capture_output=True, text=True, check=True
     ).stdout
     # `-march=native` of another machine that shares this home may not run here.
-    processor = [platform.machine(), cpuinfo().get('flags', platform.processor())]
-    parts = [version, *options, *processor, *(x.read_text('utf-8') for x in SOURCES)]
-    return sha256('\0'.join(parts).encode()).hexdigest()
+    info = cpuinfo()
+    flags = info.get('flags') or info.get('Features') or platform.processor()
+    made_of = [version, *options, platform.machine(), flags]
+    made_of += [source.read_text('utf-8') for source in SOURCES]
+    return sha256('\0'.join(made_of).encode()).hexdigest()

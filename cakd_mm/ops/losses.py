@@ -30,9 +30,11 @@ def single_label(
     Raises:
         BuildError: the kernels cannot be built here.
         RuntimeError: a label is no class.
+        ValueError: a tensor has another shape or dtype.
     """
     student, teacher = preds_S.contiguous(), preds_T.contiguous()
     labels = labels.contiguous()
+    _check(student, teacher, labels, torch.int64, student.shape[:1])
     rows, classes = student.shape
     loss, grad = student.new_empty(()), student.new_empty(rows, classes)
     log_total, cost = student.new_empty(2, rows, 1), student.new_empty(2, rows, 1)
@@ -81,9 +83,11 @@ def clusters(
 
     Raises:
         BuildError: the kernels cannot be built here.
+        ValueError: a tensor has another shape or dtype.
     """
     student, teacher = preds_S.contiguous(), preds_T.contiguous()
     mask = mask.contiguous()
+    _check(student, teacher, mask, torch.bool, student.shape)
     rows, classes = student.shape
     value, grad = student.new_empty(rows), student.new_empty(rows, classes)
     bcd, scd, wcd, mass = student.new_empty(4, rows).unbind()
@@ -115,8 +119,11 @@ def strongest(scores: Tensor, count: int) -> Tensor:
 
     Raises:
         BuildError: the kernels cannot be built here.
+        ValueError: scores are not of float32.
     """
     scores = scores.contiguous()
+    if scores.dtype != torch.float32:
+        raise ValueError(f'scores are {scores.dtype}')
     rows, elements = scores.shape
     mask = scores.new_empty(rows, elements, dtype=torch.bool)
     threads = torch.get_num_threads()
@@ -131,8 +138,10 @@ def cluster_sums(rows: Tensor, mask: Tensor) -> Tensor:
 
     Raises:
         BuildError: the kernels cannot be built here.
+        ValueError: a tensor has another shape or dtype.
     """
     rows, mask = rows.contiguous(), mask.contiguous()
+    _check(rows, rows, mask, torch.bool, rows.shape)
     sums = rows.new_empty(2)
     count, length = rows.shape
     library().cakd_cluster_sums(
@@ -144,3 +153,19 @@ def cluster_sums(rows: Tensor, mask: Tensor) -> Tensor:
         sums.data_ptr(),
     )
     return sums
+
+
+def _check(
+    student: Tensor, teacher: Tensor, third: Tensor, dtype: torch.dtype, shape: tuple
+) -> None:
+    """Refuse what a kernel would read as something else, or beyond its end."""
+    for given, kind, size in (
+        (student, torch.float32, student.shape),
+        (teacher, torch.float32, student.shape),
+        (third, dtype, shape),
+    ):
+        if given.dtype != kind or given.shape != size or given.dim() > 2:
+            raise ValueError(
+                f'{given.dtype} of {tuple(given.shape)}, where {kind} of '
+                f'{tuple(size)} belongs'
+            )

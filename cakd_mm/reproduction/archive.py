@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils.errors import describe
-from ..utils.runs import Run, hash_of, write_whole
+from ..utils.runs import Run, hash_of, write_json
+
+RESULT = 'result.json'
 
 
 def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
     """Fill a work dir with what it lacks of the finished runs of an archive.
+
+    A run whose teacher is not finished is left out, and so is a teacher whose
+    checkpoint is not there.
 
     Args:
         runs (Sequence[Run]): The planned ones, teachers first.
@@ -21,26 +26,31 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
         int: How many were taken.
 
     Raises:
-        ValueError: a run there has other settings or another teacher, or a teacher's
-            checkpoint is not the one it was written down with.
+        ValueError: a run there has other settings or another teacher, or a checkpoint
+            is not the one it was written down with.
     """
-    taken = 0
+    teachers, taken = _teachers(runs), 0
     for run in runs:
         kept = archive / run.work_dir.relative_to(work_dir)
-        if run.checkpoint or run.finished or not (kept / 'result.json').is_file():
+        untaught = run.teacher is not None and run.teacher.sha256 is None
+        if run.checkpoint or run.finished or untaught or not (kept / RESULT).is_file():
             continue
-        result = json.loads((kept / 'result.json').read_text())
-        run.check(result['starts'])
-        run.work_dir.mkdir(parents=True, exist_ok=True)
+        result = json.loads((kept / RESULT).read_text())
+        try:
+            run.check(result['starts'])
+        except ValueError as error:
+            _refuse(archive, f'{kept} does not fit this table ({error})')
         checkpoint = kept / run.last_checkpoint.name
         if checkpoint.is_file():
             if hash_of(checkpoint) != result['checkpoint_sha256']:
-                problem = f'{checkpoint} is not the checkpoint that was kept.'
-                remedy = 'Take that folder from version control again, or delete it.'
-                raise ValueError(describe('--archive', str(archive), problem, remedy))
-            shutil.copyfile(checkpoint, run.last_checkpoint)
-        write_whole(run.work_dir / 'starts.json', dict(starts=result['starts']))
-        write_whole(run.work_dir / 'result.json', result)  # finished from now on
+                _refuse(archive, f'{checkpoint} is not the checkpoint that was kept.')
+            run.work_dir.mkdir(parents=True, exist_ok=True)
+            _copy(checkpoint, run.last_checkpoint)
+        elif run.work_dir in teachers:
+            continue
+        run.work_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run.work_dir / 'starts.json', dict(starts=result['starts']))
+        write_json(run.work_dir / RESULT, result)  # finished from now on
         taken += 1
     return taken
 
@@ -49,19 +59,44 @@ def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
     """Keep the results of finished runs, and the checkpoints of teachers.
 
     A page can be written from it and a table continued, on any machine; a student's
-    weights are not kept.
+    weights are not kept. What is there already stays.
 
     Args:
         runs (Sequence[Run]): The planned ones.
         work_dir (Path): Where they are.
         archive (Path): Where to put it, in folders named as in the work dir.
+
+    Raises:
+        ValueError: another result of a run is there.
     """
-    teachers = {run.teacher.work_dir for run in runs if run.teacher}
+    teachers = _teachers(runs)
     for run in runs:
         if run.checkpoint or not run.finished:
             continue
         kept = archive / run.work_dir.relative_to(work_dir)
+        if (kept / RESULT).is_file():
+            there = json.loads((kept / RESULT).read_text())
+            if there['checkpoint_sha256'] != run.sha256:
+                _refuse(archive, f'{kept} holds another run than {run.work_dir}.')
         kept.mkdir(parents=True, exist_ok=True)
-        if run.work_dir in teachers:
-            shutil.copyfile(run.last_checkpoint, kept / run.last_checkpoint.name)
-        write_whole(kept / 'result.json', run.result)
+        checkpoint = kept / run.last_checkpoint.name
+        if run.work_dir in teachers and not checkpoint.is_file():
+            _copy(run.last_checkpoint, checkpoint)
+        if not (kept / RESULT).is_file():
+            write_json(kept / RESULT, run.result)
+
+
+def _teachers(runs: Sequence[Run]) -> set[Path]:
+    return {run.teacher.work_dir for run in runs if run.teacher}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that others see whole or not at all."""
+    part = target.with_name(f'{target.name}.part')
+    shutil.copyfile(source, part)
+    part.replace(target)
+
+
+def _refuse(archive: Path, problem: str) -> None:
+    remedy = 'Give another --archive, or take that folder out of it.'
+    raise ValueError(describe('--archive', str(archive), problem, remedy))

@@ -10,13 +10,14 @@ from mmengine.logging import print_log
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
+from ..ops.library import BuildError
 from .errors import describe
 
 # PyTorch 2.1 compiles a net with hooks to another net, without a word.
 OLDEST = '2.4'
 
 _COPIES = count()
-_TOLD: set[str] = set()  # warnings, each given once a process
+_TOLD: set[str] = set()  # keys whose warning has been given in this process
 _SKIP_GLOBALS = getattr(torch.compiler, 'skip_guard_on_globals_unsafe', None)
 
 # PyTorch 2.1 cannot trace the functions that ask.
@@ -33,9 +34,9 @@ def compiled(
     """Return ``function`` compiled at its first call, or run eagerly if that fails.
 
     Where compiling fails (no C++ compiler, no Triton, a system that torch.compile
-    does not know), a warning that names ``key`` is given once, and all calls run
-    eagerly from then on. What the eager form raises too is no such failure: it is
-    the caller's error and goes to the caller.
+    does not know), a warning that names ``key`` is given, once a process, and the next
+    of native kernel, torch.compile and eager form runs from then on. What the eager
+    form raises too is no such failure: it is the caller's error and goes to the caller.
 
     Args:
         function (Callable, optional): What torch.compile compiles: a function or a
@@ -68,47 +69,61 @@ class _Compiled:
         self.eager = eager
         self.native = native
         self.options = options
+        self._forget()
+
+    def _forget(self) -> None:
         self._run: Callable | None = None
-        self._failed = False
+        self._unbuilt = self._failed = False  # of the native kernel, of torch.compile
 
     def __call__(self, *args, **kwargs):
         if is_compiling():  # as part of something larger
             return (self.function or self.eager)(*args, **kwargs)
-        if self._failed:
-            return self.eager(*args, **kwargs)
+        failure = None
+        if self.native is not None and not self._unbuilt and _on_host(args):
+            try:
+                return self.native(*args, **kwargs)
+            except BuildError as error:
+                failure, self._unbuilt = error, True
+        result, failed = self._without_native(args, kwargs)
+        if failure or failed:
+            self._tell(failed or failure)
+        return result
+
+    def _without_native(self, args: tuple, kwargs: dict) -> tuple:
+        """Return the result, and why torch.compile has failed if it has just now."""
+        if self.function is None or self._failed:
+            return self.eager(*args, **kwargs), None
         try:
-            return self._form(args)(*args, **kwargs)
+            if self._run is None:
+                self._run = _compile(self.function, self.options)
+            return self._run(*args, **kwargs), None
         except Exception as error:
             if not _of_compiling(error):
                 raise
             failure = error
         result = self.eager(*args, **kwargs)
         self._failed = True
-        text = _warning(self.key, failure)
-        if text not in _TOLD:
-            _TOLD.add(text)
-            print_log(text, 'current', logging.WARNING)
-        return result
+        return result, failure
 
-    def _form(self, args: tuple) -> Callable:
-        """Return what runs these arguments."""
-        if self.native is not None and _on_host(args[0]):
-            return self.native
-        if self.function is None:
-            return self.eager
-        if self._run is None:
-            self._run = _compile(self.function, self.options)
-        return self._run
+    def _tell(self, failure: Exception) -> None:
+        if self.key not in _TOLD:
+            _TOLD.add(self.key)
+            print_log(_warning(self.key, failure), 'current', logging.WARNING)
 
     def __getstate__(self) -> dict:
-        return dict(vars(self), _run=None)
+        return dict(vars(self), _run=None, _unbuilt=False, _failed=False)
 
 
-def _on_host(tensor: Tensor) -> bool:
-    """Tell whether a native kernel can take a tensor."""
-    kind = type(tensor)  # no fake one of a tracing mode
-    plain = kind is Tensor or kind is nn.Parameter
-    return plain and tensor.dtype == torch.float32 and tensor.device.type == 'cpu'
+def _on_host(args: tuple) -> bool:
+    """Tell whether a native kernel can take these arguments."""
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    # no fake ones of a tracing mode
+    plain = all(type(x) is Tensor or type(x) is nn.Parameter for x in tensors)
+    return (
+        plain
+        and tensors[0].dtype == torch.float32
+        and all(x.device.type == 'cpu' for x in tensors)
+    )
 
 
 def _compile(function: Callable, options: dict) -> Callable:
@@ -155,6 +170,6 @@ def _warning(key: str, failure: Exception) -> str:
         key,
         True,
         f'Compiling failed ({type(failure).__name__}: {reason}).',
-        'Running eagerly instead, with equal results: install a C++ compiler (and '
+        'PyTorch goes on without, with equal results: install a C++ compiler (and '
         f'Triton for a GPU), or set {key}=False.',
     )

@@ -44,7 +44,7 @@ def logged_lines(text: str) -> list[dict]:
     return [line for line in lines if 'step' in line]
 
 
-def write_whole(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict) -> None:
     """Write json so that a reader finds all of it or none, whenever we are killed."""
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
@@ -196,7 +196,7 @@ class Run:
             path.unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, dict(reason=reason))
+            write_json(path, dict(reason=reason))
 
     @property
     def finished(self) -> bool:
@@ -258,7 +258,7 @@ class Run:
             versions=versions(),
             machine=machine(),
         )
-        write_whole(self.work_dir / 'starts.json', dict(starts=[*self.starts, own]))
+        write_json(self.work_dir / 'starts.json', dict(starts=[*self.starts, own]))
 
     def _command(self) -> list[str]:
         name = 'test.py' if self.checkpoint else 'train.py'
@@ -304,7 +304,7 @@ class Run:
             options=self.options,
             starts=self.starts,
         )
-        write_whole(self.work_dir / 'result.json', content)
+        write_json(self.work_dir / 'result.json', content)
 
     @property
     def seconds(self) -> float:

@@ -1,5 +1,8 @@
 """Batches against mmpretrain's transforms, image by image and bit by bit."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +45,8 @@ def one_by_one(images, crop, flip, draws):
 def _way(request, monkeypatch):
     """Work by kernels, as on a host without a compiler, and as on other devices."""
     if request.param == 'native':
+        if shutil.which(os.environ.get('CXX', 'c++')) is None:
+            pytest.skip('there is no C++ compiler')
         assert batch_ops.ops.available()
     else:
         monkeypatch.setattr(batch_ops.ops, 'available', lambda: False)
@@ -112,7 +117,7 @@ def test_windows_of_some_of_the_images():
 @pytest.mark.usefixtures('_way')
 def test_a_place_without_an_image():
     zeros, flips = np.zeros(2, np.int64), np.zeros(2, bool)
-    for wrong in (7, 10**6, -8):
+    for wrong in (7, 10**6, -1, -8):
         with pytest.raises(IndexError, match=str(wrong)):
             windows(pictures(), np.array([3, wrong]), zeros, zeros, flips, (6, 5))
 
@@ -156,6 +161,31 @@ def test_normalised_bit_for_bit_as_the_preprocessor_does(
     assert torch.equal(found, expected)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
+
+
+@pytest.mark.usefixtures('_way')
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
+def test_statistics_of_other_precisions(dtype):
+    """A preprocessor that was cast with its model."""
+    images = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+    mean, std = (
+        torch.tensor(x).view(3, 1, 1).to(dtype) for x in ([50.0] * 3, [10.0] * 3)
+    )
+    assert torch.equal(normalized(images, mean, std), torch.full((2, 3, 4, 4), 5.0))
+    floats = normalized(images.float(), mean.float(), std.float())
+    assert torch.equal(floats, torch.full((2, 3, 4, 4), 5.0))
+
+
+@pytest.mark.usefixtures('_way')
+def test_the_default_dtype_is_nobodys_concern():
+    images = pictures().permute(0, 3, 1, 2)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    want = normalized(images, mean, std)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(normalized(images, mean, std), want)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @given(

@@ -5,6 +5,7 @@ import math
 import pickle
 import subprocess
 import sys
+from contextlib import suppress
 
 import hypothesis.strategies as st
 import pytest
@@ -180,6 +181,38 @@ def test_small_divergences_are_not_swamped_by_rounding(kind):
     assert torch.stack(errors).median() < 5e-6
 
 
+def test_others_at_minus_infinity_stay_visible():
+    student, teacher, labels = problem('label')
+    for net in (0, 1):
+        tensors = [student.clone(), teacher.clone(), labels]
+        tensors[net][:] = -math.inf
+        tensors[net].scatter_(1, labels.unsqueeze(1), 1.0)
+        assert not ops.single_label(*tensors, *TWINS['label'][2])[0].isfinite()
+
+
+def test_what_would_be_read_as_something_else_is_refused():
+    student, teacher, labels = problem('label')
+    mask = problem('mask')[2]
+    wrong_of_label = [
+        (student, teacher, labels.int()),
+        (student, teacher, labels[:-1]),
+        (student, teacher[:, :-1], labels),
+        (student, teacher.double(), labels),
+        (student.double(), teacher, labels),
+        (student.bfloat16(), teacher, labels),
+    ]
+    for tensors in wrong_of_label:
+        with pytest.raises(ValueError, match='belongs'):
+            ops.single_label(*tensors, 4.0, 1.0, 1.0)
+    for third in (mask[:, :-1], mask[:-1], mask.float()):
+        with pytest.raises(ValueError, match='belongs'):
+            ops.clusters(student, teacher, third, 4.0, 1.0, 1.0, 1.0)
+        with pytest.raises(ValueError, match='belongs'):
+            ops.cluster_sums(student, third)
+    with pytest.raises(ValueError, match='float64'):
+        ops.strongest(student.double(), 3)
+
+
 # The strongest
 
 
@@ -213,6 +246,14 @@ def test_extreme_scores_are_ranked():
         assert sorted(shuffled[mask[0]].tolist()) == list(range(10 - count, 10))
 
 
+def test_a_nan_of_either_sign_is_the_highest():
+    nan = torch.tensor(math.nan)
+    for value in (nan, nan.copysign(torch.tensor(-1.0))):
+        scores = torch.stack((torch.tensor(math.inf), value, torch.tensor(0.0)))
+        mask = ops.strongest(scores.unsqueeze(0), 1)
+        assert mask.tolist() == [[False, True, False]]
+
+
 def test_zero_has_no_sign():
     scores = torch.tensor([[-0.0, 0.0, -0.0, 0.0, -1.0]])
     assert ops.strongest(scores, 2).tolist() == [[True, True, False, False, False]]
@@ -231,6 +272,19 @@ def test_sums_of_clusters(rows, elements):
 
 
 # In the losses
+
+NOWHERE = torch.device('meta')
+
+
+@KINDS
+@pytest.mark.parametrize('place', [0, 1, 2])
+def test_tensors_of_another_device_never_reach_a_kernel(kind, place, kernels):
+    loss, tensors = build(kind, compile=True), list(problem(kind))
+    loss._function.function = None  # nothing that torch.compile would compile
+    tensors[place] = tensors[place].to(NOWHERE)
+    with suppress(RuntimeError):  # of torch, in most cases
+        loss(*tensors)
+    assert not kernels
 
 
 class Counted:

@@ -48,19 +48,47 @@ def test_another_machine_goes_on(tables, tmp_path):
         run.check()
 
 
-def test_what_is_there_is_not_replaced(tables, tmp_path):
+def another_teacher(run):
+    run.last_checkpoint.write_bytes(b'another teacher')
+    run.write_result()
+    run._result = None
+
+
+def test_students_of_another_teacher_are_refused(tables, tmp_path):
     _, runs, work_dir = tables('here', finished=5)
     store(runs, work_dir, tmp_path / 'kept')
-    _, its_runs, elsewhere = tables('there')
-    end(its_runs[0], 99.0)
-    its_runs[0].last_checkpoint.write_bytes(b'another teacher')
-    its_runs[0].write_result()
-    its_runs[0]._result = None
-    shutil.rmtree(tmp_path / 'kept' / runs[4].work_dir.relative_to(work_dir))
-    with pytest.raises(ValueError, match='learned from another teacher'):
+    _, its_runs, elsewhere = tables('there', finished=1)
+    another_teacher(its_runs[0])
+    with pytest.raises(ValueError, match='--archive.*learned from another teacher'):
         restore(its_runs, elsewhere, tmp_path / 'kept')
-    assert its_runs[0].top1 == 99.0
-    assert not its_runs[4].finished
+    assert its_runs[0].sha256 != runs[0].sha256
+    with pytest.raises(ValueError, match='holds another run'):
+        store(its_runs, elsewhere, tmp_path / 'kept')
+
+
+@pytest.mark.parametrize('lost', ['folder', 'checkpoint'])
+def test_no_students_without_their_teacher(lost, tables, tmp_path):
+    _, runs, work_dir = tables('here', finished=5)
+    store(runs, work_dir, tmp_path / 'kept')
+    teacher = tmp_path / 'kept' / runs[0].work_dir.relative_to(work_dir)
+    if lost == 'folder':
+        shutil.rmtree(teacher)
+    else:
+        (teacher / runs[0].last_checkpoint.name).unlink()
+    _, its_runs, elsewhere = tables('there')
+    assert restore(its_runs, elsewhere, tmp_path / 'kept') == 2
+    taken = [run.name.split('_')[0] for run in its_runs if run.finished]
+    assert taken == ['resnet8', 'resnet8']
+
+
+def test_a_teacher_is_completed_by_a_later_selection(tables, tmp_path):
+    _, runs, work_dir = tables('here', finished=5)
+    alone = [run for run in runs if run.teacher is None]
+    store(alone, work_dir, tmp_path / 'kept')
+    assert not list((tmp_path / 'kept').rglob('*.pth'))
+    store(runs, work_dir, tmp_path / 'kept')
+    assert len(list((tmp_path / 'kept').rglob('*.pth'))) == 1
+    assert not list((tmp_path / 'kept').rglob('*.part'))
 
 
 def test_other_settings_are_refused(tables, tmp_path):

@@ -15,7 +15,7 @@ from cakd_mm.reproduction.plan import plan
 from cakd_mm.reproduction.tables import select
 from cakd_mm.utils.paired_statistics import paired
 from cakd_mm.utils.provenance import commit, machine, versions
-from cakd_mm.utils.runs import Run, write_whole
+from cakd_mm.utils.runs import Run, write_json
 from cakd_mm.utils.scheduling import Schedule, bars, slots
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def main() -> None:
         outcome = Schedule([teacher, *by_seed], slots(args.jobs), progress).run()
     summary = dict(summarise(rows), failed=outcome.failed)
     args.out.mkdir(parents=True, exist_ok=True)
-    write_whole(args.out / f'cakd_search_{TABLE}.json', summary)
+    write_json(args.out / f'cakd_search_{TABLE}.json', summary)
     print('| setting | seeds | top-1 on held-out images | minus the base |')
     print('| --- | --- | --- | --- |')
     for name, row in summary['settings'].items():

@@ -48,7 +48,7 @@ class BatchPreprocessor(ClsDataPreprocessor):
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation as a row of pixels, laid out once."""
-        key = images.shape[-1], images.shape[1], images.device
+        key = images.shape[-1], images.shape[1], images.device, self.mean.dtype
         if self._row is None or self._row[0] != key:
             rows = (row_of(numbers, *key[:2]) for numbers in (self.mean, self.std))
             self._row = key, tuple(rows)

@@ -185,8 +185,8 @@ class CAKDFeatureLoss(FeatureLoss):
             row_mask,
             self.tau,
             *weights,
-            self.loss_weight,
             self._function,
+            self.loss_weight,
         )
         self.seen = {
             **terms._asdict(),

@@ -119,7 +119,7 @@ class CAKDLogitLoss(nn.Module):
             mask = self._mask(gt_labels, preds_S)
             weights = self.alpha, self.beta, self.gamma
             loss, terms, mass = weighted_kl(
-                preds_S, preds_T, mask, self.tau, *weights, scale, self._function
+                preds_S, preds_T, mask, self.tau, *weights, self._function, scale
             )
             self._seen.update(terms._asdict(), strong_mass=mass)
             return loss

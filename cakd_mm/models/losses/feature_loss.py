@@ -104,7 +104,7 @@ class FeatureLoss(nn.Module):
                     self.norm.update(raw.movedim(dim, -1).flatten(0, -2))
                 preds_S, preds_T = self.norm(preds_S, dim), self.norm(raw, dim)
             rows_S, rows_T = (to_rows(x, self.granularity) for x in (preds_S, preds_T))
-            return self.compare(
+            loss = self.compare(
                 rows_S,
                 rows_T,
                 raw,
@@ -112,6 +112,12 @@ class FeatureLoss(nn.Module):
                 head_weight=head_weight,
                 head_bias=head_bias,
             )
+        if loss.dim():
+            raise ValueError(
+                f'{type(self).__name__}.compare returned a tensor of shape '
+                f'{tuple(loss.shape)}: return self.mean(values) of one value per row.'
+            )
+        return loss
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Check both features; return them in the precision to compute in."""

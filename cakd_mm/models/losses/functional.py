@@ -97,8 +97,8 @@ def weighted_kl(
     alpha: float = 1.0,
     beta: float = 1.0,
     gamma: float | Tensor = 1.0,
-    factor: float = 1.0,
     function: Callable | None = None,
+    factor: float = 1.0,
 ) -> tuple[Tensor, DecoupledKL, Tensor]:
     """Return the mean of ``alpha * bcd + beta * scd + gamma * wcd`` times ``factor``.
 

@@ -1,7 +1,7 @@
 // The losses of CAKD, forward and gradient in one pass over each row.
 //
 // Twins of cakd_mm/models/losses/functional.py, whose comments say why what is computed
-// how. Elements are float32, what there is one of per row is float64.
+// how. Elements and their sums are float32, what is made of those float64.
 
 #include <cfloat>
 #include <cmath>
@@ -46,18 +46,19 @@ struct Split {
     const double large = 1 / (1 + small);
     first = odds < 0 ? small * large : large;
     cost = std::log1p(small) + (odds > 0 ? odds : 0);
-    if (odds != odds) first = cost = odds;
   }
 };
 
 inline double bounded(double odds) {
-  return odds > FLT_MAX ? FLT_MAX : odds < -FLT_MAX ? -FLT_MAX : odds;
+  constexpr double limit = FLT_MAX / 2;
+  return odds > limit ? limit : odds < -limit ? -limit : odds;
 }
 
 inline float depth_of(float below) { return below < -FLT_MAX ? -FLT_MAX : below; }
 
-// Rows of scratch memory, whole vectors long, so that no remainder runs in scalars, and
-// aligned to them: others cost twice as much.
+// Rows of scratch memory, whole vectors long, so that no remainder runs in scalars
+// (loops say blocks * kVector for the compiler to see it), and aligned to them: others
+// cost twice as much.
 constexpr int64_t kVector = 16;
 
 template <typename T>
@@ -91,10 +92,12 @@ inline double drift(float total, float share) {
 
 // The others' total where none is above the least float, which has put the label and
 // what lies behind the end level with them: these are taken away.
-inline float without(float* weight, int64_t label, int64_t n, int64_t length) {
+inline float without(float total, float* weight, int64_t label, int64_t n,
+                     int64_t length) {
+  float gone = weight[label];
   weight[label] = 0;
-  for (int64_t i = n; i < length; ++i) weight[i] = 0;
-  return static_cast<float>(n > 1 ? n - 1 : 1);
+  for (int64_t i = n; i < length; ++i) gone += weight[i], weight[i] = 0;
+  return n > 1 ? total - gone : 1;  // of no others, as of any empty cluster
 }
 
 }  // namespace
@@ -145,8 +148,10 @@ int64_t cakd_single_label(const float* student, const float* teacher,
         total_S += weight_S[i];
         total_T += weight_T[i];
       }
-      if (peak_S == -FLT_MAX) total_S = without(weight_S, label, classes, own.length);
-      if (peak_T == -FLT_MAX) total_T = without(weight_T, label, classes, own.length);
+      if (peak_S == -FLT_MAX)
+        total_S = without(total_S, weight_S, label, classes, own.length);
+      if (peak_T == -FLT_MAX)
+        total_T = without(total_T, weight_T, label, classes, own.length);
       const double log_S = std::log(static_cast<double>(total_S));
       const double log_T = std::log(static_cast<double>(total_T));
       const double odds_S = bounded(log_S + (peak_S - own_S) / tau);  // W to S
@@ -304,10 +309,10 @@ void cakd_strongest(const float* scores, int64_t rows, int64_t elements, int64_t
         const int32_t bits = key[i];
         const int32_t magnitude = bits & INT32_MAX;
         const int32_t order = bits < 0 ? -magnitude : magnitude;
-        const int32_t own = magnitude > 0x7f800000 ? INT32_MAX : order;
-        key[i] = own;
-        least = own < least ? own : least;
-        most = own > most ? own : most;
+        const int32_t value = magnitude > 0x7f800000 ? INT32_MAX : order;
+        key[i] = value;
+        least = value < least ? value : least;
+        most = value > most ? value : most;
       }
       // The largest threshold that `count` of them reach, by halving.
       int64_t low = least, high = most;

@@ -89,7 +89,7 @@ def test_known_weights_give_what_the_terms_give():
     terms, mass = decoupled_kl_and_mass(leaf, teacher, mask, 2.5)
     slow = sum(w * term for w, term in zip(weights, terms, strict=True)).mean()
     want = torch.autograd.grad(2.0 * 1.7 * slow, leaf)[0]
-    mean, parts, weak = weighted_kl(leaf, teacher, mask, 2.5, *weights, 1.7)
+    mean, parts, weak = weighted_kl(leaf, teacher, mask, 2.5, *weights, factor=1.7)
     assert_close(mean, 1.7 * slow)
     assert_close((*parts, weak), (*terms, mass))
     assert not any(part.requires_grad for part in (*parts, weak))
