@@ -20,11 +20,6 @@ if ops.available():
 """
 
 
-pytestmark = pytest.mark.skipif(
-    shutil.which(os.environ.get('CXX', 'c++')) is None, reason='no C++ compiler'
-)
-
-
 @pytest.fixture
 def caches(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
