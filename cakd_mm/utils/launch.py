@@ -12,12 +12,14 @@ from urllib.request import urlopen
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_integrity
 
+from ..engine.hooks.logged import logger_hook
 from .checkpoint import is_remote, load_strictly, model_weights, read_checkpoint
 from .errors import describe, nearest
 from .extract import plain_config
@@ -304,4 +306,8 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)
+    hook = logger_hook(runner)
+    if hook is not None and not is_main_process():
+        # All ranks of mmengine's write the scores, into one file and at once.
+        runner.hooks.remove(hook)
     return runner

@@ -500,6 +500,17 @@ class TestBuildRunner:
             launch.build_test_runner(cfg, str(path))
         assert str(path) in str(caught.value)
 
+    @pytest.mark.parametrize('main', [True, False])
+    def test_one_rank_writes_the_scores(self, main, tmp_path, monkeypatch):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        cfg.work_dir, cfg.experiment_name = str(tmp_path), f'scores-{main}'
+        path = tmp_path / 'student.pth'
+        torch.save(dict(state_dict=build(cfg.model).state_dict()), path)
+        monkeypatch.setattr(launch, 'is_main_process', lambda: main)
+        runner = launch.build_test_runner(cfg, str(path))
+        assert runner.test()['accuracy/top1'] >= 0
+        assert len(list(tmp_path.glob('*/*.json'))) == main
+
 
 def test_several_slurm_nodes_without_a_gpu_need_an_address(monkeypatch):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
