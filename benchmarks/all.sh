@@ -10,6 +10,7 @@ run() { echo "== $*"; "$python" -W ignore "$@"; }
 if "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
     run end_to_end.py --batch-sizes 128 1024 --memory
     run end_to_end.py --pair r34_r18 --batch-sizes 128 --memory
+    run feature_methods.py --batch-size 128
     run teacher.py --teachers resnet56 resnet32x4 wrn40-2 resnet34 --memo
     run overhead.py
     run loss.py
@@ -23,6 +24,7 @@ else
     for threads in 1 2; do run loss.py --threads "$threads"; done
     run loss_growth.py --threads 1
     run resident_data.py --rounds 5
+    run feature_methods.py --rounds 7
     run history.py
     run ranks.py
 fi

@@ -11,6 +11,7 @@ import pytest
 # Arguments beside --quick, and the name of the file that is written.
 BENCHMARKS = {
     'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
+    'feature_methods': ([], 'feature_methods'),
     'history': ([], 'history'),
     'loss': ([], 'loss_1threads'),
     'loss_growth': ([], 'loss_growth'),

@@ -159,6 +159,46 @@ def test_without_compilation(tmp_path, make_runner, counted):
     assert counted == []
 
 
+def test_connectors_are_compiled_if_asked(tmp_path, make_runner, counted):
+    cfg = digits_config(
+        'reviewkd/reviewkd_r20_r8_digits.py',
+        epochs=1,
+        model__teacher_ckpt=str(save_teacher(tmp_path / 'teacher.pth')),
+    )
+    for asked in (False, True):
+        counted.clear()
+        hook = dict(HOOK, connectors=asked)
+        runner, losses = train(make_runner, cfg, f'asked-{asked}', hook)
+        connectors = list(runner.model.distiller.connectors.values())
+        assert len(connectors) == 1
+        assert len(counted) == (1 + asked) * len(losses)
+        assert connectors[0]._compiled_call_impl is None
+
+
+def test_compiled_connectors_are_the_plain_ones(tmp_path, make_runner):
+    cfg = digits_config(
+        'cakd/ablations/digits/digits_logit-single_activation.py',
+        epochs=1,
+        model__teacher_ckpt=str(save_teacher(tmp_path / 'teacher.pth')),
+        optim_wrapper__optimizer__lr=0.001,
+    )
+    plain, losses = train(make_runner, cfg, 'plain', hook=None)
+    fast, found = train(make_runner, cfg, 'fast', dict(HOOK, connectors=True))
+    assert len(losses) == 3
+    assert found == pytest.approx(losses, rel=1e-3)
+    expected, trained = (weights(runner, 'epoch_1.pth') for runner in (plain, fast))
+    assert trained.keys() == expected.keys()
+    for key in expected:
+        if 'connectors' in key:
+            close = dict(atol=1e-3, rtol=1e-2)
+            torch.testing.assert_close(trained[key], expected[key], **close)
+
+
+def test_connectors_need_compilation():
+    with pytest.raises(ValueError, match=r'student_runtime\.connectors` = True'):
+        student_runtime_hook.StudentRuntimeHook(compile=False, connectors=True)
+
+
 def test_cuda_graphs(tmp_path, make_runner, counted):
     cfg = distill_config(tmp_path, epochs=1)
     train(make_runner, cfg)
