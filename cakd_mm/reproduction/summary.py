@@ -60,7 +60,11 @@ def _pair(own: PlannedPair) -> dict:
         ),
         student_moves=moves,
         rows=rows,
-        sentences=[*compare_with_paper(own, scores), *conclude(scores, moves)],
+        sentences=[
+            *compare_with_paper(own, scores),
+            *missing_seeds(own, scores),
+            *conclude(scores, moves),
+        ],
     )
 
 
@@ -90,6 +94,19 @@ def compare_with_paper(
     return [
         f'{text}more than {NEAR:g} point apart, so that data, image size or recipe '
         "differ from the paper's, and gains are compared rather than levels."
+    ]
+
+
+def missing_seeds(
+    own: PlannedPair, scores: Mapping[str, Mapping[int, float]]
+) -> list[str]:
+    """Say that what is concluded is for now, if planned seeds have not run."""
+    missing = sum(len(runs) - len(scores[name]) for name, runs in own.rows.items())
+    if not missing:
+        return []
+    return [
+        f'{missing} of the planned runs are missing: what is called above or below '
+        'here is for now, and of two seeds alone may be chance.'
     ]
 
 

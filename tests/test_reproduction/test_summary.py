@@ -9,7 +9,7 @@ from tiny_runs import finish_run
 from cakd_mm.reproduction.page import heading, page
 from cakd_mm.reproduction.plan import plan
 from cakd_mm.reproduction.plots import plot_curves, plot_gain
-from cakd_mm.reproduction.summary import conclude, summarise
+from cakd_mm.reproduction.summary import conclude, missing_seeds, summarise
 from cakd_mm.reproduction.tables import select
 
 STUDENT = {0: 60.0, 1: 61.0, 2: 62.0}
@@ -100,6 +100,19 @@ def make(tmp_path, monkeypatch):
 
 
 SCORES = {'teacher': {0: 80.0}, 'student': STUDENT, 'KD': shifted(2)}
+
+
+def test_missing_seeds_are_said_first(make):
+    [own] = make('digits', SCORES)
+    assert missing_seeds(own, {name: SCORES[name] for name in own.rows}) == []
+    [other] = make('digits', {}, seeds=5)
+    assert missing_seeds(other, dict.fromkeys(other.rows, {}))[0].startswith('70 of ')
+
+
+def test_missing_seeds_come_before_what_is_concluded(make):
+    [pair] = summarise(make('digits', SCORES, seeds=5), 'lossless')['pairs']
+    assert pair['sentences'][0].startswith('4 of the planned runs are missing: ')
+    assert 'levelled off' in pair['sentences'][1]
 
 
 def test_numbers_are_those_of_the_seeds(make):
