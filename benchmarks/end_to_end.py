@@ -25,9 +25,15 @@ from mmpretrain.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-from cakd_mm.utils.launch import adapt_to_device
 
-from steps import imagenet_resnet, ours, resnet, started, stock  # isort: skip
+from steps import (  # isort: skip
+    fast_student,
+    imagenet_resnet,
+    ours,
+    resnet,
+    started,
+    stock,
+)
 
 STOCK = 'mmrazor'
 IN_MEMORY = 'mmrazor, images in memory'
@@ -65,14 +71,7 @@ def config(name: str, pair: str, batch_size: int) -> Config:
         return stock(*nets, batch_size, workers=1, size=size, folder=folder)
     model, hook, amp = OURS[name]
     cfg = ours(*nets, batch_size, size=size, **model)
-    if hook is not None:
-        cfg.default_hooks.student_runtime = hook
-    cfg.launcher = 'none'
-    if amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.dtype = 'bfloat16'
-    adapt_to_device(cfg)
-    return cfg
+    return fast_student(cfg, hook, amp)
 
 
 def gflop(pair: str) -> tuple[float, float]:

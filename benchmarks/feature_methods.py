@@ -10,9 +10,8 @@ from common import arguments, interleave, parse, save, summarize, table
 from mmengine.config import Config
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-from cakd_mm.utils.launch import adapt_to_device
 
-from steps import CONFIGS, ours, resnet, started  # isort: skip
+from steps import CONFIGS, fast_student, ours, resnet, started  # isort: skip
 
 METHODS = {
     'reviewkd': 'reviewkd/reviewkd_{}_cifar100.py',
@@ -39,14 +38,7 @@ def config(
     cfg = ours(*map(resnet, depths), batch_size, teacher_runtime=dict())
     leaf = Config.fromfile(CONFIGS / METHODS[method].format('r56_r20'))
     cfg.model.distiller = leaf.model.distiller
-    if hook:
-        cfg.default_hooks.student_runtime = hook
-    cfg.launcher = 'none'
-    if amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.dtype = 'bfloat16'
-    adapt_to_device(cfg)
-    return cfg
+    return fast_student(cfg, hook, amp)
 
 
 def main() -> None:

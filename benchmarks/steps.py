@@ -17,6 +17,7 @@ from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
 from cakd_mm.engine.loops import ResumableTrainLoop
+from cakd_mm.utils.launch import adapt_to_device
 
 CLASSES = 100
 CONFIGS = Path(__file__).parent.parent / 'configs'
@@ -148,6 +149,18 @@ def ours(
         **model,
     )
     _quiet(cfg)
+    return cfg
+
+
+def fast_student(cfg: Config, hook: dict | None, amp: bool) -> Config:
+    """Set the student's hook and, if asked, bf16 for all, as ``--amp`` does."""
+    if hook is not None:
+        cfg.default_hooks.student_runtime = hook
+    cfg.launcher = 'none'
+    if amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.dtype = 'bfloat16'
+    adapt_to_device(cfg)
     return cfg
 
 
