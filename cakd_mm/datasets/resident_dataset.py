@@ -90,7 +90,8 @@ class ResidentDataset(SeededDataset):
             self._decode,
         )
         self.images: Tensor = images.to(device)
-        ops.available()  # built once, before a loader's workers would each do it
+        if self.images.device.type == 'cpu':
+            ops.available()  # built once, before a loader's workers would each do it
         if self.dataset is not dataset:  # nobody else's
             _forget_pixels(self.dataset)
         self._drawn: tuple[tuple[int, int], Draws] | None = None

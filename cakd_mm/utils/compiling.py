@@ -69,9 +69,6 @@ class _Compiled:
         self.eager = eager
         self.native = native
         self.options = options
-        self._forget()
-
-    def _forget(self) -> None:
         self._run: Callable | None = None
         self._unbuilt = self._failed = False  # of the native kernel, of torch.compile
 

@@ -8,13 +8,9 @@
 
 namespace {
 
-// Copy `count` pixels, back to front if `flip`.
+// Copy `count` pixels back to front.
 template <int Channels>
-void copy_fixed(const uint8_t* from, int64_t count, bool flip, uint8_t* to) {
-  if (!flip) {
-    std::memcpy(to, from, count * Channels);
-    return;
-  }
+void mirror(const uint8_t* from, int64_t count, uint8_t* to) {
   const uint8_t* last = from + (count - 1) * Channels;
 #pragma omp simd
   for (int64_t x = 0; x < count; ++x)
@@ -22,14 +18,15 @@ void copy_fixed(const uint8_t* from, int64_t count, bool flip, uint8_t* to) {
       to[x * Channels + c] = last[c - x * Channels];
 }
 
+// Copy `count` pixels, back to front if `flip`.
 void copy_pixels(const uint8_t* from, int64_t count, int64_t channels, bool flip,
                  uint8_t* to) {
-  if (channels == 3) return copy_fixed<3>(from, count, flip, to);
-  if (channels == 1) return copy_fixed<1>(from, count, flip, to);
   if (!flip) {
     std::memcpy(to, from, count * channels);
     return;
   }
+  if (channels == 3) return mirror<3>(from, count, to);
+  if (channels == 1) return mirror<1>(from, count, to);
   for (int64_t x = 0; x < count; ++x)
     std::memcpy(to + x * channels, from + (count - 1 - x) * channels, channels);
 }

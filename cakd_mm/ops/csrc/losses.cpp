@@ -29,6 +29,7 @@ inline float exp2_below(float x) {
   p = p * f + 2.4022651e-1f;
   p = p * f + 6.9314718e-1f;
   p = p * f + 1.f;
+  // No integer is nan, which `p` carries on.
   const int32_t exponent = static_cast<int32_t>(whole == whole ? whole : 0.f);
   const int32_t bits = (exponent + 127) << 23;
   float power;
@@ -79,9 +80,9 @@ struct Scratch {
 };
 
 // Copy a row; behind its end comes what weighs nothing.
-inline void fill(float* to, const float* from, int64_t n, int64_t length, float rest) {
+inline void fill(float* to, const float* from, int64_t n, int64_t length) {
   std::memcpy(to, from, n * sizeof(float));
-  for (int64_t i = n; i < length; ++i) to[i] = rest;
+  for (int64_t i = n; i < length; ++i) to[i] = -FLT_MAX;
 }
 
 // By how much the probabilities weight * share add up to more than 1: `share` is rounded,
@@ -128,8 +129,8 @@ int64_t cakd_single_label(const float* student, const float* teacher,
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t label = labels[r];
-      fill(depth_S, student + r * classes, classes, own.length, -FLT_MAX);
-      fill(depth_T, teacher + r * classes, classes, own.length, -FLT_MAX);
+      fill(depth_S, student + r * classes, classes, own.length);
+      fill(depth_T, teacher + r * classes, classes, own.length);
       const double own_S = depth_S[label], own_T = depth_T[label];
       depth_S[label] = depth_T[label] = -FLT_MAX;
       float peak_S = -FLT_MAX, peak_T = -FLT_MAX;
@@ -209,8 +210,8 @@ void cakd_clusters(const float* student, const float* teacher, const uint8_t* st
     const int64_t blocks = own.length / kVector;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
-      fill(depth_S, student + r * classes, classes, own.length, -FLT_MAX);
-      fill(depth_T, teacher + r * classes, classes, own.length, -FLT_MAX);
+      fill(depth_S, student + r * classes, classes, own.length);
+      fill(depth_T, teacher + r * classes, classes, own.length);
       const uint8_t* is = strong + r * classes;
 #pragma omp simd
       for (int64_t i = 0; i < classes; ++i) {
