@@ -10,6 +10,7 @@ from .tables import CONTROL, KD, STUDENT, TEACHER
 
 NEAR = 1.0  # points from the paper's number that seeds and versions may make
 LEVEL = 1.0  # points that the plain student may still move in its last epochs
+COLLAPSED = 0.5  # of the plain student's mean: below it a run has not learned
 
 
 def summarise(planned: Sequence[PlannedPair], speed: str) -> dict:
@@ -63,6 +64,7 @@ def _pair(own: PlannedPair) -> dict:
         sentences=[
             *compare_with_paper(own, scores),
             *missing_seeds(own, scores),
+            *collapsed(scores),
             *conclude(scores, moves),
         ],
     )
@@ -107,6 +109,24 @@ def missing_seeds(
     return [
         f'{missing} of the planned runs are missing: what is called above or below '
         'here is for now, and of two seeds alone may be chance.'
+    ]
+
+
+def collapsed(scores: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """Name the runs that have not learned: one of them rules its row's mean."""
+    alone = scores[STUDENT].values()
+    least = COLLAPSED * mean(alone) if alone else 0.0
+    found = [
+        f'{name}, seed {seed} ({score:.2f} %)'
+        for name, own in scores.items()
+        for seed, score in own.items()
+        if score < least
+    ]
+    if not found:
+        return []
+    return [
+        f'**Not learned: {"; ".join(found)}**: below half of the plain student. '
+        "Counted as it came: its row's mean and interval say little of other seeds."
     ]
 
 

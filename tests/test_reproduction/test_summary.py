@@ -9,7 +9,12 @@ from tiny_runs import finish_run
 from cakd_mm.reproduction.page import heading, page
 from cakd_mm.reproduction.plan import plan
 from cakd_mm.reproduction.plots import plot_curves, plot_gain
-from cakd_mm.reproduction.summary import conclude, missing_seeds, summarise
+from cakd_mm.reproduction.summary import (
+    collapsed,
+    conclude,
+    missing_seeds,
+    summarise,
+)
 from cakd_mm.reproduction.tables import select
 
 STUDENT = {0: 60.0, 1: 61.0, 2: 62.0}
@@ -113,6 +118,22 @@ def test_missing_seeds_come_before_what_is_concluded(make):
     [pair] = summarise(make('digits', SCORES, seeds=5), 'lossless')['pairs']
     assert pair['sentences'][0].startswith('4 of the planned runs are missing: ')
     assert 'levelled off' in pair['sentences'][1]
+
+
+def test_a_run_below_half_of_the_plain_student_is_named(make):
+    scores = {**SCORES, 'KD': {0: 62.0, 1: 30.51, 2: 30.49}}
+    [pair] = summarise(make('digits', scores), 'lossless')['pairs']
+    assert pair['rows']['KD']['mean'] == pytest.approx(41.0)  # counted all the same
+    assert pair['sentences'][0].startswith(
+        '**Not learned: KD, seed 2 (30.49 %)**: below half of the plain student.'
+    )
+
+
+def test_a_run_is_called_collapsed_beside_a_plain_student_only():
+    assert collapsed({'student': {}, 'KD': {0: 1.0}}) == []
+    assert collapsed(SCORES) == []
+    [both] = collapsed({**SCORES, 'KD': {1: 2.0}, 'CRD': {0: 1.0}})
+    assert both.startswith('**Not learned: KD, seed 1 (2.00 %); CRD, seed 0 (1.00 %)**')
 
 
 def test_numbers_are_those_of_the_seeds(make):
