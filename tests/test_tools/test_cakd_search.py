@@ -7,6 +7,9 @@ from mmengine.config import Config, DictAction
 from tiny import CONFIGS
 from tiny_runs import finish_run
 
+from cakd_mm.reproduction.plan import plan
+from cakd_mm.reproduction.tables import select
+
 TOOL = CONFIGS.parent / 'tools' / 'analysis_tools' / 'cakd_search.py'
 
 
@@ -32,10 +35,11 @@ def test_no_setting_is_scored_on_the_test_set_or_on_what_it_trains_on(rows):
     for runs in rows.values():
         for run in runs.values():
             cfg = resolved(run)
-            train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
-            assert (train.data_prefix, val.data_prefix) == ('train', 'train')
-            assert tuple(train.per_class) == (0, 1000)
-            assert tuple(val.per_class) == (1000, 1500)
+            assert tuple(cfg.train_dataloader.dataset.per_class) == (0, 1000)
+            assert cfg.train_dataloader.dataset.data_prefix == 'train'
+            for loader in (cfg.val_dataloader, cfg.test_dataloader):
+                assert loader.dataset.data_prefix == 'train'
+                assert tuple(loader.dataset.per_class) == (1000, 1500)
 
 
 def test_the_budget_is_that_of_the_protocol(rows):
@@ -50,6 +54,25 @@ def test_each_setting_changes_one_thing(search, rows):
         own = resolved(rows[name][0]).to_dict()
         assert differences(base, own) == 1, name
         assert own['randomness']['seed'] == 0
+
+
+def test_a_student_of_the_table_is_scored_and_not_trained_again(
+    search, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    work_dir = tmp_path / 'runs'
+    pairs = select('cifar10-mini', methods=[search['BASE'], search['RIVAL']])
+    [planned] = plan(pairs, 2, work_dir, 'bf16')
+    trained = planned.rows[search['BASE']][0]
+    finish_run(trained, [70.0])
+    finish_run(planned.rows[search['RIVAL']][0], [70.0])
+    planned.rows[search['RIVAL']][0].last_checkpoint.unlink()  # as from an archive
+    rows = search['settings'](2, work_dir)[1]
+    assert rows[search['BASE']][0].checkpoint == trained.last_checkpoint
+    for name, runs in rows.items():
+        for seed, run in runs.items():
+            if (name, seed) != (search['BASE'], 0):
+                assert run.checkpoint is None
 
 
 def differences(a, b):

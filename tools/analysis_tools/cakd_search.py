@@ -2,7 +2,8 @@
 
 The search that the protocol of ``cifar10-mini`` allows (docs/reproduce.md): scored on
 the 1,001st to 1,500th training images of each class, never on the test set. The teacher
-is that of ``tools/reproduce.py --table cifar10-mini``. Can be killed and given again.
+is that of ``tools/reproduce.py --table cifar10-mini``, and so are the students that
+nothing is changed of, if their checkpoints are there. Can be killed and given again.
 Writes ``results/cakd_search_cifar10-mini.json`` and prints the table.
 """
 
@@ -22,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE, SPEED = 'cifar10-mini', 'bf16'
 BASE, RIVAL = 'CAKD logit & single, network', 'DKD'
 HELD_OUT = [
-    'val_dataloader.dataset.data_prefix=train',
-    'val_dataloader.dataset.per_class=(1000,1500)',
+    f'{loader}.dataset.{option}'
+    for loader in ('val_dataloader', 'test_dataloader')
+    for option in ('data_prefix=train', 'per_class=(1000,1500)')
 ]
 LOSS = 'model.distiller.distill_losses.loss_feature'
 MAPPING = 'model.distiller.loss_forward_mappings.loss_feature'
@@ -50,10 +52,21 @@ def settings(seeds: int, work_dir: Path) -> tuple[Run, dict[str, dict[int, Run]]
         for seed, own in planned.rows[RIVAL if name == RIVAL else BASE].items():
             slug = name.replace(' ', '-').replace(',', '').replace('&', 'and')
             folder = work_dir / 'search' / f'{slug}_seed{seed}'
-            options = [*own.options, *HELD_OUT, *change]
-            run = Run(f'{name}, seed {seed}', own.config, folder, options, own.teacher)
-            rows[name][seed] = run
+            rows[name][seed] = Run(
+                f'{name}, seed {seed}',
+                own.config,
+                folder,
+                [*own.options, *HELD_OUT, *change],
+                own.teacher,
+                # What the table has trained like this only has to be scored.
+                None if change else _checkpoint(own),
+            )
     return planned.teacher, rows
+
+
+def _checkpoint(run: Run) -> Path | None:
+    path = run.last_checkpoint
+    return path if run.finished and path.is_file() else None
 
 
 def summarise(rows: dict[str, dict[int, Run]]) -> dict:
