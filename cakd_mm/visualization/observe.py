@@ -126,6 +126,19 @@ def latest_checkpoint(work_dir: Path) -> Path:
     return max(found, key=found.get)
 
 
+def build_algorithm(cfg: Config) -> nn.Module:
+    """Build the run's model with its teacher; nothing of the run is in it yet.
+
+    Raises:
+        FileNotFoundError, ValueError: the teacher is missing or does not fit.
+    """
+    config = cfg.model.copy()
+    if cfg.get('data_preprocessor'):
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build(config)
+
+
 def build_model(cfg: Config, checkpoint: Path) -> nn.Module:
     """Build the run's model with its teacher and the state in ``checkpoint``.
 
@@ -135,11 +148,7 @@ def build_model(cfg: Config, checkpoint: Path) -> nn.Module:
     remedy = 'Give an epoch_*.pth or iter_*.pth of this run.'
     found = read_checkpoint(str(checkpoint), '--checkpoint', remedy)
     weights = found.get('state_dict', found)
-    config = cfg.model.copy()
-    if cfg.get('data_preprocessor'):
-        config.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(config)
+    model = build_algorithm(cfg)
     load_strictly(model, weights, '--checkpoint', str(checkpoint), remedy)
     return model.to(get_device()).eval()
 

@@ -1,0 +1,111 @@
+"""The comparison of gradients, on losses whose relation is known."""
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from tiny import CONFIGS, algorithm, digits_config, save_teacher
+
+TOOL = CONFIGS.parent / 'tools' / 'analysis_tools' / 'compare_gradients.py'
+FOLDER = 'cakd/ablations/digits/digits_logit-single_'
+LOSS = 'loss_feature'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return runpy.run_path(str(TOOL))
+
+
+@pytest.fixture
+def build(tmp_path):
+    """A config's algorithm, in the state of a first step."""
+    checkpoint = str(save_teacher(tmp_path / 'teacher.pth'))
+
+    def make(kind, **options):
+        cfg = digits_config(f'{FOLDER}{kind}.py', model__teacher_ckpt=checkpoint)
+        cfg.model.distiller.distill_losses.loss_feature.update(options)
+        return algorithm(cfg), cfg
+
+    return make
+
+
+@pytest.fixture
+def batches(build):
+    model, cfg = build('activation')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    return [model.data_preprocessor(batch, True) for batch in loader][:2]
+
+
+def loss_of(model):
+    return model.distiller.distill_losses[LOSS]
+
+
+def test_cosine(tool):
+    a = torch.tensor([3.0, 4.0])
+    assert tool['cosine'](a, 2 * a) == pytest.approx(1)
+    assert tool['cosine'](a, torch.tensor([4.0, -3.0])) == pytest.approx(0)
+
+
+def test_both_parts_make_the_gradient_that_trains(tool, build, batches):
+    model, _ = build('network')
+    one, rest = tool['gradients'](model, LOSS, batches[0], seed=0)
+    losses = model(**batches[0], mode='loss')
+    assert 'distill.loss_feature.scorer_loss' in losses
+    sum(loss for key, loss in losses.items() if 'loss' in key).backward()
+    found = [p.grad.flatten() for p in model.student.backbone.parameters()]
+    torch.testing.assert_close(one + rest, torch.cat(found), rtol=1e-4, atol=1e-6)
+    assert one.norm() > 0 < rest.norm()
+
+
+def test_a_loss_is_at_its_own_side_whatever_its_weight(tool, build, batches):
+    model, _ = build('activation')
+    heavy, other = build('activation', loss_weight=0.5)[0], build('squared')[0]
+    losses = [
+        loss_of(model),
+        tool['adopt'](loss_of(heavy), loss_of(model)),
+        tool['adopt'](loss_of(other), loss_of(model)),
+    ]
+    own, same, apart = tool['compare'](model, LOSS, losses, batches)
+    assert own['to_own'] == pytest.approx(1, rel=1e-5)
+    assert same == pytest.approx(own, rel=1e-4)  # the balancer takes weights away
+    assert apart['to_own'] < 0.99
+    assert apart['length'] != pytest.approx(own['length'], rel=0.01)
+
+
+def test_losses_compute_with_what_the_run_has_learned(tool, build):
+    model, other = build('network')[0], build('squared')[0]
+    loss_of(model).norm.update(torch.randn(64, 64) + 5)
+    adopted = tool['adopt'](loss_of(other), loss_of(model))
+    state = loss_of(model).norm.state_dict()
+    for key, value in adopted.norm.state_dict().items():
+        torch.testing.assert_close(value, state[key])
+
+
+def test_an_untrained_scorer_is_refused(tool, build):
+    model, other = build('activation')[0], build('network')[0]
+    with pytest.raises(ValueError, match=r'--others.*no weights for .*scorer'):
+        tool['adopt'](loss_of(other), loss_of(model))
+
+
+def test_command(build, tmp_path, monkeypatch, capsys):
+    model, cfg = build('network')
+    checkpoint = tmp_path / 'epoch_1.pth'
+    torch.save(dict(meta={}, state_dict=model.state_dict()), checkpoint)
+    out = tmp_path / 'out.json'
+    own, other = (str(CONFIGS / f'{FOLDER}{kind}.py') for kind in ('network', 'random'))
+    words = [own, str(checkpoint), '--others', other, other, '--batches', '1']
+    options = [f'model.teacher_ckpt={cfg.model.teacher_ckpt}']
+    words += ['--out', str(out), '--cfg-options', *options]
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *words])
+    runpy.run_path(str(TOOL), run_name='__main__')
+    rows = json.loads(out.read_text())['rows']
+    kinds = [row['loss'].rpartition('_')[2] for row in rows]
+    assert kinds == ['network', 'random', 'random']
+    assert rows[0]['to_own'] == pytest.approx(1, rel=1e-5)
+    assert rows[1]['to_own'] != rows[2]['to_own']  # another draw
+    assert '| epoch_1.pth | digits_logit-single_random |' in capsys.readouterr().out
