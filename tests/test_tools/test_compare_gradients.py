@@ -77,6 +77,16 @@ def test_a_loss_is_at_its_own_side_whatever_its_weight(tool, build, batches):
     assert apart['length'] != pytest.approx(own['length'], rel=0.01)
 
 
+def test_length_and_cosine_are_measured_by_all_other_losses(tool, build, batches):
+    model, _ = build('squared')
+    one, rest = tool['gradients'](model, LOSS, batches[0], seed=0)
+    [own] = tool['compare'](model, LOSS, [loss_of(model)], batches[:1])
+    norms = one.norm(), rest.norm()
+    assert own['length'] == pytest.approx(float(norms[0] / norms[1]), rel=0.02)
+    assert own['to_rest'] == pytest.approx(float(one @ rest / norms[0] / norms[1]), 0.1)
+    assert abs(own['to_rest']) < 0.9 and abs(own['length'] - 1) > 0.1
+
+
 def test_losses_compute_with_what_the_run_has_learned(tool, build):
     model, other = build('network')[0], build('squared')[0]
     loss_of(model).norm.update(torch.randn(64, 64) + 5)
