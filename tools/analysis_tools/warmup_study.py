@@ -1,0 +1,96 @@
+"""Does a warm-up keep students alive that learn from several losses?
+
+On Digits, the two rows of CAKD of which a student once died in its first epochs, each
+without a warm-up and with one of three epochs (docs/reproduce.md has the protocol). A
+student is dead if its own loss in the last epoch is that of a guess: only the training
+split is looked at. Can be killed and given again. Writes
+``results/warmup_study_digits.json`` and prints the table.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
+from cakd_mm.reproduction.budget import length_options, speed_options
+from cakd_mm.reproduction.plan import plan
+from cakd_mm.reproduction.tables import select
+from cakd_mm.utils.provenance import commit, machine, versions
+from cakd_mm.utils.runs import Run, read_config, write_json
+from cakd_mm.utils.scheduling import Schedule, bars, slots
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs' / 'cakd' / 'ablations' / 'digits'
+TABLE, SPEED, EPOCHS, CLASSES = 'digits', 'resident', 30, 10
+ROWS = ('logit-single_activation', 'logit-double_activation')
+WARMUPS = (1, 3)  # epochs; one is none
+OWN_LOSS = 'student.loss'
+GUESS = 0.9 * math.log(CLASSES)  # the loss of a guess, less what its noise may take
+
+
+def settings(seeds: int, work_dir: Path) -> tuple[Run, dict[str, list[Run]]]:
+    """Return the teacher's run, and the runs of each row with each warm-up."""
+    pairs = select(TABLE, methods=['KD'])
+    [planned] = plan(pairs, 1, work_dir, SPEED)
+    rows = {}
+    for row in ROWS:
+        config = CONFIGS / f'digits_{row}.py'
+        options = length_options(read_config(config), EPOCHS, TABLE)
+        options += speed_options(SPEED, TABLE, distils=True)
+        for epochs in WARMUPS:
+            name = f'{row}, {"no warm-up" if epochs == 1 else f"{epochs} epochs"}'
+            rows[name] = [
+                Run(
+                    f'{name}, seed {seed}',
+                    config,
+                    work_dir / 'warmup' / f'{row}_{epochs}_seed{seed}',
+                    [
+                        f'randomness.seed={seed}',
+                        *options,
+                        'default_hooks.warmup.type=DistillWarmupHook',
+                        f'default_hooks.warmup.epochs={epochs}',
+                    ],
+                    planned.teacher,
+                )
+                for seed in range(seeds)
+            ]
+    return planned.teacher, rows
+
+
+def summarise(rows: dict[str, list[Run]]) -> dict:
+    """Return what each student's own loss ended at, and how many are dead."""
+    table = {}
+    for name, runs in rows.items():
+        curves = [run.curve(OWN_LOSS) for run in runs if run.finished]
+        ends = [curve[-1][1] for curve in curves]
+        dead = sum(end > GUESS for end in ends)
+        table[name] = dict(runs=len(ends), dead=dead, last_losses=ends)
+    return dict(commit=commit(), versions=versions(), machine=machine(), rows=table)
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--seeds', type=int, default=8)
+    parser.add_argument('--jobs', type=int, default=2)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/reproduce'))
+    parser.add_argument('--out', type=Path, default=ROOT / 'results')
+    args = parser.parse_args()
+    teacher, rows = settings(args.seeds, args.work_dir)
+    by_seed = [runs[seed] for seed in range(args.seeds) for runs in rows.values()]
+    with bars() as progress:
+        outcome = Schedule([teacher, *by_seed], slots(args.jobs), progress).run()
+    summary = dict(summarise(rows), failed=outcome.failed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / 'warmup_study_digits.json', summary)
+    print("| row | runs | dead | highest last loss of a student's own |")
+    print('| --- | --- | --- | --- |')
+    for name, row in summary['rows'].items():
+        worst = f'{max(row["last_losses"]):.3f}' if row['runs'] else ''
+        print(f'| {name} | {row["runs"]} | {row["dead"]} | {worst} |')
+    if outcome.failed:
+        raise SystemExit('\n'.join(f'{k}: {v}' for k, v in outcome.failed.items()))
+
+
+if __name__ == '__main__':
+    main()
