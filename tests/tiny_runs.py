@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from tiny import CONFIGS, digits_config, save_teacher
 
@@ -77,6 +78,14 @@ def log_terms(loss: str = 'x', **terms: tuple[float, float]) -> list[dict]:
     for name, (a, b) in terms.items():
         first[f'{loss}/{name}'], second[f'{loss}/{name}'] = a, b
     return [first, second]
+
+
+def resolved(run) -> Config:
+    """Return the config that a run trains, as tools/train.py makes it."""
+    cfg = Config.fromfile(run.config)
+    options = dict(option.split('=', 1) for option in run.options)
+    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
+    return cfg
 
 
 def finish_run(run, scores: list[float]) -> None:

@@ -6,7 +6,6 @@ others go on from their newest checkpoint. The tables are ``configs/tables.csv``
 """
 
 import argparse
-import json
 import math
 import shlex
 import time
@@ -18,9 +17,9 @@ from cakd_mm.reproduction.budget import SPEEDS
 from cakd_mm.reproduction.page import heading, page
 from cakd_mm.reproduction.plan import in_turn, plan
 from cakd_mm.reproduction.plots import plot_curves, plot_gain
+from cakd_mm.reproduction.study import check_more, count
 from cakd_mm.reproduction.summary import summarise
 from cakd_mm.reproduction.tables import read_tables, select
-from cakd_mm.utils.errors import describe
 from cakd_mm.utils.runs import write_json
 from cakd_mm.utils.scheduling import Outcome, Schedule, bars, slots
 
@@ -36,16 +35,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--pairs', nargs='+', help='such as r56_r20; default: all')
     parser.add_argument('--methods', nargs='+', help='rows beside teacher and student')
     parser.add_argument(
-        '--seeds', type=_count, help=f'how many, from 0; default {SEEDS}'
+        '--seeds', type=count, help=f'how many, from 0; default {SEEDS}'
     )
-    parser.add_argument('--epochs', type=_count, help='default: the recipe')
+    parser.add_argument('--epochs', type=count, help='default: the recipe')
     parser.add_argument(
         '--jobs', type=_jobs, default='auto', help="processes at a time, or 'auto'"
     )
     parser.add_argument('--out', type=Path, default=Path('results'))
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/reproduce'))
     parser.add_argument(
-        '--speed', choices=list(SPEEDS), help='see docs/speed.md; default: lossless'
+        '--speed',
+        choices=list(SPEEDS),
+        help='see docs/speed.md; default: lossless, but '
+        + ', '.join(f'{speed} for {table}' for table, speed in SPEED.items()),
     )
     parser.add_argument('--minutes', type=_time, help='stop by then; give it again')
     parser.add_argument(
@@ -71,14 +73,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
-    return int(text)
-
-
 def _jobs(text: str) -> int | str:
-    return text if text == 'auto' else _count(text)
+    return text if text == 'auto' else count(text)
 
 
 def _time(text: str) -> float:
@@ -124,22 +120,17 @@ def write(args: argparse.Namespace, planned: list) -> Path:
     """Write json, page and plots; return the page's path.
 
     Raises:
-        ValueError: there is a page of more finished runs.
+        ValueError: there is a page of more finished runs, or a run is none of this
+            table's, see :meth:`Run.check`.
     """
+    for run in in_turn(planned):
+        run.check()
     summary, command = summarise(planned, args.speed), command_of(args)
     title = heading(args.table, summary)
     args.out.mkdir(parents=True, exist_ok=True)
     name = name_of(args, planned)
     content = args.out / f'{name}.json'
-    if content.is_file():
-        before = json.loads(content.read_text())['finished']
-        if before > summary['finished']:
-            problem = (
-                f'{content} has {before} finished runs, {args.work_dir} '
-                f'{summary["finished"]}: it is not replaced.'
-            )
-            remedy = 'Give another --out, or the --work-dir it was made from.'
-            raise ValueError(describe('--out', str(args.out), problem, remedy))
+    check_more(content, summary['finished'], args.work_dir)
     write_json(content, dict(table=args.table, title=title, command=command, **summary))
     plots = dict(gain=plot_gain, curves=plot_curves)
     pictures = {kind: f'{name}_{kind}.png' for kind in plots}
@@ -164,12 +155,18 @@ def main() -> None:
     finally:  # also when it is interrupted
         if args.archive:
             store(runs, args.work_dir, args.archive)
-    path = write(args, planned)
-    print(path.read_text(encoding='utf-8'))
+    for name, reason in outcome.failed.items():
+        print(f'{name} failed: {reason}')
+    try:
+        print(write(args, planned).read_text(encoding='utf-8'))
+    except ValueError as error:
+        if not outcome.out_of_time:  # else there will be as many runs in the end
+            raise
+        print(error)
     if outcome.out_of_time:
         print('Out of time: give the same command again to go on.')
     if outcome.failed:
-        raise SystemExit(f'{len(outcome.failed)} runs failed, see {path}')
+        raise SystemExit(f'{len(outcome.failed)} run(s) failed')
 
 
 if __name__ == '__main__':

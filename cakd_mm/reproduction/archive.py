@@ -26,16 +26,19 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
         int: How many were taken.
 
     Raises:
-        ValueError: a run there has other settings or another teacher, or a checkpoint
-            is not the one it was written down with.
+        ValueError: a run there has other settings or another teacher, another result
+            of it is here, or a checkpoint is not the one it was written down with.
     """
     teachers, taken = _teachers(runs), 0
     for run in runs:
         kept = archive / run.work_dir.relative_to(work_dir)
         untaught = run.teacher is not None and run.teacher.sha256 is None
-        if run.checkpoint or run.finished or untaught or not (kept / RESULT).is_file():
+        if run.checkpoint or untaught or not (kept / RESULT).is_file():
             continue
         result = json.loads((kept / RESULT).read_text())
+        if run.finished:
+            _check_same(result, run, kept, archive)
+            continue
         try:
             run.check(result['starts'])
         except ValueError as error:
@@ -75,9 +78,7 @@ def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
             continue
         kept = archive / run.work_dir.relative_to(work_dir)
         if (kept / RESULT).is_file():
-            there = json.loads((kept / RESULT).read_text())
-            if there['checkpoint_sha256'] != run.sha256:
-                _refuse(archive, f'{kept} holds another run than {run.work_dir}.')
+            _check_same(json.loads((kept / RESULT).read_text()), run, kept, archive)
         kept.mkdir(parents=True, exist_ok=True)
         checkpoint = kept / run.last_checkpoint.name
         if run.work_dir in teachers and not checkpoint.is_file():
@@ -88,6 +89,11 @@ def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
 
 def _teachers(runs: Sequence[Run]) -> set[Path]:
     return {run.teacher.work_dir for run in runs if run.teacher}
+
+
+def _check_same(result: dict, run: Run, kept: Path, archive: Path) -> None:
+    if result['checkpoint_sha256'] != run.sha256:
+        _refuse(archive, f'{kept} holds another run than {run.work_dir}.')
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -41,7 +41,7 @@ def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
         f'{summary["finished"]} of {summary["planned"]} runs finished'
         + (f', {missing} missing: this page is not complete' if missing else '')
         + f'. {SPEEDS[summary["speed"]]}. {summary["hours"]} process hours on '
-        f'{" and ".join(summary["machines"])}. Commit '
+        f'{" and ".join(summary["machines"])}{_threads(summary)}. Commit '
         f'{", ".join(summary["commits"])}; {versions}.',
         '',
         '```bash',
@@ -53,6 +53,13 @@ def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
     for title, file in pictures.items():
         lines += ['', f'![{title}]({file})']
     return '\n'.join(lines) + '\n'
+
+
+def _threads(summary: Mapping) -> str:
+    found = summary['threads']
+    if not found:
+        return ''
+    return f', {" and ".join(map(str, found))} thread(s) a process'
 
 
 def _pair(pair: Mapping) -> list[str]:

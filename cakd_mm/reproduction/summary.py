@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
 
 from ..utils.paired_statistics import Difference, level, paired
-from ..utils.runs import Run
+from ..utils.runs import Run, made_with
 from .plan import PlannedPair, in_turn
 from .tables import CONTROL, KD, STUDENT, TEACHER
 
@@ -22,21 +22,14 @@ def summarise(planned: Sequence[PlannedPair], speed: str) -> dict:
     """
     runs = in_turn(planned)
     done = [run for run in runs if run.finished]
-    starts = [start for run in done for start in run.result['starts']]
     return dict(
         speed=speed,
-        machines=sorted({start['machine'] for start in starts}),
-        commits=sorted({start['commit'] for start in starts}),
-        versions=_distinct([start['versions'] for start in starts]),
+        **made_with(done),
         hours=round(sum(run.result['seconds'] for run in done) / 3600, 2),
         finished=len(done),
         planned=len(runs),
         pairs=[_pair(own) for own in planned],
     )
-
-
-def _distinct(found: Sequence[dict]) -> list[dict]:
-    return [x for i, x in enumerate(found) if x not in found[:i]]
 
 
 def _pair(own: PlannedPair) -> dict:

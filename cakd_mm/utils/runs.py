@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -19,9 +20,10 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from .errors import describe
-from .provenance import commit, machine, versions
+from .provenance import commit, cores, machine, versions
 
 METRIC = 'accuracy/top1'
+THREADS = 'OMP_NUM_THREADS'
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
@@ -135,20 +137,26 @@ class Run:
             starts (list[dict], optional): What to look at instead of its own.
 
         Raises:
-            ValueError: it was started with other settings, or with a teacher that has
-                been trained anew since.
+            ValueError: it was started with other settings, with a teacher that is lost
+                or has been trained anew since, or scored another checkpoint.
         """
         teacher = self.teacher and self.teacher.sha256
         for start in self.starts if starts is None else starts:
             if start['settings'] != self.settings:
-                problem = f'It holds {self.name} with other settings.'
-            elif teacher and start['teacher_sha256'] != teacher:
-                problem = f'{self.name} in it learned from another teacher than '
-                problem += f'{self.teacher.last_checkpoint} is now.'
-            else:
-                continue
-            remedy = 'Give another --work-dir, or delete that folder.'
-            raise ValueError(describe('work_dir', str(self.work_dir), problem, remedy))
+                self._refuse(f'It holds {self.name} with other settings.')
+            if start['teacher_sha256'] != teacher:
+                now = 'is now' if teacher else 'which has no result now'
+                self._refuse(
+                    f'{self.name} in it learned from another teacher than '
+                    f'{self.teacher.last_checkpoint} {now}.'
+                )
+        scored = self.checkpoint and self.result
+        if scored and self.result['checkpoint_sha256'] != self.sha256:
+            self._refuse(f'It has the score of another file than {self.checkpoint} is.')
+
+    def _refuse(self, problem: str) -> None:
+        remedy = 'Give another --work-dir, or delete that folder.'
+        raise ValueError(describe('work_dir', str(self.work_dir), problem, remedy))
 
     @property
     def log(self) -> Path:
@@ -237,7 +245,7 @@ class Run:
             if self.finished:
                 return False
             self.check()
-            self._note_start()
+            self._note_start(int((environment or {}).get(THREADS, 0)) or cores())
             with self.log.open('a') as log:
                 self.process = subprocess.Popen(
                     self._command(),
@@ -249,9 +257,10 @@ class Run:
                 )
         return True
 
-    def _note_start(self) -> None:
+    def _note_start(self, threads: int) -> None:
         own = dict(
             began=time.time(),
+            threads=threads,
             settings=self.settings,
             teacher_sha256=self.teacher and self.teacher.sha256,
             commit=commit(),
@@ -337,3 +346,18 @@ class Run:
             if lines:
                 return _epoch(lines[-1])
         return 0
+
+
+def made_with(runs: Iterable[Run]) -> dict[str, list]:
+    """Return what finished runs were trained with: each thing once.
+
+    Threads are those of a process; older starts do not say.
+    """
+    starts = [start for run in runs if run.finished for start in run.result['starts']]
+    versions = [start['versions'] for start in starts]
+    return dict(
+        commits=sorted({start['commit'] for start in starts}),
+        versions=[x for i, x in enumerate(versions) if x not in versions[:i]],
+        machines=sorted({start['machine'] for start in starts}),
+        threads=sorted({start['threads'] for start in starts if 'threads' in start}),
+    )

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .errors import describe
 from .provenance import cores
-from .runs import Run, end_of
+from .runs import THREADS, Run, end_of
 
 # Small nets leave most of a GPU idle. A guess: more do not fit the cores beside it.
 RUNS_A_GPU = 4
@@ -37,7 +37,7 @@ def slots(jobs: int | str = 'auto') -> list[dict[str, str]]:
     if not (isinstance(jobs, int) and jobs > 0):
         problem = 'It counts processes.'
         raise ValueError(describe('--jobs', jobs, problem, "Write 2, say, or 'auto'."))
-    share = dict(OMP_NUM_THREADS=str(max(1, cores() // jobs)))
+    share = {THREADS: str(max(1, cores() // jobs))}
     if not gpus:
         return [share] * jobs
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')

@@ -14,7 +14,7 @@ from cakd_mm.reproduction.tables import select
 
 def end(run, score):
     run.work_dir.mkdir(parents=True)
-    run._note_start()
+    run._note_start(threads=1)
     finish_run(run, [score] * 4)
 
 
@@ -48,6 +48,19 @@ def test_another_machine_goes_on(tables, tmp_path):
         run.check()
 
 
+def test_another_result_of_a_run_is_refused_before_anything_is_trained(
+    tables, tmp_path
+):
+    _, runs, work_dir = tables('here', finished=2)
+    store(runs, work_dir, tmp_path / 'kept')
+    _, its_runs, elsewhere = tables('there', finished=2)
+    its_runs[1].last_checkpoint.write_bytes(b'trained otherwise')
+    its_runs[1].write_result()
+    its_runs[1]._result = None
+    with pytest.raises(ValueError, match=f'holds another run than {elsewhere}'):
+        restore(its_runs, elsewhere, tmp_path / 'kept')
+
+
 def another_teacher(run):
     run.last_checkpoint.write_bytes(b'another teacher')
     run.write_result()
@@ -59,11 +72,12 @@ def test_students_of_another_teacher_are_refused(tables, tmp_path):
     store(runs, work_dir, tmp_path / 'kept')
     _, its_runs, elsewhere = tables('there', finished=1)
     another_teacher(its_runs[0])
-    with pytest.raises(ValueError, match='--archive.*learned from another teacher'):
-        restore(its_runs, elsewhere, tmp_path / 'kept')
     assert its_runs[0].sha256 != runs[0].sha256
     with pytest.raises(ValueError, match='holds another run'):
         store(its_runs, elsewhere, tmp_path / 'kept')
+    shutil.rmtree(tmp_path / 'kept' / runs[0].work_dir.relative_to(work_dir))
+    with pytest.raises(ValueError, match='--archive.*learned from another teacher'):
+        restore(its_runs, elsewhere, tmp_path / 'kept')
 
 
 @pytest.mark.parametrize('lost', ['folder', 'checkpoint'])

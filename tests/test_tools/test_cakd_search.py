@@ -3,9 +3,8 @@
 import runpy
 
 import pytest
-from mmengine.config import Config, DictAction
 from tiny import CONFIGS
-from tiny_runs import finish_run
+from tiny_runs import finish_run, resolved
 
 from cakd_mm.reproduction.plan import plan
 from cakd_mm.reproduction.tables import select
@@ -22,13 +21,6 @@ def search():
 def rows(search, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return search['settings'](2, tmp_path / 'runs')[1]
-
-
-def resolved(run):
-    cfg = Config.fromfile(run.config)
-    options = dict(option.split('=', 1) for option in run.options)
-    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
-    return cfg
 
 
 def test_no_setting_is_scored_on_the_test_set_or_on_what_it_trains_on(rows):
@@ -85,7 +77,7 @@ def test_settings_are_compared_with_the_base_seed_by_seed(search, rows):
     for seed, score in ((0, 70.0), (1, 71.0)):
         finish_run(rows[search['BASE']][seed], [score])
         finish_run(rows['tau 2'][seed], [score + 1])
-    found = search['summarise'](rows)['settings']
+    found = search['summarise'](rows, [])['settings']
     assert found['tau 2']['minus_base'] == dict(mean=1.0, half=0.0, pairs=2)
     assert found[search['BASE']]['minus_base'] is None
     assert found['share 0.25']['mean'] is None

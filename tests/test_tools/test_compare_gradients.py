@@ -102,20 +102,41 @@ def test_an_untrained_scorer_is_refused(tool, build):
         tool['adopt'](loss_of(other), loss_of(model))
 
 
-def test_command(build, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def command(build, tmp_path, monkeypatch):
+    """The command on a run of the network; returns the rows it writes."""
     model, cfg = build('network')
     checkpoint = tmp_path / 'epoch_1.pth'
     torch.save(dict(meta={}, state_dict=model.state_dict()), checkpoint)
-    out = tmp_path / 'out.json'
-    own, other = (str(CONFIGS / f'{FOLDER}{kind}.py') for kind in ('network', 'random'))
-    words = [own, str(checkpoint), '--others', other, other, '--batches', '1']
-    options = [f'model.teacher_ckpt={cfg.model.teacher_ckpt}']
-    words += ['--out', str(out), '--cfg-options', *options]
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), *words])
-    runpy.run_path(str(TOOL), run_name='__main__')
-    rows = json.loads(out.read_text())['rows']
+
+    def call(*words):
+        out = tmp_path / 'out.json'
+        words = [str(CONFIGS / f'{FOLDER}network.py'), str(checkpoint), *words]
+        words += ['--batches', '1', '--out', str(out)]
+        words += ['--cfg-options', f'model.teacher_ckpt={cfg.model.teacher_ckpt}']
+        monkeypatch.setattr(sys, 'argv', [str(TOOL), *words])
+        runpy.run_path(str(TOOL), run_name='__main__')
+        return json.loads(out.read_text())['rows']
+
+    return call
+
+
+RANDOM = str(CONFIGS / f'{FOLDER}random.py')
+
+
+def test_command(command, capsys):
+    rows = command('--others', RANDOM, RANDOM)
     kinds = [row['loss'].rpartition('_')[2] for row in rows]
     assert kinds == ['network', 'random', 'random']
     assert rows[0]['to_own'] == pytest.approx(1, rel=1e-5)
     assert rows[1]['to_own'] != rows[2]['to_own']  # another draw
     assert '| epoch_1.pth | digits_logit-single_random |' in capsys.readouterr().out
+    assert command('--others', RANDOM, RANDOM) == rows  # the same crops
+
+
+def test_a_loss_that_is_not_there_is_refused(command):
+    with pytest.raises(ValueError, match=r'--loss.*loss_featur`?.*loss_feature'):
+        command('--others', RANDOM, '--loss', 'loss_featur')
+    logit = str(CONFIGS / 'cakd/ablations/digits/digits_logit.py')
+    with pytest.raises(ValueError, match=r'digits_logit\.py has no distillation loss'):
+        command('--others', logit)

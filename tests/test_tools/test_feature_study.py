@@ -87,3 +87,18 @@ def test_twice_as_long_stretches_the_whole_schedule(study, name):
     )
     scored = epochs - own.train_cfg.get('val_begin', 1)
     assert twice.train_cfg.max_epochs - twice.train_cfg.val_begin == scored >= 4
+
+
+def test_a_row_that_is_not_there_is_refused(study, tmp_path):
+    args = study['arguments'](None, ['digits']).parse_args(['digits'])
+    args.rows = ['logit-single_netwrk']
+    with pytest.raises(ValueError, match=r"--rows.*netwrk.*'logit-single_network'"):
+        study['plan'](args)
+
+
+def test_a_seed_given_twice_is_refused(study, capsys):
+    parser = study['arguments'](None, ['digits'])
+    assert parser.parse_args(['digits', '--seeds', '4', '0']).seeds == [4, 0]
+    with pytest.raises(SystemExit):
+        parser.parse_args(['digits', '--seeds', '1', '0', '1'])
+    assert '--seeds [1, 0, 1] has a seed twice' in capsys.readouterr().err

@@ -5,10 +5,9 @@ import json
 import runpy
 
 import pytest
-from mmengine.config import Config, DictAction
 from scipy import stats
 from tiny import CONFIGS
-from tiny_runs import finish_run
+from tiny_runs import finish_run, resolved
 
 TOOLS = CONFIGS.parent / 'tools' / 'analysis_tools'
 SETS = ('digits', 'cifar10')
@@ -31,16 +30,6 @@ def plan(study, tmp_path):
     return make
 
 
-def resolved(run):
-    """The config that a run trains, as tools/train.py makes it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    options = parser.parse_args(['--cfg-options', *run.options]).cfg_options
-    cfg = Config.fromfile(run.config)
-    cfg.merge_from_dict(options)
-    return cfg.to_dict()
-
-
 def finish(run, score):
     """Leave what a run leaves that has ended with this score."""
     finish_run(run, [score])
@@ -50,7 +39,7 @@ def finish(run, score):
 def test_arms_differ_in_their_precision_alone(plan, name):
     teacher, arms = plan(name)
     assert tuple(arms) == NAMES
-    cfgs = [resolved(runs[1]) for runs in arms.values()]
+    cfgs = [resolved(runs[1]).to_dict() for runs in arms.values()]
     precision = [
         (
             cfg['optim_wrapper'].pop('type'),
@@ -149,3 +138,8 @@ def test_a_study_that_has_hardly_begun_has_an_empty_table(study, plan):
     summary = study['summarise']('digits', teacher, arms)
     assert [entry['seeds'] for entry in summary['arms'].values()] == [0, 0, 0]
     assert len(study['markdown'](summary).splitlines()) == 2
+
+
+def test_without_a_teacher_there_is_none(study, plan):
+    summary = study['summarise']('digits', *plan())
+    assert (summary['teacher'], summary['finished']) == (None, 0)

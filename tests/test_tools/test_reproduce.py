@@ -90,8 +90,13 @@ def test_it_was_killed_in_the_middle_and_repeated_nothing(tables):
         starts = json.loads((folder / 'result.json').read_text())['starts']
         kills = [name for name, _ in MOMENTS].count(folder.name)
         assert len(starts) >= 1 + kills, folder.name
-        # Each start trained something: no more of them than kills and one.
-        assert len(starts) <= 1 + len(MOMENTS)
+    for name, _ in MOMENTS:
+        first, *later = [
+            next(line['epoch'] for line in lines if 'epoch' in line)
+            for path in sorted((runs_of(killed) / name).glob('*/*/scalars.json'))
+            if (lines := [json.loads(x) for x in path.read_text().splitlines()])
+        ]
+        assert first == 1 < min(later), name
     logs = (killed / 'log').read_text()
     for run in runs_of(whole).glob('*/result.json'):
         assert logs.count(f'{run.parent.name}: ') == 1  # said once, when it ended
@@ -185,7 +190,7 @@ def test_every_selection_has_files_of_its_own(tool):
 def test_wrong_numbers_are_refused_by_name(tool, capsys, words):
     with pytest.raises(SystemExit):
         tool['parse_args'](['--table', 'II', *words])
-    assert words[0] in capsys.readouterr().err
+    assert words[0] in capsys.readouterr().err.partition('error: ')[2]
 
 
 def test_the_page_names_what_makes_the_same_table(tool):
@@ -207,3 +212,26 @@ def test_quick_is_the_first_pairs_first_cakd(tool):
     assert (args.epochs, args.seeds) == (3, 1)
     args = tool['parse_args'](['--table', 'cifar10-mini'])
     assert (args.speed, args.seeds, args.epochs, args.jobs) == ('bf16', 3, None, 'auto')
+
+
+@pytest.mark.parametrize('out_of_time', [False, True])
+def test_in_pieces_beside_a_page_of_more_runs(
+    tool, tmp_path, monkeypatch, capsys, out_of_time
+):
+    """As in a clone, whose pages are complete."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), '--table', 'digits', '--quick'])
+    outcome = tool['Outcome'](failed={'a run': 'it broke'}, out_of_time=out_of_time)
+    monkeypatch.setitem(tool['main'].__globals__, 'train', lambda *_: outcome)
+    before = tmp_path / 'results' / f'{NAME}.json'
+    before.parent.mkdir()
+    before.write_text('{"finished": 3}')
+    ends = SystemExit if out_of_time else ValueError
+    with pytest.raises(
+        ends, match=r'1 run\(s\) failed' if out_of_time else 'not replaced'
+    ):
+        tool['main']()
+    said = capsys.readouterr().out
+    assert 'a run failed: it broke' in said
+    assert ('give the same command again' in said) is out_of_time
+    assert before.read_text() == '{"finished": 3}'

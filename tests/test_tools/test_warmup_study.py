@@ -3,9 +3,8 @@
 import runpy
 
 import pytest
-from mmengine.config import Config, DictAction
 from tiny import CONFIGS
-from tiny_runs import METRIC, write_log
+from tiny_runs import METRIC, resolved, write_log
 
 TOOL = CONFIGS.parent / 'tools' / 'analysis_tools' / 'warmup_study.py'
 
@@ -21,19 +20,12 @@ def rows(study, tmp_path, monkeypatch):
     return study['settings'](2, tmp_path / 'runs')[1]
 
 
-def resolved(run):
-    cfg = Config.fromfile(run.config)
-    options = dict(option.split('=', 1) for option in run.options)
-    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
-    return cfg.to_dict()
-
-
 def test_arms_differ_in_their_warm_up_alone(rows):
     assert [len(runs) for runs in rows.values()] == [2, 2, 2, 2]
     folders = {run.work_dir for runs in rows.values() for run in runs}
     assert len(folders) == 8
     for none, some in (list(rows)[:2], list(rows)[2:]):
-        a, b = resolved(rows[none][1]), resolved(rows[some][1])
+        a, b = (resolved(rows[arm][1]).to_dict() for arm in (none, some))
         assert a['default_hooks'].pop('warmup')['epochs'] == 1
         assert b['default_hooks'].pop('warmup')['epochs'] == 3
         assert a == b
@@ -55,6 +47,15 @@ def test_a_student_is_dead_that_ends_at_the_loss_of_a_guess(study, rows):
     first = next(iter(rows))
     finish(rows[first][0], [0.2, 2.28])
     finish(rows[first][1], [2.5, 0.3])
+    found = study['summarise'](rows)
+    assert found['rows'][first] == dict(runs=2, dead=1, last_losses=[2.28, 0.3])
+    assert [row['runs'] for row in found['rows'].values()] == [2, 0, 0, 0]
+    assert found['finished'] == 2
+
+
+def test_a_student_is_dead_that_nan_has_stopped(study, rows):
+    first = next(iter(rows))
+    rows[first][0].note_failure('exit status 1: ...NonFiniteError: Non-finite loss at')
+    rows[first][1].note_failure('killed by signal 9: ... (x.log)')  # has no say
     found = study['summarise'](rows)['rows']
-    assert found[first] == dict(runs=2, dead=1, last_losses=[2.28, 0.3])
-    assert [row['runs'] for row in found.values()] == [2, 0, 0, 0]
+    assert found[first] == dict(runs=1, dead=1, last_losses=[])

@@ -241,6 +241,14 @@ def with_model(folder, **settings):
     return path
 
 
+def score(run, top1):
+    """Leave what a checkpoint's score leaves."""
+    log = run.work_dir / '1' / '1.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({METRIC: top1, 'time': 1}))
+    run.write_result()
+
+
 class TestSettings:
     def test_another_run_in_the_folder_is_refused(self, run, config, started):
         run.start()
@@ -283,6 +291,26 @@ class TestSettings:
         with pytest.raises(ValueError, match='another teacher'):
             again.start()
         assert len(started) == 1
+
+    def test_a_teacher_that_is_lost_is_another(self, tmp_path, config, started):
+        """Else a page could pair students of two teachers."""
+        teacher = Run('teacher', config, tmp_path / 'teacher')
+        finish_run(teacher, [90.0])
+        run = Run('a', with_model(tmp_path), tmp_path / 'run', [], teacher)
+        run.start()
+        (teacher.work_dir / 'result.json').unlink()
+        lost = Run('teacher', config, tmp_path / 'teacher')
+        with pytest.raises(ValueError, match='which has no result now'):
+            Run('a', run.config, run.work_dir, [], lost).check()
+
+    def test_a_score_is_of_the_checkpoint_that_is_there(self, tmp_path, config):
+        given = tmp_path / 'given.pth'
+        given.write_bytes(b'given')
+        score(Run('a', config, tmp_path / 'run', checkpoint=given), 71.5)
+        Run('a', config, tmp_path / 'run', checkpoint=given).check()
+        given.write_bytes(b'trained anew')
+        with pytest.raises(ValueError, match='score of another file'):
+            Run('a', config, tmp_path / 'run', checkpoint=given).check()
 
     def test_how_often_something_is_written_is_none(self, tmp_path):
         hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=9), x=dict(y=1))
@@ -361,12 +389,28 @@ class TestResult:
         given = tmp_path / 'given.pth'
         given.write_bytes(b'given')
         run = Run('a', config, tmp_path / 'run', checkpoint=given)
-        log = run.work_dir / '1' / '1.json'
-        log.parent.mkdir(parents=True)
-        log.write_text(json.dumps({METRIC: 71.5, 'time': 1}))
-        run.write_result()
+        score(run, 71.5)
         assert run.top1 == 71.5
         assert run.result['checkpoint_sha256'] == hashlib.sha256(b'given').hexdigest()
+
+
+def test_what_runs_were_made_with_is_said_once(tmp_path, config, started, monkeypatch):
+    monkeypatch.setattr(runs, 'cores', lambda: 4)
+    monkeypatch.setattr(runs, 'versions', lambda: dict(torch='2'))
+    monkeypatch.setattr(runs, 'machine', lambda: 'a machine')
+    found = [Run(name, config, tmp_path / name) for name in 'abc']
+    for run, own in zip(found, ({'OMP_NUM_THREADS': '1'}, None, {}), strict=True):
+        run.start(own)
+    for run in found[:2]:
+        finish_run(run, [50.0])
+    found[2].work_dir.joinpath('starts.json').write_text('{"starts": []}')
+    assert runs.made_with(found) == dict(
+        commits=['abc'],
+        versions=[dict(torch='2')],
+        machines=['a machine'],
+        threads=[1, 4],
+    )
+    assert runs.made_with([]) == dict(commits=[], versions=[], machines=[], threads=[])
 
 
 def test_seconds_are_those_of_all_starts(run):

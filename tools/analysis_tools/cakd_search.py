@@ -7,19 +7,23 @@ nothing is changed of, if their checkpoints are there. Can be killed and given a
 Writes ``results/cakd_search_cifar10-mini.json`` and prints the table.
 """
 
-import argparse
 from pathlib import Path
 from statistics import mean
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.reproduction.plan import plan
+from cakd_mm.reproduction.study import (
+    count,
+    end,
+    study_parser,
+    train_rows,
+    write_study,
+)
+from cakd_mm.reproduction.summary import scores_of
 from cakd_mm.reproduction.tables import select
 from cakd_mm.utils.paired_statistics import paired
-from cakd_mm.utils.provenance import commit, machine, versions
-from cakd_mm.utils.runs import Run, write_json
-from cakd_mm.utils.scheduling import Schedule, bars, slots
+from cakd_mm.utils.runs import Run, made_with
 
-ROOT = Path(__file__).resolve().parents[2]
 TABLE, SPEED = 'cifar10-mini', 'bf16'
 BASE, RIVAL = 'CAKD logit & single, network', 'DKD'
 HELD_OUT = [
@@ -41,8 +45,10 @@ CHANGES = {
 }
 
 
-def settings(seeds: int, work_dir: Path) -> tuple[Run, dict[str, dict[int, Run]]]:
-    """Return the teacher's run, and each setting's by seed."""
+def settings(
+    seeds: int, work_dir: Path
+) -> tuple[Run, dict[str, dict[int, Run]], list[Run]]:
+    """Return the teacher's run, each setting's by seed, and the table's own."""
     pairs = select(TABLE, methods=[BASE, RIVAL])
     [planned] = plan(pairs, seeds, work_dir, SPEED)
     rows = {}
@@ -61,7 +67,8 @@ def settings(seeds: int, work_dir: Path) -> tuple[Run, dict[str, dict[int, Run]]
                 # What the table has trained like this only has to be scored.
                 None if change else _checkpoint(own),
             )
-    return planned.teacher, rows
+    table = [run for runs in planned.rows.values() for run in runs.values()]
+    return planned.teacher, rows, table
 
 
 def _checkpoint(run: Run) -> Path | None:
@@ -69,46 +76,46 @@ def _checkpoint(run: Run) -> Path | None:
     return path if run.finished and path.is_file() else None
 
 
-def summarise(rows: dict[str, dict[int, Run]]) -> dict:
-    """Return each setting's scores and its paired difference to the base."""
-    scores = {
-        name: {seed: run.top1 for seed, run in runs.items() if run.finished}
-        for name, runs in rows.items()
-    }
-    table = {}
+def summarise(rows: dict[str, dict[int, Run]], table: list[Run]) -> dict:
+    """Return each setting's scores and its paired difference to the base.
+
+    ``table`` has the runs whose students are only scored here.
+    """
+    scores = {name: scores_of(runs) for name, runs in rows.items()}
+    trained = [run for runs in rows.values() for run in runs.values()]
+    scored = {run.checkpoint for run in trained}
+    trained += [run for run in table if run.last_checkpoint in scored]
+    found = {}
     for name, own in scores.items():
         difference = paired(own, scores[BASE]) if name != BASE else None
-        table[name] = dict(
+        found[name] = dict(
             scores=own,
             mean=mean(own.values()) if own else None,
             minus_base=vars(difference) if difference else None,
             text=str(difference) if difference else '',
         )
-    return dict(commit=commit(), versions=versions(), machine=machine(), settings=table)
+    finished = sum(map(len, scores.values()))
+    return dict(**made_with(trained), finished=finished, settings=found)
 
 
 def main() -> None:
     """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seeds', type=int, default=2)
-    parser.add_argument('--jobs', type=int, default=2)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/reproduce'))
-    parser.add_argument('--out', type=Path, default=ROOT / 'results')
+    parser = study_parser(__doc__, 'work_dirs/reproduce')
+    parser.add_argument('--seeds', type=count, default=2, help='how many, from 0')
     args = parser.parse_args()
-    teacher, rows = settings(args.seeds, args.work_dir)
-    by_seed = [runs[seed] for seed in range(args.seeds) for runs in rows.values()]
-    with bars() as progress:
-        outcome = Schedule([teacher, *by_seed], slots(args.jobs), progress).run()
-    summary = dict(summarise(rows), failed=outcome.failed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / f'cakd_search_{TABLE}.json', summary)
+    teacher, rows, table = settings(args.seeds, args.work_dir)
+    failed = {}
+    if not args.table:
+        by_row = [[*runs.values()] for runs in rows.values()]
+        failed = train_rows(teacher, by_row, args.jobs)
+    summary = dict(summarise(rows, table), failed=failed)
+    write_study(args.out / f'cakd_search_{TABLE}.json', summary, args.work_dir)
     print('| setting | seeds | top-1 on held-out images | minus the base |')
     print('| --- | --- | --- | --- |')
     for name, row in summary['settings'].items():
         score = '' if row['mean'] is None else f'{row["mean"]:.2f}'
         print(f'| {name} | {len(row["scores"])} | {score} | {row["text"]} |')
-    if outcome.failed:
-        raise SystemExit('\n'.join(f'{k}: {v}' for k, v in outcome.failed.items()))
+    end(failed)
 
 
 if __name__ == '__main__':

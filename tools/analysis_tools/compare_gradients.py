@@ -21,8 +21,10 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 import cakd_mm  # noqa: F401  (before any config is read)
+from cakd_mm.datasets.seeded_dataset import seed_everything
+from cakd_mm.reproduction.study import count
 from cakd_mm.utils import launch
-from cakd_mm.utils.errors import describe
+from cakd_mm.utils.errors import describe, nearest
 from cakd_mm.utils.provenance import commit, machine, versions
 from cakd_mm.utils.runs import write_json
 from cakd_mm.visualization import observe
@@ -107,7 +109,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoints', type=Path, nargs='+', help='epoch_*.pth of it')
     parser.add_argument('--others', type=Path, nargs='+', required=True)
     parser.add_argument('--loss', default='loss_feature', help='its name in all')
-    parser.add_argument('--batches', type=int, default=20)
+    parser.add_argument('--batches', type=count, default=20)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     parser.add_argument('--out', type=Path, help='json file to write')
     return parser.parse_args()
@@ -117,10 +119,15 @@ def main() -> None:
     """Measure and print a table."""
     args = parse_args()
     cfgs = [Config.fromfile(path) for path in (args.config, *args.others)]
-    for cfg in cfgs:
+    for path, cfg in zip((args.config, *args.others), cfgs, strict=True):
         cfg.merge_from_dict(args.cfg_options)
+        known = cfg.model.get('distiller', {}).get('distill_losses', {})
+        if args.loss not in known:
+            problem = f'{path} has no distillation loss of that name.'
+            remedy = f'Write {nearest(args.loss, known)}, or another config.'
+            raise ValueError(describe('--loss', args.loss, problem, remedy))
     launch.check_data(cfgs[0], ('train',))
-    torch.manual_seed(0)  # of the crops and flips
+    seed_everything(0)  # of the crops and flips
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         loader = Runner.build_dataloader(cfgs[0].train_dataloader, seed=0)
     raw = [batch for batch, _ in zip(loader, range(args.batches), strict=False)]

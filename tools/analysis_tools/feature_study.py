@@ -9,21 +9,18 @@ newest checkpoint, so that the command can be killed and given again. Writes
 """
 
 import argparse
-import json
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
 from mmengine.config import Config
 
+from cakd_mm.reproduction.study import end, study_parser, train_rows, write_study
+from cakd_mm.utils.errors import describe, nearest
 from cakd_mm.utils.paired_statistics import interval, level
-from cakd_mm.utils.runs import Run
-from cakd_mm.utils.scheduling import bars, train_all
+from cakd_mm.utils.runs import Run, made_with
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TEACHERS = {
     'digits': 'vanilla/resnet20_digits.py',
     'cifar10': 'vanilla/resnet20_cifar10-16px.py',
@@ -73,8 +70,13 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
     config = CONFIGS / TEACHERS[args.set]
     base = args.work_dir / args.set
     teacher = Run('teacher', config, base / 'teacher', ['randomness.seed=0'])
-    rows = {}
-    for row, config in row_configs(args.set).items():
+    rows, configs = {}, row_configs(args.set)
+    for row in args.rows or []:
+        if row not in configs:
+            problem = f'{args.set} has no such row.'
+            remedy = f'Write {nearest(row, configs)}.'
+            raise ValueError(describe('--rows', row, problem, remedy))
+    for row, config in configs.items():
         if args.rows and row not in args.rows:
             continue
         rows[row] = []
@@ -86,14 +88,6 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
             folder = base / f'{row.replace(", ", "-").replace(" ", "-")}_seed{seed}'
             rows[row].append(Run(f'{row}, seed {seed}', config, folder, options, own))
     return teacher, rows
-
-
-def train(teacher: Run, rows: dict[str, list[Run]], jobs: int) -> None:
-    """Train what is missing: the teacher, then ``jobs`` students at a time."""
-    # All rows of a seed before the next seed: an interrupted study compares.
-    by_seed = [run for runs in zip(*rows.values(), strict=True) for run in runs]
-    with bars() as progress:
-        train_all([teacher, *by_seed], jobs, progress)
 
 
 def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
@@ -123,8 +117,8 @@ def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
         levelled_off_within=level([run.result['curve'] for run in alone])
         if done
         else None,
-        torch=torch.__version__,
-        machine=f'{platform.machine()}, {torch.get_num_threads()} threads',
+        **made_with([teacher, *(run for runs in rows.values() for run in runs)]),
+        finished=sum(map(len, scores.values())),
         rows=table,
     )
 
@@ -163,14 +157,23 @@ def markdown(summary: dict) -> str:
 
 
 def arguments(description: str | None, sets: Iterable[str]) -> argparse.ArgumentParser:
-    """Return a parser with what every study takes."""
-    parser = argparse.ArgumentParser(description=description)
+    """Return a parser with what a study of a set takes."""
+    parser = study_parser(description, 'work_dirs/study')
     parser.add_argument('set', choices=sorted(sets))
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--jobs', type=int, default=2, help='processes at a time')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'))
-    parser.add_argument('--table', action='store_true', help='train nothing')
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2], action=Distinct
+    )
     return parser
+
+
+class Distinct(argparse.Action):
+    """Refuses a seed given twice, whose one run would count as two."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Keep the seeds."""
+        if len({*values}) < len(values):
+            parser.error(f'{option_string} {values} has a seed twice')
+        setattr(namespace, self.dest, values)
 
 
 def main() -> None:
@@ -179,18 +182,17 @@ def main() -> None:
     parser.add_argument('--rows', nargs='+', help='only these rows')
     args = parser.parse_args()
     teacher, rows = plan(args)
-    if not args.table:
-        train(teacher, rows, args.jobs)
-    summary = summarise(args.set, teacher, rows)
+    failed = {} if args.table else train_rows(teacher, rows.values(), args.jobs)
+    summary = dict(summarise(args.set, teacher, rows), failed=failed)
     if not args.rows:
-        path = ROOT / 'results' / f'feature_study_{args.set}.json'
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(summary, indent=2) + '\n')
+        path = args.out / f'feature_study_{args.set}.json'
+        write_study(path, summary, args.work_dir)
     print(
         f'teacher {summary["teacher"]}, plain student level within '
         f'{summary["levelled_off_within"]}'
     )
     print(markdown(summary))
+    end(failed)
 
 
 if __name__ == '__main__':

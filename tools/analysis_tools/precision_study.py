@@ -6,15 +6,13 @@ not there). Can be killed and given again, as that can. Writes
 """
 
 import argparse
-import json
-import platform
 from statistics import mean, stdev
 
-import torch
-from feature_study import CONFIGS, ROOT, TEACHERS, arguments, train
+from feature_study import CONFIGS, TEACHERS, arguments
 
+from cakd_mm.reproduction.study import end, train_rows, write_study
 from cakd_mm.utils.paired_statistics import interval
-from cakd_mm.utils.runs import Run
+from cakd_mm.utils.runs import Run, made_with
 
 ABLATIONS = CONFIGS / 'cakd' / 'ablations'
 STUDENTS = {
@@ -95,10 +93,10 @@ def summarise(name: str, teacher: Run, arms: dict[str, list[Run]]) -> dict:
         table[arm] = entry
     return dict(
         set=name,
-        teacher=teacher.top1,
+        teacher=teacher.top1 if teacher.finished else None,
         epochs=arms[FLOAT32][0].epochs,
-        torch=torch.__version__,
-        machine=f'{platform.machine()}, 1 thread',
+        **made_with([teacher, *(run for runs in arms.values() for run in runs)]),
+        finished=sum(map(len, scores.values())),
         arms=table,
     )
 
@@ -128,13 +126,13 @@ def main() -> None:
     """Run the study."""
     args = arguments(__doc__, STUDENTS).parse_args()
     teacher, arms = plan(args)
-    if not args.table:
-        train(teacher, arms, args.jobs)
-    summary = summarise(args.set, teacher, arms)
-    path = ROOT / 'results' / f'precision_study_{args.set}.json'
-    path.write_text(json.dumps(summary, indent=2) + '\n')
+    failed = {} if args.table else train_rows(teacher, arms.values(), args.jobs)
+    summary = dict(summarise(args.set, teacher, arms), failed=failed)
+    path = args.out / f'precision_study_{args.set}.json'
+    write_study(path, summary, args.work_dir)
     print(f'teacher {summary["teacher"]}')
     print(markdown(summary))
+    end(failed)
 
 
 if __name__ == '__main__':

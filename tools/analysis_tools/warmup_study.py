@@ -2,29 +2,33 @@
 
 On Digits, the two rows of CAKD of which a student once died in its first epochs, each
 without a warm-up and with one of three epochs (docs/reproduce.md has the protocol). A
-student is dead if its own loss in the last epoch is that of a guess: only the training
-split is looked at. Can be killed and given again. Writes
-``results/warmup_study_digits.json`` and prints the table.
+student is dead if its own loss in the last epoch is that of a guess, or if nan or inf
+ended its training: only the training split is looked at. Can be killed and given
+again. Writes ``results/warmup_study_digits.json`` and prints the table.
 """
 
-import argparse
 import math
 from pathlib import Path
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
+from cakd_mm.engine.hooks import NonFiniteError
 from cakd_mm.reproduction.budget import length_options, speed_options
 from cakd_mm.reproduction.plan import plan
+from cakd_mm.reproduction.study import (
+    count,
+    end,
+    study_parser,
+    train_rows,
+    write_study,
+)
 from cakd_mm.reproduction.tables import select
-from cakd_mm.utils.provenance import commit, machine, versions
-from cakd_mm.utils.runs import Run, read_config, write_json
-from cakd_mm.utils.scheduling import Schedule, bars, slots
+from cakd_mm.utils.runs import Run, made_with, read_config
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / 'configs' / 'cakd' / 'ablations' / 'digits'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs/cakd/ablations/digits'
 TABLE, SPEED, EPOCHS, CLASSES = 'digits', 'resident', 30, 10
 ROWS = ('logit-single_activation', 'logit-double_activation')
 WARMUPS = (1, 3)  # epochs; one is none
-OWN_LOSS = 'student.loss'
+OWN_LOSS, STOPPED = 'student.loss', NonFiniteError.__name__
 GUESS = 0.9 * math.log(CLASSES)  # the loss of a guess, less what its noise may take
 
 
@@ -63,33 +67,29 @@ def summarise(rows: dict[str, list[Run]]) -> dict:
     for name, runs in rows.items():
         curves = [run.curve(OWN_LOSS) for run in runs if run.finished]
         ends = [curve[-1][1] for curve in curves]
-        dead = sum(end > GUESS for end in ends)
-        table[name] = dict(runs=len(ends), dead=dead, last_losses=ends)
-    return dict(commit=commit(), versions=versions(), machine=machine(), rows=table)
+        stopped = sum(STOPPED in (run.failure or '') for run in runs)
+        dead = sum(end > GUESS for end in ends) + stopped
+        table[name] = dict(runs=len(ends) + stopped, dead=dead, last_losses=ends)
+    every = [run for runs in rows.values() for run in runs]
+    finished = sum(row['runs'] for row in table.values())
+    return dict(**made_with(every), finished=finished, rows=table)
 
 
 def main() -> None:
     """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seeds', type=int, default=8)
-    parser.add_argument('--jobs', type=int, default=2)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/reproduce'))
-    parser.add_argument('--out', type=Path, default=ROOT / 'results')
+    parser = study_parser(__doc__, 'work_dirs/reproduce')
+    parser.add_argument('--seeds', type=count, default=8, help='how many, from 0')
     args = parser.parse_args()
     teacher, rows = settings(args.seeds, args.work_dir)
-    by_seed = [runs[seed] for seed in range(args.seeds) for runs in rows.values()]
-    with bars() as progress:
-        outcome = Schedule([teacher, *by_seed], slots(args.jobs), progress).run()
-    summary = dict(summarise(rows), failed=outcome.failed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / 'warmup_study_digits.json', summary)
+    failed = {} if args.table else train_rows(teacher, rows.values(), args.jobs)
+    summary = dict(summarise(rows), failed=failed)
+    write_study(args.out / f'warmup_study_{TABLE}.json', summary, args.work_dir)
     print("| row | runs | dead | highest last loss of a student's own |")
     print('| --- | --- | --- | --- |')
     for name, row in summary['rows'].items():
-        worst = f'{max(row["last_losses"]):.3f}' if row['runs'] else ''
+        worst = f'{max(row["last_losses"]):.3f}' if row['last_losses'] else ''
         print(f'| {name} | {row["runs"]} | {row["dead"]} | {worst} |')
-    if outcome.failed:
-        raise SystemExit('\n'.join(f'{k}: {v}' for k, v in outcome.failed.items()))
+    end(failed)
 
 
 if __name__ == '__main__':
