@@ -15,6 +15,8 @@ import pytest
 import torch
 from tiny import CONFIGS
 
+from cakd_mm.utils.runs import logged_lines
+
 TOOL = CONFIGS.parent / 'tools' / 'reproduce.py'
 NAME = 'table_digits_r20_r8_CAKD-logit_3e_1s'
 RUNS = 3  # teacher, student, CAKD
@@ -91,11 +93,10 @@ def test_it_was_killed_in_the_middle_and_repeated_nothing(tables):
         kills = [name for name, _ in MOMENTS].count(folder.name)
         assert len(starts) >= 1 + kills, folder.name
     for name, _ in MOMENTS:
-        first, *later = [
-            next(line['epoch'] for line in lines if 'epoch' in line)
-            for path in sorted((runs_of(killed) / name).glob('*/*/scalars.json'))
-            if (lines := [json.loads(x) for x in path.read_text().splitlines()])
-        ]
+        logs = sorted((runs_of(killed) / name).glob('*/*/scalars.json'))
+        lines = [logged_lines(path.read_text()) for path in logs]
+        epochs = [[x['epoch'] for x in own if 'epoch' in x] for own in lines]
+        first, *later = [own[0] for own in epochs if own]
         assert first == 1 < min(later), name
     logs = (killed / 'log').read_text()
     for run in runs_of(whole).glob('*/result.json'):
