@@ -17,7 +17,7 @@ from mmengine.config import Config
 
 from cakd_mm.reproduction.study import end, study_parser, train_rows, write_study
 from cakd_mm.utils.errors import describe, nearest
-from cakd_mm.utils.paired_statistics import interval, level
+from cakd_mm.utils.paired_statistics import level, paired
 from cakd_mm.utils.runs import Run, made_with
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -103,10 +103,9 @@ def summarise(name: str, teacher: Run, rows: dict[str, list[Run]]) -> dict:
             entry['mean'] = mean(own.values())
             entry['std'] = stdev(own.values()) if len(own) > 1 else None
         for control in controls_of(row, name):
-            common = sorted(own.keys() & scores.get(control, {}).keys())
-            if control != row and len(common) > 1:
-                pairs = [own[i] - scores[control][i] for i in common]
-                entry[f'minus {control}'] = interval(pairs)
+            found = paired(own, scores.get(control, {}))
+            if control != row and found and found.half is not None:
+                entry[f'minus {control}'] = (found.mean, found.half)
         table[row] = entry
     alone = rows.get(ALONE, [])
     done = bool(alone) and all(run.finished for run in alone)
