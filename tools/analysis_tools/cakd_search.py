@@ -34,14 +34,17 @@ HELD_OUT = [
 LOSS = 'model.distiller.distill_losses.loss_feature'
 MAPPING = 'model.distiller.loss_forward_mappings.loss_feature'
 CHANGES = {
-    'share 0.25': f'{LOSS}.strong_share=0.25',
-    'share 0.75': f'{LOSS}.strong_share=0.75',
-    'tau 2': f'{LOSS}.tau=2.0',
-    'tau 8': f'{LOSS}.tau=8.0',
-    'ratio 0.5': 'model.distiller.balancer.ratio=0.5',
-    'ratio 2': 'model.distiller.balancer.ratio=2.0',
-    'no warm-up': 'default_hooks.warmup.epochs=1',
-    'no connector': f'{MAPPING}.preds_S.connector=None',
+    'share 0.25': [f'{LOSS}.strong_share=0.25'],
+    'share 0.75': [f'{LOSS}.strong_share=0.75'],
+    'tau 2': [f'{LOSS}.tau=2.0'],
+    'tau 8': [f'{LOSS}.tau=8.0'],
+    'ratio 0.5': ['model.distiller.balancer.ratio=0.5'],
+    'ratio 2': ['model.distiller.balancer.ratio=2.0'],
+    'no warm-up': ['default_hooks.warmup.epochs=1'],
+    'no connector': [
+        f'{MAPPING}.preds_S.connector=None',
+        'model.distiller.connectors=None',
+    ],
 }
 
 
@@ -53,7 +56,7 @@ def settings(
     [planned] = plan(pairs, seeds, work_dir, SPEED)
     rows = {}
     for name in (BASE, RIVAL, *CHANGES):
-        change = [CHANGES[name]] if name in CHANGES else []
+        change = CHANGES.get(name, [])
         rows[name] = {}
         for seed, own in planned.rows[RIVAL if name == RIVAL else BASE].items():
             slug = name.replace(' ', '-').replace(',', '').replace('&', 'and')
