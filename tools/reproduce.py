@@ -7,6 +7,7 @@ others go on from their newest checkpoint. The tables are ``configs/tables.csv``
 
 import argparse
 import math
+import re
 import shlex
 import time
 from pathlib import Path
@@ -94,14 +95,15 @@ def train(runs: list, args: argparse.Namespace) -> Outcome:
 def name_of(args: argparse.Namespace, planned: list) -> str:
     """Return the name that a selection's files share: another has another."""
     parts = ['table', args.table, *(args.pairs or [])]
-    parts += [method.replace(' ', '-') for method in args.methods or []]
+    parts += args.methods or []
     if any(own.epochs != own.recipe for own in planned):
         parts.append(f'{args.epochs}e')
     if args.seeds != SEEDS:
         parts.append(f'{args.seeds}s')
     if args.speed != args.full_speed:
         parts.append(args.speed)
-    return '_'.join(part.replace('/', '-') for part in parts)
+    # Names of methods have spaces, commas and colons.
+    return '_'.join(re.sub(r'[^\w.-]+', '-', part) for part in parts)
 
 
 def command_of(args: argparse.Namespace) -> str:

@@ -167,6 +167,10 @@ def test_every_selection_has_files_of_its_own(tool):
     names = [named(tool, *words) for words in selections]
     assert len(set(names)) == len(names)
     assert names[0] == 'table_II'
+    features = ('CAKD logit & single, network', 'control: random mask')
+    assert named(tool, 'cifar10-mini', '--methods', *features) == (
+        'table_cifar10-mini_CAKD-logit-single-network_control-random-mask'
+    )
     # What is said is what is done without saying it.
     said = ('II', '--epochs', '240', '--seeds', '3', '--speed', 'lossless')
     assert named(tool, *said) == 'table_II'
