@@ -5,7 +5,7 @@ import runpy
 import pytest
 from mmengine.config import Config
 from scipy import stats
-from tiny_runs import finish_run, write_log
+from tiny_runs import finish_run, resolved, write_log
 
 from cakd_mm.utils.runs import METRIC, Run
 
@@ -102,3 +102,15 @@ def test_a_seed_given_twice_is_refused(study, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(['digits', '--seeds', '1', '0', '1'])
     assert '--seeds [1, 0, 1] has a seed twice' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['digits', 'cifar10', 'methods'])
+def test_cakd_has_no_warm_up_as_its_protocol_says(study, name, tmp_path):
+    args = study['arguments'](None, [name]).parse_args([name, '--seeds', '0'])
+    args.rows = None
+    warmed = set()
+    for row, [run] in study['plan'](args)[1].items():
+        warmup = resolved(run).default_hooks.get('warmup')
+        if warmup and warmup.epochs > 1:
+            warmed.add(row)
+    assert warmed == ({'dkd', 'reviewkd'} if name == 'methods' else set())

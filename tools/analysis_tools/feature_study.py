@@ -34,6 +34,9 @@ STUDENTS = {
 ALONE, LOGIT, KD = 'student alone', 'logit', 'kd'
 LONG = f'{ALONE}, twice as long'  # has it levelled off?
 METHODS_PAIR = 'r20_r8_digits'
+# By their protocol CAKD's rows have no warm-up; its configs on Digits got one later.
+NOW_WARMED_UP = CONFIGS / 'cakd' / 'ablations' / 'digits'
+NO_WARMUP = 'default_hooks.warmup.epochs=1'
 
 
 def row_configs(name: str) -> dict[str, Path]:
@@ -84,6 +87,8 @@ def plan(args: argparse.Namespace) -> tuple[Run, dict[str, list[Run]]]:
             options = [f'randomness.seed={seed}']
             if row == LONG:
                 options += twice_as_long(config)
+            if config.parent == NOW_WARMED_UP:
+                options.append(NO_WARMUP)
             own = None if row in (ALONE, LONG) else teacher
             folder = base / f'{row.replace(", ", "-").replace(" ", "-")}_seed{seed}'
             rows[row].append(Run(f'{row}, seed {seed}', config, folder, options, own))

@@ -8,7 +8,7 @@ not there). Can be killed and given again, as that can. Writes
 import argparse
 from statistics import mean, stdev
 
-from feature_study import CONFIGS, TEACHERS, arguments
+from feature_study import CONFIGS, NO_WARMUP, TEACHERS, arguments
 
 from cakd_mm.reproduction.study import end, train_rows, write_study
 from cakd_mm.utils.paired_statistics import interval
@@ -20,7 +20,7 @@ STUDENTS = {
     'cifar10': ABLATIONS / 'cifar10' / 'cifar10_logit.py',
 }
 COMMON = {
-    'digits': ['default_hooks.checkpoint.interval=10'],
+    'digits': ['default_hooks.checkpoint.interval=10', NO_WARMUP],
     'cifar10': [
         'default_hooks.checkpoint.interval=8',
         'train_cfg.max_epochs=48',

@@ -51,7 +51,6 @@ def settings(seeds: int, work_dir: Path) -> tuple[Run, dict[str, list[Run]]]:
                     [
                         f'randomness.seed={seed}',
                         *options,
-                        'default_hooks.warmup.type=DistillWarmupHook',
                         f'default_hooks.warmup.epochs={epochs}',
                     ],
                     planned.teacher,

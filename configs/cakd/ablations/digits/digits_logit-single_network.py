@@ -7,3 +7,4 @@ _base_ = [
 ]
 _base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
 model = dict(distiller=_base_.distiller)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=3))

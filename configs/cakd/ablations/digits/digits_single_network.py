@@ -6,3 +6,4 @@ _base_ = [
     '../../../_base_/methods/cakd_feature.py',
 ]
 model = dict(distiller=_base_.distiller)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=3))
