@@ -34,7 +34,6 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
     distiller = copy.deepcopy(distiller)
     if not isinstance(distiller, Mapping):
         return distiller
-    _check_used(distiller)
     for name, mapping in (distiller.get('loss_forward_mappings') or {}).items():
         loss = (distiller.get('distill_losses') or {}).get(name)
         ours, theirs = mapping.get('preds_S'), mapping.get('preds_T')
@@ -53,32 +52,6 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
             _fill_width(loss, 'channels_T', teacher, source, place)
         _fill_loss(distiller, place, loss, theirs, teacher)
     return distiller
-
-
-def _check_used(distiller: dict) -> None:
-    """Refuse a connector that no loss names and whose widths nothing tells."""
-    mappings = (distiller.get('loss_forward_mappings') or {}).values()
-    records = [record for mapping in mappings for record in mapping.values()]
-    if not records or not all(isinstance(record, Mapping) for record in records):
-        return  # for the distiller to refuse
-    used = set()
-    for record in records:
-        names = record.get('connector')
-        used |= {*names} if _is_list(names) else {names}
-    for name, connector in (distiller.get('connectors') or {}).items():
-        if name in used or not isinstance(connector, Mapping):
-            continue
-        ours = _kind(connector) in (*CONNECTORS, *LIST_CONNECTORS)
-        if ours and None in map(connector.get, ('in_channels', 'out_channels')):
-            raise ValueError(
-                describe(
-                    f'model.distiller.connectors.{name}',
-                    _kind(connector),
-                    'No loss uses it, so that nothing tells its widths.',
-                    'Remove it (connectors=None, if it is the only one), or write '
-                    f"connector='{name}' in model.distiller.loss_forward_mappings.",
-                )
-            )
 
 
 def _fill_connectors(distiller, ours, theirs, student, teacher) -> None:

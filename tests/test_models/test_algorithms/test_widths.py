@@ -342,16 +342,3 @@ def test_a_plain_block_that_declares_its_width(teacher):
     net.parts = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 6, 1), nn.ReLU())
     assert widths(fill_widths(method('block', 'neck'), net, teacher)) == (9, 14)
     assert widths(fill_widths(method('parts', 'neck'), net, teacher)) == (6, 14)
-
-
-@pytest.mark.parametrize('named', [None, 'other', [None, 'other']])
-def test_a_connector_that_no_loss_names_is_refused(student, teacher, named):
-    cfg = method()
-    cfg['loss_forward_mappings']['loss_a']['preds_S']['connector'] = named
-    with pytest.raises(ValueError, match=r'connectors\.fit.*No loss uses it') as caught:
-        fill_widths(cfg, student, teacher)
-    assert "connector='fit'" in str(caught.value)
-    cfg['connectors']['fit'].update(in_channels=7, out_channels=14)  # says it itself
-    assert widths(fill_widths(cfg, student, teacher)) == (7, 14)
-    cfg['connectors'] = None
-    fill_widths(cfg, student, teacher)
