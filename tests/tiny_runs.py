@@ -1,5 +1,6 @@
 """Work dirs of tiny distillation runs: trained ones, and made-up logs."""
 
+import argparse
 import json
 import uuid
 from pathlib import Path
@@ -82,9 +83,11 @@ def log_terms(loss: str = 'x', **terms: tuple[float, float]) -> list[dict]:
 
 def resolved(run) -> Config:
     """Return the config that a run trains, as tools/train.py makes it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     cfg = Config.fromfile(run.config)
-    options = dict(option.split('=', 1) for option in run.options)
-    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
+    options = parser.parse_args(['--cfg-options', *run.options]).cfg_options
+    cfg.merge_from_dict(options)
     return cfg
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..utils.errors import describe
@@ -43,16 +43,6 @@ def train_rows(
     by_seed = [run for runs in zip(*rows, strict=True) for run in runs]
     with bars() as progress:
         return Schedule([teacher, *by_seed], slots(jobs), progress).run().failed
-
-
-def end(failed: Mapping[str, str]) -> None:
-    """End the command, with an error if a run failed.
-
-    Raises:
-        SystemExit: some have.
-    """
-    if failed:
-        raise SystemExit('\n'.join(f'{k} failed: {v}' for k, v in failed.items()))
 
 
 def check_more(path: Path, finished: int, where: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -217,6 +217,19 @@ def bars(console: Console | None = None) -> Progress:
     return Progress(*columns, console=console)
 
 
+def end(failed: Mapping[str, str]) -> None:
+    """End a command, with an error if a run failed.
+
+    Args:
+        failed (Mapping[str, str]): The reason by a run's name.
+
+    Raises:
+        SystemExit: some have.
+    """
+    if failed:
+        raise SystemExit('\n'.join(f'{k} failed: {v}' for k, v in failed.items()))
+
+
 def train_all(runs: Sequence[Run], jobs: int, progress: Progress) -> None:
     """Train those runs that are not finished, ``jobs`` at a time.
 
@@ -224,10 +237,9 @@ def train_all(runs: Sequence[Run], jobs: int, progress: Progress) -> None:
         SystemExit: a run failed; its log's end is printed.
     """
     failed = Schedule(runs, slots(jobs), progress).run().failed
-    if failed:
-        logs = {run.name: run.log for run in runs}
-        for name in failed:
-            if logs[name].is_file():
-                end = '\n'.join(_end_of(logs[name], 15))
-                progress.console.print(end, markup=False)
-        raise SystemExit('\n'.join(f'{k} failed: {v}' for k, v in failed.items()))
+    logs = {run.name: run.log for run in runs}
+    for name in failed:
+        if logs[name].is_file():
+            printed = '\n'.join(_end_of(logs[name], 15))
+            progress.console.print(printed, markup=False)
+    end(failed)

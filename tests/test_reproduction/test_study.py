@@ -1,10 +1,10 @@
-"""What studies share: which numbers are written down, and how a command ends."""
+"""What studies share: which numbers are written down, and how they are called."""
 
 import json
 
 import pytest
 
-from cakd_mm.reproduction.study import check_more, end, study_parser, write_study
+from cakd_mm.reproduction.study import check_more, study_parser, write_study
 
 
 def test_more_runs_are_not_replaced_by_fewer(tmp_path):
@@ -16,12 +16,6 @@ def test_more_runs_are_not_replaced_by_fewer(tmp_path):
     assert json.loads(path.read_text())['finished'] == 3
     write_study(path, dict(finished=3, rows=dict(a=1)), tmp_path)
     assert json.loads(path.read_text())['rows'] == dict(a=1)
-
-
-def test_a_command_ends_with_what_failed():
-    end({})
-    with pytest.raises(SystemExit, match='a failed: it broke\nb failed: so did it'):
-        end(dict(a='it broke', b='so did it'))
 
 
 @pytest.mark.parametrize('jobs', ['0', '-1', 'many'])

@@ -59,3 +59,11 @@ def test_a_student_is_dead_that_nan_has_stopped(study, rows):
     rows[first][1].note_failure('killed by signal 9: ... (x.log)')  # has no say
     found = study['summarise'](rows)['rows']
     assert found[first] == dict(runs=1, dead=1, last_losses=[])
+
+
+def test_deaths_are_compared_over_both_rows(study, rows):
+    table = {name: dict(runs=8, dead=0) for name in rows}
+    assert study['fisher'](table) == 1
+    for name in list(rows)[::2]:
+        table[name]['dead'] = 4  # none against eight of sixteen
+    assert study['fisher'](table) == pytest.approx(2 * 12870 / 10518300)

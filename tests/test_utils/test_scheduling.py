@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from cakd_mm.utils import runs, scheduling
 from cakd_mm.utils.runs import Run
-from cakd_mm.utils.scheduling import Schedule, slots, train_all
+from cakd_mm.utils.scheduling import Schedule, end, slots, train_all
 
 # Takes as long as told, writes what a training leaves, and when it ran.
 SCRIPT = """
@@ -358,3 +358,9 @@ def test_train_all_ends_with_the_log_of_what_failed(make, console, monkeypatch):
         train_all([fine, broken], 2, Progress(console=console))
     assert fine.finished
     assert 'said broken' in console.file.getvalue()
+
+
+def test_a_command_ends_with_what_failed():
+    end({})
+    with pytest.raises(SystemExit, match='a failed: it broke\nb failed: so did it'):
+        end(dict(a='it broke', b='so did it'))

@@ -12,17 +12,12 @@ from statistics import mean
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.reproduction.plan import plan
-from cakd_mm.reproduction.study import (
-    count,
-    end,
-    study_parser,
-    train_rows,
-    write_study,
-)
+from cakd_mm.reproduction.study import count, study_parser, train_rows, write_study
 from cakd_mm.reproduction.summary import scores_of
 from cakd_mm.reproduction.tables import select
 from cakd_mm.utils.paired_statistics import paired
 from cakd_mm.utils.runs import Run, made_with
+from cakd_mm.utils.scheduling import end
 
 TABLE, SPEED = 'cifar10-mini', 'bf16'
 BASE, RIVAL = 'CAKD logit & single, network', 'DKD'

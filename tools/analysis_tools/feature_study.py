@@ -15,10 +15,11 @@ from statistics import mean, stdev
 
 from mmengine.config import Config
 
-from cakd_mm.reproduction.study import end, study_parser, train_rows, write_study
+from cakd_mm.reproduction.study import study_parser, train_rows, write_study
 from cakd_mm.utils.errors import describe, nearest
 from cakd_mm.utils.paired_statistics import level, paired
 from cakd_mm.utils.runs import Run, made_with
+from cakd_mm.utils.scheduling import end
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TEACHERS = {

@@ -10,9 +10,10 @@ from statistics import mean, stdev
 
 from feature_study import CONFIGS, NO_WARMUP, TEACHERS, arguments
 
-from cakd_mm.reproduction.study import end, train_rows, write_study
+from cakd_mm.reproduction.study import train_rows, write_study
 from cakd_mm.utils.paired_statistics import interval
 from cakd_mm.utils.runs import Run, made_with
+from cakd_mm.utils.scheduling import end
 
 ABLATIONS = CONFIGS / 'cakd' / 'ablations'
 STUDENTS = {

@@ -10,19 +10,16 @@ again. Writes ``results/warmup_study_digits.json`` and prints the table.
 import math
 from pathlib import Path
 
+from scipy import stats
+
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.engine.hooks import NonFiniteError
 from cakd_mm.reproduction.budget import length_options, speed_options
 from cakd_mm.reproduction.plan import plan
-from cakd_mm.reproduction.study import (
-    count,
-    end,
-    study_parser,
-    train_rows,
-    write_study,
-)
+from cakd_mm.reproduction.study import count, study_parser, train_rows, write_study
 from cakd_mm.reproduction.tables import select
 from cakd_mm.utils.runs import Run, made_with, read_config
+from cakd_mm.utils.scheduling import end
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs/cakd/ablations/digits'
 TABLE, SPEED, EPOCHS, CLASSES = 'digits', 'resident', 30, 10
@@ -67,11 +64,21 @@ def summarise(rows: dict[str, list[Run]]) -> dict:
         curves = [run.curve(OWN_LOSS) for run in runs if run.finished]
         ends = [curve[-1][1] for curve in curves]
         stopped = sum(STOPPED in (run.failure or '') for run in runs)
-        dead = sum(end > GUESS for end in ends) + stopped
+        dead = sum(loss > GUESS for loss in ends) + stopped
         table[name] = dict(runs=len(ends) + stopped, dead=dead, last_losses=ends)
     every = [run for runs in rows.values() for run in runs]
     finished = sum(row['runs'] for row in table.values())
-    return dict(**made_with(every), finished=finished, rows=table)
+    return dict(**made_with(every), finished=finished, rows=table, p=fisher(table))
+
+
+def fisher(table: dict[str, dict]) -> float:
+    """Return Fisher's p of as many dead with a warm-up as without, over all rows."""
+    counts = [[0, 0] for _ in WARMUPS]  # dead, alive
+    for index, row in enumerate(table.values()):
+        arm = counts[index % len(WARMUPS)]
+        arm[0] += row['dead']
+        arm[1] += row['runs'] - row['dead']
+    return float(stats.fisher_exact(counts).pvalue)
 
 
 def main() -> None:
@@ -88,6 +95,7 @@ def main() -> None:
     for name, row in summary['rows'].items():
         worst = f'{max(row["last_losses"]):.3f}' if row['last_losses'] else ''
         print(f'| {name} | {row["runs"]} | {row["dead"]} | {worst} |')
+    print(f"Fisher's p {summary['p']:.3f}")
     end(failed)
 
 
