@@ -7,7 +7,7 @@ VENV_ORIGINAL ?= .venv-original
 JOBS ?= 2
 ON_CPU := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
 
-.PHONY: install demo test lint test-original test-gpu benchmarks
+.PHONY: install demo train test lint test-original test-wheel test-gpu benchmarks
 
 # Made once per set of requirements; a second `make install` does nothing.
 STAMP := $(VENV)/.installed
@@ -32,6 +32,10 @@ $(STAMP_ORIGINAL): $(SOURCES)
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py --jobs $(JOBS)
+
+# make train CONFIG=configs/cakd/demo_digits.py ARGS='--work-dir work_dirs/mine'
+train: $(STAMP)
+	$(VENV)/bin/python tools/train.py $(CONFIG) $(ARGS)
 
 test: $(STAMP)
 	$(ON_CPU) $(VENV)/bin/python -m pytest -n $(JOBS)

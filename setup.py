@@ -1,35 +1,15 @@
-"""Packaging of ``cakd_mm``; configs, tools and the model index travel in ``.mim``."""
+"""Packaging of ``cakd_mm``.
+
+Configs, tools and the model index travel in ``cakd_mm/.mim``, where mmengine and openmim
+look for them. In a checkout these are links to the folders beside the package.
+"""
 
 from pathlib import Path
 from runpy import run_path
 
 from setuptools import find_packages, setup
-from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
-LINKS = {
-    'configs': 'configs',
-    'tools': 'tools',
-    'model-index.yml': 'configs/model-index.yml',
-}
-
-
-class LinkMim(egg_info):
-    """Fill ``cakd_mm/.mim``, where mmengine and openmim look for configs.
-
-    ``egg_info`` is the one command that every kind of install runs: editable,
-    wheel and source distribution.
-    """
-
-    def run(self):
-        """Make the links, then collect the files as usual."""
-        mim = ROOT / 'cakd_mm' / '.mim'
-        mim.mkdir(exist_ok=True)
-        for name, source in LINKS.items():
-            if not (mim / name).exists():
-                (mim / name).unlink(missing_ok=True)
-                (mim / name).symlink_to(Path('..', '..', source))
-        super().run()
 
 
 def requirements(name: str) -> list[str]:
@@ -60,5 +40,5 @@ setup(
     extras_require={
         name: requirements(name) for name in ('current', 'original', 'tests', 'lint')
     },
-    cmdclass={'egg_info': LinkMim},
+    entry_points={'console_scripts': ['cakd-mm = cakd_mm.cli:main']},
 )

@@ -8,9 +8,9 @@ in mmpretrain's.
 from . import compat
 from .version import __version__
 
-_family = compat.check_stack()
+compat.check_stack()
 compat.import_mmrazor()
-compat.register_package(_family)
+compat.register_package()
 
 from . import datasets, engine, models  # noqa: E402, F401  (they register themselves)
 from .utils.hub import register_models  # noqa: E402

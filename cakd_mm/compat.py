@@ -8,6 +8,7 @@ its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
 
 import argparse
 import ast
+import functools
 import importlib
 import importlib.util
 import pickle
@@ -300,17 +301,57 @@ def _register_all() -> None:
     register_all_modules(init_default_scope=False)
 
 
-def register_package(family: str) -> None:
-    """Let mmengine resolve ``cakd_mm::...`` config references.
+def register_package() -> None:
+    """Let mmengine read ``cakd_mm::...`` wherever it reads a config's name.
 
-    The original mmengine looks for an installed distribution's folder and misses
-    an editable install; for a name without a distribution it takes the folder of
-    the module, which is right for every kind of install.
+    For a name without a distribution mmengine takes the folder of the module, which
+    is right for a clone, an editable install and a wheel. By the distribution's name
+    the original mmengine misses an editable install, and either one may find another
+    copy than the one that is imported.
     """
+    from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
-    name = 'cakd_mm' if family == 'current' else 'cakd_mm.version'
-    MODULE2PACKAGE.setdefault('cakd_mm', name)
+    MODULE2PACKAGE.setdefault('cakd_mm', 'cakd_mm.version')
+    if not hasattr(Config._file2dict, 'genuine'):
+        Config._file2dict = staticmethod(_with_own_bases(Config._file2dict))
+
+
+def _with_own_bases(genuine: Callable) -> Callable:
+    """Return a reader of configs that takes a base by name as the file it names.
+
+    Two things are changed in what mmengine has read:
+
+    - mmengine notes the package of a base ``package::...`` as the scope of what is
+      built from it. Our configs are written for the scope ``mmpretrain``, as mmengine
+      takes them when they are read by path, and there is no registry of ours.
+    - A relative ``cfg_path`` belongs to the file that says it. Later nobody knows
+      which one that was, so the path is made absolute here, if there is such a file.
+    """
+
+    @functools.wraps(genuine)
+    def file2dict(filename, *args, **kwargs):
+        content, *rest = genuine(filename, *args, **kwargs)
+        folder = Path(filename).expanduser().absolute().parent
+        _as_in_file(content, folder)
+        return (content, *rest)
+
+    file2dict.genuine = genuine
+    return file2dict
+
+
+def _as_in_file(node, folder: Path) -> None:
+    """Drop our scope and anchor each ``cfg_path`` in what was read from a folder."""
+    if isinstance(node, dict):
+        if node.get('_scope_') == 'cakd_mm':
+            del node['_scope_']
+        path = node.get('cfg_path')
+        if isinstance(path, str) and '::' not in path and (folder / path).is_file():
+            node['cfg_path'] = str(folder / path)
+        node = list(dict.values(node))
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            _as_in_file(value, folder)
 
 
 def load_data_only(path: str):

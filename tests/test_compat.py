@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import mmengine
 import pytest
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 from mmpretrain.registry import MODELS as CLASSIFIERS
@@ -94,8 +95,68 @@ def test_import_in_a_fresh_interpreter(request, before):
 def test_import_again_changes_nothing():
     before = len(MODELS.module_dict)
     compat.import_mmrazor()
-    compat.register_package('current' if CURRENT else 'original')
+    compat.register_package()
     assert len(MODELS.module_dict) == before
+    assert not hasattr(Config._file2dict.genuine, 'genuine')  # wrapped once
+
+
+def scopes(node) -> set:
+    """Return all scopes that a config names."""
+    found = {node['_scope_']} if isinstance(node, dict) and '_scope_' in node else set()
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, (dict, list, tuple)):
+            found |= scopes(value)
+    return found
+
+
+BASES = dict(
+    single="_base_ = 'cakd_mm::cakd/demo_digits.py'",
+    one_of_a_list="_base_ = ['cakd_mm::cakd/demo_digits.py']",
+    joined="""
+_base_ = [
+    'cakd_mm::_base_/default_runtime.py',
+    'cakd_mm::_base_/datasets/digits.py',
+    'cakd_mm::_base_/schedules/digits.py',
+    'cakd_mm::_base_/pairs/r20_r8_digits.py',
+    'cakd_mm::_base_/methods/cakd_logit.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
+model = dict(distiller=_base_.distiller)
+""",
+    nested="_base_ = './single.py'",
+)
+
+
+@pytest.mark.parametrize('name', BASES)
+def test_a_base_by_name_is_the_file_it_names(name, tmp_path, root):
+    for file, text in BASES.items():
+        (tmp_path / f'{file}.py').write_text(text)
+    found = Config.fromfile(tmp_path / f'{name}.py').to_dict()
+    assert found == Config.fromfile(root / 'configs/cakd/demo_digits.py').to_dict()
+    assert scopes(found) == {'mmrazor', 'mmpretrain'}
+
+
+def test_scopes_of_others_stay(tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'")
+    assert scopes(Config.fromfile(path).to_dict()) == {'mmpretrain'}
+
+
+def test_a_config_belongs_to_the_file_that_says_it(tmp_path):
+    (tmp_path / 'base').mkdir()
+    for file in ('base/net.py', 'net.py'):
+        (tmp_path / file).write_text('model = dict()')
+    text = "student = dict(cfg_path='net.py')\nteacher = [dict(cfg_path='{}')]"
+    base = tmp_path / 'base' / 'base.py'
+    base.write_text(text.format('mmpretrain::resnet/resnet18_8xb32_in1k.py'))
+    leaf = tmp_path / 'leaf.py'
+    leaf.write_text("_base_ = 'base/base.py'\nother = dict(cfg_path='net.py')")
+    found = Config.fromfile(leaf)
+    assert found.student.cfg_path == str(tmp_path / 'base' / 'net.py')
+    assert found.other.cfg_path == str(tmp_path / 'net.py')
+    assert found.teacher[0].cfg_path.startswith('mmpretrain::')
+    leaf.write_text("other = dict(cfg_path='nothing.py')")
+    assert Config.fromfile(leaf).other.cfg_path == 'nothing.py'
 
 
 GUARD = """

@@ -1,4 +1,4 @@
-"""What the pages in docs/ show is run, as a new user would."""
+"""What the pages in docs/ show is trained for a step, as a new user would."""
 
 import re
 
@@ -6,30 +6,37 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmrazor.registry import MODELS
-from test_readme import step
+from pages import ROOT, blocks, losses_of, train_page
 from tiny import CONFIGS
 
-SPEED = (CONFIGS.parent / 'docs' / 'speed.md').read_text(encoding='utf-8')
-PAGE = (CONFIGS.parent / 'docs' / 'new_pair_and_method.md').read_text(encoding='utf-8')
-PAIR, COMBINATION, METHOD = re.findall(r'```python\n(.*?)```', PAGE, flags=re.DOTALL)
+PAGE = 'docs/new_pair_and_method.md'
+PAIR, COMBINATION, METHOD = blocks(PAGE)
+(FAST,) = blocks('docs/speed.md')
+(RESIDENT,) = blocks('docs/data.md')
+# Pages whose blocks are trained here or in a test of their own.
+COVERED = {PAGE, 'docs/speed.md', 'docs/data.md', 'docs/own_data.md'}
+
+
+def test_every_page_with_a_config_is_trained():
+    pages = {
+        page.relative_to(ROOT).as_posix()
+        for page in (ROOT / 'docs').rglob('*.md')
+        if '```python' in page.read_text(encoding='utf-8')
+    }
+    assert pages == COVERED
 
 
 def test_a_pair(tmp_path):
-    found = step(PAIR, tmp_path, size=32)
-    student = found['model'].student
+    runner = train_page(PAIR, tmp_path)
+    student = runner.model.student
     assert sum(p.numel() for p in student.parameters()) == 1_233_540
-    assert found['model'].teacher.backbone.conv1.out_channels == 16
-    assert set(found['losses']) == {'student.loss', 'distill.loss_dkd'}
+    assert runner.model.teacher.backbone.conv1.out_channels == 16
+    assert set(losses_of(runner)) == {'student.loss', 'distill.loss_dkd'}
 
 
 def test_a_combination(tmp_path):
-    found = step(COMBINATION, tmp_path, size=32)
-    assert {'distill.loss_review', 'distill.loss_dist'} <= set(found['losses'])
-    for name in ('distill.loss_review', 'distill.loss_dist'):
-        found['model'].zero_grad()
-        found['losses'][name].backward(retain_graph=True)
-        first = found['model'].student.backbone.conv1.weight
-        assert first.grad.abs().sum() > 0, name
+    runner = train_page(COMBINATION, tmp_path)
+    assert {'distill.loss_review', 'distill.loss_dist'} <= set(losses_of(runner))
 
 
 LOGIT = ('cakd', 'dkd', 'nkd', 'kd', 'dist', 'ctkd', 'cmkd')
@@ -79,21 +86,27 @@ def test_a_method(tmp_path):
         (tmp_path / 'mine.py').write_text(METHOD)
         leaf = PAIR.replace("'cakd_mm::_base_/methods/dkd.py'", "'./mine.py'")
         leaf = re.sub(r'_base_.distiller.distill_losses.loss_dkd.*\n', '', leaf)
-        found = step(leaf, tmp_path, size=32)
-        assert set(found['losses']) == {'student.loss', 'distill.loss_mine'}
+        runner = train_page(leaf, tmp_path)
+        assert set(losses_of(runner)) == {'student.loss', 'distill.loss_mine'}
     finally:
         MODELS._module_dict.pop('MyLoss')
 
 
 def test_a_fast_leaf(tmp_path):
-    (leaf,) = re.findall(r'```python\n(.*?)```', SPEED, flags=re.DOTALL)
-    found = step(leaf, tmp_path, size=32)
-    assert found['model'].teacher_runtime.settings()['dtype'] == 'auto'
-    assert found['model'].teacher_runtime._eager is not None  # it was run
-    cfg = Config.fromfile(tmp_path / 'own.py')
-    assert cfg.train_cfg.resident
-    assert cfg.train_cfg.type == 'ResumableTrainLoop'
-    assert cfg.val_cfg == dict(type='ResidentValLoop')
-    hooks = cfg.default_hooks
-    assert hooks.student_runtime == dict(type='StudentRuntimeHook')
-    assert {'finite', 'warmup', 'extract'} <= set(hooks)
+    shallow = dict(model__teacher__backbone__depth=8)  # which compiles sooner
+    runner = train_page(FAST, tmp_path, **shallow)
+    assert runner.model.teacher_runtime.settings()['dtype'] == 'auto'
+    assert runner.model.teacher_runtime._eager is not None  # it was run
+    assert type(runner.train_dataloader.dataset).__name__ == 'ResidentDataset'
+    assert type(runner.val_loop).__name__ == 'ResidentValLoop'
+    hooks = {type(hook).__name__ for hook in runner.hooks}
+    assert {'StudentRuntimeHook', 'FiniteLossHook', 'ExtractStudentHook'} <= hooks
+
+
+def test_resident_data(tmp_path):
+    """The page shows lines for any config."""
+    runner = train_page(
+        f"_base_ = 'cakd_mm::cakd/demo_digits.py'\n{RESIDENT}", tmp_path
+    )
+    assert type(runner.train_dataloader.dataset).__name__ == 'ResidentDataset'
+    assert type(runner.val_dataloader.dataset).__name__ == 'ResidentDataset'

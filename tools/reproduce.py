@@ -16,12 +16,13 @@ import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.reproduction.archive import restore, store
 from cakd_mm.reproduction.budget import SPEEDS
 from cakd_mm.reproduction.page import heading, page
-from cakd_mm.reproduction.plan import in_turn, plan
+from cakd_mm.reproduction.plan import PlannedPair, in_turn, plan
 from cakd_mm.reproduction.plots import plot_curves, plot_gain
 from cakd_mm.reproduction.study import check_more, count
 from cakd_mm.reproduction.summary import summarise
 from cakd_mm.reproduction.tables import read_tables, select
-from cakd_mm.utils.runs import write_json
+from cakd_mm.utils.launch import check_data
+from cakd_mm.utils.runs import read_config, write_json
 from cakd_mm.utils.scheduling import Outcome, Schedule, bars, slots
 
 # Two cores: compiling takes longer than Digits, and bf16 halves CIFAR-10's time.
@@ -83,6 +84,17 @@ def _time(text: str) -> float:
     if not 0 < minutes < math.inf:
         raise argparse.ArgumentTypeError(f'{text!r} is no number of minutes')
     return minutes
+
+
+def check_data_of(planned: list[PlannedPair]) -> None:
+    """Stop once, before anything is written, if a pair's data is not there.
+
+    Raises:
+        FileNotFoundError: naming the folder.
+    """
+    for own in planned:
+        teacher_config = read_config(own.teacher.config)
+        check_data(teacher_config, ('train', 'val'))
 
 
 def train(runs: list, args: argparse.Namespace) -> Outcome:
@@ -149,6 +161,8 @@ def main() -> None:
     pairs = select(args.table, args.pairs, args.methods)
     planned = plan(pairs, args.seeds, args.work_dir, args.speed, args.epochs)
     runs = in_turn(planned)
+    if not args.page:
+        check_data_of(planned)
     if args.archive:
         taken = restore(runs, args.work_dir, args.archive)
         print(f'{taken} finished runs taken from {args.archive}')

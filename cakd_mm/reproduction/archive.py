@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.checkpoint import hash_of
 from ..utils.errors import describe
-from ..utils.runs import Run, hash_of, write_json
+from ..utils.runs import Run, write_json
 
 RESULT = 'result.json'
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..utils.checkpoint import hash_of
 from ..utils.errors import describe
-from ..utils.runs import Run, hash_of, read_config
+from ..utils.runs import Run, read_config
+from ..utils.tools import as_typed_here
 from .budget import length_options, speed_options
 from .tables import STUDENT, TEACHER, Pair, Row, method_of
 
@@ -131,6 +133,6 @@ def _given_teacher(pair: Pair) -> Path | None:
             'model.teacher_ckpt',
             model.teacher_ckpt,
             'This pair has a teacher from elsewhere, which is not there.',
-            f'Run `{model.teacher_from}`.',
+            f'Run `{as_typed_here(model.teacher_from)}`.',
         )
     )

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from ..utils.errors import describe, nearest
-from ..utils.runs import tool
+from ..utils.tools import tool
 
 TEACHER, STUDENT, KD = 'teacher', 'student', 'KD'
 CONTROL = 'control: '

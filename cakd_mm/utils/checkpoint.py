@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
@@ -162,3 +163,33 @@ def fingerprint(weights: Mapping[str, Tensor]) -> Tensor:
         digest.update(f'{name}|{tensor.dtype}|{tuple(tensor.shape)}'.encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def last_scores(checkpoint: Mapping) -> dict[str, float]:
+    """Return the validation scores that a checkpoint's run had logged last.
+
+    mmengine writes a checkpoint before it scores the epoch, so of a checkpoint
+    ``epoch_*.pth`` these may be the scores of the epoch before.
+
+    Returns:
+        dict[str, float]: Such as ``{'accuracy/top1': 97.2}``; empty if there are none.
+    """
+    kept = (checkpoint.get('meta') or {}).get('scores')
+    if kept is not None:
+        return dict(kept)
+    scalars = (checkpoint.get('message_hub') or {}).get('log_scalars') or {}
+    return scores_in(scalars)
+
+
+def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:
+    """Return the last value of each validation metric among logged scalars."""
+    return {
+        name.removeprefix('val/'): float(history.current())
+        for name, history in scalars.items()
+        if name.startswith('val/') and '/' in name.removeprefix('val/')
+    }

@@ -18,6 +18,7 @@ OLDEST = '2.4'
 
 _COPIES = count()
 _TOLD: set[str] = set()  # keys whose warning has been given in this process
+_ANNOUNCED: set[str] = set()  # keys whose compilation has been announced
 _SKIP_GLOBALS = getattr(torch.compiler, 'skip_guard_on_globals_unsafe', None)
 
 # PyTorch 2.1 cannot trace the functions that ask.
@@ -92,6 +93,7 @@ class _Compiled:
             return self.eager(*args, **kwargs), None
         try:
             if self._run is None:
+                self._announce()
                 self._run = _compile(self.function, self.options)
             return self._run(*args, **kwargs), None
         except Exception as error:
@@ -101,6 +103,12 @@ class _Compiled:
         result = self.eager(*args, **kwargs)
         self._failed = True
         return result, failure
+
+    def _announce(self) -> None:
+        """Say why nothing happens for a while."""
+        if self.key not in _ANNOUNCED:
+            _ANNOUNCED.add(self.key)
+            print_log(f'{self.key}: compiling, which takes up to a minute', 'current')
 
     def _tell(self, failure: Exception) -> None:
         if self.key not in _TOLD:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 from mmpretrain import get_model
 from mmrazor.registry import MODELS
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix
 from .errors import describe
+from .net_config import net_config
 
 # What evaluation and inference with mmpretrain read; nothing of training.
 KEPT = (
@@ -79,10 +79,10 @@ def student_model(cfg: Config) -> ConfigDict:
                 'Give the config that the checkpoint was trained with.',
             )
         )
-    student = copy.deepcopy(model.architecture)
-    if 'cfg_path' in student:
-        student = get_config(student.cfg_path).model
+    student = net_config(model.architecture, 'model.architecture')
     student.pop('_scope_', None)
+    if (student.get('init_cfg') or {}).get('type') == 'Pretrained':
+        del student.init_cfg  # it has the weights of the run, whatever it began with
     student.pop('data_preprocessor', None)
     return student
 
@@ -95,7 +95,8 @@ def plain_config(cfg: Config) -> Config:
     """
     preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor')
     if preprocessor is None:
-        preprocessor = cfg.model.architecture.get('data_preprocessor')
+        student = net_config(cfg.model.architecture, 'model.architecture')
+        preprocessor = student.get('data_preprocessor')
     plain = dict(default_scope='mmpretrain', model=student_model(cfg))
     if preprocessor is not None:
         preprocessor = copy.deepcopy(preprocessor)
@@ -159,7 +160,7 @@ def save_student(
 def build_student(cfg: Config, weights: Mapping[str, Tensor]) -> nn.Module:
     """Build the student as the distillation run did and load it strictly."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        student = MODELS.build(copy.deepcopy(cfg.model.architecture))
+        student = MODELS.build(net_config(cfg.model.architecture, 'model.architecture'))
     load_strictly(student, weights, KEY, cfg.filename, 'Give the config it belongs to.')
     return student
 

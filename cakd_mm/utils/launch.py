@@ -2,33 +2,48 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from http.client import HTTPException
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from urllib.request import urlopen
 
+import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.hub import get_config
-from mmengine.registry import RUNNERS
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    RUNNERS,
+    DefaultScope,
+)
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_integrity
 
 from ..engine.hooks.logged import logger_hook
+from ..version import __version__
+from .arguments import check_part
 from .checkpoint import is_remote, load_strictly, model_weights, read_checkpoint
 from .errors import describe, nearest
 from .extract import plain_config
 from .model import unwrap
+from .net_config import read_named
+from .provenance import cores
+from .tools import PACKAGE, other_copy
 
 # What the Runner looks up in the config beside its own arguments.
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
 # What mmpretrain downloads when it is not there.
 CIFAR = dict(CIFAR10=CIFAR10, CIFAR100=CIFAR100)
+# Whoever has set one of these has chosen the number of threads.
+THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -55,14 +70,7 @@ def read_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: there is no such config.
         KeyError: ``--cfg-options`` names a key that nobody reads.
     """
-    if '::' in args.config:
-        cfg = _installed_config(args.config)
-    elif Path(args.config).is_file():
-        cfg = Config.fromfile(args.config)
-    else:
-        raise FileNotFoundError(
-            describe('config', args.config, 'No such file.', 'See configs/.')
-        )
+    cfg = read_named(args.config, 'config')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     _check_options(cfg, args.cfg_options)
@@ -72,23 +80,6 @@ def read_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     return cfg
-
-
-def _installed_config(name: str) -> Config:
-    """Read ``package::path``; an unknown package, mmengine would ``pip install``."""
-    try:
-        if find_spec(name.split('::')[0]) is None:
-            raise FileNotFoundError(f'no package {name.split("::")[0]!r}')
-        return get_config(name)
-    except (AssertionError, FileNotFoundError, ValueError) as error:
-        raise FileNotFoundError(
-            describe(
-                'config',
-                name,
-                f'It cannot be read: {error}.',
-                'Write cakd_mm::cakd/<name>.py, or the path of a file.',
-            )
-        ) from error
 
 
 def _check_options(cfg: Config, options: dict) -> None:
@@ -260,10 +251,68 @@ def check_checkpoints(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the Runner the config asks for."""
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    """Build the Runner the config asks for, and log what it runs on.
+
+    Raises:
+        TypeError: a hook, loop, dataset or preprocessor of ours has no such argument.
+    """
+    _check_own_arguments(cfg)
+    threads = choose_threads()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.info(f'cakd_mm {__version__}, {PACKAGE}')
+    beside = other_copy(sys.argv[0])
+    if beside is not None:
+        runner.logger.warning(
+            f'{sys.argv[0]} lies beside {beside}, but Python has imported {PACKAGE}. '
+            f'To run the former: pip install -e {beside.parent}.'
+        )
+    if threads is not None:
+        runner.logger.info(threads)
+    return runner
+
+
+def _check_own_arguments(cfg: Config) -> None:
+    """Refuse misspelt arguments of our classes; others have their own errors."""
+    parts = [(f'default_hooks.{k}', v) for k, v in _items(cfg.get('default_hooks'))]
+    hooks = cfg.get('custom_hooks') or []
+    parts += [(f'custom_hooks.{index}', hook) for index, hook in enumerate(hooks)]
+    found = [(HOOKS, *part) for part in parts]
+    for stage in ('train', 'val', 'test'):
+        found.append((LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')))
+        loader = f'{stage}_dataloader'
+        found += [(DATASETS, *part) for part in datasets(loader, cfg.get(loader))]
+    found.append((OPTIM_WRAPPERS, 'optim_wrapper', cfg.get('optim_wrapper')))
+    found.append((MODELS, 'data_preprocessor', cfg.get('data_preprocessor')))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        for registry, key, part in found:
+            check_part(part, registry, key, only='cakd_mm')
+
+
+def _items(node) -> list[tuple[str, dict]]:
+    return list(node.items()) if isinstance(node, dict) else []
+
+
+def choose_threads() -> str | None:
+    """Compute with half of the cores, unless somebody has said with how many.
+
+    PyTorch's threads wait for one another after every operation. Where other processes
+    share the cores (or a container may use fewer than it sees), all threads wait for
+    the one that got no core. The number depends on the machine alone, because a resumed
+    run equals the uninterrupted one only with the same number of threads.
+
+    Returns:
+        str: What has been chosen, for the log; None if nothing was to choose.
+    """
+    chosen = [name for name in THREADS_SET_BY if name in os.environ]
+    if chosen or get_device() != 'cpu':
+        return None
+    usable, ranks = cores(), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    threads = max(1, usable // 2 // ranks)
+    torch.set_num_threads(threads)
+    return (
+        f'Computing with {threads} thread(s), half of the {usable} cores; set '
+        'OMP_NUM_THREADS to choose otherwise.'
+    )
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

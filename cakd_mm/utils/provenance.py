@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -58,8 +59,12 @@ def machine() -> str:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+    """Return how many cores this process may use, in a container as well."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+    with suppress(OSError, ValueError):  # no Linux, no container or no limit ("max")
+        quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
+        return max(1, min(seen, int(quota) // int(period)))
+    return seen
 
 
 def cpuinfo() -> dict[str, str]:

@@ -19,20 +19,15 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+from .checkpoint import hash_of
 from .errors import describe
 from .provenance import commit, cores, machine, versions
+from .tools import tool
 
 METRIC = 'accuracy/top1'
 THREADS = 'OMP_NUM_THREADS'
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
-
-
-def tool(name: str) -> Path:
-    """Return a command-line tool: the checkout's, or the installed one."""
-    package = Path(__file__).resolve().parents[1]
-    checkout = package.parent / 'tools' / name
-    return checkout if checkout.is_file() else package / '.mim' / 'tools' / name
 
 
 def logged_lines(text: str) -> list[dict]:
@@ -63,11 +58,6 @@ def _die_with(parent: int) -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # killed before that
             os._exit(1)
-
-
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_config(path: Path) -> Config:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from ..models.distillers.strict_distiller import short_name
+from ..utils.extract import student_model
 from .history import History
 from .observe import has_clusters, is_cakd_feature, setting
 from .term_labels import AXES, COLOURS, FACTOR, SHARE, describe_term
@@ -157,7 +158,7 @@ def panel_rows(
     history: History, cfg: Config, losses: dict[str, dict]
 ) -> dict[str, list[Panel]]:
     """Return the panels of each loss and of the run, by title; no row is empty."""
-    classes = (cfg.model.get('architecture', {}).get('head') or {}).get('num_classes')
+    classes = (student_model(cfg).get('head') or {}).get('num_classes')
     balancer = cfg.model.distiller.get('balancer') or {}
     balanced = balancer.get('losses') or []
     balanced = [balanced] if isinstance(balanced, str) else balanced

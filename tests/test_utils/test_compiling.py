@@ -1,6 +1,7 @@
 """Compiled where that works, eager with one warning where it does not."""
 
 import copy
+import logging
 import os
 import pickle
 import subprocess
@@ -26,10 +27,15 @@ def refuse(x):
 
 @pytest.fixture
 def warnings(monkeypatch):
-    seen = []
-    monkeypatch.setattr(compiling, 'print_log', lambda text, *_: seen.append(text))
+    texts = []
+
+    def print_log(text, logger, level=logging.INFO):
+        if level == logging.WARNING:
+            texts.append(text)
+
+    monkeypatch.setattr(compiling, 'print_log', print_log)
     monkeypatch.setattr(compiling, '_TOLD', set())
-    return seen
+    return texts
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +61,20 @@ def test_it_compiles_once_and_says_nothing(warnings):
         assert torch.equal(run(torch.ones(3)), DOUBLED)
     assert len(graphs) == 1
     assert not warnings
+
+
+def test_what_is_about_to_take_long_is_announced_once(monkeypatch):
+    texts = []
+    monkeypatch.setattr(compiling, 'print_log', lambda text, *_: texts.append(text))
+    monkeypatch.setattr(compiling, '_ANNOUNCED', set())
+    for key in ('speed', 'speed', 'other'):
+        run = compiled(double, key, backend=lambda graph, inputs: graph)
+        assert not texts or key == 'other' or len(texts) == 1
+        run(torch.ones(3))
+    assert texts == [
+        'speed: compiling, which takes up to a minute',
+        'other: compiling, which takes up to a minute',
+    ]
 
 
 def test_the_sizes_of_one_copy_leave_another_alone(warnings):

@@ -1,14 +1,17 @@
 import argparse
 import io
+import logging
 import os
 import pickle
 import re
 import shutil
 import socket
+import sys
 import tarfile
 import urllib.request
 from hashlib import md5
 from http.client import BadStatusLine
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -21,7 +24,9 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.registry import DATASETS
 from tiny import CONFIGS, build, digits_config
+from tools_inside import TOOLS
 
+from cakd_mm import __version__
 from cakd_mm.utils import launch
 
 RANKS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
@@ -96,8 +101,8 @@ class TestReadConfig:
     @pytest.mark.parametrize(
         ('config', 'problem'),
         [
-            ('configs/nothing_here.py', 'No such file'),
-            ('configs', 'No such file'),
+            ('configs/nothing_here.py', 'There is no such file'),
+            ('configs', 'There is no such file'),
             ('cakd_mm::cakd/nothing_here.py', 'nothing_here.py" does not exist'),
             ('cakd_mm::demo_digits.py', 'relative config path'),
             ('no_such_package::cakd/demo.py', "no package 'no_such_package'"),
@@ -470,6 +475,39 @@ class TestAutoScaleLr:
         assert 'auto_scale_lr=dict(base_batch_size=...)' in str(caught.value)
 
 
+class TestChooseThreads:
+    @pytest.fixture(autouse=True)
+    def _nothing_is_set(self, monkeypatch):
+        for name in (*launch.THREADS_SET_BY, 'LOCAL_WORLD_SIZE'):
+            monkeypatch.delenv(name, raising=False)
+
+    @pytest.mark.parametrize(
+        ('cores', 'ranks', 'threads'),
+        [(1, 1, 1), (2, 1, 1), (3, 1, 1), (8, 1, 4), (64, 4, 8), (2, 4, 1)],
+    )
+    def test_half_of_the_cores(self, on, monkeypatch, cores, ranks, threads):
+        on('cpu')
+        monkeypatch.setattr(launch, 'cores', lambda: cores)
+        monkeypatch.setenv('LOCAL_WORLD_SIZE', str(ranks))
+        text = launch.choose_threads()
+        assert torch.get_num_threads() == threads
+        assert f'{threads} thread(s)' in text and 'OMP_NUM_THREADS' in text
+
+    @pytest.mark.parametrize('name', launch.THREADS_SET_BY)
+    def test_a_choice_of_the_user_stays(self, on, monkeypatch, name):
+        on('cpu')
+        monkeypatch.setattr(launch, 'cores', lambda: 64)
+        monkeypatch.setenv(name, '7')
+        torch.set_num_threads(2)
+        assert launch.choose_threads() is None
+        assert torch.get_num_threads() == 2
+
+    def test_a_gpu_is_left_alone(self, on, monkeypatch):
+        on('cuda')
+        monkeypatch.setattr(launch, 'cores', lambda: 64)
+        assert launch.choose_threads() is None
+
+
 class TestBuildRunner:
     def test_plain_runner(self, tmp_path):
         cfg = digits_config('vanilla/resnet8_digits.py')
@@ -478,11 +516,79 @@ class TestBuildRunner:
 
     def test_runner_type(self, monkeypatch):
         """Other Runners are the config's choice."""
-        seen = []
-        monkeypatch.setattr(launch.RUNNERS, 'build', seen.append)
+        asked = []
+
+        def build_one(cfg):
+            asked.append(cfg)
+            return SimpleNamespace(logger=logging.getLogger('test'))
+
+        monkeypatch.setattr(launch.RUNNERS, 'build', build_one)
         cfg = Config(dict(runner_type='FlexibleRunner'))
         launch.build_runner(cfg)
-        assert seen == [cfg]
+        assert asked == [cfg]
+
+    def test_the_log_names_the_copy_in_use(self, tmp_path, monkeypatch):
+        lines = self.logged(monkeypatch)
+        assert f'INFO cakd_mm {__version__}, {TOOLS.parent / "cakd_mm"}' in lines
+        assert not [line for line in lines if line.startswith('WARNING')]
+        tool = tmp_path / 'clone' / 'tools' / 'train.py'
+        beside = tmp_path / 'clone' / 'cakd_mm'
+        beside.mkdir(parents=True)
+        (beside / '__init__.py').touch()
+        monkeypatch.setattr(sys, 'argv', [str(tool)])
+        (warning,) = [x for x in self.logged(monkeypatch) if x.startswith('WARNING')]
+        for place in (tool, beside, TOOLS.parent / 'cakd_mm'):
+            assert str(place) in warning
+        assert f'pip install -e {tmp_path / "clone"}' in warning
+
+    def logged(self, monkeypatch):
+        lines = []
+
+        class Lines(logging.Handler):
+            def emit(self, record):
+                lines.append(f'{record.levelname} {record.getMessage()}')
+
+        logger = logging.Logger('test')
+        logger.addHandler(Lines())
+        runner = SimpleNamespace(logger=logger)
+        monkeypatch.setattr(launch.RUNNERS, 'build', lambda cfg: runner)
+        launch.build_runner(Config(dict(runner_type='FlexibleRunner')))
+        return lines
+
+    @pytest.mark.parametrize(
+        ('options', 'key', 'like'),
+        [
+            (
+                {
+                    'default_hooks.warmup.type': 'DistillWarmupHook',
+                    'default_hooks.warmup.epoch': 2,
+                },
+                'default_hooks.warmup.epoch',
+                'epochs',
+            ),
+            (
+                {'custom_hooks': [dict(type='DistillWarmupHook', epohs=3)]},
+                'custom_hooks.0.epohs',
+                'epochs',
+            ),
+            ({'train_cfg.max_epoch': 3}, 'train_cfg.max_epoch', 'max_epochs'),
+            ({'train_cfg.residend': True}, 'train_cfg.residend', 'resident'),
+            (
+                {'train_dataloader.dataset.splitt': 'train'},
+                'train_dataloader.dataset.splitt',
+                'split',
+            ),
+        ],
+    )
+    def test_a_misspelt_argument(self, tmp_path, options, key, like):
+        cfg = digits_config('cakd/demo_digits.py', **{'work_dir': str(tmp_path)})
+        cfg.merge_from_dict(options)
+        with pytest.raises(TypeError, match=f'`{re.escape(key)}` = .*{like!r}'):
+            launch.build_runner(cfg)
+
+    def test_every_shipped_config_is_spelt_right(self):
+        for path in sorted(CONFIGS.glob('*/*digits*.py')):
+            launch._check_own_arguments(Config.fromfile(path))
 
     @pytest.mark.parametrize(
         ('key', 'problem'),

@@ -227,11 +227,6 @@ class TestStart:
         assert first['commit'] == 'abc'
         assert first['versions']['torch'] == torch.__version__.partition('+')[0]
 
-    def test_the_installed_tool_where_there_is_no_checkout(self, monkeypatch, tmp_path):
-        package = tmp_path / 'site-packages' / 'cakd_mm'
-        monkeypatch.setattr(runs, '__file__', str(package / 'utils' / 'runs.py'))
-        assert runs.tool('train.py') == package / '.mim' / 'tools' / 'train.py'
-
 
 def with_model(folder, **settings):
     path = folder / 'student.py'

@@ -6,7 +6,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ...utils.extract import save_student
+from ...utils.checkpoint import last_scores, read_checkpoint, scores_in
+from ...utils.extract import save_student, student_weights
 from ...utils.model import unwrap
 from .student_ema_hook import StudentEMAHook
 
@@ -18,7 +19,8 @@ class ExtractStudentHook(Hook):
     A plain mmpretrain checkpoint of the last step's student and its config,
     loaded back and compared, as ``tools/model_converters/extract_student.py``
     does for any checkpoint. If a ``StudentEMAHook`` averages the student, the
-    average is written too, to ``student_ema.pth``. Does nothing for a model
+    average is written too, to ``student_ema.pth``, and if the ``CheckpointHook`` keeps
+    the best checkpoint, its student, to ``student_best.pth``. Does nothing for a model
     without a teacher. Put it into ``default_hooks``.
     """
 
@@ -34,12 +36,50 @@ class ExtractStudentHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, StudentEMAHook):
                 students['student_ema.pth'] = hook.ema_model.module
+        scores = scores_in(runner.message_hub.log_scalars)
         meta = dict(
             epoch=runner.epoch,
             iter=runner.iter,
             dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
+            scores=scores,
         )
         for name, student in students.items():
             path = Path(runner.work_dir) / name
             save_student(runner.cfg, student.state_dict(), path, meta)
-            runner.logger.info(f'The plain student is {path}, its config beside it.')
+            values = ', '.join(f'{key} {value:.2f}' for key, value in scores.items())
+            runner.logger.info(
+                f'The plain student is {path}, its config beside it; it is that of '
+                f'epoch {runner.epoch}, the last{", " + values if values else ""}.'
+            )
+        for metric, file in _best_checkpoints(runner).items():
+            self._extract_best(runner, metric, file)
+
+    def _extract_best(self, runner, metric: str, file: str) -> None:
+        """Write the student of the checkpoint that ``save_best`` has kept."""
+        checkpoint = read_checkpoint(file, 'default_hooks.checkpoint.save_best', '')
+        average = 'ema_state_dict' in checkpoint  # which validation has scored
+        meta = dict(
+            epoch=checkpoint['meta']['epoch'],
+            iter=checkpoint['meta']['iter'],
+            dataset_meta=checkpoint['meta'].get('dataset_meta'),
+            scores=last_scores(checkpoint),
+        )
+        best = f'best_{metric.replace("/", "_")}' if metric else 'best'
+        path = Path(runner.work_dir) / f'student_{best}.pth'
+        save_student(runner.cfg, student_weights(checkpoint, ema=average), path, meta)
+        values = ', '.join(f'{k} {v:.2f}' for k, v in meta['scores'].items())
+        runner.logger.info(
+            f'The best student by save_best is {path}, that of epoch {meta["epoch"]}, '
+            f'{values}. It was chosen by the validation set, so that its score there '
+            'is no estimate for other images.'
+        )
+
+
+def _best_checkpoints(runner) -> dict[str, str]:
+    """Return the file of the best checkpoint, by metric if there are several."""
+    start = 'best_ckpt'
+    found = {}
+    for name, file in runner.message_hub.runtime_info.items():
+        if name.startswith(start) and file and Path(file).is_file():
+            found[name.removeprefix(start).removeprefix('_')] = file
+    return found

@@ -1,5 +1,6 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
+import copy
 import math
 from numbers import Real
 
@@ -12,6 +13,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...datasets.label_batch import LabelBatch
+from ...utils.arguments import check_arguments
 from ...utils.checkpoint import (
     STUDENT_PREFIX,
     fingerprint,
@@ -21,6 +23,7 @@ from ...utils.checkpoint import (
     require_file,
 )
 from ...utils.errors import describe
+from ...utils.net_config import net_config
 from ..runtime import build_runtime, check_reach
 from .teacher import (
     build_teacher,
@@ -78,13 +81,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         FileNotFoundError: a checkpoint does not exist.
         ValueError: a checkpoint cannot be read or does not fit, the teacher
             has none, or teacher and student see or score different things.
+        TypeError: an argument is misspelt or missing.
     """
 
     def __init__(
         self,
-        distiller: dict,
-        teacher: dict | BaseModel,
-        architecture: dict | BaseModel,
+        distiller: dict | None = None,
+        teacher: dict | BaseModel | None = None,
+        architecture: dict | BaseModel | None = None,
         teacher_ckpt: str | None = None,
         teacher_from: str | None = None,
         student_ckpt: str | None = None,
@@ -96,6 +100,18 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         data_preprocessor: dict | nn.Module | None = None,
         **kwargs,
     ) -> None:
+        check_arguments(type(self), kwargs, 'model')
+        parts = dict(distiller=distiller, teacher=teacher, architecture=architecture)
+        for name, part in parts.items():
+            if part is None:
+                raise TypeError(
+                    describe(
+                        f'model.{name}',
+                        None,
+                        'A distillation needs it.',
+                        f'Write {name}=dict(type=...) into model, or inherit a pair.',
+                    )
+                )
         if kwargs.pop('teacher_trainable', False):
             raise ValueError(
                 describe(
@@ -142,8 +158,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # the student the same ones whatever it learns from, and if it learns alone.
         with torch.random.fork_rng(devices=[]):
             teacher = build_teacher(teacher, teacher_ckpt, made_by(teacher_from))
+        written = None
         if isinstance(architecture, dict):
-            architecture = MODELS.build(architecture)
+            written = net_config(architecture, 'model.architecture')
+            architecture = MODELS.build(copy.deepcopy(written))
         if isinstance(data_preprocessor, dict):
             default = dict(type='mmpretrain.BatchPreprocessor')
             data_preprocessor = {**default, **data_preprocessor}
@@ -166,9 +184,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.save_teacher = save_teacher or teacher_ckpt is None
         check_classes(self.teacher, self.student)
         check_preprocessing(self.teacher, self.data_preprocessor)
-        check_batch_augments(self.student, self.data_preprocessor)
+        check_batch_augments(self.student, self.data_preprocessor, written)
         # No buffer: hooks that average buffers over ranks would change it.
         self.teacher_sha256 = self._hash_teacher()
+        self.teacher_file = str(teacher_ckpt or 'a random teacher')
         self.teacher.eval()
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
@@ -282,6 +301,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 )
             )
         other = state_dict.pop(f'{prefix}teacher_sha256', None)
+        file = state_dict.pop(f'{prefix}teacher_file', None)
         if self.teacher_runtime is not None:
             self.teacher_runtime.reset()
         if not self.teacher_is_loaded:
@@ -294,12 +314,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if other is not None:
             pairs.append((other, self.teacher_sha256))
         if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
+            before = 'another one' if file is None else repr(_text(file))
             raise ValueError(
                 describe(
                     'model.teacher_ckpt',
-                    'the teacher now loaded',
-                    'It is not the teacher this checkpoint was trained with '
-                    '(SHA-256 differs).',
+                    self.teacher_file,
+                    'It is not the teacher this checkpoint was trained with, '
+                    f'which was {before} (SHA-256 differs).',
                     'Resume with the same teacher; to go on from this student '
                     'under another one write model.student_ckpt=... instead.',
                 )
@@ -312,9 +333,17 @@ def _concatenates(student: nn.Module) -> bool:
     return getattr(type(student.head), '_get_loss', None) is ClsHead._get_loss
 
 
+def _text(name: Tensor) -> str:
+    """Return the text that a checkpoint keeps as a tensor of bytes."""
+    return bytes(name.tolist()).decode(errors='replace')
+
+
 def _drop_teacher(module, state_dict, prefix, _) -> None:
-    """Leave the frozen teacher out of checkpoints; store its hash."""
+    """Leave the frozen teacher out of checkpoints; store its hash and file."""
     state_dict[f'{prefix}teacher_sha256'] = module.teacher_sha256
+    # Weights are tensors, so the file's name is one too.
+    name = list(module.teacher_file.encode())
+    state_dict[f'{prefix}teacher_file'] = torch.tensor(name, dtype=torch.uint8)
     if not module.save_teacher:
         for key in [k for k in state_dict if k.startswith(prefix + TEACHER_PREFIX)]:
             del state_dict[key]

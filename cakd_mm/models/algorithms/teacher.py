@@ -1,21 +1,32 @@
 """A teacher with its weights, and what has to agree with the student."""
 
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
 from torch import nn
 
 from ...utils.checkpoint import (
+    hash_of,
+    is_remote,
+    last_scores,
     load_strictly,
     model_weights,
     read_checkpoint,
     require_file,
 )
 from ...utils.errors import describe
+from ...utils.net_config import net_config
+from ...utils.tools import as_typed_here
 
 
 def made_by(command: str | None) -> str:
     """Return the sentence that names the command, empty without one."""
-    return f' It is made by: {command}' if command else ''
+    return f' It is made by: {as_typed_here(command)}' if command else ''
 
 
 def build_teacher(
@@ -37,13 +48,32 @@ def build_teacher(
     if checkpoint is not None:
         require_file(checkpoint, key, remedy)
     if isinstance(teacher, dict):
-        teacher = MODELS.build(teacher)
+        teacher = MODELS.build(net_config(teacher, 'model.teacher'))
     if checkpoint is None:
         teacher.init_weights()
+        text = 'The teacher has random weights (allow_random_teacher=True): it knows '
+        text += 'nothing to teach, which is right for trials of speed alone.'
+        print_log(text, 'current', logging.WARNING)
         return teacher
-    weights = model_weights(read_checkpoint(checkpoint, key, remedy))
-    load_strictly(teacher, weights, key, checkpoint, remedy)
+    content = read_checkpoint(checkpoint, key, remedy)
+    load_strictly(teacher, model_weights(content), key, checkpoint, remedy)
+    print_log(_introduce(teacher, checkpoint, content), 'current')
     return teacher
+
+
+def _introduce(teacher: BaseModel, checkpoint: str, content: Mapping) -> str:
+    """Return what the log says of a teacher with its weights."""
+    parts = [f'The teacher is {checkpoint}']
+    if not is_remote(checkpoint):
+        parts.append(f'SHA-256 {hash_of(Path(checkpoint).expanduser())}')
+    classes = _classes(teacher)
+    if classes is not None:
+        parts.append(f'{classes} classes')
+    scores = last_scores(content)
+    if scores:
+        values = ', '.join(f'{name} {value:.2f}' for name, value in scores.items())
+        parts.append(f'its run had last scored {values}')
+    return '; '.join(parts)
 
 
 def _classes(model: nn.Module) -> int | None:
@@ -82,20 +112,38 @@ def check_preprocessing(teacher: nn.Module, shared: nn.Module) -> None:
         )
 
 
-def check_batch_augments(student: nn.Module, shared: nn.Module) -> None:
-    """Mixup asked for in the student's own config would silently never happen."""
+def check_batch_augments(
+    student: nn.Module, shared: nn.Module, written: Mapping | None = None
+) -> None:
+    """Mixup asked for in the student's own config would silently never happen.
+
+    Args:
+        student (nn.Module): The student.
+        shared (nn.Module): What makes the batches.
+        written (Mapping, optional): The student's config.
+
+    Raises:
+        ValueError: the student has augmentations, and the batches have none.
+    """
     own = getattr(student, 'data_preprocessor', None)
     if own is shared or not getattr(own, 'batch_augments', None):
         return
-    if not getattr(shared, 'batch_augments', None):
-        raise ValueError(
-            describe(
-                'model.architecture.train_cfg.augments',
-                '(set)',
-                'Batches are made by `data_preprocessor`, which has none.',
-                'Move it to data_preprocessor.batch_augments.',
-            )
+    if getattr(shared, 'batch_augments', None):
+        return
+    written = written or {}
+    asked = (written.get('data_preprocessor') or {}).get('batch_augments')
+    asked = asked or written.get('train_cfg') or {}
+    # Plain dicts and lists, so that the remedy can be copied into a config.
+    form = ConfigDict(asked).to_dict() or {'augments': ['...']}
+    raise ValueError(
+        describe(
+            'model.architecture.train_cfg.augments',
+            form['augments'],
+            'Batches are made by `data_preprocessor`, which has none.',
+            'Move it to data_preprocessor.batch_augments: write '
+            f'data_preprocessor=dict(batch_augments={form!r}).',
         )
+    )
 
 
 def _normalisation(preprocessor: nn.Module) -> dict:

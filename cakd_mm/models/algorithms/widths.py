@@ -34,6 +34,7 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
     distiller = copy.deepcopy(distiller)
     if not isinstance(distiller, Mapping):
         return distiller
+    unknown: dict[str, str | None] = {}  # the tap of each key that stays empty
     for name, mapping in (distiller.get('loss_forward_mappings') or {}).items():
         loss = (distiller.get('distill_losses') or {}).get(name)
         ours, theirs = mapping.get('preds_S'), mapping.get('preds_T')
@@ -43,18 +44,20 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
             or not isinstance(theirs, Mapping)
         ):
             continue
-        _fill_connectors(distiller, ours, theirs, student, teacher)
+        _fill_connectors(distiller, ours, theirs, student, teacher, unknown)
         place = f'model.distiller.distill_losses.{name}'
         if _kind(loss) == 'CRDBankLoss':
             source = _source(distiller, 'student', ours.get('recorder'))
-            _fill_width(loss, 'channels_S', student, source, place)
+            _fill_width(loss, 'channels_S', student, source, place, unknown)
             source = _source(distiller, 'teacher', theirs.get('recorder'))
-            _fill_width(loss, 'channels_T', teacher, source, place)
-        _fill_loss(distiller, place, loss, theirs, teacher)
+            _fill_width(loss, 'channels_T', teacher, source, place, unknown)
+        _fill_loss(distiller, place, loss, theirs, teacher, unknown)
+        if unknown:
+            _refuse(unknown)
     return distiller
 
 
-def _fill_connectors(distiller, ours, theirs, student, teacher) -> None:
+def _fill_connectors(distiller, ours, theirs, student, teacher, unknown) -> None:
     """Set the widths of the connectors that a mapping of two taps or lists names."""
     names, pairs = ours.get('connector'), None
     taps, others = ours.get('recorder'), theirs.get('recorder')
@@ -80,19 +83,23 @@ def _fill_connectors(distiller, ours, theirs, student, teacher) -> None:
             if connector.get(key) is None:
                 place = f'model.distiller.connectors.{name}.{key}'
                 widths = [
-                    _width(net, _source(distiller, side, tap), place)
+                    _width(net, _source(distiller, side, tap), place, unknown)
                     for tap in (source if several else [source])
                 ]
                 connector[key] = widths if several else widths[0]
 
 
-def _fill_width(part: dict, key: str, net, source: str | None, place: str) -> None:
+def _fill_width(
+    part: dict, key: str, net, source: str | None, place: str, unknown: dict
+) -> None:
     """Set the width of a tap in a loss or its scorer, if it is not written there."""
     if part.get(key) is None:
-        part[key] = _width(net, source, f'{place}.{key}')
+        part[key] = _width(net, source, f'{place}.{key}', unknown)
 
 
-def _fill_loss(distiller, place: str, loss: dict, record, teacher: nn.Module) -> None:
+def _fill_loss(
+    distiller, place: str, loss: dict, record, teacher: nn.Module, unknown: dict
+) -> None:
     """Set what a feature loss and its scorer need to know of the teacher."""
     classes = getattr(getattr(teacher, 'head', None), 'num_classes', None)
     asks = _kind(loss) == 'CTKDLoss' and loss.get('instance_wise')
@@ -102,9 +109,9 @@ def _fill_loss(distiller, place: str, loss: dict, record, teacher: nn.Module) ->
     is_network = isinstance(scorer, Mapping) and _kind(scorer) == 'ScoringNetwork'
     source = _source(distiller, 'teacher', record.get('recorder'))
     if loss.get('standardize'):
-        _fill_width(loss, 'channels', teacher, source, place)
+        _fill_width(loss, 'channels', teacher, source, place, unknown)
     if is_network:
-        _fill_width(scorer, 'channels', teacher, source, f'{place}.scorer')
+        _fill_width(scorer, 'channels', teacher, source, f'{place}.scorer', unknown)
         scorer.setdefault('share', loss.get('strong_share', 0.5))
         if scorer.get('num_classes') is None and classes is not None:
             scorer['num_classes'] = classes
@@ -125,8 +132,13 @@ def _source(distiller: dict, side: str, recorder) -> str | None:
     return recorders.get(recorder, {}).get('source')
 
 
-def _width(net: nn.Module, source: str | None, key: str) -> int:
-    """Return the channels that the module named ``source`` puts out."""
+def _width(
+    net: nn.Module, source: str | None, key: str, unknown: dict[str, str | None]
+) -> int | None:
+    """Return the channels that the module named ``source`` puts out.
+
+    A width that cannot be told is noted in ``unknown``, by its key.
+    """
     if source == 'neck':
         width = getattr(getattr(net, 'head', None), 'in_channels', None)
     else:
@@ -134,15 +146,17 @@ def _width(net: nn.Module, source: str | None, key: str) -> int:
         width = point.channels if point else None
         width = width or _last_width(dict(net.named_modules()).get(source))
     if width is None:
-        raise ValueError(
-            describe(
-                key,
-                None,
-                f'The width of {source!r} cannot be told from the net.',
-                f'Write the number of its channels: {key.rsplit(".", 1)[1]}=64, say.',
-            )
-        )
+        unknown[key] = source
     return width
+
+
+def _refuse(unknown: dict[str, str | None]) -> None:
+    """Ask for all widths of a loss at once that its nets do not tell."""
+    taps = ' and of '.join(dict.fromkeys(map(repr, unknown.values())))
+    keys = ' and '.join(f'{key}=64' for key in unknown)
+    problem = f'The width of {taps} cannot be told from the net.'
+    remedy = f'Write the number of its channels: {keys}, say.'
+    raise ValueError(describe(next(iter(unknown)), None, problem, remedy))
 
 
 def _last_width(module: nn.Module | None) -> int | None:

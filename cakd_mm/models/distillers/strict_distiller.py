@@ -5,9 +5,10 @@ from inspect import Parameter, signature
 import torch
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
-from mmrazor.registry import MODELS
+from mmrazor.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
+from ...utils.arguments import check_arguments, check_part
 from ...utils.errors import describe, nearest
 
 HEAD = 'model.distiller'
@@ -50,6 +51,7 @@ class StrictDistiller(ConfigurableDistiller):
 
     Raises:
         ValueError: naming the config key, its value and what to write instead.
+        TypeError: a loss, connector, recorder or scorer has no argument of that name.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class StrictDistiller(ConfigurableDistiller):
         balancer: dict | None = None,
         **kwargs,
     ) -> None:
+        check_arguments(type(self), kwargs, HEAD)
         losses, mappings = distill_losses or {}, loss_forward_mappings or {}
         _check_pairing(losses, mappings)
         names = {
@@ -74,6 +77,16 @@ class StrictDistiller(ConfigurableDistiller):
                 key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
                 _check_record(key, record, names, set(connectors or {}))
         _check_short_names(losses)
+        for part, cfgs, registry, suffix in (
+            ('student_recorders', student_recorders, TASK_UTILS, 'Recorder'),
+            ('teacher_recorders', teacher_recorders, TASK_UTILS, 'Recorder'),
+            ('distill_deliveries', distill_deliveries, TASK_UTILS, 'Delivery'),
+            ('connectors', connectors, MODELS, ''),
+            ('distill_losses', losses, MODELS, ''),
+        ):
+            for name, cfg in (cfgs or {}).items():
+                check_part(cfg, registry, f'{HEAD}.{part}.{name}', suffix)
+        check_part(balancer, MODELS, f'{HEAD}.balancer')
         super().__init__(
             student_recorders=student_recorders,
             teacher_recorders=teacher_recorders,

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmpretrain import get_model
 from tiny import digits_config, distill_config
 
@@ -84,3 +85,45 @@ def test_only_the_main_process_writes(train, tmp_path, monkeypatch):
     monkeypatch.setattr(extract_student_hook, 'is_main_process', lambda: False)
     _, folder = train(distill_config(tmp_path, epochs=1))
     assert written(folder) == []
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What runs log, without the formatting."""
+    found = []
+    monkeypatch.setattr(
+        MMLogger, 'info', lambda self, text, *args, **kwargs: found.append(str(text))
+    )
+    return found
+
+
+def test_the_log_says_which_epoch_and_score(train, tmp_path, lines):
+    runner, folder = train(distill_config(tmp_path, epochs=2))
+    score = runner.message_hub.get_scalar('val/accuracy/top1').current()
+    (line,) = [x for x in lines if 'student.pth' in x and x.startswith('The plain')]
+    assert 'that of epoch 2, the last' in line
+    assert line.endswith(f'accuracy/top1 {score:.2f}.')
+    meta = torch.load(folder / 'student.pth', weights_only=False)['meta']
+    assert meta['scores'] == {'accuracy/top1': score}
+
+
+@pytest.mark.parametrize('average', [False, True])
+def test_the_best_student(train, tmp_path, lines, average):
+    """Its checkpoint is the one with the highest score, which it still has."""
+    cfg = distill_config(tmp_path, epochs=3)
+    cfg.default_hooks.checkpoint.update(save_best='accuracy/top1', rule='less')
+    if average:
+        cfg.custom_hooks = [dict(type='StudentEMAHook', momentum=0.5)]
+    runner, folder = train(cfg)
+    logged = runner.message_hub.get_scalar('val/accuracy/top1').data[0]
+    worst = int(logged.argmin())  # `rule` turns the order around
+    meta = torch.load(folder / 'student_best.pth', weights_only=False)['meta']
+    assert meta['epoch'] == worst + 1
+    assert meta['scores'] == {'accuracy/top1': logged[worst]}
+    (kept,) = folder.glob('best_accuracy_top1_epoch_*.pth')
+    weights = torch.load(kept, weights_only=False)['state_dict']
+    best = loaded(folder, 'student_best')
+    for name, value in best.state_dict().items():
+        assert torch.equal(value, weights[f'architecture.{name}']), name
+    (line,) = [x for x in lines if x.startswith('The best student')]
+    assert f'that of epoch {worst + 1}, accuracy/top1 {logged[worst]:.2f}' in line

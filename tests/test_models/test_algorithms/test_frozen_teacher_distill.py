@@ -1,15 +1,21 @@
 """The teacher stays what its checkpoint says, whatever happens around it."""
 
 import copy
+import hashlib
+import logging
+import re
 
 import pytest
 import torch
 from mmengine.dataset import default_collate
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import build, digits_config, distill_config, save_teacher
+
+from cakd_mm.models.algorithms import teacher as teacher_module
 
 
 def build_algorithm(cfg):
@@ -206,7 +212,12 @@ class TestCheckpoints:
         state = build_algorithm(distill_config(tmp_path)).state_dict()
         other = str(save_teacher(tmp_path / 'other.pth', seed=1))
         model = build_algorithm(distill_config(tmp_path, model__teacher_ckpt=other))
-        with pytest.raises(ValueError, match=r'teacher_ckpt.*SHA-256.*student_ckpt'):
+        before = str(tmp_path / 'teacher.pth')
+        match = rf'teacher_ckpt` = {other!r}.*{before!r} \(SHA-256.*student_ckpt'
+        with pytest.raises(ValueError, match=match):
+            model.load_state_dict(dict(state))
+        del state['teacher_file']  # of a release before this one
+        with pytest.raises(ValueError, match=rf'{other!r}.*another one \(SHA-256'):
             model.load_state_dict(state)
 
     def test_a_teacher_inside_a_checkpoint_cannot_replace_ours(self, tmp_path):
@@ -320,12 +331,38 @@ class TestUserErrors:
         cfg.model.teacher.data_preprocessor = same
         assert build_algorithm(cfg).teacher_is_loaded
 
-    def test_mixup_in_the_wrong_place(self, tmp_path):
+    @pytest.mark.parametrize(
+        'asked',
+        [
+            dict(augments=dict(type='Mixup', alpha=0.8)),
+            dict(
+                augments=[
+                    dict(type='Mixup', alpha=0.8),
+                    dict(type='CutMix', alpha=1.0, correct_lam=False),
+                ],
+                probs=[0.3, 0.5],
+            ),
+        ],
+    )
+    @pytest.mark.parametrize('place', ['train_cfg', 'data_preprocessor'])
+    def test_mixup_in_the_wrong_place(self, tmp_path, asked, place):
+        """What the error says to write is taken, and does what was asked for."""
         cfg = distill_config(tmp_path)
-        cfg.model.architecture.train_cfg = dict(augments=dict(type='Mixup', alpha=0.8))
         cfg.model.architecture.data_preprocessor = dict(num_classes=10)
-        with pytest.raises(ValueError, match=r'augments.*batch_augments'):
+        own = dict(batch_augments=asked) if place == 'data_preprocessor' else asked
+        cfg.model.architecture[place] = dict(
+            cfg.model.architecture.get(place, {}), **own
+        )
+        with pytest.raises(ValueError, match=r'augments.*batch_augments') as caught:
             build_algorithm(cfg)
+        (form,) = re.findall(r'write data_preprocessor=(dict.*)\.$', str(caught.value))
+        cfg.data_preprocessor.update(eval(form))
+        augments = build_algorithm(cfg).data_preprocessor.batch_augments
+        kinds = [type(one).__name__ for one in augments.augments]
+        assert kinds == (
+            ['Mixup'] if len(asked) == 1 else ['Mixup', 'CutMix', 'NoneType']
+        )
+        assert augments.augments[0].alpha == 0.8
 
     @pytest.mark.parametrize(
         ('key', 'value'),
@@ -342,9 +379,27 @@ class TestUserErrors:
         with pytest.raises(ValueError, match=rf'model\.{key}'):
             build_algorithm(cfg)
 
-    def test_unknown_key(self, tmp_path):
-        cfg = distill_config(tmp_path, model__teacher_checkpoint='x')
-        with pytest.raises(TypeError, match='teacher_checkpoint'):
+    @pytest.mark.parametrize(
+        ('key', 'like'),
+        [
+            ('teacher_checkpoint', 'teacher_ckpt'),
+            ('student_trainble', 'student_trainable'),
+            ('init_config', 'init_cfg'),
+        ],
+    )
+    def test_unknown_key(self, tmp_path, key, like):
+        cfg = distill_config(tmp_path, **{f'model__{key}': 'x'})
+        with pytest.raises(TypeError, match=rf'`model\.{key}` = .*{like!r}'):
+            build_algorithm(cfg)
+
+    @pytest.mark.parametrize('key', ['architecture', 'teacher', 'distiller'])
+    def test_a_part_that_is_missing_or_misspelt(self, tmp_path, key):
+        cfg = distill_config(tmp_path)
+        part = cfg.model.pop(key)
+        with pytest.raises(TypeError, match=rf'`model\.{key}` = None'):
+            build_algorithm(cfg)
+        cfg.model[f'{key}s'] = part
+        with pytest.raises(TypeError, match=rf'`model\.{key}s` = .*{key!r}'):
             build_algorithm(cfg)
 
 
@@ -401,3 +456,49 @@ def test_a_seed_starts_the_student_as_it_starts_it_alone(tmp_path, name):
     model.init_weights()
     for key, value in alone.state_dict().items():
         assert torch.equal(model.student.state_dict()[key], value), key
+
+
+class TestWhatTheLogSays:
+    @pytest.fixture
+    def lines(self, monkeypatch):
+        lines = []
+
+        def print_log(text, logger=None, level=logging.INFO):
+            lines.append((logging.getLevelName(level), text))
+
+        monkeypatch.setattr(teacher_module, 'print_log', print_log)
+        return lines
+
+    def test_a_teacher(self, tmp_path, lines):
+        cfg = distill_config(tmp_path)
+        build_algorithm(cfg)
+        path = tmp_path / 'teacher.pth'
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        text = f'The teacher is {path}; SHA-256 {digest}; 10 classes'
+        assert lines == [('INFO', text)]
+
+    @pytest.mark.parametrize('plain', [True, False])
+    def test_its_score(self, tmp_path, lines, plain):
+        """Of a plain student, and of a checkpoint that mmengine has written."""
+        cfg = distill_config(tmp_path)
+        path = tmp_path / 'teacher.pth'
+        content = torch.load(path, weights_only=False)
+        history = HistoryBuffer([90.0, 97.256], [1, 1])
+        scalars = {
+            'val/accuracy/top1': history,
+            'val/time': history,
+            'train/loss': history,
+        }
+        if plain:
+            content['meta']['scores'] = {'accuracy/top1': 97.256}
+        else:
+            content['message_hub'] = dict(log_scalars=scalars)
+        torch.save(content, path)
+        build_algorithm(cfg)
+        assert lines[0][1].endswith('; its run had last scored accuracy/top1 97.26')
+
+    def test_a_random_teacher_is_warned_of(self, tmp_path, lines):
+        options = {'model__teacher_ckpt': None, 'model__allow_random_teacher': True}
+        build_algorithm(distill_config(tmp_path, **options))
+        ((level, text),) = lines
+        assert level == 'WARNING' and 'random weights' in text

@@ -1,6 +1,7 @@
 """Channel numbers a method config leaves to the nets."""
 
 import copy
+import re
 
 import pytest
 from mmengine.config import Config, ConfigDict
@@ -274,6 +275,26 @@ def test_a_built_distiller_stays(student, teacher):
 def test_a_width_that_cannot_be_told(student, teacher, cfg, match):
     with pytest.raises(ValueError, match=PREFIX + match):
         fill_widths(cfg, student, teacher)
+
+
+def test_all_widths_that_are_missing_are_named_at_once(student, teacher):
+    cfg = method('backbone.relu', standardize=True, scorer=network())
+    with pytest.raises(ValueError, match='`model') as caught:
+        fill_widths(cfg, student, teacher)
+    keys = re.findall(r'model\.([\w.]+)=64', str(caught.value))
+    assert keys == [
+        'distiller.connectors.fit.in_channels',
+        'distiller.connectors.fit.out_channels',
+        'distiller.distill_losses.loss_a.channels',
+        'distiller.distill_losses.loss_a.scorer.channels',
+    ]
+    for key in keys:  # what the error says to write is enough
+        *path, last = key.split('.')[1:]
+        part = cfg
+        for name in path:
+            part = part[name]
+        part[last] = 64
+    assert fill_widths(cfg, student, teacher)['connectors']['fit']['in_channels'] == 64
 
 
 def shipped(name):

@@ -144,3 +144,58 @@ def test_half_precision_becomes_float32(dtype):
         first, second = in_float32((half, kept))
         assert first.dtype is torch.float32
         assert second is kept
+
+
+FEATURE = dict(type='CAKDFeatureLoss', scorer=dict(type='ScoringNetwork', channels=4))
+
+
+@pytest.mark.parametrize(
+    ('change', 'key', 'like'),
+    [
+        (
+            {'distill_losses.loss_cakd.taw': 4.0},
+            r'distill_losses\.loss_cakd\.taw',
+            'tau',
+        ),
+        (
+            {
+                'distill_losses.loss_cakd': dict(
+                    FEATURE, scorer=dict(type='ScoringNetwork', chanels=4)
+                )
+            },
+            r'distill_losses\.loss_cakd\.scorer\.chanels',
+            'channels',
+        ),
+        (
+            {'connectors.fit': dict(type='PooledConnector', in_chanels=4)},
+            r'connectors\.fit\.in_chanels',
+            'in_channels',
+        ),
+        (
+            {'connectors.fit': [dict(type='PooledConnector', in_chanels=4)]},
+            r'connectors\.fit\.0\.in_chanels',
+            'in_channels',
+        ),
+        (
+            {'student_recorders.logits.sorce': 'head'},
+            r'student_recorders\.logits\.sorce',
+            'source',
+        ),
+        (
+            {'teacher_recorders.tap': dict(type='Tap', sources='stage1')},
+            r'teacher_recorders\.tap\.sources',
+            'source',
+        ),
+        (
+            {'balancer': dict(type='LossRatioBalancer', ration=2.0)},
+            r'balancer\.ration',
+            'ratio',
+        ),
+        ({'distil_losses': dict()}, 'distil_losses', 'distill_losses'),
+    ],
+)
+def test_a_misspelt_argument(cfg, change, key, like):
+    whole = Config(dict(distiller=cfg))
+    whole.merge_from_dict({f'distiller.{k}': v for k, v in change.items()})
+    with pytest.raises(TypeError, match=rf'`{PREFIX}{key}` = .*{like!r}'):
+        make(whole.distiller)

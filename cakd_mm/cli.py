@@ -1,0 +1,49 @@
+"""``cakd-mm COMMAND ...``: the tools by name, in any folder and without a checkout."""
+
+import runpy
+import sys
+
+import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
+from cakd_mm.utils.errors import nearest
+from cakd_mm.utils.tools import COMMANDS, tool
+
+USAGE = f"""usage: cakd-mm COMMAND [arguments of the tool]
+
+{'  '.join(COMMANDS)}
+    the tools of the same name; cakd-mm COMMAND -h tells their arguments
+run SCRIPT
+    another script, mmpretrain's tools/test.py say, on configs with bases of
+    the form cakd_mm::...
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a tool as from the command line.
+
+    Args:
+        arguments (list[str], optional): Defaults to those of the process.
+
+    Raises:
+        SystemExit: there is no such command, or the tool ends so.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ('-h', '--help'):
+        print(USAGE)
+        return
+    command, *rest = words
+    if command in COMMANDS:
+        script = str(tool(COMMANDS[command]))
+        sys.argv = [f'cakd-mm {command}', *rest]
+    elif command == 'run' and rest:
+        script = rest[0]
+        sys.argv = rest
+    else:
+        like = nearest(command, [*COMMANDS, 'run'])
+        raise SystemExit(
+            f'cakd-mm has no command {command!r}; like it: {like}.\n{USAGE}'
+        )
+    runpy.run_path(script, run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()

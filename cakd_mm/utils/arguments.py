@@ -1,0 +1,109 @@
+"""Finds misspelt arguments in a config, before they end in somebody's ``TypeError``."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from inspect import Parameter, signature
+
+from mmengine.registry import Registry
+from torch import nn
+
+from .errors import describe, nearest
+
+NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+# Where ``**kwargs`` are the next class's by convention. Others, mmengine's EMAHook for
+# one, may give them to something else.
+PASSING_ON = (
+    'cakd_mm.',
+    'mmrazor.models.algorithms.',
+    'mmrazor.models.distillers.',
+    'mmrazor.models.task_modules.',
+)
+# What registries read beside the arguments.
+OF_REGISTRIES = {'type', '_scope_', '_delete_'}
+
+
+def arguments_of(kind: type) -> set[str] | None:
+    """Return the names of the arguments of a class; None if it may take any.
+
+    The ``**kwargs`` of a class that passes them on are those of the next class in line.
+    """
+    names: set[str] = set()
+    for owner in kind.__mro__:
+        if owner in (object, nn.Module):  # which take none by name
+            return names - {'self'}
+        init = vars(owner).get('__init__')
+        if init is None:
+            continue
+        parameters = signature(init).parameters.values()
+        names |= {one.name for one in parameters if one.kind in NAMED}
+        if all(one.kind is not Parameter.VAR_KEYWORD for one in parameters):
+            return names - {'self'}
+        if not owner.__module__.startswith(PASSING_ON):
+            break
+    return None
+
+
+def check_arguments(kind: type, given: Iterable[str], key: str) -> None:
+    """Refuse arguments that a class does not take.
+
+    Args:
+        kind (type): The class.
+        given (Iterable[str]): Names of arguments in its config.
+        key (str): The config's key, ``default_hooks.warmup``, say.
+
+    Raises:
+        TypeError: naming key, argument and the nearest that there are.
+    """
+    known = arguments_of(kind)
+    if known is None:
+        return
+    for name in given:
+        if name not in known | OF_REGISTRIES:
+            raise TypeError(
+                describe(
+                    f'{key}.{name}',
+                    '(set)',
+                    f'{kind.__name__} has no such argument.',
+                    f'Like it: {nearest(name, known)}.',
+                )
+            )
+
+
+def check_part(
+    cfg, registry: Registry, key: str, suffix: str = '', only: str = ''
+) -> None:
+    """Refuse misspelt arguments of what a config builds, and of parts within it.
+
+    What is built already, and a ``type`` that the registry does not know, are left to
+    those who build it.
+
+    Args:
+        cfg (dict | list): A config with a ``type``, or a list of such.
+        registry (Registry): Where its type is found.
+        key (str): Its config key.
+        suffix (str): What mmrazor appends to the type, ``'Recorder'``, say.
+            Defaults to none.
+        only (str): Look at classes of this package alone. Defaults to all.
+
+    Raises:
+        TypeError: see :func:`check_arguments`.
+    """
+    if isinstance(cfg, (list, tuple)):
+        for index, part in enumerate(cfg):
+            check_part(part, registry, f'{key}.{index}', suffix, only)
+        return
+    if not isinstance(cfg, Mapping) or cfg.get('type') is None:
+        return
+    kind = cfg['type']
+    if isinstance(kind, str):
+        with (
+            suppress(RuntimeError),  # mmengine's of a name that it cannot make out
+            registry.switch_scope_and_registry(cfg.get('_scope_')) as own,
+        ):
+            kind = own.get(kind + suffix)
+    if not isinstance(kind, type) or not kind.__module__.startswith(only):
+        return
+    check_arguments(kind, cfg, key)
+    for name, part in cfg.items():
+        if isinstance(part, Mapping):
+            check_part(part, registry, f'{key}.{name}', only=only)

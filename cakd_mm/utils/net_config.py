@@ -1,0 +1,113 @@
+"""The configs of student and teacher, wherever they are written."""
+
+import copy
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+
+from .errors import describe
+
+
+def read_named(name: str, key: str) -> Config:
+    """Read a config by path, or by name from an installed package.
+
+    Args:
+        name (str): The path of a file, or ``package::path``.
+        key (str): What the name was given for, for the error.
+
+    Raises:
+        FileNotFoundError: there is no such file, package or config. mmengine would
+            install a package that is missing.
+    """
+    if '::' not in str(name):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            problem = f'There is no such file (looked from {Path.cwd()}).'
+            remedy = 'Write the path of a config, or cakd_mm::cakd/<name>.py.'
+            raise FileNotFoundError(describe(key, name, problem, remedy))
+        return Config.fromfile(path)
+    package = name.split('::')[0]
+    try:
+        if find_spec(package) is None:
+            raise FileNotFoundError(f'no package {package!r}')
+        return get_config(name)
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        raise FileNotFoundError(
+            describe(
+                key,
+                name,
+                f'It cannot be read: {error}.',
+                'Write cakd_mm::cakd/<name>.py, or the path of a file.',
+            )
+        ) from error
+
+
+def net_config(net: dict, key: str) -> ConfigDict:
+    """Return the config of a net, whole, whatever part of it is in another file.
+
+    A net may be ``dict(cfg_path=...)``, the name or path of a config whose ``model`` it
+    is; of a distillation's config it is the student. A relative path starts at the
+    folder of the file that says it (which ``Config.fromfile`` makes absolute), or at
+    the current one. Whatever is written beside ``cfg_path`` is merged into it, as into
+    a base::
+
+        architecture=dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py',
+                          head=dict(num_classes=5))
+
+    ``pretrained=True`` beside it begins with the weights that the config is published
+    with.
+
+    Args:
+        net (dict): ``model.architecture`` or ``model.teacher``.
+        key (str): Which of them, for the error.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: it describes no model, or a ``type`` stands beside ``cfg_path``.
+    """
+    own = ConfigDict(copy.deepcopy(net))
+    if 'cfg_path' not in own:
+        return own
+    name, place = own.pop('cfg_path'), f'{key}.cfg_path'
+    if own.get('type') is not None:
+        problem = f'Beside it stands type={own.type!r}, the net of a base, perhaps.'
+        remedy = (
+            f'Write {key}=dict(_delete_=True, cfg_path={name!r}) to replace that net.'
+        )
+        raise ValueError(describe(place, name, problem, remedy))
+    pretrained = own.pop('pretrained', False)
+    file = read_named(name, place)
+    model = file.get('model') or {}
+    inner = model.get('architecture')
+    if inner is not None:
+        whole = net_config(inner, f'{key} -> model.architecture')
+    elif model.get('type') is not None:
+        whole = ConfigDict(copy.deepcopy(model))
+    else:
+        problem = 'It describes no model.'
+        raise ValueError(describe(place, name, problem, 'Name the config of a net.'))
+    preprocessor = file.get('data_preprocessor') or model.get('data_preprocessor')
+    if preprocessor is not None:
+        whole.data_preprocessor = copy.deepcopy(preprocessor)
+    whole.setdefault('_scope_', file.get('default_scope', 'mmpretrain'))
+    if pretrained:
+        whole.init_cfg = dict(type='Pretrained', checkpoint=_weights(name, place))
+    if not own:
+        return whole
+    merged = Config(dict(net=whole))
+    merged.merge_from_dict(dict(net=own))
+    return merged.net
+
+
+def _weights(name: str, place: str) -> str:
+    """Return where the weights are that a config is published with."""
+    path = None
+    if '::' in name:
+        path = get_config(name, pretrained=True).get('model_path')
+    if path is None:
+        problem = 'It is asked for with pretrained=True, and names no weights.'
+        remedy = 'Write model.student_ckpt or model.teacher_ckpt instead.'
+        raise ValueError(describe(place, name, problem, remedy))
+    return path

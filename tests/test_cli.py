@@ -1,0 +1,47 @@
+"""``cakd-mm COMMAND``: each tool by a short name."""
+
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+from cakd_mm import cli
+from cakd_mm.utils.tools import COMMANDS
+
+
+def test_it_is_installed():
+    (script,) = entry_points(group='console_scripts', name='cakd-mm')
+    assert script.load() is cli.main
+
+
+@pytest.mark.parametrize('command', [c for c in COMMANDS if c != 'demo'])
+def test_each_command_is_its_tool(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, '--help'])
+    assert end.value.code == 0
+    assert COMMANDS[command].rpartition('/')[2] in capsys.readouterr().out
+
+
+def test_arguments_reach_a_script(tmp_path, capsys):
+    """Also one of the user's own; the package has been imported before."""
+    script = tmp_path / 'own.py'
+    script.write_text(
+        'import sys\nassert "cakd_mm" in sys.modules\nprint(sys.argv[1:], __name__)\n'
+    )
+    cli.main(['run', str(script), 'a', '--b', 'c'])
+    assert capsys.readouterr().out == "['a', '--b', 'c'] __main__\n"
+
+
+def test_the_process_s_own_arguments(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['cakd-mm'])
+    cli.main()
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ('words', 'like'), [(['trian'], "'train'"), (['run'], "'run'")]
+)
+def test_an_unknown_command(words, like):
+    with pytest.raises(SystemExit, match=f'no command {words[0]!r}.*{like}'):
+        cli.main(words)

@@ -1,0 +1,115 @@
+"""Misspelt arguments of a config, found before they reach a class."""
+
+import pytest
+from mmengine.registry import DefaultScope
+from mmrazor.registry import MODELS
+from torch import nn
+
+from cakd_mm.engine.hooks import StudentEMAHook
+from cakd_mm.models.algorithms import FrozenTeacherDistill
+from cakd_mm.models.distillers import StrictDistiller
+from cakd_mm.utils.arguments import arguments_of, check_arguments, check_part
+
+
+class Parent:
+    def __init__(self, a, *, b=1):
+        pass
+
+
+class Child(Parent):
+    def __init__(self, c, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Module(nn.Module):
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Inherits(Child):
+    pass
+
+
+class Elsewhere(Parent):
+    """Gives what it is given to somebody else, as mmengine's EMAHook does."""
+
+    def __init__(self, a, **kwargs):
+        super().__init__(a)
+        self.rest = kwargs
+
+
+Elsewhere.__module__ = 'somebody.hooks'
+for kind in (Child, Module):
+    kind.__module__ = 'cakd_mm.somewhere'
+
+
+class Own(Elsewhere):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+
+Own.__module__ = 'cakd_mm.somewhere'
+
+
+@pytest.mark.parametrize(
+    ('kind', 'expected'),
+    [
+        (Parent, {'a', 'b'}),
+        (Child, {'a', 'b', 'c'}),
+        (Inherits, {'a', 'b', 'c'}),
+        (Module, {'width'}),
+        (object, set()),
+    ],
+)
+def test_the_arguments_of_a_class(kind, expected):
+    assert arguments_of(kind) == expected
+
+
+@pytest.mark.parametrize('kind', [Elsewhere, Own, StudentEMAHook])
+def test_what_goes_elsewhere_may_have_any_name(kind):
+    assert arguments_of(kind) is None
+    check_arguments(kind, ['whatever'], 'x')
+
+
+def test_what_mmrazor_passes_on():
+    assert 'student_trainable' in arguments_of(FrozenTeacherDistill)
+    assert 'init_cfg' in arguments_of(StrictDistiller)
+
+
+def test_a_misspelt_argument():
+    check_arguments(Child, ['a', 'b', 'c', 'type', '_scope_'], 'model.part')
+    with pytest.raises(TypeError, match=r"`model\.part\.bb` .*Child .*'b'"):
+        check_arguments(Child, ['a', 'bb'], 'model.part')
+
+
+LOSS = dict(type='CAKDFeatureLoss', scorer=dict(type='ScoringNetwork', share=0.5))
+
+
+@pytest.mark.parametrize(
+    ('change', 'key', 'like'),
+    [
+        (dict(gama=2.0), 'd.gama', 'gamma'),
+        (dict(scorer=dict(type='ScoringNetwork', shar=1)), 'd.scorer.shar', 'share'),
+    ],
+)
+def test_parts_within_parts(change, key, like):
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        check_part(LOSS, MODELS, 'd')
+        with pytest.raises(TypeError, match=f'`{key}` .*{like!r}'):
+            check_part({**LOSS, **change}, MODELS, 'd')
+        with pytest.raises(TypeError, match=f'`d.1{key[1:]}` '):
+            check_part([LOSS, {**LOSS, **change}], MODELS, 'd')
+
+
+@pytest.mark.parametrize(
+    'cfg', [None, 'text', nn.ReLU(), {}, dict(type='NoSuchLoss', x=1), dict(x=1)]
+)
+def test_what_is_left_to_those_who_build_it(cfg):
+    check_part(cfg, MODELS, 'd')
+
+
+def test_only_one_package():
+    cfg = dict(type='mmrazor.KLDivergence', taau=1)
+    check_part(cfg, MODELS, 'd', only='cakd_mm')
+    with pytest.raises(TypeError, match=r"`d\.taau` .*'tau'"):
+        check_part(cfg, MODELS, 'd')

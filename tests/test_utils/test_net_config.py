@@ -1,0 +1,125 @@
+"""Nets whose config is in another file, and what is written beside its name."""
+
+import pytest
+from mmengine.config import Config
+from mmrazor.registry import MODELS
+from tiny import CONFIGS
+
+from cakd_mm.utils.extract import plain_config, student_model
+from cakd_mm.utils.net_config import net_config, read_named
+
+KEY = 'model.teacher'
+R18 = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+
+
+def test_a_net_in_place_stays_as_it_is():
+    net = dict(type='ImageClassifier', backbone=dict(type='CIFARResNet', depth=8))
+    found = net_config(net, KEY)
+    assert found == net
+    found.backbone.depth = 20
+    assert net['backbone']['depth'] == 8
+
+
+def test_a_config_by_name():
+    net = dict(cfg_path=R18)
+    found = net_config(net, KEY)
+    assert net == dict(cfg_path=R18)
+    assert (found.backbone.depth, found.head.num_classes) == (18, 1000)
+    assert found._scope_ == 'mmpretrain'
+    assert found.data_preprocessor.mean == [123.675, 116.28, 103.53]
+
+
+@pytest.mark.parametrize('by_path', [True, False])
+def test_what_is_written_beside_it_overrides(by_path, tmp_path):
+    """Numbers deep inside, new keys, a part replaced, a part removed."""
+    name = R18
+    if by_path:
+        name = str(tmp_path / 'net.py')
+        (tmp_path / 'net.py').write_text(f'_base_ = {R18!r}')
+    loss = dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1)
+    beside = dict(
+        backbone=dict(depth=50, frozen_stages=1),
+        neck=None,
+        head=dict(num_classes=5, in_channels=2048, topk=(1,), loss=loss),
+        data_preprocessor=dict(num_classes=5),
+    )
+    found = net_config(dict(cfg_path=name, **beside), KEY)
+    assert (found.backbone.depth, found.backbone.frozen_stages) == (50, 1)
+    assert found.backbone.num_stages == 4  # of the file
+    assert found.neck is None
+    assert found.head.loss == dict(type='LabelSmoothLoss', label_smooth_val=0.1)
+    assert found.head.num_classes == 5
+    assert found.data_preprocessor.num_classes == 5
+    assert found.data_preprocessor.to_rgb is True
+    net = MODELS.build(dict(net_config(dict(cfg_path=name, **beside), KEY), neck=None))
+    assert net.head.fc.out_features == 5
+    assert sum(len(stage) for stage in (net.backbone.layer3, net.backbone.layer4)) == 9
+
+
+def test_a_distillation_teaches_by_its_student():
+    found = net_config(dict(cfg_path=str(CONFIGS / 'cakd/demo_digits.py')), KEY)
+    assert (found.type, found.backbone.depth) == ('ImageClassifier', 8)
+    assert found.data_preprocessor.mean == [77.8] * 3
+
+
+def test_student_and_extracted_config():
+    cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
+    cfg.model.architecture = dict(
+        cfg_path='cakd_mm::vanilla/resnet8_digits.py', backbone=dict(depth=14)
+    )
+    assert student_model(cfg).backbone == dict(type='CIFARResNet', depth=14)
+    plain = plain_config(cfg)
+    assert plain.model.backbone.depth == 14
+    assert '_scope_' not in plain.model and 'data_preprocessor' not in plain.model
+    cfg.data_preprocessor = None
+    assert plain_config(cfg).data_preprocessor.mean == [77.8] * 3  # of the file
+
+
+def test_published_weights():
+    found = net_config(dict(cfg_path=R18, pretrained=True), KEY)
+    url = found.init_cfg.checkpoint
+    assert found.init_cfg.type == 'Pretrained'
+    assert url.startswith('https://') and 'resnet18' in url
+    cfg = Config(dict(model=dict(architecture=dict(cfg_path=R18, pretrained=True))))
+    assert 'init_cfg' not in student_model(cfg)
+    assert 'init_cfg' not in net_config(dict(cfg_path=R18, pretrained=False), KEY)
+
+
+@pytest.mark.parametrize(
+    ('net', 'error', 'problem'),
+    [
+        (dict(cfg_path='nothing.py'), FileNotFoundError, 'There is no such file'),
+        (dict(cfg_path='mmpretrain::x/nothing.py'), FileNotFoundError, 'nothing.py'),
+        (dict(cfg_path='no_package::x/y.py'), FileNotFoundError, "'no_package'"),
+        (dict(cfg_path=R18, type='X'), ValueError, "type='X'.*_delete_=True"),
+        (
+            dict(cfg_path='{configs}/_base_/default_runtime.py'),
+            ValueError,
+            'describes no model',
+        ),
+        (
+            dict(cfg_path='{configs}/vanilla/resnet8_digits.py', pretrained=True),
+            ValueError,
+            'names no weights.*student_ckpt',
+        ),
+    ],
+)
+def test_errors_name_the_key(monkeypatch, net, error, problem):
+    def install_package(name):
+        raise AssertionError(f'pip install {name}')
+
+    monkeypatch.setattr('mmengine.hub.hub.install_package', install_package)
+    net = {
+        k: v.format(configs=CONFIGS) if k == 'cfg_path' else v for k, v in net.items()
+    }
+    if net['cfg_path'].startswith('mmpretrain'):
+        monkeypatch.setattr('mmengine.hub.hub.install_package', lambda name: None)
+    with pytest.raises(error, match=rf'`model\.teacher\.cfg_path` = .*{problem}'):
+        net_config(net, KEY)
+
+
+def test_read_named(tmp_path, monkeypatch):
+    (tmp_path / 'own.py').write_text('x = 1')
+    monkeypatch.chdir(tmp_path)
+    assert read_named('own.py', 'config').x == 1
+    assert read_named('cakd_mm::vanilla/resnet8_digits.py', 'c').model.type
