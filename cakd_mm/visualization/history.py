@@ -9,6 +9,8 @@ from mmengine.config import Config
 from ..utils.errors import describe
 from ..utils.runs import METRIC, logged_lines
 
+LOG = '*/vis_data/scalars.json'
+
 
 @dataclass
 class History:
@@ -43,15 +45,19 @@ class History:
         lines = [line for line in self.train if key in line]
         return [line['step'] / scale for line in lines], [line[key] for line in lines]
 
+    @property
+    def scores(self) -> dict[int, float]:
+        """Top-1, in percent, by what the loop counts: epochs or iterations."""
+        return {line['step']: line[METRIC] for line in self.val if METRIC in line}
+
     def validation(self) -> tuple[list[float], list[float]]:
         """Return x and top-1, in percent."""
-        lines = [line for line in self.val if METRIC in line]
-        x = [line['step'] for line in lines]
+        x = [*self.scores]
         # A loop by epochs numbers validations by epochs.
         if self.train and 'epoch' in self.train[0] and not self.steps_per_epoch:
             ends = {line['epoch']: line['step'] for line in self.train}
             x = [ends.get(epoch, epoch) for epoch in x]
-        return x, [line[METRIC] for line in lines]
+        return x, [*self.scores.values()]
 
     def terms(self) -> dict[str, list[str]]:
         """Return the names of the terms of each loss, by its short name."""
@@ -61,6 +67,18 @@ class History:
             if slash:
                 found.setdefault(loss, []).append(term)
         return found
+
+
+def is_run(work_dir: Path) -> bool:
+    """Whether a folder is the work dir of a run that has logged something."""
+    logs = (parse(file.read_text()) for file in work_dir.glob(LOG))
+    return any(log.train or log.val for log in logs)
+
+
+def configs_of(work_dir: Path) -> list[Path]:
+    """Return the configs that training has left in a work dir, the newest first."""
+    found = [file for file in work_dir.glob('*.py') if file.name != 'student.py']
+    return sorted(found, key=lambda file: (-file.stat().st_mtime, file.name))
 
 
 def read_history(work_dir: Path) -> tuple[History, Config]:
@@ -73,16 +91,16 @@ def read_history(work_dir: Path) -> tuple[History, Config]:
         FileNotFoundError: nothing was logged there, or the config is missing.
     """
     history, last = History([], []), None
-    for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
+    for file in sorted(work_dir.glob(LOG)):
         new = parse(file.read_text())
         if new.train or new.val:
             history, last = join(history, new), file.parent
     if last is None:
-        problem = 'It has no */vis_data/scalars.json with logged lines.'
+        problem = f'It has no {LOG} with logged lines.'
         remedy = 'Name the work dir of a run of tools/train.py.'
         raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
-    saved = [last / 'config.py', *sorted(work_dir.glob('*.py'))]
-    saved = [file for file in saved if file.is_file() and file.name != 'student.py']
+    saved = [last / 'config.py', *configs_of(work_dir)]
+    saved = [file for file in saved if file.is_file()]
     if not saved:
         problem = 'The config that training leaves there is missing.'
         remedy = 'Copy the config of the run into it.'

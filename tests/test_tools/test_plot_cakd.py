@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from mmengine.config import Config
 from tiny import CONFIGS, build
-from tiny_runs import feature_config, log_terms, steps, train, write_log
+from tiny_runs import METRIC, feature_config, log_terms, steps, train, write_log
 
 PATH = CONFIGS.parent / 'tools/analysis_tools/plot_cakd.py'
 # A transformer has no map to draw; what its classifier reads is a vector.
@@ -137,3 +137,57 @@ def test_a_run_without_distillation(draw, tmp_path):
     write_log(tmp_path, steps([1.0, 1.0]), config=vanilla)
     with pytest.raises(ValueError, match='without distillation.*configs/cakd'):
         draw(tmp_path)
+
+
+def finished(work_dir, config, score):
+    """Leave what a run leaves that has scored its last two epochs."""
+    end = Config.fromfile(config).train_cfg.max_epochs
+    lines = [{METRIC: score, 'step': epoch} for epoch in (end - 1, end)]
+    write_log(work_dir, steps([1.0, 1.0]) + lines, config=config)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A folder of a distillation run and of a plain student."""
+    finished(tmp_path / 'runs/demo', CONFIGS / 'cakd/demo_digits.py', 98.0)
+    finished(tmp_path / 'runs/plain', CONFIGS / 'vanilla/resnet8_digits.py', 97.0)
+    return tmp_path / 'runs'
+
+
+def test_a_folder_of_runs(draw, runs):
+    printed = draw(runs)
+    names = sorted(path.name for path in runs.iterdir() if path.is_file())
+    assert names == ['sweep.md', 'sweep.png']
+    assert size(runs / 'sweep.png')[1] > 1000
+    table = (runs / 'sweep.md').read_text(encoding='utf-8')
+    assert table.strip() in printed
+    assert '| demo |' in table and '| 98.00 |' in table
+    assert '| plain |' in table and '| 97.00 |' in table
+
+
+def test_several_runs_go_to_the_current_folder(draw, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw(runs / 'demo', runs / 'plain')
+    assert sorted(path.name for path in tmp_path.glob('*.*')) == [
+        'sweep.md',
+        'sweep.png',
+    ]
+    draw(runs / 'demo', runs / 'plain', '--out', tmp_path / 'new/folder')
+    assert len(list((tmp_path / 'new/folder').iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [('--images', 0), ('--checkpoint', 'a.pth'), ('--loss', 'x'), ('--channels', 0)],
+)
+def test_options_of_one_run_are_refused_with_several(draw, runs, option, value):
+    with pytest.raises(ValueError, match=f'`{option}` = .*one work dir') as caught:
+        draw(runs, option, value)
+    assert str(runs / 'demo') in str(caught.value)
+    assert not list(runs.glob('sweep.*'))
+
+
+def test_a_folder_without_runs_beside_one_with(draw, runs, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match='empty.*scalars.json'):
+        draw(runs, tmp_path / 'empty')

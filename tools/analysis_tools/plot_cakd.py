@@ -1,8 +1,14 @@
-"""Draw what went on inside a distillation run.
+"""Draw what went on inside a distillation run, or compare several runs.
 
+Of the work dir of one distillation run:
 ``terms.png``: the terms of every loss over the epochs. Of a run with a
 CAKDFeatureLoss over channels also ``clusters.png``: how often each channel is
 strong, by class; and ``images.png``: what the strongest channels look at.
+
+Of several work dirs, or of a folder that contains work dirs, however deep (also of
+runs without distillation): ``sweep.png``: top-1 over the epochs; and ``sweep.md``,
+which is printed too: what differs between the configs, and the last top-1 over the
+seeds.
 """
 
 import argparse
@@ -11,21 +17,40 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
+from cakd_mm.utils.errors import describe
 from cakd_mm.visualization import observe
 from cakd_mm.visualization.clusters import draw_clusters
-from cakd_mm.visualization.history import read_history
+from cakd_mm.visualization.history import is_run, read_history
 from cakd_mm.visualization.images import draw_images
+from cakd_mm.visualization.sweep import (
+    draw_sweep,
+    find_runs,
+    read_sweep,
+    sweep_table,
+)
 from cakd_mm.visualization.terms import draw_terms, title_of
 
 MOST_IMAGES = 1000
+CHANNELS = 5
+OF_ONE_RUN = ('images', 'checkpoint', 'loss', 'channels')
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('work_dir', type=Path, help='work dir of a distillation run')
-    parser.add_argument('--out', type=Path, help='default: the work dir')
+    parser.add_argument(
+        'work_dirs',
+        type=Path,
+        nargs='+',
+        metavar='WORK_DIR',
+        help='work dir of a distillation run; or several work dirs, or folders of some',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='default: the folder given; the current one if several are given',
+    )
     parser.add_argument(
         '--images',
         type=int,
@@ -38,17 +63,53 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--loss', help='the feature loss; default: the first')
     parser.add_argument(
-        '--channels', type=int, default=5, help='channels per image (default: 5)'
+        '--channels', type=int, help=f'channels per image (default: {CHANNELS})'
     )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    history, cfg = read_history(args.work_dir)
-    losses = observe.distill_losses(cfg, args.work_dir)
+    first, *others = args.work_dirs
+    args.out = args.out or (Path() if others else first)
+    if not others and is_run(first):
+        draw_run(first, args)
+    else:
+        compare_runs(args)
+
+
+def compare_runs(args: argparse.Namespace) -> None:
+    """Draw the scores of several runs, and print and write the table."""
+    work_dirs = find_runs(args.work_dirs)
+    for option in OF_ONE_RUN:
+        refuse(option, getattr(args, option), work_dirs)
+    sweep = read_sweep(work_dirs)
+    save(draw_sweep(sweep), args.out / 'sweep.png')
+    table = sweep_table(sweep)
+    path = args.out / 'sweep.md'
+    path.write_text(table, encoding='utf-8')
+    print(f'wrote {path}\n\n{table}', end='')
+
+
+def refuse(option: str, value: object, work_dirs: list[Path]) -> None:
+    """Refuse an option that concerns one run, if it is given with several.
+
+    Raises:
+        ValueError: it is given.
+    """
+    if value is None:
+        return
+    value = str(value) if isinstance(value, Path) else value
+    problem = 'It concerns one distillation run, but several, or a folder, are given.'
+    remedy = f'Leave it out, or name one work dir only, {work_dirs[0]}, say.'
+    raise ValueError(describe(f'--{option}', value, problem, remedy))
+
+
+def draw_run(work_dir: Path, args: argparse.Namespace) -> None:
+    """Draw what went on inside a distillation run."""
+    history, cfg = read_history(work_dir)
+    losses = observe.distill_losses(cfg, work_dir)
     name = observe.choose_loss(losses, args.loss)
-    args.out = args.out or args.work_dir
     save(draw_terms(history, cfg, losses), args.out / 'terms.png')
     if not history.terms():
         print(
@@ -61,12 +122,15 @@ def main() -> None:
             'channel), so there are no clusters.png and images.png.'
         )
         return
-    draw_channels(cfg, name, title_of(name, losses[name]), args)
+    checkpoint = args.checkpoint or observe.latest_checkpoint(work_dir)
+    draw_channels(cfg, name, title_of(name, losses[name]), checkpoint, args)
 
 
-def draw_channels(cfg: Config, name: str, title: str, args: argparse.Namespace) -> None:
+def draw_channels(
+    cfg: Config, name: str, title: str, checkpoint: Path, args: argparse.Namespace
+) -> None:
     """Build the model and draw what a feature loss makes of validation images."""
-    checkpoint = args.checkpoint or observe.latest_checkpoint(args.work_dir)
+    count = CHANNELS if args.channels is None else args.channels
     dataset = observe.build_dataset(cfg)
     labels = observe.labels_of(dataset)
     observe.check_images(args.images or [], len(dataset))
@@ -74,7 +138,7 @@ def draw_channels(cfg: Config, name: str, title: str, args: argparse.Namespace) 
     many = observe.spread(labels, MOST_IMAGES)
     seen = observe.look(model, name, dataset, many)
     channels = seen.scores.shape[1]
-    observe.check_channels(args.channels, channels)
+    observe.check_channels(count, channels)
     names = observe.class_names(dataset, seen.logits.shape[1])
     title = f'{title}; {checkpoint.name}'
     save(draw_clusters(seen, names, title), args.out / 'clusters.png')
@@ -86,7 +150,7 @@ def draw_channels(cfg: Config, name: str, title: str, args: argparse.Namespace) 
             f'channels of {name} (neither the tapped feature nor what goes into its '
             'neck is one).'
         )
-    save(draw_images(seen, names, args.channels, title), args.out / 'images.png')
+    save(draw_images(seen, names, count, title), args.out / 'images.png')
 
 
 def save(figure: Figure, path: Path) -> None:
