@@ -1,6 +1,6 @@
 """Packaging of ``cakd_mm``.
 
-Configs, tools and the model index travel in ``cakd_mm/.mim``, where mmengine and openmim
+Configs, tools and the model index travel in ``cakd_mm/.mim``, where mmengine and mim
 look for them. In a checkout these are links to the folders beside the package.
 """
 

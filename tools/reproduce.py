@@ -94,7 +94,7 @@ def check_data_of(planned: list[PlannedPair]) -> None:
     """
     for own in planned:
         teacher_config = read_config(own.teacher.config)
-        check_data(teacher_config, ('train', 'val'))
+        check_data(teacher_config, ('train', 'val'), by_option=False)
 
 
 def train(runs: list, args: argparse.Namespace) -> Outcome:

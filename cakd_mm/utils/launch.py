@@ -174,10 +174,16 @@ def _set_rank_variables(launcher: str) -> None:
     os.environ.setdefault('MASTER_PORT', '29500')
 
 
-def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
+def check_data(cfg: Config, parts: tuple[str, ...], by_option: bool = True) -> None:
     """Check that the data of the named dataloaders is there before building.
 
     What mmpretrain would download has to be there, or its server be reached.
+
+    Args:
+        cfg (Config): The config.
+        parts (tuple[str]): ``'train'``, ``'val'``, ``'test'``.
+        by_option (bool): Whether the tool has ``--cfg-options``, for the error.
+            Defaults to True.
 
     Raises:
         FileNotFoundError: naming the config key and the folder.
@@ -196,13 +202,14 @@ def check_data(cfg: Config, parts: tuple[str, ...]) -> None:
             else:
                 problem = f'There is no such folder (looked from {Path.cwd()}).'
             if problem:
+                option = f', or pass --cfg-options {key}.data_root=/path/to/data'
+                remedy = option if by_option else ''
                 raise FileNotFoundError(
                     describe(
                         f'{key}.data_root',
                         root,
                         problem,
-                        'Link the data there, or pass --cfg-options '
-                        f'{key}.data_root=/path/to/data.',
+                        f'Link the data there{remedy}.',
                     )
                 )
 

@@ -254,3 +254,22 @@ def test_in_pieces_beside_a_page_of_more_runs(
     assert 'a run failed: it broke' in said
     assert ('give the same command again' in said) is out_of_time
     assert before.read_text() == '{"finished": 3}'
+
+
+@pytest.mark.parametrize(
+    ('words', 'folder'),
+    [
+        (['--table', 'II', '--pairs', 'r56_r20'], 'data/tiny-imagenet-200'),
+        (['--table', 'cifar10-mini'], 'data/cifar10'),
+    ],
+)
+def test_a_missing_data_folder_stops_it_before_it_writes(
+    tool, tmp_path, monkeypatch, words, folder
+):
+    monkeypatch.chdir(tmp_path)
+    archive = tmp_path / 'archive'
+    archive.mkdir()
+    monkeypatch.setattr(sys, 'argv', ['reproduce.py', *words, '--archive', 'archive'])
+    with pytest.raises(FileNotFoundError, match=f"data_root` = '{folder}.*there\\.$"):
+        tool['main']()
+    assert [*tmp_path.rglob('*')] == [archive]
