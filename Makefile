@@ -3,11 +3,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_ORIGINAL ?= .venv-original
+VENV_WHEEL ?= .venv-wheel
 # Two processes share a machine's cores.
 JOBS ?= 2
 ON_CPU := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
 
 .PHONY: install demo train test lint test-original test-wheel test-gpu benchmarks
+
+# What walks the documented ways, and needs nothing of the checkout.
+WAYS := $(addprefix tests/,test_cli.py test_named_bases.py test_own_data.py \
+	test_readme.py test_docs.py)
 
 # Made once per set of requirements; a second `make install` does nothing.
 STAMP := $(VENV)/.installed
@@ -51,6 +56,20 @@ lint: $(STAMP)
 test-original: $(STAMP_ORIGINAL)
 	$(ON_CPU) PYTHONPATH=tests $(VENV_ORIGINAL)/bin/python -m pytest -n $(JOBS) \
 		-p count_plugin -m 'not current_only'
+
+# The ways of README and docs once more, from the wheel in an environment of its own,
+# outside the checkout: what a user has who installs it.
+test-wheel:
+	rm -rf $(VENV_WHEEL)
+	$(PYTHON) -m venv $(VENV_WHEEL)
+	$(VENV_WHEEL)/bin/pip install --quiet --upgrade pip build
+	$(VENV_WHEEL)/bin/python -m build --outdir $(VENV_WHEEL)/dist .
+	$(VENV_WHEEL)/bin/pip install --quiet \
+		"$$(ls $(abspath $(VENV_WHEEL))/dist/*.whl)[current,tests]"
+	$(VENV_WHEEL)/bin/pip check
+	mkdir $(VENV_WHEEL)/outside
+	cp -r README.md docs tests pyproject.toml $(VENV_WHEEL)/outside
+	cd $(VENV_WHEEL)/outside && $(ON_CPU) ../bin/pytest -n $(JOBS) $(WAYS)
 
 # The numbers of docs/speed.md, of this machine; of its GPU, if it has one.
 benchmarks: $(STAMP)

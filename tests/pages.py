@@ -13,11 +13,10 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 from mmrazor.registry import MODELS
-from tiny import CONFIGS
 
 from cakd_mm.utils.net_config import net_config
 
-ROOT = CONFIGS.parent
+ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r'```(\w+)\n(.*?)```', flags=re.DOTALL)
 
 

@@ -8,7 +8,9 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmrazor.registry import MODELS as RAZOR_MODELS
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+from cakd_mm.reproduction.tables import configs
+
+CONFIGS = configs()
 
 
 def digits_config(name: str, images: int = 96, epochs: int = 2, **options) -> Config:

@@ -42,7 +42,9 @@ def main() -> None:
     launch.check_checkpoints(cfg)
     launch.check_data(cfg, ('train', 'val'))
     launch.adapt_to_device(cfg)
-    launch.build_runner(cfg).train()
+    runner = launch.build_runner(cfg)
+    launch.mention_batch(runner)
+    runner.train()
 
 
 if __name__ == '__main__':

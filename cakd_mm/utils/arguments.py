@@ -1,6 +1,6 @@
 """Finds misspelt arguments in a config, before they end in somebody's ``TypeError``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from inspect import Parameter, signature
 
@@ -17,6 +17,7 @@ PASSING_ON = (
     'mmrazor.models.algorithms.',
     'mmrazor.models.distillers.',
     'mmrazor.models.task_modules.',
+    'mmpretrain.datasets.',
 )
 # What registries read beside the arguments.
 OF_REGISTRIES = {'type', '_scope_', '_delete_'}
@@ -43,12 +44,12 @@ def arguments_of(kind: type) -> set[str] | None:
     return None
 
 
-def check_arguments(kind: type, given: Iterable[str], key: str) -> None:
+def check_arguments(kind: type, given: Mapping, key: str) -> None:
     """Refuse arguments that a class does not take.
 
     Args:
         kind (type): The class.
-        given (Iterable[str]): Names of arguments in its config.
+        given (Mapping): Arguments in its config, by name.
         key (str): The config's key, ``default_hooks.warmup``, say.
 
     Raises:
@@ -57,20 +58,21 @@ def check_arguments(kind: type, given: Iterable[str], key: str) -> None:
     known = arguments_of(kind)
     if known is None:
         return
-    for name in given:
+    for name, value in given.items():
         if name not in known | OF_REGISTRIES:
             raise TypeError(
                 describe(
                     f'{key}.{name}',
-                    '(set)',
+                    value,
                     f'{kind.__name__} has no such argument.',
-                    f'Like it: {nearest(name, known)}.',
+                    f'Like it: {nearest(name, known)}. If a base has set it for '
+                    'another type, write _delete_=True beside yours.',
                 )
             )
 
 
 def check_part(
-    cfg, registry: Registry, key: str, suffix: str = '', only: str = ''
+    cfg, registry: Registry, key: str, suffix: str = '', only: str | tuple = ''
 ) -> None:
     """Refuse misspelt arguments of what a config builds, and of parts within it.
 
@@ -83,7 +85,8 @@ def check_part(
         key (str): Its config key.
         suffix (str): What mmrazor appends to the type, ``'Recorder'``, say.
             Defaults to none.
-        only (str): Look at classes of this package alone. Defaults to all.
+        only (str | tuple[str]): Look at classes of these packages alone. Defaults to
+            all.
 
     Raises:
         TypeError: see :func:`check_arguments`.

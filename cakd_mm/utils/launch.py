@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import (
     DATASETS,
     HOOKS,
@@ -42,6 +43,8 @@ from .tools import PACKAGE, other_copy
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
 # What mmpretrain downloads when it is not there.
 CIFAR = dict(CIFAR10=CIFAR10, CIFAR100=CIFAR100)
+# Names of what extraction leaves in a work dir.
+OF_THE_STUDENT = re.compile(r'student(_ema|_best.*)?')
 # Whoever has set one of these has chosen the number of threads.
 THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -71,6 +74,12 @@ def read_config(args: argparse.Namespace) -> Config:
         KeyError: ``--cfg-options`` names a key that nobody reads.
     """
     cfg = read_named(args.config, 'config')
+    if OF_THE_STUDENT.fullmatch(Path(cfg.filename).stem):
+        # The Runner copies the config into the work dir under its own name, where the
+        # plain student's config would be lost (and this copy, when training ends).
+        renamed = Path(cfg.filename).with_suffix('').as_posix() + '_run.py'
+        # An ordinary assignment would make a key of the config.
+        object.__setattr__(cfg, '_filename', renamed)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     _check_options(cfg, args.cfg_options)
@@ -279,7 +288,10 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def _check_own_arguments(cfg: Config) -> None:
-    """Refuse misspelt arguments of our classes; others have their own errors."""
+    """Refuse misspelt arguments of our classes and of mmpretrain's data sets.
+
+    Others have their own errors.
+    """
     parts = [(f'default_hooks.{k}', v) for k, v in _items(cfg.get('default_hooks'))]
     hooks = cfg.get('custom_hooks') or []
     parts += [(f'custom_hooks.{index}', hook) for index, hook in enumerate(hooks)]
@@ -292,7 +304,7 @@ def _check_own_arguments(cfg: Config) -> None:
     found.append((MODELS, 'data_preprocessor', cfg.get('data_preprocessor')))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         for registry, key, part in found:
-            check_part(part, registry, key, only='cakd_mm')
+            check_part(part, registry, key, only=('cakd_mm.', 'mmpretrain.datasets.'))
 
 
 def _items(node) -> list[tuple[str, dict]]:
@@ -320,6 +332,21 @@ def choose_threads() -> str | None:
         f'Computing with {threads} thread(s), half of the {usable} cores; set '
         'OMP_NUM_THREADS to choose otherwise.'
     )
+
+
+def mention_batch(runner: Runner) -> None:
+    """Warn of a learning rate that was written for a batch of quite another size."""
+    scale = runner.cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    loader = runner.cfg.train_dataloader
+    own = get_world_size() * (loader.get('batch_size') or 0)
+    own *= runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+    if base and own and not scale.get('enable') and not 1 / 4 < own / base < 4:
+        runner.logger.warning(
+            f'The learning rate is written for batches of {base} images '
+            f'(auto_scale_lr.base_batch_size), and this run has {own}: --auto-scale-lr '
+            'scales it, or write optim_wrapper.optimizer.lr and base_batch_size.'
+        )
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

@@ -24,7 +24,7 @@ def read_named(name: str, key: str) -> Config:
     if '::' not in str(name):
         path = Path(name).expanduser()
         if not path.is_file():
-            problem = f'There is no such file (looked from {Path.cwd()}).'
+            problem = f'No such file (looked from {Path.cwd()}).'
             remedy = 'Write the path of a config, or cakd_mm::cakd/<name>.py.'
             raise FileNotFoundError(describe(key, name, problem, remedy))
         return Config.fromfile(path)

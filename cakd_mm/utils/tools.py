@@ -26,16 +26,22 @@ def tool(name: str) -> Path:
 
 
 def as_typed_here(text: str) -> str:
-    """Return a text whose commands work in the current folder.
+    """Return a command of a config, and what it is for somebody outside a checkout.
 
-    Configs and messages say ``python tools/train.py configs/vanilla/x.py``, which works
-    in a checkout. Elsewhere the same is ``cakd-mm train cakd_mm::vanilla/x.py``.
+    Configs say ``python tools/train.py configs/vanilla/x.py``, which works in a
+    checkout. Elsewhere the same is ``cakd-mm train cakd_mm::vanilla/x.py``, and with a
+    wheel there is nothing else.
     """
     if Path('tools', 'train.py').is_file():
         return text
+    here = text
     for command, file in COMMANDS.items():
-        text = text.replace(f'python tools/{file}', f'cakd-mm {command}')
-    return re.sub(r'\bconfigs/([\w./-]+\.py)\b', r'cakd_mm::\1', text)
+        here = here.replace(f'python tools/{file}', f'cakd-mm {command}')
+    here = re.sub(r'\bconfigs/([\w./-]+\.py)\b', r'cakd_mm::\1', here)
+    checkout = PACKAGE.parent
+    if here == text or not (checkout / 'tools' / 'train.py').is_file():
+        return here
+    return f'{text} (in {checkout}; in this folder: {here})'
 
 
 def other_copy(script: str) -> Path | None:

@@ -68,7 +68,7 @@ def test_the_arguments_of_a_class(kind, expected):
 @pytest.mark.parametrize('kind', [Elsewhere, Own, StudentEMAHook])
 def test_what_goes_elsewhere_may_have_any_name(kind):
     assert arguments_of(kind) is None
-    check_arguments(kind, ['whatever'], 'x')
+    check_arguments(kind, dict(whatever=1), 'x')
 
 
 def test_what_mmrazor_passes_on():
@@ -77,9 +77,9 @@ def test_what_mmrazor_passes_on():
 
 
 def test_a_misspelt_argument():
-    check_arguments(Child, ['a', 'b', 'c', 'type', '_scope_'], 'model.part')
-    with pytest.raises(TypeError, match=r"`model\.part\.bb` .*Child .*'b'"):
-        check_arguments(Child, ['a', 'bb'], 'model.part')
+    check_arguments(Child, dict(a=1, b=1, c=1, type='X', _scope_='y'), 'model.part')
+    with pytest.raises(TypeError, match=r"`model\.part\.bb` = 7: Child .*'b'"):
+        check_arguments(Child, dict(a=1, bb=7), 'model.part')
 
 
 LOSS = dict(type='CAKDFeatureLoss', scorer=dict(type='ScoringNetwork', share=0.5))

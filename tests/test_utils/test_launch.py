@@ -101,8 +101,8 @@ class TestReadConfig:
     @pytest.mark.parametrize(
         ('config', 'problem'),
         [
-            ('configs/nothing_here.py', 'There is no such file'),
-            ('configs', 'There is no such file'),
+            ('configs/nothing_here.py', 'No such file'),
+            ('configs', 'No such file'),
             ('cakd_mm::cakd/nothing_here.py', 'nothing_here.py" does not exist'),
             ('cakd_mm::demo_digits.py', 'relative config path'),
             ('no_such_package::cakd/demo.py', "no package 'no_such_package'"),
@@ -475,6 +475,60 @@ class TestAutoScaleLr:
         assert 'auto_scale_lr=dict(base_batch_size=...)' in str(caught.value)
 
 
+class TestStudentNames:
+    @pytest.mark.parametrize(
+        ('name', 'copy'),
+        [
+            ('student', 'student_run'),
+            ('student_best', 'student_best_run'),
+            ('student_ema', 'student_ema_run'),
+            ('student_feature', 'student_feature'),
+            ('my_student', 'my_student'),
+        ],
+    )
+    def test_the_copy_of_a_config_is_no_extracted_one(self, tmp_path, name, copy):
+        leaf = tmp_path / f'{name}.py'
+        leaf.write_text(f'_base_ = {str(CONFIGS / "vanilla/resnet8_digits.py")!r}')
+        cfg = launch.read_config(arguments(leaf, work_dir=str(tmp_path / 'run')))
+        launch.build_runner(cfg)
+        assert [path.name for path in (tmp_path / 'run').glob('*.py')] == [f'{copy}.py']
+        assert launch.read_config(arguments(leaf)).work_dir == f'work_dirs/{name}'
+
+
+class TestMentionBatch:
+    @pytest.mark.parametrize(
+        ('own', 'base', 'enable', 'ranks', 'warned'),
+        [
+            (64, 64, False, 1, False),
+            (20, 64, False, 1, False),
+            (16, 64, False, 1, True),
+            (256, 64, False, 1, True),
+            (64, 512, False, 8, False),
+            (64, 512, False, 1, True),
+            (16, 64, True, 1, False),
+            (16, None, False, 1, False),
+        ],
+    )
+    def test_a_rate_for_another_batch(
+        self, monkeypatch, own, base, enable, ranks, warned
+    ):
+        texts = []
+        monkeypatch.setattr(launch, 'get_world_size', lambda: ranks)
+        cfg = Config(
+            dict(
+                auto_scale_lr=dict(base_batch_size=base, enable=enable),
+                train_dataloader=dict(batch_size=own),
+                optim_wrapper=dict(),
+            )
+        )
+        logger = SimpleNamespace(warning=texts.append)
+        launch.mention_batch(SimpleNamespace(cfg=cfg, logger=logger))
+        assert len(texts) == warned
+        assert (
+            not warned or f'{base} images' in texts[0] and '--auto-scale-lr' in texts[0]
+        )
+
+
 class TestChooseThreads:
     @pytest.fixture(autouse=True)
     def _nothing_is_set(self, monkeypatch):
@@ -577,6 +631,11 @@ class TestBuildRunner:
                 {'train_dataloader.dataset.splitt': 'train'},
                 'train_dataloader.dataset.splitt',
                 'split',
+            ),
+            (
+                {'train_dataloader.dataset.type': 'CustomDataset'},
+                'train_dataloader.dataset.split',
+                'lazy_init',
             ),
         ],
     )

@@ -88,7 +88,7 @@ def test_published_weights():
 @pytest.mark.parametrize(
     ('net', 'error', 'problem'),
     [
-        (dict(cfg_path='nothing.py'), FileNotFoundError, 'There is no such file'),
+        (dict(cfg_path='nothing.py'), FileNotFoundError, 'No such file'),
         (dict(cfg_path='mmpretrain::x/nothing.py'), FileNotFoundError, 'nothing.py'),
         (dict(cfg_path='no_package::x/y.py'), FileNotFoundError, "'no_package'"),
         (dict(cfg_path=R18, type='X'), ValueError, "type='X'.*_delete_=True"),

@@ -42,8 +42,11 @@ def test_commands_stay_in_a_checkout(monkeypatch, root):
         ('python other.py my/configs/x.txt', 'python other.py my/configs/x.txt'),
     ],
 )
-def test_commands_elsewhere(monkeypatch, tmp_path, text, expected):
+def test_commands_elsewhere(monkeypatch, tmp_path, root, text, expected):
     monkeypatch.chdir(tmp_path)
+    both = f'{text} (in {root}; in this folder: {expected})'
+    assert as_typed_here(text) == (both if text != expected else text)
+    monkeypatch.setattr(tools, 'PACKAGE', tmp_path / 'site-packages' / 'cakd_mm')
     assert as_typed_here(text) == expected
 
 

@@ -35,6 +35,14 @@ from .teacher import (
 from .widths import fill_widths
 
 TEACHER_PREFIX = 'teacher.'
+# What to write where a part of the algorithm is missing.
+MISSING = dict(
+    distiller='Write model = dict(distiller=dict(...)); the one of a method base is '
+    'model = dict(distiller=_base_.distiller).',
+    teacher='Write model = dict(teacher=dict(...)), or inherit a base of pairs/.',
+    architecture='Write model = dict(architecture=dict(...)), or inherit a base of '
+    'pairs/.',
+)
 
 
 @MODELS.register_module()
@@ -109,7 +117,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                         f'model.{name}',
                         None,
                         'A distillation needs it.',
-                        f'Write {name}=dict(type=...) into model, or inherit a pair.',
+                        MISSING[name],
                     )
                 )
         if kwargs.pop('teacher_trainable', False):
@@ -163,8 +171,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             written = net_config(architecture, 'model.architecture')
             architecture = MODELS.build(copy.deepcopy(written))
         if isinstance(data_preprocessor, dict):
-            default = dict(type='mmpretrain.BatchPreprocessor')
-            data_preprocessor = {**default, **data_preprocessor}
+            # With its scope, where batch_augments are found.
+            default = dict(type='mmpretrain.BatchPreprocessor', _scope_='mmpretrain')
+            if 'type' not in data_preprocessor:
+                data_preprocessor = {**data_preprocessor, **default}
         with torch.random.fork_rng(devices=[]):
             super().__init__(
                 architecture=architecture,

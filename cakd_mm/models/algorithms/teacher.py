@@ -26,7 +26,8 @@ from ...utils.tools import as_typed_here
 
 def made_by(command: str | None) -> str:
     """Return the sentence that names the command, empty without one."""
-    return f' It is made by: {as_typed_here(command)}' if command else ''
+    text = f' It is made by: {as_typed_here(command or "")} (model.teacher_from)'
+    return text if command else ''
 
 
 def build_teacher(

@@ -1,0 +1,153 @@
+"""docs/own_data.md is run as it is written, in a folder outside the checkout."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import cv2
+import onnx
+import torch
+from mmengine.config import Config
+from mmengine.visualization import Visualizer
+from pages import ROOT
+from sklearn.datasets import load_digits
+
+from cakd_mm.cli import main
+
+PAGE = (ROOT / 'docs' / 'own_data.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'```(python|bash)\n(.*?)```', PAGE, flags=re.DOTALL)
+CLASSES = ('zero', 'one', 'two', 'three', 'four')
+FILES = ['data', 'teacher', 'student', 'student_feature', 'mixup', 'adamw', 'curves']
+
+
+def write_images(folder):
+    """Five classes of digit scans, as somebody's folders of images."""
+    digits = load_digits(n_class=5)
+    for label, name in enumerate(CLASSES):
+        scans = (digits.images[digits.target == label] * 15.9).astype('uint8')
+        for part, some in (('train', scans[:40]), ('val', scans[40:56])):
+            place = folder / 'data' / 'flowers' / part / name
+            place.mkdir(parents=True)
+            for index, scan in enumerate(some):
+                cv2.imwrite(str(place / f'{index}.png'), cv2.resize(scan, (32, 32)))
+
+
+def in_a_process(*words):
+    """Run a command in a process of its own, which finds only this checkout."""
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    command = [sys.executable, *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f'{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}'
+    return done.stdout
+
+
+def run_bash(block, alone):
+    """Run each line; ``cakd-mm`` in this process, but for what is to be ``alone``."""
+    for line in block.strip().splitlines():
+        program, *words = shlex.split(line)
+        assert program == 'cakd-mm', line
+        if alone:
+            in_a_process('-m', 'cakd_mm.cli', *words)
+        else:
+            Visualizer._instance_dict.clear()
+            main(words)
+
+
+def walk(folder):
+    """Do what the page says, from top to bottom; return names and what was printed."""
+    names, printed = [], []
+    for language, code in BLOCKS:
+        named = re.match(r'# (\w+)\.py\n', code)
+        if language == 'bash':
+            run_bash(code, alone='teacher.py' in code or 'extract' in code)
+        elif named:
+            names.append(named[1])
+            (folder / f'{named[1]}.py').write_text(code)
+        else:
+            printed.append(in_a_process('-c', code))
+    return names, printed
+
+
+def scalars(run, key):
+    """Return ``{step: value}`` of each log of a run, the oldest first."""
+    logs = []
+    for path in sorted(run.glob('*/vis_data/scalars.json')):
+        lines = map(json.loads, path.read_text().splitlines())
+        logs.append({line['step']: line[key] for line in lines if key in line})
+    return logs
+
+
+def read(path):
+    return torch.load(path, weights_only=False)
+
+
+def check_runs(runs):
+    """Everything was trained, and has learned something."""
+    assert read(runs / 'teacher' / 'epoch_6.pth')['meta']['epoch'] == 6
+    (teacher,) = scalars(runs / 'teacher', 'accuracy/top1')
+    assert teacher[6] > 40  # five classes: chance is 20
+    first = scalars(runs / 'student', 'accuracy/top1')[0]
+    assert list(first) == list(range(1, 9))
+    assert max(first[step] for step in (6, 7, 8)) > 50
+    (feature,) = scalars(runs / 'student_feature', 'distill.loss_feature')
+    assert min(feature.values()) > 0
+
+
+def check_resumed(runs):
+    """It went on after epoch 8, and its last checkpoint was scored."""
+    _, rest = scalars(runs / 'student', 'accuracy/top1')
+    assert [step for step in rest if step > 8] == [9, 10]
+    assert min(scalars(runs / 'student', 'loss')[1]) > 8 * 20
+    tested = sorted((runs / 'student').glob('*/*.json'))[-1]
+    assert json.loads(tested.read_text())['accuracy/top1'] == rest[10]
+    assert (runs / 'student' / 'student_run.py').is_file()  # no extracted one
+    last = read(runs / 'student' / 'epoch_10.pth')['meta']
+    assert (last['epoch'], last['iter']) == (10, 200)
+
+
+def check_variations(runs):
+    """Each variation was what it says."""
+    optimizer = read(runs / 'adamw' / 'epoch_1.pth')['optimizer']
+    assert 'betas' in optimizer['param_groups'][0]
+    mixup = Config.fromfile(runs / 'mixup' / 'mixup.py').data_preprocessor
+    assert mixup.batch_augments.augments[0].type == 'Mixup'
+    assert list((runs / 'curves').glob('*/vis_data/events.out.tfevents.*'))
+    assert not list((runs / 'student').glob('*/vis_data/events.*'))
+
+
+def check_students(runs):
+    """Plain mmpretrain, five outputs, and the names of the folders."""
+    for name in ('student', 'epoch_9_student'):
+        student = read(runs / 'student' / f'{name}.pth')
+        assert student['state_dict']['head.fc.weight'].shape == (5, 128)
+        assert tuple(student['meta']['dataset_meta']['classes']) == tuple(
+            sorted(CLASSES)
+        )
+        assert 'cakd_mm' not in (runs / 'student' / f'{name}.py').read_text()
+    assert student['meta']['epoch'] == 9
+
+
+def check_printed(folder, inferred, exported):
+    """A class by its name; five scores, equal to the net's (the page compares)."""
+    assert re.search(r'four/0\.png (\w+) 0\.\d+', inferred)[1] in CLASSES
+    scores = re.search(r'five scores: \[\[(.*?)\]\]', exported, flags=re.DOTALL)
+    assert len(scores[1].split()) == 5
+    onnx.checker.check_model(str(folder / 'student.onnx'))
+
+
+def test_the_page(tmp_path, monkeypatch):
+    folder = tmp_path / 'my images'
+    write_images(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    names, printed = walk(folder)
+    assert names == FILES
+    runs = folder / 'work_dirs'
+    check_runs(runs)
+    check_resumed(runs)
+    check_variations(runs)
+    check_students(runs)
+    check_printed(folder, *printed)
