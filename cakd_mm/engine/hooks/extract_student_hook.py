@@ -46,10 +46,9 @@ class ExtractStudentHook(Hook):
         for name, student in students.items():
             path = Path(runner.work_dir) / name
             save_student(runner.cfg, student.state_dict(), path, meta)
-            values = ', '.join(f'{key} {value:.2f}' for key, value in scores.items())
             runner.logger.info(
                 f'The plain student is {path}, its config beside it; it is that of '
-                f'epoch {runner.epoch}, the last{", " + values if values else ""}.'
+                f'{_when(meta)}, the last{_listed(scores)}.'
             )
         for metric, file in _best_checkpoints(runner).items():
             self._extract_best(runner, metric, file)
@@ -67,12 +66,20 @@ class ExtractStudentHook(Hook):
         best = f'best_{metric.replace("/", "_")}' if metric else 'best'
         path = Path(runner.work_dir) / f'student_{best}.pth'
         save_student(runner.cfg, student_weights(checkpoint, ema=average), path, meta)
-        values = ', '.join(f'{k} {v:.2f}' for k, v in meta['scores'].items())
         runner.logger.info(
-            f'The best student by save_best is {path}, that of epoch {meta["epoch"]}, '
-            f'{values}. It was chosen by the validation set, so that its score there '
+            f'The best student by save_best is {path}, that of {_when(meta)}'
+            f'{_listed(meta["scores"])}. It was chosen by the validation set, so that its score there '
             'is no estimate for other images.'
         )
+
+
+def _when(meta: dict) -> str:
+    """Say when a student was taken; a loop by iterations counts no epochs."""
+    return f'epoch {meta["epoch"]}' if meta['epoch'] else f'iteration {meta["iter"]}'
+
+
+def _listed(scores: dict[str, float]) -> str:
+    return ''.join(f', {name} {value:.2f}' for name, value in scores.items())
 
 
 def _best_checkpoints(runner) -> dict[str, str]:
