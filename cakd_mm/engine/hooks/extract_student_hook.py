@@ -68,8 +68,8 @@ class ExtractStudentHook(Hook):
         save_student(runner.cfg, student_weights(checkpoint, ema=average), path, meta)
         runner.logger.info(
             f'The best student by save_best is {path}, that of {_when(meta)}'
-            f'{_listed(meta["scores"])}. It was chosen by the validation set, so that its '
-            'score there is no estimate for other images.'
+            f'{_listed(meta["scores"])}. It was chosen by the validation set, whose '
+            'score therefore is no estimate for other images.'
         )
 
 
