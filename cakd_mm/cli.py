@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.utils.errors import nearest
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
     elif command == 'run' and rest:
         script = rest[0]
         sys.argv = rest
+        # As Python does for a script, whose neighbours it may import.
+        sys.path.insert(0, str(Path(script).resolve().parent))
+    elif command == 'run':
+        raise SystemExit(f'cakd-mm run: which script?\n{USAGE}')
     else:
         like = nearest(command, [*COMMANDS, 'run'])
         raise SystemExit(

@@ -15,7 +15,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -313,8 +313,13 @@ def register_package() -> None:
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE.setdefault('cakd_mm', 'cakd_mm.version')
-    if not hasattr(Config._file2dict, 'genuine'):
-        Config._file2dict = staticmethod(_with_own_bases(Config._file2dict))
+    for name in (
+        '_file2dict',
+        '_parse_lazy_import',
+    ):  # configs of the old and new style
+        read = getattr(Config, name)
+        if not hasattr(read, 'genuine'):
+            setattr(Config, name, staticmethod(_with_own_bases(read)))
 
 
 def _with_own_bases(genuine: Callable) -> Callable:
@@ -325,33 +330,39 @@ def _with_own_bases(genuine: Callable) -> Callable:
     - mmengine notes the package of a base ``package::...`` as the scope of what is
       built from it. Our configs are written for the scope ``mmpretrain``, as mmengine
       takes them when they are read by path, and there is no registry of ours.
-    - A relative ``cfg_path`` belongs to the file that says it. Later nobody knows
-      which one that was, so the path is made absolute here, if there is such a file.
+    - A relative ``cfg_path`` of a net belongs to the file that says it. Later nobody
+      knows which one that was, so the path is made absolute here, if there is such a
+      file.
     """
 
     @functools.wraps(genuine)
-    def file2dict(filename, *args, **kwargs):
+    def read(filename, *args, **kwargs):
         content, *rest = genuine(filename, *args, **kwargs)
-        folder = Path(filename).expanduser().absolute().parent
-        _as_in_file(content, folder)
+        _as_in_file(content, Path(filename).expanduser().absolute().parent)
         return (content, *rest)
 
-    file2dict.genuine = genuine
-    return file2dict
+    read.genuine = genuine
+    return read
 
 
-def _as_in_file(node, folder: Path) -> None:
-    """Drop our scope and anchor each ``cfg_path`` in what was read from a folder."""
+def _as_in_file(node, folder: Path, is_net: bool = False) -> None:
+    """Drop our scope, and anchor each net's ``cfg_path``, in what a folder's file says.
+
+    The plain ``dict`` methods are used, because those of mmengine's dicts build what is
+    imported lazily.
+    """
     if isinstance(node, dict):
-        if node.get('_scope_') == 'cakd_mm':
-            del node['_scope_']
-        path = node.get('cfg_path')
-        if isinstance(path, str) and '::' not in path and (folder / path).is_file():
-            node['cfg_path'] = str(folder / path)
-        node = list(dict.values(node))
-    if isinstance(node, (list, tuple)):
+        if dict.get(node, '_scope_') == 'cakd_mm':
+            dict.pop(node, '_scope_')
+        path = dict.get(node, 'cfg_path')
+        with suppress(OSError):  # of what is too long for a path, say
+            if is_net and isinstance(path, str) and (folder / path).is_file():
+                dict.__setitem__(node, 'cfg_path', str(folder / path))
+        for name, value in list(dict.items(node)):
+            _as_in_file(value, folder, name in ('architecture', 'teacher'))
+    elif isinstance(node, (list, tuple)):
         for value in node:
-            _as_in_file(value, folder)
+            _as_in_file(value, folder, is_net)
 
 
 def load_data_only(path: str):

@@ -142,21 +142,44 @@ def test_scopes_of_others_stay(tmp_path):
     assert scopes(Config.fromfile(path).to_dict()) == {'mmpretrain'}
 
 
-def test_a_config_belongs_to_the_file_that_says_it(tmp_path):
+NET = "{name} = dict({side}=dict(cfg_path='net.py'))"
+
+
+def test_a_net_belongs_to_the_file_that_says_it(tmp_path):
     (tmp_path / 'base').mkdir()
     for file in ('base/net.py', 'net.py'):
         (tmp_path / file).write_text('model = dict()')
-    text = "student = dict(cfg_path='net.py')\nteacher = [dict(cfg_path='{}')]"
-    base = tmp_path / 'base' / 'base.py'
-    base.write_text(text.format('mmpretrain::resnet/resnet18_8xb32_in1k.py'))
+    (tmp_path / 'base/base.py').write_text(NET.format(name='model', side='teacher'))
     leaf = tmp_path / 'leaf.py'
-    leaf.write_text("_base_ = 'base/base.py'\nother = dict(cfg_path='net.py')")
+    leaf.write_text(
+        "_base_ = 'base/base.py'\n"
+        "model = dict(architecture=[dict(cfg_path='net.py')])\n"
+        "other = dict(architecture=dict(cfg_path='mmpretrain::resnet/x.py'))\n"
+        "absent = dict(teacher=dict(cfg_path='nothing.py'))\n"
+        "long = dict(teacher=dict(cfg_path='x' * 3000))\n"
+        "foreign = dict(cfg_path='net.py')\n"
+    )
     found = Config.fromfile(leaf)
-    assert found.student.cfg_path == str(tmp_path / 'base' / 'net.py')
-    assert found.other.cfg_path == str(tmp_path / 'net.py')
-    assert found.teacher[0].cfg_path.startswith('mmpretrain::')
-    leaf.write_text("other = dict(cfg_path='nothing.py')")
-    assert Config.fromfile(leaf).other.cfg_path == 'nothing.py'
+    assert found.model.teacher.cfg_path == str(tmp_path / 'base' / 'net.py')
+    assert found.model.architecture[0].cfg_path == str(tmp_path / 'net.py')
+    assert found.other.architecture.cfg_path == 'mmpretrain::resnet/x.py'
+    assert found.absent.teacher.cfg_path == 'nothing.py'
+    assert found.long.teacher.cfg_path == 'x' * 3000
+    assert found.foreign.cfg_path == 'net.py'  # none of ours to change
+
+
+def test_a_net_of_a_config_of_the_new_style(tmp_path):
+    (tmp_path / 'net.py').write_text('model = dict()')
+    (tmp_path / 'base.py').write_text(NET.format(name='model', side='teacher'))
+    (tmp_path / 'lazy.py').write_text(
+        'from mmengine.config import read_base\n'
+        'from mmengine.model import BaseModel\n'
+        'with read_base():\n    from .base import *\n'
+        'model.update(type=BaseModel, architecture=dict(cfg_path="net.py"))\n'
+    )
+    found = Config.fromfile(tmp_path / 'lazy.py')
+    for side in ('teacher', 'architecture'):
+        assert found.model[side].cfg_path == str(tmp_path / 'net.py')
 
 
 GUARD = """

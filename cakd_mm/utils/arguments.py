@@ -1,6 +1,6 @@
 """Finds misspelt arguments in a config, before they end in somebody's ``TypeError``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from inspect import Parameter, signature
 
@@ -72,12 +72,19 @@ def check_arguments(kind: type, given: Mapping, key: str) -> None:
 
 
 def check_part(
-    cfg, registry: Registry, key: str, suffix: str = '', only: str | tuple = ''
+    cfg,
+    registry: Registry,
+    key: str,
+    suffix: str = '',
+    only: str | tuple = '',
+    beside: Sequence[str] = (),
 ) -> None:
-    """Refuse misspelt arguments of what a config builds, and of parts within it.
+    """Refuse misspelt arguments of what a config builds, and of our parts within it.
 
     What is built already, and a ``type`` that the registry does not know, are left to
-    those who build it.
+    those who build it. Within a part only classes of ours are looked at, because
+    others have builders of their own: mmcv's takes ``requires_grad`` out of a
+    ``norm_cfg``, say.
 
     Args:
         cfg (dict | list): A config with a ``type``, or a list of such.
@@ -87,13 +94,15 @@ def check_part(
             Defaults to none.
         only (str | tuple[str]): Look at classes of these packages alone. Defaults to
             all.
+        beside (Sequence[str]): What the builder of such parts reads beside their
+            arguments. Defaults to none.
 
     Raises:
         TypeError: see :func:`check_arguments`.
     """
     if isinstance(cfg, (list, tuple)):
         for index, part in enumerate(cfg):
-            check_part(part, registry, f'{key}.{index}', suffix, only)
+            check_part(part, registry, f'{key}.{index}', suffix, only, beside)
         return
     if not isinstance(cfg, Mapping) or cfg.get('type') is None:
         return
@@ -106,7 +115,8 @@ def check_part(
             kind = own.get(kind + suffix)
     if not isinstance(kind, type) or not kind.__module__.startswith(only):
         return
-    check_arguments(kind, cfg, key)
+    given = {name: value for name, value in cfg.items() if name not in beside}
+    check_arguments(kind, given, key)
     for name, part in cfg.items():
         if isinstance(part, Mapping):
-            check_part(part, registry, f'{key}.{name}', only=only)
+            check_part(part, registry, f'{key}.{name}', only=only or 'cakd_mm.')

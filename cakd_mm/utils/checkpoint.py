@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -174,16 +175,18 @@ def last_scores(checkpoint: Mapping) -> dict[str, float]:
     """Return the validation scores that a checkpoint's run had logged last.
 
     mmengine writes a checkpoint before it scores the epoch, so of a checkpoint
-    ``epoch_*.pth`` these may be the scores of the epoch before.
+    ``epoch_*.pth`` these may be the scores of the epoch before. What other code has
+    put in their place is no score.
 
     Returns:
         dict[str, float]: Such as ``{'accuracy/top1': 97.2}``; empty if there are none.
     """
-    kept = (checkpoint.get('meta') or {}).get('scores')
-    if kept is not None:
-        return dict(kept)
-    scalars = (checkpoint.get('message_hub') or {}).get('log_scalars') or {}
-    return scores_in(scalars)
+    kept = _mapping(_mapping(checkpoint.get('meta')).get('scores'))
+    if kept:
+        return {k: float(v) for k, v in kept.items() if isinstance(v, Real)}
+    return scores_in(
+        _mapping(_mapping(checkpoint.get('message_hub')).get('log_scalars'))
+    )
 
 
 def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:
@@ -192,4 +195,10 @@ def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:
         name.removeprefix('val/'): float(history.current())
         for name, history in scalars.items()
         if name.startswith('val/') and '/' in name.removeprefix('val/')
+        if isinstance(history, HistoryBuffer) and len(history.data[0])
     }
+
+
+def _mapping(value) -> Mapping:
+    """Return a mapping as it is, and nothing in the place of anything else."""
+    return value if isinstance(value, Mapping) else {}

@@ -81,10 +81,23 @@ def student_model(cfg: Config) -> ConfigDict:
         )
     student = net_config(model.architecture, 'model.architecture')
     student.pop('_scope_', None)
-    if (student.get('init_cfg') or {}).get('type') == 'Pretrained':
-        del student.init_cfg  # it has the weights of the run, whatever it began with
+    _forget_pretrained(student)
     student.pop('data_preprocessor', None)
     return student
+
+
+def _forget_pretrained(net: ConfigDict) -> None:
+    """Drop the weights that a net began with; it has those of its run."""
+    init = net.get('init_cfg')
+    kept = [
+        one
+        for one in (init if isinstance(init, (list, tuple)) else [init])
+        if not (isinstance(one, Mapping) and one.get('type') == 'Pretrained')
+    ]
+    if isinstance(init, (list, tuple)):
+        net.init_cfg = kept
+    elif init is not None and not kept:
+        del net.init_cfg
 
 
 def plain_config(cfg: Config) -> Config:

@@ -41,6 +41,12 @@ from .tools import PACKAGE, other_copy
 
 # What the Runner looks up in the config beside its own arguments.
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
+# Whose arguments are checked, and what mmengine reads beside them, by registry.
+CHECKED = ('cakd_mm.', 'mmpretrain.datasets.')
+READ_BESIDE = {
+    HOOKS.name: ('priority',),
+    OPTIM_WRAPPERS.name: ('constructor', 'paramwise_cfg'),
+}
 # What mmpretrain downloads when it is not there.
 CIFAR = dict(CIFAR10=CIFAR10, CIFAR100=CIFAR100)
 # Names of what extraction leaves in a work dir.
@@ -304,7 +310,8 @@ def _check_own_arguments(cfg: Config) -> None:
     found.append((MODELS, 'data_preprocessor', cfg.get('data_preprocessor')))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         for registry, key, part in found:
-            check_part(part, registry, key, only=('cakd_mm.', 'mmpretrain.datasets.'))
+            beside = READ_BESIDE.get(registry.name, ())
+            check_part(part, registry, key, only=CHECKED, beside=beside)
 
 
 def _items(node) -> list[tuple[str, dict]]:

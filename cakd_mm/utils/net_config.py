@@ -20,6 +20,7 @@ def read_named(name: str, key: str) -> Config:
     Raises:
         FileNotFoundError: there is no such file, package or config. mmengine would
             install a package that is missing.
+        ValueError: the file is no config.
     """
     if '::' not in str(name):
         path = Path(name).expanduser()
@@ -27,7 +28,13 @@ def read_named(name: str, key: str) -> Config:
             problem = f'No such file (looked from {Path.cwd()}).'
             remedy = 'Write the path of a config, or cakd_mm::cakd/<name>.py.'
             raise FileNotFoundError(describe(key, name, problem, remedy))
-        return Config.fromfile(path)
+        try:
+            return Config.fromfile(path)
+        except OSError as error:  # mmengine's, of a file that is no config
+            problem = f'It cannot be read as a config: {error}.'
+            raise ValueError(
+                describe(key, name, problem, 'Name a .py file.')
+            ) from error
     package = name.split('::')[0]
     try:
         if find_spec(package) is None:
@@ -44,7 +51,7 @@ def read_named(name: str, key: str) -> Config:
         ) from error
 
 
-def net_config(net: dict, key: str) -> ConfigDict:
+def net_config(net: dict, key: str, read: tuple[str, ...] = ()) -> ConfigDict:
     """Return the config of a net, whole, whatever part of it is in another file.
 
     A net may be ``dict(cfg_path=...)``, the name or path of a config whose ``model`` it
@@ -62,15 +69,21 @@ def net_config(net: dict, key: str) -> ConfigDict:
     Args:
         net (dict): ``model.architecture`` or ``model.teacher``.
         key (str): Which of them, for the error.
+        read (tuple[str]): The configs that led here. Defaults to none.
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: it describes no model, or a ``type`` stands beside ``cfg_path``.
+        ValueError: it describes no model, a ``type`` stands beside ``cfg_path``, what
+            stands there cannot be merged, or the configs lead in a circle.
     """
     own = ConfigDict(copy.deepcopy(net))
     if 'cfg_path' not in own:
         return own
     name, place = own.pop('cfg_path'), f'{key}.cfg_path'
+    own.pop('_delete_', None)  # it was meant for a base that had no such net
+    if name in read:
+        problem = f'It leads back to itself: {" -> ".join((*read, name))}.'
+        raise ValueError(describe(place, name, problem, 'Name the config of a net.'))
     if own.get('type') is not None:
         problem = f'Beside it stands type={own.type!r}, the net of a base, perhaps.'
         remedy = (
@@ -82,7 +95,7 @@ def net_config(net: dict, key: str) -> ConfigDict:
     model = file.get('model') or {}
     inner = model.get('architecture')
     if inner is not None:
-        whole = net_config(inner, f'{key} -> model.architecture')
+        whole = net_config(inner, f'{key} -> model.architecture', (*read, name))
     elif model.get('type') is not None:
         whole = ConfigDict(copy.deepcopy(model))
     else:
@@ -97,7 +110,12 @@ def net_config(net: dict, key: str) -> ConfigDict:
     if not own:
         return whole
     merged = Config(dict(net=whole))
-    merged.merge_from_dict(dict(net=own))
+    try:
+        merged.merge_from_dict(dict(net=own))
+    except TypeError as error:
+        problem = f'It does not fit what {name} has there ({error}).'
+        remedy = 'Write _delete_=True into the part that replaces it.'
+        raise ValueError(describe(key, own.to_dict(), problem, remedy)) from error
     return merged.net
 
 

@@ -113,3 +113,21 @@ def test_only_one_package():
     check_part(cfg, MODELS, 'd', only='cakd_mm')
     with pytest.raises(TypeError, match=r"`d\.taau` .*'tau'"):
         check_part(cfg, MODELS, 'd')
+
+
+def test_only_parts_of_ours_are_looked_at_within_a_part():
+    """mmcv takes `requires_grad` out of a norm_cfg, which no layer knows."""
+    norm = dict(type='BN', requires_grad=True)
+    cfg = dict(type='ConvModuleConnector', in_channel=4, out_channel=4, norm_cfg=norm)
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        check_part(cfg, MODELS, 'd')
+        with pytest.raises(TypeError, match=r'`d\.in_chanel`'):
+            check_part(dict(cfg, in_chanel=4), MODELS, 'd')
+        assert MODELS.build(cfg) is not None
+
+
+def test_what_a_builder_reads_beside_the_arguments():
+    cfg = dict(type='mmrazor.KLDivergence', priority='LOW')
+    check_part(cfg, MODELS, 'd', beside=('priority',))
+    with pytest.raises(TypeError, match=r'`d\.priority`'):
+        check_part(cfg, MODELS, 'd')

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from cakd_mm.utils.checkpoint import (
     fingerprint,
+    last_scores,
     model_weights,
     read_checkpoint,
     read_foreign_weights,
@@ -89,3 +91,30 @@ def test_a_foreign_file_holds_nothing_but_tensors_among_its_weights(tmp_path):
         read_foreign_weights(str(path), 'key', 'Remedy.')
     torch.save({'model': weights()}, path)
     assert read_foreign_weights(str(path), 'key', 'Remedy.').keys() == weights().keys()
+
+
+def buffer(*values):
+    return HistoryBuffer(list(values), [1] * len(values))
+
+
+@pytest.mark.parametrize(
+    ('content', 'expected'),
+    [
+        ({}, {}),
+        (dict(meta=dict(scores={'accuracy/top1': 97})), {'accuracy/top1': 97.0}),
+        (
+            dict(message_hub=dict(log_scalars={'val/accuracy/top1': buffer(1.0, 2.0)})),
+            {'accuracy/top1': 2.0},
+        ),
+        # What other code may have written there is no score, and no error.
+        (dict(meta='resnet'), {}),
+        (dict(meta=['a']), {}),
+        (dict(meta=dict(scores=[1, 2])), {}),
+        (dict(meta=dict(scores=dict(top1='97%', top5=99))), {'top5': 99.0}),
+        (dict(message_hub=object()), {}),
+        (dict(message_hub=dict(log_scalars={'val/accuracy/top1': buffer()})), {}),
+        (dict(message_hub=dict(log_scalars={'val/accuracy/top1': 97.0})), {}),
+    ],
+)
+def test_the_last_scores_of_a_checkpoint(content, expected):
+    assert last_scores(content) == expected

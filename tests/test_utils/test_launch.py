@@ -645,6 +645,28 @@ class TestBuildRunner:
         with pytest.raises(TypeError, match=f'`{re.escape(key)}` = .*{like!r}'):
             launch.build_runner(cfg)
 
+    @pytest.mark.parametrize(
+        'options',
+        [
+            {'default_hooks.terms.priority': 70},
+            {
+                'custom_hooks': [
+                    dict(type='DistillWarmupHook', epochs=1, priority='LOW'),
+                    dict(type='StudentEMAHook', momentum=0.1, interval=2),
+                ]
+            },
+            {
+                'optim_wrapper.type': 'CPUAmpOptimWrapper',
+                'optim_wrapper.constructor': 'DefaultOptimWrapperConstructor',
+                'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0),
+            },
+        ],
+    )
+    def test_what_mmengine_reads_itself_is_no_mistake(self, options):
+        cfg = digits_config('cakd/demo_digits.py')
+        cfg.merge_from_dict(options)
+        launch._check_own_arguments(cfg)
+
     def test_every_shipped_config_is_spelt_right(self):
         for path in sorted(CONFIGS.glob('*/*digits*.py')):
             launch._check_own_arguments(Config.fromfile(path))

@@ -86,6 +86,60 @@ def test_published_weights():
 
 
 @pytest.mark.parametrize(
+    ('init', 'kept'),
+    [
+        (dict(type='Pretrained', checkpoint='x'), None),
+        (dict(type='Kaiming', layer='Conv2d'), dict(type='Kaiming', layer='Conv2d')),
+        (
+            [dict(type='Pretrained', checkpoint='x'), dict(type='Constant', val=1)],
+            [dict(type='Constant', val=1)],
+        ),
+    ],
+)
+def test_an_extracted_student_forgets_what_it_began_with(init, kept):
+    """mmpretrain's Swin has a list."""
+    net = dict(type='ImageClassifier', init_cfg=init)
+    cfg = Config(dict(model=dict(architecture=net)))
+    assert student_model(cfg).get('init_cfg') == kept
+
+
+def test_delete_that_no_base_has_used_up_leaves_the_file_s_net():
+    name = 'cakd_mm::vanilla/resnet8_digits.py'
+    net = dict(_delete_=True, cfg_path=name, head=dict(num_classes=5))
+    found = net_config(net, KEY)
+    assert (found.backbone.depth, found.head.num_classes) == (8, 5)
+    assert '_delete_' not in found
+
+
+def test_a_circle_is_named(tmp_path):
+    for own, other in (('a', 'b'), ('b', 'a')):
+        text = f"model = dict(architecture=dict(cfg_path='{other}.py'))"
+        (tmp_path / f'{own}.py').write_text(text)
+    start = str(tmp_path / 'a.py')
+    with pytest.raises(ValueError, match=r'cfg_path` = .*a\.py -> .*b\.py -> .*a\.py'):
+        net_config(dict(cfg_path=start), KEY)
+
+
+def test_what_cannot_be_merged(tmp_path):
+    swin = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
+    with pytest.raises(ValueError, match=rf'`{KEY}` = .*init_cfg.*_delete_=True'):
+        net_config(dict(cfg_path=swin, init_cfg=dict(type='Kaiming')), KEY)
+    (tmp_path / 'net.py').write_text("model = dict(type='X', neck=None)")
+    neck = dict(type='GlobalAveragePooling')
+    net = dict(cfg_path=str(tmp_path / 'net.py'), neck=neck)
+    with pytest.raises(ValueError, match=rf'`{KEY}` = .*neck.*_delete_=True'):
+        net_config(net, KEY)
+    net['neck'] = dict(neck, _delete_=True)
+    assert net_config(net, KEY).neck == neck
+
+
+def test_a_file_that_is_no_config(tmp_path):
+    (tmp_path / 'net.txt').write_text('model = dict()')
+    with pytest.raises(ValueError, match=r'cfg_path` = .*net\.txt.*read as a config'):
+        net_config(dict(cfg_path=str(tmp_path / 'net.txt')), KEY)
+
+
+@pytest.mark.parametrize(
     ('net', 'error', 'problem'),
     [
         (dict(cfg_path='nothing.py'), FileNotFoundError, 'No such file'),

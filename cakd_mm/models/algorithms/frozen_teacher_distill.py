@@ -108,7 +108,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         data_preprocessor: dict | nn.Module | None = None,
         **kwargs,
     ) -> None:
-        check_arguments(type(self), kwargs, 'model')
+        check_arguments(FrozenTeacherDistill, kwargs, 'model')
         parts = dict(distiller=distiller, teacher=teacher, architecture=architecture)
         for name, part in parts.items():
             if part is None:

@@ -65,7 +65,7 @@ class StrictDistiller(ConfigurableDistiller):
         balancer: dict | None = None,
         **kwargs,
     ) -> None:
-        check_arguments(type(self), kwargs, HEAD)
+        check_arguments(StrictDistiller, kwargs, HEAD)
         losses, mappings = distill_losses or {}, loss_forward_mappings or {}
         _check_pairing(losses, mappings)
         names = {

@@ -15,6 +15,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import build, digits_config, distill_config, save_teacher
 
+from cakd_mm.models.algorithms import FrozenTeacherDistill
 from cakd_mm.models.algorithms import teacher as teacher_module
 
 
@@ -502,3 +503,26 @@ class TestWhatTheLogSays:
         build_algorithm(distill_config(tmp_path, **options))
         ((level, text),) = lines
         assert level == 'WARNING' and 'random weights' in text
+
+
+def test_a_subclass_may_have_arguments_of_its_own(tmp_path):
+    """What it passes on is checked by what it passes it to."""
+
+    @MODELS.register_module(force=True)
+    class OwnDistill(FrozenTeacherDistill):
+        def __init__(self, distiller, teacher, architecture, teacher_ckpt, **kwargs):
+            kwargs.pop('of_its_own')
+            parts = dict(distiller=distiller, teacher=teacher)
+            super().__init__(
+                **parts,
+                architecture=architecture,
+                teacher_ckpt=teacher_ckpt,
+                calculate_student_loss=False,
+                data_preprocessor=kwargs['data_preprocessor'],
+            )
+
+    try:
+        cfg = distill_config(tmp_path, model__type='OwnDistill', model__of_its_own=1)
+        assert build_algorithm(cfg).calculate_student_loss is False
+    finally:
+        MODELS.module_dict.pop('OwnDistill')
