@@ -20,7 +20,8 @@ from cakd_mm.cli import main
 PAGE = (ROOT / 'docs' / 'own_data.md').read_text(encoding='utf-8')
 BLOCKS = re.findall(r'```(python|bash)\n(.*?)```', PAGE, flags=re.DOTALL)
 CLASSES = ('zero', 'one', 'two', 'three', 'four')
-FILES = ['data', 'teacher', 'student', 'student_feature', 'mixup', 'adamw', 'curves']
+FILES = ['data', 'teacher', 'student', 'alone', 'student_feature']
+FILES += ['mixup', 'adamw', 'curves']
 
 
 def write_images(folder):
@@ -94,6 +95,17 @@ def check_runs(runs):
     assert max(first[step] for step in (6, 7, 8)) > 50
     (feature,) = scalars(runs / 'student_feature', 'distill.loss_feature')
     assert min(feature.values()) > 0
+    for name in ('alone', 'student_feature'):
+        assert list(scalars(runs / name, 'accuracy/top1')[0]) == list(range(1, 9))
+
+
+def check_compared(folder):
+    """The same student and schedule, with and without its teacher."""
+    table = (folder / 'compared' / 'sweep.md').read_text()
+    rows = [line.split('|')[1].strip() for line in table.splitlines() if '|' in line]
+    assert rows[2:] == ['student', 'alone']
+    for key in ('lr', 'weight_decay', 'milestones', 'max_epochs', 'batch_size'):
+        assert key not in table
 
 
 def check_resumed(runs):
@@ -147,6 +159,7 @@ def test_the_page(tmp_path, monkeypatch):
     assert names == FILES
     runs = folder / 'work_dirs'
     check_runs(runs)
+    check_compared(folder)
     check_resumed(runs)
     check_variations(runs)
     check_students(runs)

@@ -81,10 +81,9 @@ def check_part(
 ) -> None:
     """Refuse misspelt arguments of what a config builds, and of our parts within it.
 
-    What is built already, and a ``type`` that the registry does not know, are left to
-    those who build it. Within a part only classes of ours are looked at, because
-    others have builders of their own: mmcv's takes ``requires_grad`` out of a
-    ``norm_cfg``, say.
+    What is built already is left alone. Within a part only classes of ours are looked
+    at, because others have builders of their own: mmcv's takes ``requires_grad`` out of
+    a ``norm_cfg``, say.
 
     Args:
         cfg (dict | list): A config with a ``type``, or a list of such.
@@ -99,6 +98,7 @@ def check_part(
 
     Raises:
         TypeError: see :func:`check_arguments`.
+        KeyError: the registry has no such ``type``.
     """
     if isinstance(cfg, (list, tuple)):
         for index, part in enumerate(cfg):
@@ -108,15 +108,47 @@ def check_part(
         return
     kind = cfg['type']
     if isinstance(kind, str):
-        with (
-            suppress(RuntimeError),  # mmengine's of a name that it cannot make out
-            registry.switch_scope_and_registry(cfg.get('_scope_')) as own,
-        ):
-            kind = own.get(kind + suffix)
+        kind = _class_named(kind, registry, suffix, cfg.get('_scope_'))
+        if kind is None:
+            _refuse_type(cfg['type'], registry, suffix, cfg.get('_scope_'), key)
+    _check_known(cfg, kind, registry, key, only, beside)
+
+
+def _check_known(
+    cfg: Mapping, kind, registry: Registry, key: str, only, beside
+) -> None:
     if not isinstance(kind, type) or not kind.__module__.startswith(only):
         return
     given = {name: value for name, value in cfg.items() if name not in beside}
     check_arguments(kind, given, key)
     for name, part in cfg.items():
-        if isinstance(part, Mapping):
-            check_part(part, registry, f'{key}.{name}', only=only or 'cakd_mm.')
+        inner = part.get('type') if isinstance(part, Mapping) else None
+        if isinstance(inner, str):
+            inner = _class_named(inner, registry, '', part.get('_scope_'))
+        _check_known(part, inner, registry, f'{key}.{name}', only or 'cakd_mm.', ())
+
+
+def _class_named(name: str, registry: Registry, suffix: str, scope: str | None):
+    """Return the class that a registry has for a type; None if it has none."""
+    with (
+        suppress(RuntimeError),  # mmengine's of a name that it cannot make out
+        registry.switch_scope_and_registry(scope) as own,
+    ):
+        return own.get(name + suffix)
+    return None
+
+
+def _refuse_type(
+    name: str, registry: Registry, suffix: str, scope: str | None, key: str
+) -> None:
+    """Name what there is like a type that the registry does not know."""
+    with registry.switch_scope_and_registry(scope) as own:
+        known: set[str] = set()
+        place: Registry | None = own
+        while place is not None:
+            known |= {x for x in place.module_dict if x.endswith(suffix)}
+            place = place.parent
+    known = {x.removesuffix(suffix) for x in known}
+    problem = f'There is no class of that name in the registry of {own.name!r}.'
+    remedy = f'Like it: {nearest(name, known)}. A class of your own has to be imported '
+    raise KeyError(describe(f'{key}.type', name, problem, f'{remedy}(custom_imports).'))

@@ -1,6 +1,7 @@
 """From a distillation run to a plain mmpretrain checkpoint and config."""
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,8 @@ KEPT = (
     'log_level',
 )
 KEY = 'checkpoint'
+# Stems of the files that extraction writes: at the end of a run, and of a checkpoint.
+EXTRACTED = re.compile(r'student(_ema|_best.*)?|(epoch|iter|best)_.*_student')
 
 
 def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """What every command-line tool does between its arguments and the Runner."""
 
 import argparse
+import logging
 import os
-import re
 import sys
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -15,12 +15,14 @@ import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
+from mmengine.logging import print_log
 from mmengine.registry import (
     DATASETS,
     HOOKS,
     LOOPS,
     MODELS,
     OPTIM_WRAPPERS,
+    OPTIMIZERS,
     RUNNERS,
     DefaultScope,
 )
@@ -33,7 +35,7 @@ from ..version import __version__
 from .arguments import check_part
 from .checkpoint import is_remote, load_strictly, model_weights, read_checkpoint
 from .errors import describe, nearest
-from .extract import plain_config
+from .extract import EXTRACTED, plain_config
 from .model import unwrap
 from .net_config import read_named
 from .provenance import cores
@@ -42,15 +44,13 @@ from .tools import PACKAGE, other_copy
 # What the Runner looks up in the config beside its own arguments.
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
 # Whose arguments are checked, and what mmengine reads beside them, by registry.
-CHECKED = ('cakd_mm.', 'mmpretrain.datasets.')
+CHECKED = ('cakd_mm.', 'mmpretrain.datasets.', 'torch.optim.')
 READ_BESIDE = {
     HOOKS.name: ('priority',),
     OPTIM_WRAPPERS.name: ('constructor', 'paramwise_cfg'),
 }
 # What mmpretrain downloads when it is not there.
 CIFAR = dict(CIFAR10=CIFAR10, CIFAR100=CIFAR100)
-# Names of what extraction leaves in a work dir.
-OF_THE_STUDENT = re.compile(r'student(_ema|_best.*)?')
 # Whoever has set one of these has chosen the number of threads.
 THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -80,7 +80,7 @@ def read_config(args: argparse.Namespace) -> Config:
         KeyError: ``--cfg-options`` names a key that nobody reads.
     """
     cfg = read_named(args.config, 'config')
-    if OF_THE_STUDENT.fullmatch(Path(cfg.filename).stem):
+    if EXTRACTED.fullmatch(Path(cfg.filename).stem):
         # The Runner copies the config into the work dir under its own name, where the
         # plain student's config would be lost (and this copy, when training ends).
         renamed = Path(cfg.filename).with_suffix('').as_posix() + '_run.py'
@@ -269,7 +269,29 @@ def check_checkpoints(cfg: Config) -> None:
         path, key = path or find_latest_checkpoint(cfg.work_dir), '--resume'
     if path and not is_remote(path):
         remedy = 'Name an earlier checkpoint of the work dir.'
-        read_checkpoint(path, key, remedy)
+        checkpoint = read_checkpoint(path, key, remedy)
+        if cfg.get('resume'):
+            _mention_scheduler(cfg, checkpoint, path)
+
+
+def _mention_scheduler(cfg: Config, checkpoint: dict, path: str) -> None:
+    """Warn that a resumed run keeps the schedule of the learning rate it began with."""
+    text = (checkpoint.get('meta') or {}).get('cfg')
+    if not isinstance(text, str):
+        return
+    before = Config.fromstring(text, '.py').get('param_scheduler')
+    if before != cfg.get('param_scheduler'):
+        print_log(
+            describe(
+                'param_scheduler',
+                cfg.get('param_scheduler'),
+                f'{path} was trained with {before}, and mmengine goes on with that.',
+                'To change the schedule, write model.student_ckpt=... (load_from of a '
+                'plain classifier) and begin anew.',
+            ),
+            'current',
+            logging.WARNING,
+        )
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -294,7 +316,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def _check_own_arguments(cfg: Config) -> None:
-    """Refuse misspelt arguments of our classes and of mmpretrain's data sets.
+    """Refuse misspelt arguments of our classes, of data sets and of optimizers.
 
     Others have their own errors.
     """
@@ -306,7 +328,9 @@ def _check_own_arguments(cfg: Config) -> None:
         found.append((LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')))
         loader = f'{stage}_dataloader'
         found += [(DATASETS, *part) for part in datasets(loader, cfg.get(loader))]
-    found.append((OPTIM_WRAPPERS, 'optim_wrapper', cfg.get('optim_wrapper')))
+    wrapper = cfg.get('optim_wrapper') or {}
+    found.append((OPTIM_WRAPPERS, 'optim_wrapper', wrapper))
+    found.append((OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer')))
     found.append((MODELS, 'data_preprocessor', cfg.get('data_preprocessor')))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         for registry, key, part in found:

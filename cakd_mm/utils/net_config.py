@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 
-from .errors import describe
+from .errors import describe, nearest
 
 
 def read_named(name: str, key: str) -> Config:
@@ -41,14 +41,23 @@ def read_named(name: str, key: str) -> Config:
             raise FileNotFoundError(f'no package {package!r}')
         return get_config(name)
     except (AssertionError, FileNotFoundError, ValueError) as error:
-        raise FileNotFoundError(
-            describe(
-                key,
-                name,
-                f'It cannot be read: {error}.',
-                'Write cakd_mm::cakd/<name>.py, or the path of a file.',
-            )
-        ) from error
+        problem = f'It cannot be read: {error!s:.200}.'
+        remedy = 'Write cakd_mm::cakd/<name>.py, or the path of a file.'
+        like = _names_like(name)
+        if like:
+            remedy = f'Like it: {like}.'
+        raise FileNotFoundError(describe(key, name, problem, remedy)) from error
+
+
+def _names_like(name: str) -> str:
+    """Return the names of a package's configs that are most like one."""
+    package, _, path = name.partition('::')
+    spec = find_spec(package) if package else None
+    if spec is None or spec.origin is None:
+        return ''
+    configs = Path(spec.origin).parent / '.mim' / 'configs'
+    names = [x.relative_to(configs).as_posix() for x in configs.rglob('*.py')]
+    return nearest(name, [f'{package}::{x}' for x in names]) if names else ''
 
 
 def net_config(net: dict, key: str, read: tuple[str, ...] = ()) -> ConfigDict:

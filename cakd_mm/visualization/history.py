@@ -7,6 +7,7 @@ from statistics import mode
 from mmengine.config import Config
 
 from ..utils.errors import describe
+from ..utils.extract import EXTRACTED
 from ..utils.runs import METRIC, logged_lines
 
 LOG = '*/vis_data/scalars.json'
@@ -77,7 +78,7 @@ def is_run(work_dir: Path) -> bool:
 
 def configs_of(work_dir: Path) -> list[Path]:
     """Return the configs that training has left in a work dir, the newest first."""
-    found = [file for file in work_dir.glob('*.py') if file.name != 'student.py']
+    found = [x for x in work_dir.glob('*.py') if not EXTRACTED.fullmatch(x.stem)]
     return sorted(found, key=lambda file: (-file.stat().st_mtime, file.name))
 
 

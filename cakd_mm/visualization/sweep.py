@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mmengine.runner import Runner
 
 from ..utils.errors import describe
+from ..utils.extract import EXTRACTED
 from ..utils.paired_statistics import mean_curve
 from .history import LOG, configs_of, is_run, read_history
 
@@ -200,13 +201,19 @@ def read_run(work_dir: Path) -> SweptRun:
     configs = configs_of(work_dir)
     return SweptRun(
         work_dir=work_dir,
-        config=configs[0].stem if configs else work_dir.resolve().name,
+        config=name_of(configs[0].stem) if configs else work_dir.resolve().name,
         settings=settings_of({k: v for k, v in content.items() if k in RUN_KEYS}),
         seed=(content.get('randomness') or {}).get('seed'),
         scores=history.scores,
         length=content['train_cfg']['max_epochs' if by_epoch else 'max_iters'],
         unit='epoch' if by_epoch else 'iteration',
     )
+
+
+def name_of(stem: str) -> str:
+    """Return a config's own name; the copy of ``student.py`` is ``student_run.py``."""
+    own = stem.removesuffix('_run')
+    return own if EXTRACTED.fullmatch(own) else stem
 
 
 def group_runs(runs: Sequence[SweptRun]) -> list[Group]:

@@ -1,8 +1,8 @@
 """Misspelt arguments of a config, found before they reach a class."""
 
 import pytest
-from mmengine.registry import DefaultScope
-from mmrazor.registry import MODELS
+from mmengine.registry import HOOKS, DefaultScope
+from mmrazor.registry import MODELS, TASK_UTILS
 from torch import nn
 
 from cakd_mm.engine.hooks import StudentEMAHook
@@ -102,7 +102,7 @@ def test_parts_within_parts(change, key, like):
 
 
 @pytest.mark.parametrize(
-    'cfg', [None, 'text', nn.ReLU(), {}, dict(type='NoSuchLoss', x=1), dict(x=1)]
+    'cfg', [None, 'text', nn.ReLU(), {}, dict(x=1), [], dict(type=len, x=1)]
 )
 def test_what_is_left_to_those_who_build_it(cfg):
     check_part(cfg, MODELS, 'd')
@@ -131,3 +131,29 @@ def test_what_a_builder_reads_beside_the_arguments():
     check_part(cfg, MODELS, 'd', beside=('priority',))
     with pytest.raises(TypeError, match=r'`d\.priority`'):
         check_part(cfg, MODELS, 'd')
+
+
+@pytest.mark.parametrize(
+    ('name', 'suffix', 'registry', 'like'),
+    [
+        ('CAKDLogitLos', '', MODELS, 'CAKDLogitLoss'),
+        ('ModuleOutput', 'Recorder', TASK_UTILS, 'ModuleOutputs'),
+        ('StudentEmaHook', '', HOOKS, 'StudentEMAHook'),
+    ],
+)
+def test_a_misspelt_type(name, suffix, registry, like):
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        match = f'`d.type` = {name!r}.*{like!r}.*custom_imports'
+        with pytest.raises(KeyError, match=match):
+            check_part(dict(type=name), registry, 'd', suffix)
+        check_part(dict(type=like), registry, 'd', suffix)
+
+
+def test_types_within_a_part_may_be_somebody_else_s():
+    """`init_cfg` names an initialiser, which is in another registry."""
+    init = dict(type='Kaiming', layer='Conv2d')
+    cfg = dict(type='ImageClassifier', backbone=dict(type='X'), init_cfg=init)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        check_part(cfg, MODELS, 'd')
+        with pytest.raises(TypeError, match=r"`d\.backbonee` = .*'backbone'"):
+            check_part(dict(cfg, backbonee=1), MODELS, 'd')

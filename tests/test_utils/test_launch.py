@@ -495,6 +495,28 @@ class TestStudentNames:
         assert launch.read_config(arguments(leaf)).work_dir == f'work_dirs/{name}'
 
 
+class TestCheckCheckpoints:
+    @pytest.mark.parametrize('resume', [True, False])
+    @pytest.mark.parametrize('milestones', [[6, 9], [4, 5]])
+    def test_a_resumed_run_keeps_its_schedule(
+        self, tmp_path, monkeypatch, resume, milestones
+    ):
+        """mmengine restores the scheduler's state over whatever the config says."""
+        texts = []
+        monkeypatch.setattr(launch, 'print_log', lambda text, *_: texts.append(text))
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        path = tmp_path / 'epoch_1.pth'
+        weights = build(cfg.model).state_dict()
+        torch.save(dict(meta=dict(cfg=cfg.pretty_text), state_dict=weights), path)
+        cfg.param_scheduler.milestones = milestones
+        cfg.load_from, cfg.resume = str(path), resume
+        launch.check_checkpoints(cfg)
+        assert len(texts) == (resume and milestones == [4, 5])
+        if texts:
+            assert '`param_scheduler` = ' in texts[0]
+            assert '[4, 5]' in texts[0] and '[6, 9]' in texts[0]
+
+
 class TestMentionBatch:
     @pytest.mark.parametrize(
         ('own', 'base', 'enable', 'ranks', 'warned'),
@@ -631,6 +653,11 @@ class TestBuildRunner:
                 {'train_dataloader.dataset.splitt': 'train'},
                 'train_dataloader.dataset.splitt',
                 'split',
+            ),
+            (
+                {'optim_wrapper.optimizer.type': 'AdamW'},
+                'optim_wrapper.optimizer.momentum',
+                'foreach',
             ),
             (
                 {'train_dataloader.dataset.type': 'CustomDataset'},

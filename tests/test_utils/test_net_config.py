@@ -144,6 +144,16 @@ def test_a_file_that_is_no_config(tmp_path):
     [
         (dict(cfg_path='nothing.py'), FileNotFoundError, 'No such file'),
         (dict(cfg_path='mmpretrain::x/nothing.py'), FileNotFoundError, 'nothing.py'),
+        (
+            dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1kk.py'),
+            FileNotFoundError,
+            "Like it: 'mmpretrain::resnet/resnet18_8xb32_in1k.py'",
+        ),
+        (
+            dict(cfg_path='cakd_mm::cakd/demo_digit.py'),
+            FileNotFoundError,
+            "Like it: 'cakd_mm::cakd/demo_digits.py'",
+        ),
         (dict(cfg_path='no_package::x/y.py'), FileNotFoundError, "'no_package'"),
         (dict(cfg_path=R18, type='X'), ValueError, "type='X'.*_delete_=True"),
         (
@@ -166,7 +176,7 @@ def test_errors_name_the_key(monkeypatch, net, error, problem):
     net = {
         k: v.format(configs=CONFIGS) if k == 'cfg_path' else v for k, v in net.items()
     }
-    if net['cfg_path'].startswith('mmpretrain'):
+    if net['cfg_path'].startswith(('mmpretrain', 'cakd_mm')):
         monkeypatch.setattr('mmengine.hub.hub.install_package', lambda name: None)
     with pytest.raises(error, match=rf'`model\.teacher\.cfg_path` = .*{problem}'):
         net_config(net, KEY)

@@ -3,7 +3,8 @@
 import pytest
 from tiny_runs import METRIC, steps, write_log
 
-from cakd_mm.visualization.history import History, read_history
+from cakd_mm.visualization.history import History, configs_of, read_history
+from cakd_mm.visualization.sweep import name_of
 
 
 def test_a_resumed_run_is_joined(tmp_path):
@@ -63,3 +64,19 @@ def test_a_config_by_the_run_is_found(tmp_path):
     (tmp_path / 'demo.py').unlink()
     with pytest.raises(FileNotFoundError, match='Copy the config'):
         read_history(tmp_path)
+
+
+def test_extracted_students_are_no_configs_of_a_run(tmp_path):
+    names = (
+        'student',
+        'student_best',
+        'student_ema',
+        'epoch_29_student',
+        'student_run',
+    )
+    for name in names:
+        (tmp_path / f'{name}.py').touch()
+    assert [path.stem for path in configs_of(tmp_path)] == ['student_run']
+    assert [name_of(x) for x in ('student_run', 'my_run', 'kd')] == [
+        *('student', 'my_run', 'kd')
+    ]

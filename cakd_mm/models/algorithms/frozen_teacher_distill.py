@@ -26,6 +26,7 @@ from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ..runtime import build_runtime, check_reach
 from .teacher import (
+    build_net,
     build_teacher,
     check_batch_augments,
     check_classes,
@@ -169,7 +170,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         written = None
         if isinstance(architecture, dict):
             written = net_config(architecture, 'model.architecture')
-            architecture = MODELS.build(copy.deepcopy(written))
+            architecture = build_net(copy.deepcopy(written), 'model.architecture')
         if isinstance(data_preprocessor, dict):
             # With its scope, where batch_augments are found.
             default = dict(type='mmpretrain.BatchPreprocessor', _scope_='mmpretrain')

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
 from torch import nn
 
+from ...utils.arguments import check_part
 from ...utils.checkpoint import (
     hash_of,
     is_remote,
@@ -49,7 +50,7 @@ def build_teacher(
     if checkpoint is not None:
         require_file(checkpoint, key, remedy)
     if isinstance(teacher, dict):
-        teacher = MODELS.build(net_config(teacher, 'model.teacher'))
+        teacher = build_net(net_config(teacher, 'model.teacher'), 'model.teacher')
     if checkpoint is None:
         teacher.init_weights()
         text = 'The teacher has random weights (allow_random_teacher=True): it knows '
@@ -60,6 +61,17 @@ def build_teacher(
     load_strictly(teacher, model_weights(content), key, checkpoint, remedy)
     print_log(_introduce(teacher, checkpoint, content), 'current')
     return teacher
+
+
+def build_net(net: dict, key: str) -> BaseModel:
+    """Build a net; a key that its class does not take is named.
+
+    Raises:
+        TypeError: there is such a key.
+        KeyError: there is no class of its type.
+    """
+    check_part(net, MODELS, key, only=('mmpretrain.models.classifiers.', 'cakd_mm.'))
+    return MODELS.build(net)
 
 
 def _introduce(teacher: BaseModel, checkpoint: str, content: Mapping) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ...utils.errors import describe
+from ...utils.errors import describe, nearest
 from ..task_modules.taps import points_of
 
 CONNECTORS = ('PooledConnector', 'MapConnector')
@@ -34,7 +34,7 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
     distiller = copy.deepcopy(distiller)
     if not isinstance(distiller, Mapping):
         return distiller
-    unknown: dict[str, str | None] = {}  # the tap of each key that stays empty
+    unknown: dict[str, str] = {}  # the tap of each key that stays empty
     for name, mapping in (distiller.get('loss_forward_mappings') or {}).items():
         loss = (distiller.get('distill_losses') or {}).get(name)
         ours, theirs = mapping.get('preds_S'), mapping.get('preds_T')
@@ -133,7 +133,7 @@ def _source(distiller: dict, side: str, recorder) -> str | None:
 
 
 def _width(
-    net: nn.Module, source: str | None, key: str, unknown: dict[str, str | None]
+    net: nn.Module, source: str | None, key: str, unknown: dict[str, str]
 ) -> int | None:
     """Return the channels that the module named ``source`` puts out.
 
@@ -146,16 +146,26 @@ def _width(
         width = point.channels if point else None
         width = width or _last_width(dict(net.named_modules()).get(source))
     if width is None:
-        unknown[key] = source
+        unknown[key] = f'{source!r}{_absence(net, source)}'
     return width
 
 
-def _refuse(unknown: dict[str, str | None]) -> None:
+def _absence(net: nn.Module, source: str | None) -> str:
+    """Say that a tap is not there, because then a number is not what is missing."""
+    known = {name for name, _ in net.named_modules()} | points_of(net).keys()
+    if source is None:
+        return ', of which there is no recorder,'
+    if source in known:
+        return ''
+    return f', of which there is no module (like it: {nearest(source, known)}),'
+
+
+def _refuse(unknown: dict[str, str]) -> None:
     """Ask for all widths of a loss at once that its nets do not tell."""
-    taps = ' and of '.join(dict.fromkeys(map(repr, unknown.values())))
+    taps = ' and of '.join(dict.fromkeys(unknown.values()))
     keys = ' and '.join(f'{key}=64' for key in unknown)
     problem = f'The width of {taps} cannot be told from the net.'
-    remedy = f'Write the number of its channels: {keys}, say.'
+    remedy = f'Correct the recorder, or write the number of its channels: {keys}, say.'
     raise ValueError(describe(next(iter(unknown)), None, problem, remedy))
 
 

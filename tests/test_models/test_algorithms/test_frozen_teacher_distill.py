@@ -393,6 +393,13 @@ class TestUserErrors:
         with pytest.raises(TypeError, match=rf'`model\.{key}` = .*{like!r}'):
             build_algorithm(cfg)
 
+    @pytest.mark.parametrize('side', ['architecture', 'teacher'])
+    def test_a_misspelt_key_of_a_net(self, tmp_path, side):
+        cfg = distill_config(tmp_path, **{f'model__{side}__backbonee': 1})
+        match = rf"`model\.{side}\.backbonee` = 1: ImageClassifier.*'backbone'"
+        with pytest.raises(TypeError, match=match):
+            build_algorithm(cfg)
+
     @pytest.mark.parametrize('key', ['architecture', 'teacher', 'distiller'])
     def test_a_part_that_is_missing_or_misspelt(self, tmp_path, key):
         cfg = distill_config(tmp_path)

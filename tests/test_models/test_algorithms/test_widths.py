@@ -247,7 +247,8 @@ def test_a_built_distiller_stays(student, teacher):
         ),
         pytest.param(
             method('neck', 'backbone.stage9'),
-            r"connectors\.fit\.out_channels` = None.*'backbone\.stage9'",
+            r"connectors\.fit\.out_channels` = None.*'backbone\.stage9', of which "
+            r"there is no module \(like it: 'backbone\.stage\d'.*Correct the recorder",
             id='out',
         ),
         pytest.param(
@@ -267,7 +268,8 @@ def test_a_built_distiller_stays(student, teacher):
         ),
         pytest.param(
             {**method(), 'student_recorders': None},
-            r'connectors\.fit\.in_channels` = None: The width of None',
+            r'connectors\.fit\.in_channels` = None: The width of None, of which there '
+            'is no recorder',
             id='no-recorder',
         ),
     ],
