@@ -17,6 +17,7 @@ from ..utils.paired_statistics import mean_curve
 from .history import LOG, configs_of, is_run, read_history
 
 MOST_LEAVES = 8
+MOST_COLUMNS = 8
 DASH = '–'
 MISSING = object()
 Settings = dict | Hashable  # of a config or a part of it; MISSING too
@@ -402,14 +403,35 @@ def differs_entirely(values: Sequence[Settings]) -> bool:
 
 
 def sweep_table(sweep: Sweep) -> str:
-    """Return the table of a sweep, in Markdown, and what has to be said about it."""
+    """Return the table of a sweep, in Markdown, and what has to be said about it.
+
+    A few keys that differ are columns; of more than :data:`MOST_COLUMNS` each is a line
+    below the table, because nobody can read such a wide one.
+    """
     columns = differing([group.settings for group in sweep.groups])
-    head = ['config', *(column.heading for column in columns), 'seeds', sweep.unit]
-    head.append('last top-1 (%)')
-    rows = [row for group in sweep.groups for row in table_rows(group, columns)]
+    listed = columns if len(columns) > MOST_COLUMNS else []
+    shown = [] if listed else columns
+    head = ['config', 'seeds', sweep.unit, 'last top-1 (%)']
+    head += [column.heading for column in shown]
+    rows = [row for group in sweep.groups for row in table_rows(group, shown)]
     lines = [head, ['---'] * len(head), *rows]
-    table = ['| ' + ' | '.join(map(cell, line)) + ' |' for line in lines]
-    return '\n'.join([*table, '', *notes(sweep)]) + '\n'
+    text = ['| ' + ' | '.join(map(cell, line)) + ' |' for line in lines]
+    text += ['', *notes(sweep)]
+    if listed:
+        text += ['', 'What differs:', '', *(spelt_out(x, sweep.groups) for x in listed)]
+    return '\n'.join(text) + '\n'
+
+
+def spelt_out(column: Column, groups: Sequence[Group]) -> str:
+    """Return a line with each value of a key, and the configs that have it."""
+    configs: dict[str, list[str]] = {}
+    for group in groups:
+        configs.setdefault(column.value(group.settings), []).append(group.config)
+    configs.pop(DASH, None)  # the others do not have the key
+    parts = (
+        f'{value} ({", ".join(dict.fromkeys(own))})' for value, own in configs.items()
+    )
+    return f'- {column.heading}: {"; ".join(parts)}'
 
 
 def cell(text: str) -> str:
@@ -419,14 +441,16 @@ def cell(text: str) -> str:
 
 def table_rows(group: Group, columns: Sequence[Column]) -> list[list[str]]:
     """Return the row of a group's finished runs, and one of each unfinished run."""
-    first = [group.config, *(column.value(group.settings) for column in columns)]
+    values = [column.value(group.settings) for column in columns]
     rows = []
     if group.finished:
         seeds = ', '.join(seed_name(run.seed) for run in group.finished)
-        rows.append([*first, seeds, str(group.finished[0].length), group.result])
+        length = str(group.finished[0].length)
+        rows.append([group.config, seeds, length, group.result, *values])
     for run in group.unfinished:
         part = f'{run.end} of {run.length}, unfinished'
-        rows.append([*first, seed_name(run.seed), part, f'{run.top1:.2f}'])
+        score = f'{run.top1:.2f}'
+        rows.append([group.config, seed_name(run.seed), part, score, *values])
     return rows
 
 

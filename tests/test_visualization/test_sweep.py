@@ -5,6 +5,7 @@ from tiny_runs import DEMO, METRIC, steps, write_log
 
 from cakd_mm.visualization.sweep import (
     DASH,
+    MOST_COLUMNS,
     differing,
     draw_sweep,
     find_runs,
@@ -61,13 +62,13 @@ def three_taus(tmp_path):
 def test_a_row_for_each_group(three_taus):
     sweep = read_sweep(find_runs([three_taus]))
     head, *rows = rows_of(sweep_table(sweep))
-    assert head == ['config', f'`{TAU}`', 'seeds', 'epochs', 'last top-1 (%)']
+    assert head == ['config', 'seeds', 'epochs', 'last top-1 (%)', f'`{TAU}`']
     # statistics.stdev([62, 64, 69]); the unfinished run's 99 is in no mean, and the
     # best epochs (62, 66, 69) are not what is averaged.
     assert rows == [
-        ['tau', '2.0', '1, 2, 3', '3', '65.00 ± 3.61'],
-        ['tau', '2.0', '4', '2 of 3, unfinished', '99.00'],
-        ['tau', '8.0', '5', '3', '42.50'],
+        ['tau', '1, 2, 3', '3', '65.00 ± 3.61', '2.0'],
+        ['tau', '4', '2 of 3, unfinished', '99.00', '2.0'],
+        ['tau', '5', '3', '42.50', '8.0'],
     ]
 
 
@@ -162,12 +163,27 @@ def test_places_and_copies_make_no_group(tmp_path):
         tmp_path / 'c', [1.0, 2.0, 9.0], lines="model = dict(teacher_ckpt='c.pth')"
     )
     head, *rows = rows_of(sweep_table(read_sweep(find_runs([tmp_path]))))
-    assert head[1:-3] == ['`model.teacher_ckpt`']
-    assert [row[2:] for row in rows] == [
+    assert head[4:] == ['`model.teacher_ckpt`']
+    assert [row[1:4] for row in rows] == [
         ['0, 1', '3', '4.00 ± 1.41'],
         ['0', '3', '9.00'],
     ]
-    assert rows[1][1] == 'c.pth'
+    assert rows[1][4] == 'c.pth'
+
+
+def test_many_keys_are_lines_below_the_table(tmp_path):
+    for name, start in (('a', 0), ('b', 1), ('c', 1)):
+        keys = ', '.join(f'k{i}={start + i}' for i in range(MOST_COLUMNS + 1))
+        lines = (
+            f"model = dict(type='Net')\nval_cfg = dict(of={name!r}, part=dict({keys}))"
+        )
+        make_run(tmp_path / name, [1.0, 2.0, 3.0], lines=lines)
+    table = sweep_table(read_sweep(find_runs([tmp_path])))
+    head, *rows = rows_of(table)
+    assert head == ['config', 'seeds', 'epochs', 'last top-1 (%)']
+    assert [len(row) for row in rows] == [4, 4, 4]
+    assert '- `val_cfg.part.k3`: 3 (tau); 4 (tau)\n' in table
+    assert '- `val_cfg.of`: a (tau); b (tau); c (tau)\n' in table
 
 
 def test_a_missing_key_is_a_dash():
