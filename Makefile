@@ -43,7 +43,7 @@ train: $(STAMP)
 	$(VENV)/bin/python tools/train.py $(CONFIG) $(ARGS)
 
 test: $(STAMP)
-	$(ON_CPU) $(VENV)/bin/python -m pytest -n $(JOBS)
+	$(ON_CPU) $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # The tests that need a CUDA GPU, which `make test` hides to be the same anywhere.
 test-gpu: $(STAMP)
