@@ -313,10 +313,8 @@ def register_package() -> None:
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE.setdefault('cakd_mm', 'cakd_mm.version')
-    for name in (
-        '_file2dict',
-        '_parse_lazy_import',
-    ):  # configs of the old and new style
+    # They read configs of the old and of the new style.
+    for name in ('_file2dict', '_parse_lazy_import'):
         read = getattr(Config, name)
         if not hasattr(read, 'genuine'):
             setattr(Config, name, staticmethod(_with_own_bases(read)))

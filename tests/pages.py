@@ -18,6 +18,15 @@ from cakd_mm.utils.net_config import net_config
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r'```(\w+)\n(.*?)```', flags=re.DOTALL)
+# The bases of a Digits leaf, for a method.
+JOINED = """_base_ = [
+    'cakd_mm::_base_/default_runtime.py',
+    'cakd_mm::_base_/datasets/digits.py',
+    'cakd_mm::_base_/schedules/digits.py',
+    'cakd_mm::_base_/pairs/r20_r8_digits.py',
+    'cakd_mm::_base_/methods/{method}.py',
+]
+"""
 
 
 @DATASETS.register_module()

@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 from mmpretrain.registry import MODELS as CLASSIFIERS
 from mmrazor.registry import MODELS
+from pages import JOINED
 
 from cakd_mm import compat
 
@@ -112,14 +113,8 @@ def scopes(node) -> set:
 BASES = dict(
     single="_base_ = 'cakd_mm::cakd/demo_digits.py'",
     one_of_a_list="_base_ = ['cakd_mm::cakd/demo_digits.py']",
-    joined="""
-_base_ = [
-    'cakd_mm::_base_/default_runtime.py',
-    'cakd_mm::_base_/datasets/digits.py',
-    'cakd_mm::_base_/schedules/digits.py',
-    'cakd_mm::_base_/pairs/r20_r8_digits.py',
-    'cakd_mm::_base_/methods/cakd_logit.py',
-]
+    joined=JOINED.format(method='cakd_logit')
+    + """
 _base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
 model = dict(distiller=_base_.distiller)
 """,

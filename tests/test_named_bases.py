@@ -13,6 +13,7 @@ import mmpretrain
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from pages import JOINED
 from tiny import CONFIGS
 from tools_inside import run_tool
 
@@ -35,14 +36,8 @@ model = dict(
 """
 STUDENTS = dict(
     single="_base_ = 'cakd_mm::cakd/demo_digits.py'" + OF_ITS_OWN.format(more=''),
-    joined="""
-_base_ = [
-    'cakd_mm::_base_/default_runtime.py',
-    'cakd_mm::_base_/datasets/digits.py',
-    'cakd_mm::_base_/schedules/digits.py',
-    'cakd_mm::_base_/pairs/r20_r8_digits.py',
-    'cakd_mm::_base_/methods/cakd_logit_feature.py',
-]
+    joined=JOINED.format(method='cakd_logit_feature')
+    + """
 _base_.distiller.balancer.update(ratio=0.5)
 """
     + OF_ITS_OWN.format(more='distiller=_base_.distiller,'),
@@ -119,6 +114,10 @@ def test_the_whole_way(folder, name, warnings, capsys, monkeypatch):
     capsys.readouterr()
     cli.main(['test', f'{name}.py', str(run / 'epoch_2.pth')])
     cli.main(['extract', f'{name}.py', str(run / 'epoch_2.pth'), '--out', 'out.pth'])
+    if depth == 8:  # the student of our own config, which has a name too
+        named = ['cakd_mm::cakd/demo_digits.py', str(run / 'epoch_2.pth')]
+        cli.main(['extract', *named, '--out', 'named.pth'])
+        assert Path('named.pth').is_file()
     tool = Path(mmpretrain.__file__).parent / '.mim/tools/test.py'
     cli.main(['run', str(tool), f'{name}.py', str(run / 'epoch_2.pth')])
     monkeypatch.setattr('sys.argv', [str(tool)])

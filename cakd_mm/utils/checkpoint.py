@@ -199,6 +199,11 @@ def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:
     }
 
 
+def spell_out(scores: Mapping[str, float]) -> list[str]:
+    """Return scores as a log shows them, ``accuracy/top1 97.20`` each."""
+    return [f'{name} {value:.2f}' for name, value in scores.items()]
+
+
 def _mapping(value) -> Mapping:
     """Return a mapping as it is, and nothing in the place of anything else."""
     return value if isinstance(value, Mapping) else {}

@@ -70,6 +70,12 @@ def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]
     return found
 
 
+def meta_of(checkpoint: Mapping) -> dict:
+    """Return what a plain student keeps of a checkpoint's metadata."""
+    meta, kept = checkpoint.get('meta', {}), ('epoch', 'iter', 'dataset_meta', 'seed')
+    return {name: meta[name] for name in kept if name in meta}
+
+
 def student_model(cfg: Config) -> ConfigDict:
     """Return the student's model config of a distillation config."""
     model = cfg.get('model', {})

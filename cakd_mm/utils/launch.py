@@ -1,10 +1,12 @@
 """What every command-line tool does between its arguments and the Runner."""
 
 import argparse
+import ast
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPException
 from inspect import signature
 from pathlib import Path
@@ -276,15 +278,13 @@ def check_checkpoints(cfg: Config) -> None:
 
 def _mention_scheduler(cfg: Config, checkpoint: dict, path: str) -> None:
     """Warn that a resumed run keeps the schedule of the learning rate it began with."""
-    text = (checkpoint.get('meta') or {}).get('cfg')
-    if not isinstance(text, str):
-        return
-    before = Config.fromstring(text, '.py').get('param_scheduler')
-    if before != cfg.get('param_scheduler'):
+    key = 'param_scheduler'
+    before = _written((checkpoint.get('meta') or {}).get('cfg'), key)
+    if before and before != _written(Config({key: cfg.get(key)}).pretty_text, key):
         print_log(
             describe(
-                'param_scheduler',
-                cfg.get('param_scheduler'),
+                key,
+                cfg.get(key),
                 f'{path} was trained with {before}, and mmengine goes on with that.',
                 'To change the schedule, write model.student_ckpt=... (load_from of a '
                 'plain classifier) and begin anew.',
@@ -292,6 +292,18 @@ def _mention_scheduler(cfg: Config, checkpoint: dict, path: str) -> None:
             'current',
             logging.WARNING,
         )
+
+
+def _written(text, name: str) -> str | None:
+    """Return what a config's text assigns to a name, as text.
+
+    It is parsed and never run, because a checkpoint's text comes from outside.
+    """
+    with suppress(SyntaxError, TypeError, ValueError):  # it is no config's text
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return ast.unparse(node.value)
+    return None
 
 
 def build_runner(cfg: Config) -> Runner:

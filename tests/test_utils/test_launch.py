@@ -516,6 +516,17 @@ class TestCheckCheckpoints:
             assert '`param_scheduler` = ' in texts[0]
             assert '[4, 5]' in texts[0] and '[6, 9]' in texts[0]
 
+    @pytest.mark.parametrize('end', ['', 'def (', '\0'])
+    def test_the_config_in_a_checkpoint_is_never_run(self, tmp_path, end):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        path, trace = tmp_path / 'epoch_1.pth', tmp_path / 'trace'
+        weights = build(cfg.model).state_dict()
+        text = f"param_scheduler = open({str(trace)!r}, 'w')\n{end}"
+        torch.save(dict(meta=dict(cfg=text), state_dict=weights), path)
+        cfg.load_from, cfg.resume = str(path), True
+        launch.check_checkpoints(cfg)
+        assert not trace.exists()
+
 
 class TestMentionBatch:
     @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
-
 import cakd_mm  # noqa: F401
 from cakd_mm.utils.checkpoint import read_checkpoint
-from cakd_mm.utils.extract import save_student, student_weights
+from cakd_mm.utils.extract import meta_of, save_student, student_weights
+from cakd_mm.utils.net_config import read_named
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,10 +28,9 @@ def main() -> None:
     remedy = 'Give an epoch_*.pth or iter_*.pth of a distillation run.'
     checkpoint = read_checkpoint(args.checkpoint, 'checkpoint', remedy)
     out = args.out or source.with_name(f'{source.stem}_student.pth')
-    meta = checkpoint.get('meta', {})
-    kept = {k: meta[k] for k in ('epoch', 'iter', 'dataset_meta', 'seed') if k in meta}
     weights = student_weights(checkpoint, ema=args.ema)
-    save_student(Config.fromfile(args.config), weights, out, meta=kept)
+    cfg = read_named(args.config, 'config')
+    save_student(cfg, weights, out, meta=meta_of(checkpoint))
     print(f'wrote {out} and {out.with_suffix(".py")}; outputs equal the distilled ones')
     if 'ema_state_dict' in checkpoint and not args.ema:
         print('the checkpoint also holds averaged weights: --ema takes those')

@@ -6,9 +6,10 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ...utils.checkpoint import last_scores, read_checkpoint, scores_in
-from ...utils.extract import save_student, student_weights
+from ...utils.checkpoint import last_scores, read_checkpoint, scores_in, spell_out
+from ...utils.extract import meta_of, save_student, student_weights
 from ...utils.model import unwrap
+from ...utils.net_config import net_config
 from .student_ema_hook import StudentEMAHook
 
 
@@ -26,6 +27,13 @@ class ExtractStudentHook(Hook):
 
     # After the last checkpoint has been written.
     priority = 'LOWEST'
+
+    def before_train(self, runner) -> None:
+        """Keep the student's config as it is now; its file may change meanwhile."""
+        if hasattr(unwrap(runner.model), 'teacher') and 'model' in runner.cfg:
+            net = runner.cfg.model.get('architecture')
+            if isinstance(net, dict) and 'cfg_path' in net:
+                runner.cfg.model.architecture = net_config(net, 'model.architecture')
 
     def after_train(self, runner) -> None:
         """Extract on the main process."""
@@ -48,7 +56,7 @@ class ExtractStudentHook(Hook):
             save_student(runner.cfg, student.state_dict(), path, meta)
             runner.logger.info(
                 f'The plain student is {path}, its config beside it; it is that of '
-                f'{_when(meta)}, the last{_listed(scores)}.'
+                f'{", ".join([_when(meta), "the last", *spell_out(scores)])}.'
             )
         for metric, file in _best_checkpoints(runner).items():
             self._extract_best(runner, metric, file)
@@ -57,29 +65,20 @@ class ExtractStudentHook(Hook):
         """Write the student of the checkpoint that ``save_best`` has kept."""
         checkpoint = read_checkpoint(file, 'default_hooks.checkpoint.save_best', '')
         average = 'ema_state_dict' in checkpoint  # which validation has scored
-        meta = dict(
-            epoch=checkpoint['meta']['epoch'],
-            iter=checkpoint['meta']['iter'],
-            dataset_meta=checkpoint['meta'].get('dataset_meta'),
-            scores=last_scores(checkpoint),
-        )
+        meta = dict(meta_of(checkpoint), scores=last_scores(checkpoint))
         best = f'best_{metric.replace("/", "_")}' if metric else 'best'
         path = Path(runner.work_dir) / f'student_{best}.pth'
         save_student(runner.cfg, student_weights(checkpoint, ema=average), path, meta)
         runner.logger.info(
-            f'The best student by save_best is {path}, that of {_when(meta)}'
-            f'{_listed(meta["scores"])}. It was chosen by the validation set, whose '
-            'score therefore is no estimate for other images.'
+            f'The best student by save_best is {path}, that of '
+            f'{", ".join([_when(meta), *spell_out(meta["scores"])])}. It was chosen by '
+            'the validation set, whose score therefore is no estimate for other images.'
         )
 
 
 def _when(meta: dict) -> str:
     """Say when a student was taken; a loop by iterations counts no epochs."""
     return f'epoch {meta["epoch"]}' if meta['epoch'] else f'iteration {meta["iter"]}'
-
-
-def _listed(scores: dict[str, float]) -> str:
-    return ''.join(f', {name} {value:.2f}' for name, value in scores.items())
 
 
 def _best_checkpoints(runner) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ...utils.checkpoint import (
     model_weights,
     read_checkpoint,
     require_file,
+    spell_out,
 )
 from ...utils.errors import describe
 from ...utils.net_config import net_config
@@ -27,8 +28,9 @@ from ...utils.tools import as_typed_here
 
 def made_by(command: str | None) -> str:
     """Return the sentence that names the command, empty without one."""
-    text = f' It is made by: {as_typed_here(command or "")} (model.teacher_from)'
-    return text if command else ''
+    if not command:
+        return ''
+    return f' It is made by: {as_typed_here(command)} (model.teacher_from)'
 
 
 def build_teacher(
@@ -84,8 +86,7 @@ def _introduce(teacher: BaseModel, checkpoint: str, content: Mapping) -> str:
         parts.append(f'{classes} classes')
     scores = last_scores(content)
     if scores:
-        values = ', '.join(f'{name} {value:.2f}' for name, value in scores.items())
-        parts.append(f'its run had last scored {values}')
+        parts.append(f'its run had last scored {", ".join(spell_out(scores))}')
     return '; '.join(parts)
 
 

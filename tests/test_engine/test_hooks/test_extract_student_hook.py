@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.registry import HOOKS
 from mmpretrain import get_model
 from tiny import digits_config, distill_config
 
@@ -85,6 +87,26 @@ def test_only_the_main_process_writes(train, tmp_path, monkeypatch):
     monkeypatch.setattr(extract_student_hook, 'is_main_process', lambda: False)
     _, folder = train(distill_config(tmp_path, epochs=1))
     assert written(folder) == []
+
+
+def test_a_student_s_file_may_change_while_it_is_trained(train, tmp_path):
+    cfg = distill_config(tmp_path, epochs=1)
+    net = tmp_path / 'net.py'
+    net.write_text(Config(dict(model=cfg.model.architecture)).pretty_text)
+    cfg.model.architecture = dict(cfg_path=str(net), head=dict(topk=(1,)))
+
+    @HOOKS.register_module(force=True)
+    class Remove(Hook):
+        def after_train_epoch(self, runner):
+            net.unlink()
+
+    cfg.custom_hooks = [dict(type='Remove')]
+    try:
+        runner, folder = train(cfg)
+    finally:
+        HOOKS.module_dict.pop('Remove')
+    assert not net.exists()
+    assert same_scores(loaded(folder), runner.model.student)
 
 
 @pytest.fixture
