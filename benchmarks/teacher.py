@@ -21,7 +21,7 @@ import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 from cakd_mm.datasets.label_batch import LabelBatch
 from cakd_mm.models.runtime import TeacherRuntime
 
-from mmrazor.models.task_modules import RecorderManager  # isort: skip
+from mmrazor.models.recorders import RecorderManager  # isort: skip
 from steps import classifier, imagenet_resnet, resnet  # isort: skip
 
 PLAIN = 'plain'

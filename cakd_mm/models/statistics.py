@@ -1,5 +1,7 @@
 """Running statistics: equal on all ranks, kept in checkpoints, read without a sync."""
 
+from numbers import Real
+
 import torch
 from mmengine.dist import all_gather, all_reduce, get_world_size
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class RunningMean(nn.Module):
 
     def __init__(self, shape: tuple[int, ...] = (), momentum: float = 0.01) -> None:
         super().__init__()
-        _check_momentum(momentum)
+        check_momentum(momentum)
         self.momentum = momentum
         self.register_buffer('batches', torch.zeros(()))
         self.register_buffer('value', torch.zeros(shape))
@@ -61,7 +63,7 @@ class RunningNorm(nn.Module):
         self, channels: int, momentum: float = 0.01, eps: float = 1e-5
     ) -> None:
         super().__init__()
-        _check_momentum(momentum)
+        check_momentum(momentum)
         self.momentum = momentum
         self.eps = eps
         self.register_buffer('batches', torch.zeros(()))
@@ -120,8 +122,10 @@ def _weight(module: nn.Module) -> Tensor:
     return module.batches.reciprocal().clamp(min=module.momentum)
 
 
-def _check_momentum(momentum: float) -> None:
-    if not 0 <= momentum <= 1:
+def check_momentum(momentum: float) -> None:
+    """Raise ValueError unless it is a number from 0 to 1."""
+    number = isinstance(momentum, Real) and not isinstance(momentum, bool)
+    if not number or not 0 <= momentum <= 1:
         raise ValueError(
             describe(
                 'momentum',

@@ -8,13 +8,6 @@ from torch import Tensor
 
 from .observe import Seen
 
-SCORES = {
-    'ActivationScorer': 'mean magnitude of the activation',
-    'ClassifierScorer': "contribution to the label's logit",
-    'ScoringNetwork': 'gate before its sigmoid',
-    'RandomScorer': 'random',
-}
-
 
 def strongest_channels(scores: Tensor, count: int) -> list[int]:
     """Return the ``count`` channels of the highest scores, (C,), highest first."""
@@ -44,15 +37,13 @@ def draw_images(seen: Seen, names: list[str], count: int, title: str) -> Figure:
     legend = 'bar, channels by number: red strong, grey weak'
     legend += '' if seen.maps is None else ', dots: the channels shown'
     legend += '; red title: the teacher errs' if errs else ''
-    score = seen.scorer
-    score += f', {SCORES[score]}' if score in SCORES else ''
     images = len(seen.indices)
     if seen.maps is None:
         size = 9.75, 2 * images + 0.8
     else:
         size = max(1.75 * (count + 1) + 1, 9), 2.8 * images + 0.8
     figure = Figure(figsize=size, layout='constrained')
-    figure.suptitle(f'{title}\nscore: {score}\n{legend}', fontsize=10)
+    figure.suptitle(f'{title}\nscore: {seen.score}\n{legend}', fontsize=10)
     rows = figure.subfigures(images, 1, squeeze=False)[:, 0]
     for place, row in enumerate(rows):
         draw_row(row, seen, place, names, count)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, DefaultScope
-from mmpretrain.registry import MODELS
+from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..models.distillers.strict_distiller import short_name
-from ..models.losses import CAKDFeatureLoss
-from ..models.losses.layout import strongest
+from ..models.layout import strongest
+from ..models.losses.cakd_feature_loss import CAKDFeatureLoss, setting
 from ..utils import launch
 from ..utils.checkpoint import load_strictly, read_checkpoint
 from ..utils.errors import describe
@@ -35,7 +34,7 @@ class Seen:
         logits: The teacher's, (N, K).
         scores: Of its channels, (N, C).
         strong: The strong ones, bool, (N, C).
-        scorer: The name of the scorer's class.
+        score: What a score is: the name of the scorer's class, and its meaning.
         images: The images, (H, W, 3) in [0, 1], RGB, if asked for.
         maps: The channels' activation, (N, C, H, W), if asked for and there.
     """
@@ -45,24 +44,21 @@ class Seen:
     logits: Tensor
     scores: Tensor
     strong: Tensor
-    scorer: str
+    score: str
     images: list[np.ndarray]
     maps: Tensor | None
 
 
-def setting(loss: dict, name: str):
-    """Return what a CAKDFeatureLoss is configured with, or its default."""
-    default = signature(CAKDFeatureLoss.__init__).parameters[name].default
-    value = loss.get(name, default)
-    return dict(type='ActivationScorer') if name == 'scorer' and not value else value
-
-
 def is_cakd_feature(loss: dict) -> bool:
     """Whether a loss is built from a CAKDFeatureLoss, or a subclass of it."""
-    kind = loss['type']
-    if not isinstance(kind, type):
-        kind = MODELS.get(kind if '.' in kind else f'mmrazor.{kind}')
+    kind = class_of(loss)
     return kind is not None and issubclass(kind, CAKDFeatureLoss)
+
+
+def class_of(loss: dict) -> type | None:
+    """Return the class that the config of a loss names, None if there is none."""
+    kind = loss['type']
+    return kind if isinstance(kind, type) else MODELS.get(kind)
 
 
 def has_clusters(loss: dict) -> bool:
@@ -243,9 +239,10 @@ def look(
                 maps += maps_of(got)
     scores, logits = torch.cat(scores), torch.cat(logits)
     strong = strongest(scores, loss.count(scores.shape[1]))
-    kind = type(loss.scorer).__name__
+    parts = type(loss.scorer).__name__, loss.scorer.meaning
+    score = ', '.join(part for part in parts if part)
     maps = torch.stack(maps) if maps else None
-    return Seen(indices, labels, logits, scores, strong, kind, images, maps)
+    return Seen(indices, labels, logits, scores, strong, score, images, maps)
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from ..models.distillers.strict_distiller import short_name
+from ..models.losses.cakd_feature_loss import setting
+from ..models.term_axis import TermAxis
 from ..utils.extract import student_model
 from .history import History
-from .observe import has_clusters, is_cakd_feature, setting
-from .term_labels import AXES, COLOURS, FACTOR, SHARE, describe_term
+from .observe import class_of, is_cakd_feature
+from .term_labels import colour_of, describe_term
 
 LOG_SPAN = 30
 CHANCE = '0.45'
@@ -77,19 +79,19 @@ def loss_panels(
         classes: Number of classes.
         target: The ratio that a balancer aims at for this loss.
     """
-    by_axis: dict[str, dict] = {axis: {} for axis in AXES}
+    by_axis: dict[TermAxis, dict] = {axis: {} for axis in TermAxis}
     for term in history.terms().get(short, ()):
         by_axis[describe_term(term)[0]][term] = history.curve(f'{short}/{term}')
-    shares, factors = by_axis.pop(SHARE), by_axis.pop(FACTOR)
-    panels = [value_panel(axis, curves) for axis, curves in by_axis.items()]
+    shares, factors = by_axis.pop(TermAxis.SHARE), by_axis.pop(TermAxis.FACTOR)
+    panels = [value_panel(axis.value, curves) for axis, curves in by_axis.items()]
     if shares:
         levels = share_levels(shares, loss, classes)
-        panels.append(Panel(SHARE, labelled(shares), levels))
+        panels.append(Panel(TermAxis.SHARE.value, labelled(shares), levels))
     if factors:
         levels = {'1: equal': 1.0}
         if target not in (None, 1):
             levels[f'{target:g}: ratio aimed at'] = target
-        panels.append(Panel(FACTOR, labelled(factors), levels, log=True))
+        panels.append(Panel(TermAxis.FACTOR.value, labelled(factors), levels, log=True))
     return [panel for panel in panels if panel is not None]
 
 
@@ -126,7 +128,7 @@ def run_panels(history: History) -> list[Panel]:
         panels.append(Panel('top-1 (%)', {label: (x, y)}))
     if 'warmup' in history.keys:
         label = 'warmup: factor of all distillation losses'
-        panels.append(Panel(FACTOR, {label: history.curve('warmup')}))
+        panels.append(Panel(TermAxis.FACTOR.value, {label: history.curve('warmup')}))
     return panels
 
 
@@ -143,15 +145,9 @@ def part_name(key: str) -> str:
 
 def title_of(name: str, loss: dict) -> str:
     """Say what strong and weak mean for a loss."""
-    text = f'{name} ({loss["type"]})'
-    if is_cakd_feature(loss):
-        what = 'channels' if has_clusters(loss) else 'elements of each row'
-        share = 100 * setting(loss, 'strong_share')
-        by = setting(loss, 'scorer')['type']
-        return f'{text}: strong = {share:g} % of the {what}, ranked by {by}'
-    if loss['type'].endswith('CAKDLogitLoss'):
-        return f'{text}: strong = the labelled class, weak = all others'
-    return text
+    describe = getattr(class_of(loss), 'describe_clusters', None)
+    clusters = describe(loss) if describe else ''
+    return f'{name} ({loss["type"]})' + (f': {clusters}' if clusters else '')
 
 
 def panel_rows(
@@ -194,7 +190,7 @@ def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
     """Draw curves, with their explanations above."""
     for label, (x, y) in panel.curves.items():
         style = dict(linewidth=1.4, marker='.' if len(x) < 60 else '')
-        axis.plot(x, y, label=label, color=COLOURS.get(label), **style)
+        axis.plot(x, y, label=label, color=colour_of(label), **style)
     styles = (':', '--', '-.')
     for (label, value), style in zip(panel.levels.items(), styles, strict=False):
         axis.axhline(value, color=CHANCE, linestyle=style, linewidth=1.2, label=label)
@@ -203,7 +199,7 @@ def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
     axis.set(xlabel=unit, ylabel=panel.ylabel)
     if panel.log:
         log_axis(axis, positive(panel.curves) + [*panel.levels.values()])
-    elif panel.ylabel == SHARE:
+    elif panel.ylabel == TermAxis.SHARE.value:
         axis.set_ylim(-0.03, 1.03)
     elif not panel.ylabel.startswith('top-1'):
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))

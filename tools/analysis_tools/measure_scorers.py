@@ -20,9 +20,9 @@ from torch import Tensor
 
 import cakd_mm  # noqa: F401  (before any config is read)
 from cakd_mm.datasets.seeded_dataset import seed_everything
+from cakd_mm.models.layout import strongest
 from cakd_mm.models.losses import CAKDFeatureLoss
 from cakd_mm.models.losses.cakd_feature_loss import kept
-from cakd_mm.models.losses.layout import strongest
 from cakd_mm.models.statistics import RunningMean
 
 SCORERS = {

@@ -4,13 +4,13 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
+from ...models.losses.base import losses_of
 from ...utils.errors import describe
-from ...utils.model import unwrap
 
 
 @HOOKS.register_module()
 class DistillEpochHook(Hook):
-    """Call ``set_epoch`` of every distillation loss that has it, as ``CTKDLoss``.
+    """Call ``set_epoch`` of every distillation loss that needs the epoch.
 
     Before each epoch, with its number from 0. A resumed run goes on with the right
     one, from the middle of an epoch too. Does nothing for other losses and models.
@@ -22,13 +22,13 @@ class DistillEpochHook(Hook):
 
     def before_train(self, runner) -> None:
         """Refuse a loop without epochs if a loss needs them."""
-        losses = _losses(runner.model)
+        losses = [x for x in losses_of(runner.model) if x.needs_epoch]
         if losses and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ValueError(
                 describe(
                     'train_cfg.type',
                     type(runner.train_loop).__name__,
-                    f'It counts no epochs, and {type(losses[0]).__name__} changes with '
+                    f'It counts no epochs, and {losses[0].class_name} changes with '
                     'them.',
                     "Write train_cfg.type='ResumableTrainLoop'.",
                 )
@@ -36,12 +36,6 @@ class DistillEpochHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         """Tell them the epoch."""
-        for loss in _losses(runner.model):
-            loss.set_epoch(runner.epoch)
-
-
-def _losses(model) -> list:
-    """Return the distillation losses that want to know the epoch."""
-    distiller = getattr(unwrap(model), 'distiller', None)
-    losses = getattr(distiller, 'distill_losses', {})
-    return [loss for loss in losses.values() if hasattr(loss, 'set_epoch')]
+        for loss in losses_of(runner.model):
+            if loss.needs_epoch:
+                loss.set_epoch(runner.epoch)

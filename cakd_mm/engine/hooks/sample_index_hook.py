@@ -8,9 +8,10 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...datasets.label_batch import LabelBatch
+from ...models.losses.base import DistillLoss, losses_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -21,9 +22,9 @@ KEY = 'train_dataloader.dataset'
 class SampleIndexHook(Hook):
     """Hand the training set's labels, and every batch's indices, to losses.
 
-    Before training each loss with a method ``set_dataset`` (:class:`CRDBankLoss`)
-    is given the labels of the training set, the run's seed and the batch size;
-    before every step ``indices``, the places of the batch's images in that set,
+    Before training each loss that needs it (:attr:`DistillLoss.needs_dataset`) is
+    given the labels of the training set, the run's seed and the batch size; before
+    every step ``indices``, the places of the batch's images in that set,
     int64, (N,), on the host. They are the ``sample_idx`` that every mmengine
     ``BaseDataset`` puts into its items and ``PackInputs`` keeps by default, so
     nothing else has to be written than
@@ -38,7 +39,7 @@ class SampleIndexHook(Hook):
 
     def __init__(self) -> None:
         self._labels = np.zeros(0, dtype=np.int64)
-        self._losses: list[nn.Module] = []
+        self._losses: list[DistillLoss] = []
 
     def before_run(self, runner) -> None:
         """Set the losses up, before a checkpoint is loaded into them."""
@@ -46,7 +47,7 @@ class SampleIndexHook(Hook):
         if not isinstance(loop, BaseLoop):  # validation or test
             return
         model = unwrap(runner.model)
-        self._losses = [m for m in model.modules() if hasattr(m, 'set_dataset')]
+        self._losses = [loss for loss in losses_of(model) if loss.needs_dataset]
         if not self._losses:
             return
         augments = getattr(model.data_preprocessor, 'batch_augments', None)
@@ -62,8 +63,8 @@ class SampleIndexHook(Hook):
             )
         self._labels = self._read_labels(loop.dataloader.dataset)
         batch_size = getattr(loop.dataloader.batch_sampler, 'batch_size', 0)
-        for module in self._losses:
-            module.set_dataset(self._labels, _seed(runner), batch_size)
+        for loss in self._losses:
+            loss.set_dataset(self._labels, _seed(runner), batch_size)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Hand over the indices of the batch about to be trained on."""
@@ -76,8 +77,8 @@ class SampleIndexHook(Hook):
             samples = samples if isinstance(samples, (list, tuple)) else []
             indices, labels = self._read_batch(samples)
         self._check(samples, indices, labels)
-        for module in self._losses:
-            module.indices = torch.from_numpy(indices)
+        for loss in self._losses:
+            loss.indices = torch.from_numpy(indices)
 
     def _read_batch(self, samples) -> tuple[np.ndarray, np.ndarray]:
         """Return index and class of each sample, -1 for one without a class."""
@@ -101,7 +102,7 @@ class SampleIndexHook(Hook):
         return np.array(indices), np.array(labels)
 
     def _names(self) -> str:
-        return ', '.join(sorted({type(module).__name__ for module in self._losses}))
+        return ', '.join(sorted({loss.class_name for loss in self._losses}))
 
     def _read_labels(self, dataset) -> np.ndarray:
         """Return the class of every image of the set that indices count in."""

@@ -9,12 +9,13 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
+from .teacher_width import TeacherWidth
 
 Size = int | tuple[int, int] | None
 
 
 @MODELS.register_module()
-class FusionConnector(BaseConnector):
+class FusionConnector(TeacherWidth, BaseConnector):
     """Fuse a list of features from the deepest to the shallowest by attention.
 
     The ABF modules of "Distilling Knowledge via Knowledge Review", arXiv 2104.09044.

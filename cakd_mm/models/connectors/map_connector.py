@@ -5,11 +5,11 @@ from mmrazor.models.architectures.connectors import ConvModuleConnector
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from .checks import check_width
+from .teacher_width import TeacherWidth
 
 
 @MODELS.register_module()
-class MapConnector(ConvModuleConnector):
+class MapConnector(TeacherWidth, ConvModuleConnector):
     """mmrazor's ``ConvModuleConnector``, linear by default, that also resizes.
 
     A larger map is averaged down to the teacher's size, a smaller one
@@ -42,7 +42,7 @@ class MapConnector(ConvModuleConnector):
         Raises:
             ValueError: the feature is no map, or has another width.
         """
-        check_width(self, feature, self.conv_module.in_channels, only_map=True)
+        self.check_width(feature, self.conv_module.in_channels, only_map=True)
         if self.size is not None:
             feature = resize(feature, tuple(self.size))
         return super().forward_train(feature)

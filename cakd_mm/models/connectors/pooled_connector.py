@@ -4,12 +4,12 @@ from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ..losses.layout import pool
-from .checks import check_width
+from ..layout import pool
+from .teacher_width import TeacherWidth
 
 
 @MODELS.register_module()
-class PooledConnector(BaseConnector):
+class PooledConnector(TeacherWidth, BaseConnector):
     """Pool a map, then bring the channels to the teacher's width by a linear layer.
 
     Trained with the student and left behind when it is extracted.
@@ -40,5 +40,5 @@ class PooledConnector(BaseConnector):
         Raises:
             ValueError: the feature has another width.
         """
-        check_width(self, feature, self.linear.in_features)
+        self.check_width(feature, self.linear.in_features)
         return self.linear(pool(feature))

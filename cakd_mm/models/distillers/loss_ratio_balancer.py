@@ -1,12 +1,15 @@
 """Keeps the values of losses at a ratio, so that nobody looks for a weight."""
 
+from typing import ClassVar
+
 import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ..losses.checks import check_number
+from ..checks import check_number
 from ..statistics import RunningMean
+from ..term_axis import TermAxis, TermLabels
 
 KEY = 'model.distiller.balancer'
 EPS = 1e-12
@@ -42,6 +45,15 @@ class LossRatioBalancer(nn.Module):
     Raises:
         ValueError: a number is out of range, or ``reference`` is balanced too.
     """
+
+    term_labels: ClassVar[TermLabels] = {
+        'lambda': (TermAxis.FACTOR, "lambda: the balancer's weight of this loss"),
+        'ratio': (TermAxis.FACTOR, 'ratio: value of this loss / of the reference'),
+        'grad_ratio': (
+            TermAxis.FACTOR,
+            'grad_ratio: gradient of this loss / of the reference',
+        ),
+    }
 
     def __init__(
         self,

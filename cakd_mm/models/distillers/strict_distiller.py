@@ -2,7 +2,6 @@
 
 from inspect import Parameter, signature
 
-import torch
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS, TASK_UTILS
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 
 from ...utils.arguments import check_arguments, check_part
 from ...utils.errors import describe, nearest
+from ..losses.base import DistillLoss, as_distill_loss, in_float32
+from .loss_ratio_balancer import LossRatioBalancer
 
 HEAD = 'model.distiller'
 
@@ -31,12 +32,9 @@ class StrictDistiller(ConfigurableDistiller):
         preds_S=dict(recorder=['stage2', 'neck'], from_student=True,
                      data_idx=[None, 0], connector=['fit2', 'fit'])
 
-    Every loss gets float32 instead of what mixed precision makes half of: mmrazor's
-    own would compute in bf16 on a CPU, and a KL of 0.01 comes out below 0.
-
-    A loss may leave two things behind in every step: ``terms`` (name -> detached
-    scalar), which :meth:`terms` gathers for the log, and ``auxiliary``, a loss
-    of its own parts (a scorer, say), which is added to the sum unweighted.
+    Every loss gets float32 instead of what mixed precision makes half of, unless it
+    says otherwise: mmrazor's own would compute in bf16 on a CPU, where a KL of 0.01
+    comes out below 0. What else a loss may say of itself is in :class:`DistillLoss`.
 
     Args:
         balancer (dict, optional): Config of a :class:`LossRatioBalancer`.
@@ -115,13 +113,11 @@ class StrictDistiller(ConfigurableDistiller):
             dict[str, Tensor]: The losses by name, and ``<name>.scorer_loss``
             of those whose scorer is trained.
         """
-        for module in self.distill_losses.values():
-            if hasattr(module, 'probing'):
-                module.probing = self.probing
+        asked = self.losses()
+        for loss in asked.values():
+            loss.probing = self.probing
         losses = {
-            name: self.distill_losses[name](
-                **{key: in_float32(self.get_record(**r)) for key, r in mapping.items()}
-            )
+            name: self.distill_losses[name](**self._inputs_of(asked[name], mapping))
             for name, mapping in self.loss_forward_mappings.items()
         }
         if self.balancer is not None:
@@ -130,11 +126,21 @@ class StrictDistiller(ConfigurableDistiller):
                 self.balancer.probe(losses, self._student_tensors())
         if self.warmup != 1.0:
             losses = {name: self.warmup * loss for name, loss in losses.items()}
-        for name, module in self.distill_losses.items():
-            auxiliary = getattr(module, 'auxiliary', None)
-            if auxiliary is not None:
-                losses[f'{name}.scorer_loss'] = auxiliary
+        for name, loss in asked.items():
+            if loss.auxiliary is not None:
+                losses[f'{name}.scorer_loss'] = loss.auxiliary
         return losses
+
+    def losses(self) -> dict[str, DistillLoss]:
+        """Return the losses by name, as what answers by the protocol of ours."""
+        return {k: as_distill_loss(loss) for k, loss in self.distill_losses.items()}
+
+    def _inputs_of(self, loss: DistillLoss, mapping: dict) -> dict:
+        """Return the arguments of a loss's ``forward``."""
+        inputs = {key: self.get_record(**record) for key, record in mapping.items()}
+        if loss.half_precision:
+            return inputs
+        return {key: in_float32(value) for key, value in inputs.items()}
 
     def _student_tensors(self) -> dict[str, Tensor]:
         """Return what each balanced loss compares, before its connector.
@@ -162,8 +168,8 @@ class StrictDistiller(ConfigurableDistiller):
             would smooth.
         """
         terms = {}
-        for name, module in self.distill_losses.items():
-            own = dict(getattr(module, 'terms', None) or {})
+        for name, loss in self.losses().items():
+            own = dict(loss.terms)
             if self.balancer is not None:
                 own.update(self.balancer.terms.get(name, {}))
             terms.update({f'{short_name(name)}/{k}': v for k, v in own.items()})
@@ -172,10 +178,10 @@ class StrictDistiller(ConfigurableDistiller):
     def warnings(self, terms: dict[str, float]) -> list[str]:
         """Return what the losses have to say about their logged terms."""
         found = []
-        for name, module in self.distill_losses.items():
+        for name, loss in self.losses().items():
             start = f'{short_name(name)}/'
             own = {k[len(start) :]: v for k, v in terms.items() if k.startswith(start)}
-            speakers = [module] if hasattr(module, 'warning') else []
+            speakers: list[DistillLoss | LossRatioBalancer] = [loss]
             if self.balancer is not None and name in self.balancer.losses:
                 speakers.append(self.balancer)
             texts = [speaker.warning(own) for speaker in speakers if own]
@@ -283,15 +289,6 @@ class StrictDistiller(ConfigurableDistiller):
 def short_name(loss: str) -> str:
     """Return a loss's name without ``loss``: mmengine smooths what contains it."""
     return loss.replace('loss_', '').replace('_loss', '').replace('loss', '') or 'cakd'
-
-
-def in_float32(data):
-    """Return half-precision tensors, in a list too, as float32; the rest as it is."""
-    if isinstance(data, (list, tuple)):
-        return [in_float32(item) for item in data]
-    if isinstance(data, Tensor) and data.dtype in (torch.float16, torch.bfloat16):
-        return data.float()
-    return data
 
 
 def _check_short_names(losses: dict) -> None:

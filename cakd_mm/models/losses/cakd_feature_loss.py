@@ -1,22 +1,26 @@
 """CAKD between features: clusters of the teacher's channels."""
 
 import math
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
 
 import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ... import ops
 from ...utils.compiling import compiled
+from ..checks import check_number
+from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
 from ..scorers.base_scorer import BaseScorer
 from ..statistics import RunningMean
-from . import fused
-from .checks import check_number
+from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
-from .functional import eager_clusters, weighted_kl
-from .layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
+from .functional import weighted_kl
+from .functional.cakd import two_clusters
 
 ADAPTIVE = 'adaptive'
+DEFAULT_SCORER = dict(type='ActivationScorer')
 
 
 @MODELS.register_module()
@@ -51,11 +55,8 @@ class CAKDFeatureLoss(FeatureLoss):
             per sample, elements of ``'spatial'`` and ``'flat'`` in each row.
         round_ratio (bool): Round r to the nearest power of two for the adaptive
             weight, as the paper's tables do. Defaults to False.
-        compile (bool): Whether to choose the strong channels and to compute the
-            divergences and their gradient by native kernels on a CPU (float32), the
-            divergences by what torch.compile makes of them elsewhere: equal up to
-            rounding, but of channels with equal scores others may be chosen.
-            Defaults to False.
+        compile (bool): Whether torch.compile compiles the divergences and their
+            gradient, which changes nothing but their rounding. Defaults to False.
         **kwargs: ``standardize``, ``channels``, ``momentum`` and
             ``loss_weight`` as in :class:`FeatureLoss`.
 
@@ -63,6 +64,18 @@ class CAKDFeatureLoss(FeatureLoss):
         ValueError: a setting is out of range, or the scorer cannot score such
             elements.
     """
+
+    term_labels = {
+        **CLUSTER_TERMS,
+        'kept_strong': (
+            TermAxis.SHARE,
+            'kept_strong: predictions kept by the strong channels alone',
+        ),
+        'kept_weak': (TermAxis.SHARE, 'kept_weak: ... by the weak channels alone'),
+        'kept_random': (TermAxis.SHARE, 'kept_random: ... by as many random channels'),
+        'r': (TermAxis.FACTOR, "r: teacher's activation, strong / weak cluster"),
+        'gamma': (TermAxis.FACTOR, 'gamma: weight of WCD, beta / r'),
+    }
 
     def __init__(
         self,
@@ -75,7 +88,7 @@ class CAKDFeatureLoss(FeatureLoss):
         granularity: str = 'pooled',
         round_ratio: bool = False,
         compile: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(granularity=granularity, **kwargs)
         check_number(self, 'tau', tau, positive=True)
@@ -95,7 +108,7 @@ class CAKDFeatureLoss(FeatureLoss):
                 'cluster would be empty. Write strong_share=0.5, say.'
             )
         if scorer is None:
-            scorer = dict(type='ActivationScorer')
+            scorer = DEFAULT_SCORER
         self.scorer = MODELS.build(scorer) if isinstance(scorer, dict) else scorer
         if granularity in ('spatial', 'flat') and not self.scorer.elementwise:
             raise ValueError(
@@ -110,25 +123,27 @@ class CAKDFeatureLoss(FeatureLoss):
         self.strong_share = strong_share
         self.round_ratio = round_ratio
         self.compiled = compile
-        self._function = eager_clusters
-        self._strongest, self._sums = strongest, cluster_sums
+        self._function = two_clusters
         if compile:
-            self._function = compiled(
-                fused.clusters, 'compile', eager_clusters, ops.clusters, fullgraph=True
-            )
-            self._strongest = compiled(None, 'compile', strongest, ops.strongest)
-            self._sums = compiled(None, 'compile', cluster_sums, ops.cluster_sums)
+            self._function = compiled(two_clusters, 'compile', fullgraph=True)
         # The teacher's activation per sample in S and in W.
         self.activation = RunningMean((2,), self.momentum)
-        self.probing = True
         self._checked_sign = False
+
+    @classmethod
+    def describe_clusters(cls, cfg: Mapping) -> str:
+        """Say how much is strong, and by which scorer."""
+        channels = setting(cfg, 'granularity') in ('pooled', 'channel')
+        what = 'channels' if channels else 'elements of each row'
+        share, by = 100 * setting(cfg, 'strong_share'), setting(cfg, 'scorer')['type']
+        return f'strong = {share:g} % of the {what}, ranked by {by}'
 
     @property
     def auxiliary(self) -> Tensor | None:
         """What the scorer is trained by in this step; the distiller adds it."""
         return self.scorer.auxiliary
 
-    def inspect(self, preds_T: Tensor) -> None:
+    def check_teacher(self, preds_T: Tensor) -> None:
         """Refuse a negative feature on the first batch if the weight is adaptive.
 
         Raises:
@@ -149,7 +164,8 @@ class CAKDFeatureLoss(FeatureLoss):
         self,
         rows_S: Tensor,
         rows_T: Tensor,
-        raw: Tensor,
+        feature_T: Tensor,
+        *,
         gt_labels: Tensor | None = None,
         head_weight: Tensor | None = None,
         head_bias: Tensor | None = None,
@@ -162,8 +178,36 @@ class CAKDFeatureLoss(FeatureLoss):
         """
         self._check_needs(gt_labels=gt_labels, head_weight=head_weight)
         if head_weight is not None:
-            _check_head(raw, head_weight)
-        scored = to_scored(raw, self.granularity)
+            _check_head(feature_T, head_weight)
+        strong = self._strong(feature_T, gt_labels, head_weight)
+        row_mask = to_row_mask(strong, rows_T)
+        ratio = self.ratio(feature_T, row_mask)
+        terms: dict[str, Tensor] = {'r': ratio, **self.scorer.terms}
+        gamma = self.gamma
+        if isinstance(gamma, str):
+            gamma = terms['gamma'] = self.beta / self.rounded(ratio)
+        scale = self.tau**2
+        rows = weighted_kl(
+            rows_S,
+            rows_T,
+            row_mask,
+            self.tau,
+            self.alpha,
+            self.beta,
+            gamma,
+            factor=self.loss_weight * scale,
+            function=self._function,
+        )
+        if self.probing and head_weight is not None and feature_T.dim() == 2:
+            terms |= kept(feature_T, strong, head_weight, head_bias)
+        self.log_terms(**rows.terms(scale), **terms)
+        return rows.mean
+
+    def _strong(
+        self, feature_T: Tensor, gt_labels: Tensor | None, head_weight: Tensor | None
+    ) -> Tensor:
+        """Return which channels (or elements of a row) are strong, bool (N, E)."""
+        scored = to_scored(feature_T, self.granularity)
         scores = self.scorer(scored, gt_labels, head_weight)
         if scores.shape != scored.shape[:2]:
             raise ValueError(
@@ -171,42 +215,7 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'{tuple(scores.shape)} for a feature of shape {tuple(scored.shape)}: '
                 f'return one per channel, {tuple(scored.shape[:2])}.'
             )
-        mask = self._strongest(scores, self.count(scores.shape[-1]))
-        row_mask = to_row_mask(mask, rows_T)
-        ratio = self.ratio(raw, row_mask)
-        gamma = (
-            self.beta / self.rounded(ratio) if self.gamma == ADAPTIVE else self.gamma
-        )
-        scale = self.tau**2
-        weights = (scale * weight for weight in (self.alpha, self.beta, gamma))
-        loss, terms, mass = weighted_kl(
-            rows_S,
-            rows_T,
-            row_mask,
-            self.tau,
-            *weights,
-            self._function,
-            self.loss_weight,
-        )
-        self.seen = {
-            **terms._asdict(),
-            'strong_mass': mass,
-            'r': ratio,
-            **self.scorer.terms,
-        }
-        if self.gamma == ADAPTIVE:
-            self.seen['gamma'] = gamma
-        if self.probing and head_weight is not None and raw.dim() == 2:
-            self.seen.update(kept(raw, mask, head_weight, head_bias))
-        return loss
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's scalars; those of the divergence with ``tau**2``."""
-        terms = super().terms
-        for name in terms.keys() & {'bcd', 'scd', 'wcd'}:
-            terms[name] = self.tau**2 * terms[name]
-        return terms
+        return strongest(scores, self.count(scores.shape[-1]))
 
     def _check_needs(self, **given: Tensor | None) -> None:
         for name in self.scorer.needs:
@@ -239,11 +248,11 @@ class CAKDFeatureLoss(FeatureLoss):
         return count
 
     @torch.no_grad()
-    def ratio(self, raw: Tensor, mask: Tensor) -> Tensor:
+    def ratio(self, feature_T: Tensor, mask: Tensor) -> Tensor:
         """Return r, the teacher's activation in S over that in W, up to date."""
         if self.training:
-            both = self._sums(to_rows(raw, self.granularity), mask)
-            self.activation.update(both / max(len(raw), 1))
+            both = cluster_sums(to_rows(feature_T, self.granularity), mask)
+            self.activation.update(both / max(len(feature_T), 1))
         strong, weak = self.activation.value
         tiny = torch.finfo(weak.dtype).tiny
         # Before the first batch, and for all-zero features, the clusters are equal.
@@ -264,13 +273,12 @@ class CAKDFeatureLoss(FeatureLoss):
             )
         return self.scorer.warning(terms)
 
-    def extra_repr(self) -> str:
-        """Show the settings in a printed model."""
-        return (
-            f'tau={self.tau}, alpha={self.alpha}, beta={self.beta}, '
-            f'gamma={self.gamma!r}, strong_share={self.strong_share}, '
-            f'{super().extra_repr()}'
-        )
+
+def setting(cfg: Mapping, name: str) -> Any:
+    """Return what a config of a :class:`CAKDFeatureLoss` sets, or its default."""
+    default = signature(CAKDFeatureLoss.__init__).parameters[name].default
+    value = cfg.get(name, default)
+    return DEFAULT_SCORER if name == 'scorer' and not value else value
 
 
 def _check_head(feature: Tensor, head_weight: Tensor) -> None:

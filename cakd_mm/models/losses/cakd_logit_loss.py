@@ -1,25 +1,20 @@
 """CAKD between class logits: the registered loss around the maths."""
 
-import torch
-from mmrazor.registry import MODELS
-from torch import Tensor, nn
+from collections.abc import Mapping
 
-from ... import ops
+from mmrazor.registry import MODELS
+from torch import Tensor
+
 from ...utils.compiling import compiled
-from . import fused
-from .checks import check_number, class_indices
-from .functional import (
-    LabelTerms,
-    batch_mean,
-    eager_clusters,
-    eager_single_label,
-    single_label_kl_and_terms,
-    weighted_kl,
-)
+from ..checks import check_number, checked_scores, class_indices
+from ..term_axis import CLUSTER_TERMS
+from .base import DistillLoss
+from .functional import single_label_kl_and_terms, weighted_kl
+from .functional.cakd import label_and_others, two_clusters
 
 
 @MODELS.register_module()
-class CAKDLogitLoss(nn.Module):
+class CAKDLogitLoss(DistillLoss):
     r"""CAKD between the class logits of student and teacher.
 
     "CAKD: A Correlation-Aware Knowledge Distillation Framework Based on
@@ -45,14 +40,15 @@ class CAKDLogitLoss(nn.Module):
         soft_labels (str): What to do with rows of label scores (mixup, CutMix)
             where ``multi_label`` is False: ``'argmax'`` takes the class of the
             highest score, ``'refuse'`` raises. Defaults to ``'argmax'``.
-        compile (bool): Whether to compute the loss and its gradient by a native
-            kernel on a CPU (float32), by what torch.compile makes of them elsewhere:
-            equal up to rounding. Defaults to False.
+        compile (bool): Whether torch.compile compiles the loss and its gradient,
+            which changes nothing but their rounding. Defaults to False.
 
     Raises:
         ValueError: a number is negative or not finite, ``tau`` is 0, or
             ``soft_labels`` is unknown.
     """
+
+    term_labels = CLUSTER_TERMS
 
     def __init__(
         self,
@@ -65,12 +61,11 @@ class CAKDLogitLoss(nn.Module):
         soft_labels: str = 'argmax',
         compile: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'alpha', alpha)
         check_number(self, 'beta', beta)
         check_number(self, 'gamma', gamma)
-        check_number(self, 'loss_weight', loss_weight)
         if soft_labels not in ('argmax', 'refuse'):
             raise ValueError(
                 f"soft_labels must be 'argmax' or 'refuse', got {soft_labels!r}."
@@ -80,20 +75,16 @@ class CAKDLogitLoss(nn.Module):
         self.beta = beta
         self.gamma = gamma
         self.multi_label = multi_label
-        self.loss_weight = loss_weight
         self.soft_labels = soft_labels
         self.compiled = compile
-        self._function = eager_clusters if multi_label else eager_single_label
+        self._function = two_clusters if multi_label else label_and_others
         if compile:
-            name = 'clusters' if multi_label else 'single_label'
-            self._function = compiled(
-                getattr(fused, name),
-                'compile',
-                self._function,
-                getattr(ops, name),
-                fullgraph=True,
-            )
-        self._seen: dict[str, LabelTerms | Tensor] = {}
+            self._function = compiled(self._function, 'compile', fullgraph=True)
+
+    @classmethod
+    def describe_clusters(cls, cfg: Mapping) -> str:
+        """Say what is strong."""
+        return 'strong = the labelled class, weak = all others'
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -114,33 +105,22 @@ class CAKDLogitLoss(nn.Module):
                 scores marks several with 1. Only values on the CPU are looked
                 at: reading a GPU's would stop it.
         """
-        scale = self.loss_weight * self.tau**2
+        preds_S, preds_T = checked_scores(preds_S, preds_T)
+        scale = self.tau**2
+        factor = self.loss_weight * scale
         if self.multi_label:
-            mask = self._mask(gt_labels, preds_S)
+            target = self._mask(gt_labels, preds_S)
             weights = self.alpha, self.beta, self.gamma
-            loss, terms, mass = weighted_kl(
-                preds_S, preds_T, mask, self.tau, *weights, self._function, scale
-            )
-            self._seen.update(terms._asdict(), strong_mass=mass)
-            return loss
-        labels = self._labels(gt_labels, preds_S)
-        alpha, gamma = scale * self.alpha, scale * self.gamma
-        loss, self._seen['label'] = single_label_kl_and_terms(
-            preds_S, preds_T, labels, self.tau, alpha, gamma, self._function
-        )
-        return loss
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means over the batch, detached scalars; {} before it."""
-        if 'label' in self._seen:
-            terms = self._seen['label'].means()
-            terms['scd'] = torch.zeros_like(terms['wcd'])
+            divergences = weighted_kl
         else:
-            terms = {name: batch_mean(rows) for name, rows in self._seen.items()}
-        for name in terms.keys() - {'strong_mass'}:
-            terms[name] = self.tau**2 * terms[name]
-        return terms
+            target = self._labels(gt_labels, preds_S)
+            weights = self.alpha, self.gamma
+            divergences = single_label_kl_and_terms
+        rows = divergences(
+            preds_S, preds_T, target, self.tau, *weights, factor, self._function
+        )
+        self.log_terms(**rows.terms(scale))
+        return rows.mean
 
     def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
         if gt_labels.shape != preds.shape:
@@ -161,12 +141,3 @@ class CAKDLogitLoss(nn.Module):
                 'multi_label=True, or leave out mixup and CutMix.'
             )
         return class_indices(gt_labels, preds, 'multi_label')
-
-    def extra_repr(self) -> str:
-        """Show the settings in a printed model."""
-        return (
-            f'tau={self.tau}, alpha={self.alpha}, beta={self.beta}, '
-            f'gamma={self.gamma}, multi_label={self.multi_label}, '
-            f'loss_weight={self.loss_weight}, soft_labels={self.soft_labels!r}'
-            + (', compile=True' if self.compiled else '')
-        )

@@ -1,18 +1,20 @@
 """CMKD between class logits: the registered loss around the maths."""
 
 from mmrazor.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checks import check_number, checked_scores
-from .correlation import check_regularization, pearson_distance, spearman_distance
-from .functional import batch_mean
-from .normalized import normalized_entropy
+from ..checks import check_number, checked_scores
+from ..term_axis import TermAxis
+from .base import DistillLoss
+from .functional import batch_mean, pearson_distance, spearman_distance
+from .functional.cmkd import check_regularization
+from .functional.nkd import normalized_entropy
 
 ENTROPY = 'entropy'
 
 
 @MODELS.register_module()
-class CMKDLoss(nn.Module):
+class CMKDLoss(DistillLoss):
     r"""Correlation matching between the class logits of student and teacher.
 
     After "Efficient and Robust Knowledge Distillation from A Stronger Teacher Based
@@ -53,6 +55,15 @@ class CMKDLoss(nn.Module):
             neither ``'entropy'`` nor in [0, 1].
     """
 
+    term_labels = {
+        'pearson': (TermAxis.DISTANCE, 'pearson: of the class scores'),
+        'spearman': (TermAxis.DISTANCE, 'spearman: of their soft ranks'),
+        'difficulty': (
+            TermAxis.SHARE,
+            "difficulty: entropy of the teacher's softmax, in log C",
+        ),
+    }
+
     def __init__(
         self,
         alpha: float = 1.0,
@@ -62,12 +73,11 @@ class CMKDLoss(nn.Module):
         regularization: float = 2.0,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         check_number(self, 'alpha', alpha)
         check_number(self, 'beta', beta)
         check_number(self, 'tau', tau, positive=True)
         check_regularization(regularization)
-        check_number(self, 'loss_weight', loss_weight)
         if difficulty != ENTROPY:
             if isinstance(difficulty, str):
                 raise ValueError(
@@ -85,8 +95,6 @@ class CMKDLoss(nn.Module):
         self.difficulty = difficulty
         self.tau = tau
         self.regularization = regularization
-        self.loss_weight = loss_weight
-        self._rows: dict[str, Tensor] = {}
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
@@ -109,24 +117,7 @@ class CMKDLoss(nn.Module):
             difficulty = normalized_entropy(preds_T, self.tau)
         else:
             difficulty = pearson.new_full((len(pearson),), self.difficulty)
-        self._rows = {
-            'pearson': pearson.detach(),
-            'spearman': spearman.detach(),
-            'difficulty': difficulty,
-        }
+        self.log_terms(pearson=pearson, spearman=spearman, difficulty=difficulty)
         rows = self.alpha * (1 - difficulty) * pearson
         rows = rows + self.beta * difficulty * spearman
         return self.loss_weight * batch_mean(rows)
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means over the batch, detached scalars; {} before it."""
-        return {name: batch_mean(rows) for name, rows in self._rows.items()}
-
-    def extra_repr(self) -> str:
-        """Show the settings in a printed model."""
-        return (
-            f'alpha={self.alpha}, beta={self.beta}, difficulty={self.difficulty!r}, '
-            f'tau={self.tau}, regularization={self.regularization}, '
-            f'loss_weight={self.loss_weight}'
-        )

@@ -1,6 +1,7 @@
 """CRD with a memory bank of the whole training set: the registered loss."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -9,17 +10,19 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .checks import check_number, kind_of
-from .contrastive import (
+from ..checks import check_number, kind_of
+from ..layout import pool
+from ..term_axis import TermAxis
+from .base import DistillLoss
+from .functional import batch_mean
+from .functional.crd import (
     contrastive_rows,
     log_sum_of_scores,
     merge_repeats,
     unit,
     update_bank,
 )
-from .functional import batch_mean
-from .layout import pool
-from .negatives import ClassBlocks, draw_others, sort_by_class
+from .functional.crd_negatives import ClassBlocks, draw_others, sort_by_class
 
 HOOK = "default_hooks=dict(sample_index=dict(type='SampleIndexHook'))"
 # Rows of a bank drawn at a time.
@@ -27,7 +30,7 @@ _ROWS = 2**14
 
 
 @MODELS.register_module()
-class CRDBankLoss(nn.Module):
+class CRDBankLoss(DistillLoss):
     r"""Contrastive representation distillation with memory banks.
 
     "Contrastive Representation Distillation", arXiv 1910.10699, Eq. 17-19. Both
@@ -70,6 +73,27 @@ class CRDBankLoss(nn.Module):
         ValueError: a setting is out of range.
     """
 
+    needs_dataset = True
+    term_labels = {
+        'nce_S': (
+            TermAxis.CONTRASTIVE,
+            "nce_S: of the student's embeddings in the teacher's bank",
+        ),
+        'nce_T': (
+            TermAxis.CONTRASTIVE,
+            "nce_T: of the teacher's embeddings in the student's bank",
+        ),
+    }
+    bank_S: Tensor
+    bank_T: Tensor
+    log_z: Tensor
+    has_z: Tensor
+    labels: Tensor
+    seed: Tensor
+    steps: Tensor
+    order: Tensor
+    starts: Tensor
+
     def __init__(
         self,
         channels_S: int,
@@ -80,7 +104,7 @@ class CRDBankLoss(nn.Module):
         momentum: float = 0.5,
         loss_weight: float = 0.8,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         for name, value in (
             ('channels_S', channels_S),
             ('channels_T', channels_T),
@@ -90,7 +114,6 @@ class CRDBankLoss(nn.Module):
             _check_count(name, value)
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'momentum', momentum)
-        check_number(self, 'loss_weight', loss_weight)
         if momentum >= 1:
             raise ValueError(
                 f'momentum must be in [0, 1), got {momentum!r}: the banks would never '
@@ -100,7 +123,6 @@ class CRDBankLoss(nn.Module):
         self.negatives = negatives
         self.tau = tau
         self.momentum = momentum
-        self.loss_weight = loss_weight
         self.embed_S = nn.Linear(channels_S, feat_dim)
         self.embed_T = nn.Linear(channels_T, feat_dim)
         self.register_buffer('bank_S', torch.zeros(0, feat_dim))
@@ -114,10 +136,13 @@ class CRDBankLoss(nn.Module):
         # Made of the labels.
         self.register_buffer('order', None, persistent=False)
         self.register_buffer('starts', None, persistent=False)
-        self.indices: Tensor | None = None
         self.batch_size = 0
         self._reuse_z = False
-        self._rows: dict[str, Tensor] = {}
+
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Ask for the channels of both features."""
+        return {'channels_S': 'student', 'channels_T': 'teacher'}
 
     # The training set
 
@@ -235,13 +260,8 @@ class CRDBankLoss(nn.Module):
         if self.training:
             self._enter(indices, ours.detach(), theirs.detach())
             self.steps.add_(1)
-        self._rows = {'nce_S': rows_S.detach(), 'nce_T': rows_T.detach()}
+        self.log_terms(nce_S=rows_S, nce_T=rows_T)
         return self.loss_weight * batch_mean(rows_S + rows_T)
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means over the batch, detached scalars; {} before it."""
-        return {name: batch_mean(rows) for name, rows in self._rows.items()}
 
     def draw(self, indices: Tensor) -> Tensor:
         """Return the negatives of images in this step: (B,) -> int64 (B, K)."""
@@ -318,10 +338,7 @@ class CRDBankLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in a printed model."""
-        return (
-            f'images={len(self.labels)}, negatives={self.negatives}, tau={self.tau}, '
-            f'momentum={self.momentum}, loss_weight={self.loss_weight}'
-        )
+        return f'images={len(self.labels)}, {super().extra_repr()}'
 
 
 def _check_count(name: str, value: int) -> None:

@@ -1,6 +1,7 @@
 """CTKD: a temperature that is learned against the student."""
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 
 import torch
@@ -8,84 +9,20 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .checks import check_number, checked_scores
-
-SCHEDULES = ('cosine', 'linear')
-
-
-def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor:
-    r"""Return the distillation loss of every row, differentiable in the temperature.
-
-    .. math:: T^2 \, KL(softmax(z^T / T) \,||\, softmax(z^S / T))
-
-    Its slope in T is what is left of terms that nearly cancel where T is large, so
-    it is worked out in float64, and the result too.
-
-    Args:
-        preds_S (Tensor): The student's logits, (N, C).
-        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
-        temperature (Tensor): T > 0: a scalar, or one for each row, (N,).
-
-    Returns:
-        Tensor: float64, (N,).
-
-    Raises:
-        TypeError: logits are no float tensors.
-        ValueError: shapes do not fit.
-    """
-    preds_S, preds_T = (preds.double() for preds in checked_scores(preds_S, preds_T))
-    if temperature.shape not in ((), preds_S.shape[:1]):
-        raise ValueError(
-            f'temperature has shape {tuple(temperature.shape)} for logits of shape '
-            f'{tuple(preds_S.shape)}: give a scalar or one temperature per sample.'
-        )
-    # Once: what comes back from its two uses must not be rounded before it is added.
-    temperature = temperature.double()
-    scale = temperature.reshape(-1, 1)
-    log_S, log_T = ((preds / scale).log_softmax(-1) for preds in (preds_S, preds_T))
-    divergence = (log_T.exp() * (log_T - log_S)).sum(-1)
-    return temperature.square() * divergence
-
-
-def reverse_gradient(x: Tensor, factor: float) -> Tensor:
-    """Return ``x``; its gradient is multiplied by ``factor``, reversed below 0."""
-    fixed = x.detach()
-    return fixed + factor * (x - fixed)
-
-
-def reversal_factor(
-    epoch: int,
-    epochs: int = 10,
-    lambda_max: float = 0.0,
-    lambda_min: float = -1.0,
-    schedule: str = 'cosine',
-) -> float:
-    r"""Return the factor :math:`\lambda` of the temperature's gradient.
-
-    With e = min(epoch, epochs) of E epochs, 'cosine' goes from ``lambda_max`` to
-    ``lambda_min`` by half a wave,
-
-    .. math:: \lambda = \lambda_{min} + (\lambda_{max} - \lambda_{min}) \,
-              (1 + \cos(\pi e / E)) / 2
-
-    and 'linear' in even steps, of which the original leaves the last one out.
-
-    Args:
-        epoch (int): Epochs begun, from 1.
-        epochs (int): Epochs until the end of the schedule. Defaults to 10.
-        lambda_max (float): Factor to begin with. Defaults to 0.0.
-        lambda_min (float): Factor to end with. Defaults to -1.0.
-        schedule (str): 'cosine' or 'linear'. Defaults to 'cosine'.
-    """
-    span = lambda_max - lambda_min
-    if schedule == 'cosine':
-        wave = math.cos(math.pi * min(epoch, epochs) / epochs)
-        return lambda_min + span * (1 + wave) / 2
-    return lambda_max - span / epochs * min(epoch, epochs - 1)
+from ..checks import check_number, checked_scores
+from ..term_axis import TermAxis
+from .base import DistillLoss
+from .functional import batch_mean
+from .functional.ctkd import (
+    SCHEDULES,
+    reversal_factor,
+    reverse_gradient,
+    tempered_kl,
+)
 
 
 @MODELS.register_module()
-class CTKDLoss(nn.Module):
+class CTKDLoss(DistillLoss):
     r"""Distillation at a learned temperature that makes it harder.
 
     "Curriculum Temperature for Knowledge Distillation", arXiv 2211.16231:
@@ -124,6 +61,15 @@ class CTKDLoss(nn.Module):
             ``num_classes``.
     """
 
+    needs_epoch = True
+    term_labels = {
+        'temperature': (
+            TermAxis.TEMPERATURE,
+            'temperature: learned, mean of the batch',
+        ),
+        'reversal': (TermAxis.GRADIENT_FACTOR, 'reversal: λ, reversed below 0'),
+    }
+
     def __init__(
         self,
         t_start: float = 1.0,
@@ -138,10 +84,9 @@ class CTKDLoss(nn.Module):
         hidden: int = 128,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         check_number(self, 't_start', t_start, positive=True)
         check_number(self, 't_end', t_end, positive=True)
-        check_number(self, 'loss_weight', loss_weight)
         _check_theta(init)
         _check_schedule(lambda_max, lambda_min, epochs, schedule)
         self.t_start = t_start
@@ -151,14 +96,17 @@ class CTKDLoss(nn.Module):
         self.epochs = epochs
         self.schedule = schedule
         self.num_classes = num_classes
-        self.loss_weight = loss_weight
         self.epoch: int | None = None
-        self._temperature: Tensor | None = None
         self.theta = self.network = None
         if instance_wise:
             self.network = _network(num_classes, hidden, init)
         else:
             self.theta = nn.Parameter(torch.tensor(float(init)))
+
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Ask for the number of classes, which the instance-wise form reads."""
+        return {'num_classes': 'classes'} if cfg.get('instance_wise') else {}
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the epoch that begins, counted from 0.
@@ -206,10 +154,10 @@ class CTKDLoss(nn.Module):
             )
         preds_S, preds_T = checked_scores(preds_S, preds_T)
         temperature = self._temperature_of(preds_S, preds_T)
-        self._temperature = temperature.detach()
+        reversal = torch.full_like(temperature, self.reversal)
+        self.log_terms(temperature=temperature, reversal=reversal)
         rows = tempered_kl(preds_S, preds_T, temperature)
-        loss = self.loss_weight * rows.sum() / max(len(rows), 1)
-        return loss.to(preds_S.dtype)
+        return (self.loss_weight * batch_mean(rows)).to(preds_S.dtype)
 
     def _temperature_of(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return T, a scalar or (N,), with the gradient for what it comes from."""
@@ -235,23 +183,6 @@ class CTKDLoss(nn.Module):
         logits = [x - x.mean(-1, keepdim=True) for x in (preds_S, preds_T)]
         with torch.autocast(preds_S.device.type, enabled=False):
             return self.network(torch.cat(logits, -1).to(dtype)).squeeze(-1)
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's temperature and reversal, detached scalars; {} before it."""
-        if self._temperature is None:
-            return {}
-        mean = self._temperature.sum() / max(self._temperature.numel(), 1)
-        return {'temperature': mean, 'reversal': torch.full_like(mean, self.reversal)}
-
-    def extra_repr(self) -> str:
-        """Show the settings in a printed model."""
-        return (
-            f't_start={self.t_start}, t_end={self.t_end}, '
-            f'lambda_max={self.lambda_max}, lambda_min={self.lambda_min}, '
-            f'epochs={self.epochs}, schedule={self.schedule!r}, '
-            f'loss_weight={self.loss_weight}'
-        )
 
 
 def _is_int(value) -> bool:

@@ -1,14 +1,16 @@
 """DKD between class logits: the registered loss around the maths."""
 
 from mmrazor.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checks import check_number, class_indices
-from .functional import LabelTerms, single_label_kl_and_terms
+from ..checks import check_number, checked_scores, class_indices
+from ..term_axis import TermAxis
+from .base import DistillLoss
+from .functional import single_label_kl_and_terms
 
 
 @MODELS.register_module()
-class DecoupledKDLoss(nn.Module):
+class DecoupledKDLoss(DistillLoss):
     r"""DKD between the class logits of student and teacher.
 
     "Decoupled Knowledge Distillation", arXiv 2203.08679, Eq. 7: the divergence of
@@ -36,6 +38,15 @@ class DecoupledKDLoss(nn.Module):
         ValueError: a number is negative or not finite, or ``tau`` is 0.
     """
 
+    term_labels = {
+        'tckd': (TermAxis.DIVERGENCE, 'TCKD: of the label from all other classes'),
+        'nckd': (TermAxis.DIVERGENCE, 'NCKD: among the other classes'),
+        'target_mass': (
+            TermAxis.SHARE,
+            "target_mass: teacher's probability of the label, at τ",
+        ),
+    }
+
     def __init__(
         self,
         tau: float = 4.0,
@@ -43,16 +54,13 @@ class DecoupledKDLoss(nn.Module):
         beta: float = 8.0,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'alpha', alpha)
         check_number(self, 'beta', beta)
-        check_number(self, 'loss_weight', loss_weight)
         self.tau = tau
         self.alpha = alpha
         self.beta = beta
-        self.loss_weight = loss_weight
-        self._seen: LabelTerms | None = None
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -71,28 +79,13 @@ class DecoupledKDLoss(nn.Module):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
+        preds_S, preds_T = checked_scores(preds_S, preds_T)
         labels = class_indices(gt_labels, preds_S)
-        scale = self.loss_weight * self.tau**2
-        loss, self._seen = single_label_kl_and_terms(
-            preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta
+        weights, scale = (self.alpha, self.beta), self.tau**2
+        rows = single_label_kl_and_terms(
+            preds_S, preds_T, labels, self.tau, *weights, self.loss_weight * scale
         )
-        return loss
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means over the batch, detached scalars; {} before it."""
-        if self._seen is None:
-            return {}
-        means = self._seen.means()
-        return {
-            'tckd': self.tau**2 * means['bcd'],
-            'nckd': self.tau**2 * means['wcd'],
-            'target_mass': means['strong_mass'],
-        }
-
-    def extra_repr(self) -> str:
-        """Show the settings in a printed model."""
-        return (
-            f'tau={self.tau}, alpha={self.alpha}, beta={self.beta}, '
-            f'loss_weight={self.loss_weight}'
+        self.log_terms(
+            tckd=scale * rows.bcd, nckd=scale * rows.wcd, target_mass=rows.strong_mass
         )
+        return rows.mean

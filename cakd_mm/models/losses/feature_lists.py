@@ -1,76 +1,24 @@
-"""What losses between lists of features share: pairs of maps, and their checks."""
+"""What losses between lists of features share: a term for each level."""
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from ..term_axis import TermAxis, TermLabels
+from .base import DistillLoss
 
-def paired_maps(
-    preds_S: Sequence[Tensor], preds_T: Sequence[Tensor], same_size: bool = True
-) -> list[tuple[Tensor, Tensor]]:
-    """Pair the features of student and teacher, as maps, level by level.
-
-    A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32;
-    the teacher's maps are detached.
-
-    Args:
-        preds_S (Sequence[Tensor]): The student's maps, (N, C, H, W) each.
-        preds_T (Sequence[Tensor]): The teacher's, as many, with the same N and C.
-        same_size (bool): Whether H and W have to agree too. Defaults to True.
-
-    Raises:
-        TypeError: an argument is no list of float tensors.
-        ValueError: lists or shapes do not fit.
-    """
-    lists = dict(preds_S=preds_S, preds_T=preds_T)
-    for name, features in lists.items():
-        if not isinstance(features, (list, tuple)):
-            raise TypeError(
-                f'{name} must be a list of maps, got {type(features).__name__}: write '
-                f"{name}=dict(recorder=['stage1', 'stage2'], ...) in "
-                'loss_forward_mappings.'
-            )
-    if len(preds_S) != len(preds_T) or not preds_S:
-        raise ValueError(
-            f'preds_S has {len(preds_S)} maps and preds_T {len(preds_T)}: name as many '
-            'recorders of the student as of the teacher, at least one.'
-        )
-    pairs = []
-    for level, pair in enumerate(zip(preds_S, preds_T, strict=True)):
-        ours, theirs = (
-            _as_map(f'{name}[{level}]', feature)
-            for name, feature in zip(lists, pair, strict=True)
-        )
-        dims = 4 if same_size else 2
-        if ours.shape[:dims] != theirs.shape[:dims]:
-            raise ValueError(
-                f'preds_S[{level}] has shape {tuple(ours.shape)} and preds_T[{level}] '
-                f"{tuple(theirs.shape)}: set the connector's out_channels"
-                f'{", and its size or out_sizes," if same_size else ""} to the '
-                "teacher's."
-            )
-        double = torch.float64 in (ours.dtype, theirs.dtype)
-        dtype = torch.float64 if double else torch.float32
-        pairs.append((ours.to(dtype), theirs.detach().to(dtype)))
-    return pairs
+# A list has as many levels as recorders; ``level_1`` is the first.
+LEVEL_TERMS: TermLabels = {
+    f'level_{i}': (TermAxis.SQUARED, f'level_{i}: of feature {i} of the list')
+    for i in range(1, 13)
+}
 
 
-def level_terms(levels: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Name the values of the levels for the log: ``level_1`` is the first."""
-    return {f'level_{i}': value.detach() for i, value in enumerate(levels, 1)}
+class FeatureListLoss(DistillLoss):
+    """Base of the losses whose terms are the values of their levels, unweighted."""
 
+    term_labels = LEVEL_TERMS
 
-def _as_map(name: str, feature: Tensor) -> Tensor:
-    if not isinstance(feature, Tensor) or not feature.is_floating_point():
-        kind = getattr(feature, 'dtype', type(feature).__name__)
-        raise TypeError(
-            f'{name} must be a float tensor, got {kind}: of a module that returns a '
-            'tuple write data_idx=0, or a list of numbers and None for each recorder.'
-        )
-    if feature.dim() not in (2, 4):
-        raise ValueError(
-            f'{name} has shape {tuple(feature.shape)}: tap a map (N, C, H, W) or a '
-            'vector (N, C).'
-        )
-    return feature[:, :, None, None] if feature.dim() == 2 else feature
+    def log_levels(self, levels: Sequence[Tensor]) -> None:
+        """Keep the values of the levels, scalars, for the log."""
+        self.log_terms(**{f'level_{i}': value for i, value in enumerate(levels, 1)})

@@ -1,21 +1,22 @@
 """What every loss between two features shares: layout, standardisation, checks."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...utils.errors import describe
-from ..statistics import RunningNorm
-from .checks import check_number
-from .functional import batch_mean
-from .layout import GRANULARITIES, channel_dim, pool, to_rows
+from ..checks import kind_of
+from ..layout import GRANULARITIES, channel_dim, pool, to_rows
+from ..statistics import RunningNorm, check_momentum
+from .base import DistillLoss
 
 
-class FeatureLoss(nn.Module):
+class FeatureLoss(DistillLoss):
     """Base of the losses between a student's and a teacher's feature.
 
-    A subclass turns rows into the loss in :meth:`compare` and puts what is worth
-    seeing into ``self.seen`` (name -> tensor, of which the log shows the
-    mean).
+    A subclass turns rows into the loss in :meth:`compare`, where it may call
+    :meth:`log_terms`.
 
     Args:
         granularity (str): What the elements of a row are: ``'pooled'`` (the
@@ -44,7 +45,7 @@ class FeatureLoss(nn.Module):
         momentum: float = 0.01,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         if granularity not in GRANULARITIES:
             raise ValueError(
                 f'granularity must be one of {GRANULARITIES}, got {granularity!r}: '
@@ -56,13 +57,16 @@ class FeatureLoss(nn.Module):
                 'feature, to keep its statistics in checkpoints: write channels=64, '
                 'say.'
             )
-        check_number(self, 'loss_weight', loss_weight)
+        check_momentum(momentum)
         self.granularity = granularity
         self.channels = channels
         self.norm = RunningNorm(channels, momentum) if standardize else None
         self.momentum = momentum
-        self.loss_weight = loss_weight
-        self.seen: dict[str, Tensor] = {}
+
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Ask for the teacher's channels, which standardisation needs."""
+        return {'channels': 'teacher'} if cfg.get('standardize') else {}
 
     def forward(
         self,
@@ -94,20 +98,14 @@ class FeatureLoss(nn.Module):
             TypeError: a feature is no float tensor.
             ValueError: shapes differ or do not fit ``granularity``.
         """
-        preds_S, raw = self._checked(preds_S, preds_T)
-        # Autocast would score and project the teacher in half precision.
-        with torch.autocast(raw.device.type, enabled=False):
-            preds_T = raw
-            if self.norm is not None:
-                dim = channel_dim(raw)
-                if self.training:
-                    self.norm.update(raw.movedim(dim, -1).flatten(0, -2))
-                preds_S, preds_T = self.norm(preds_S, dim), self.norm(raw, dim)
-            rows_S, rows_T = (to_rows(x, self.granularity) for x in (preds_S, preds_T))
+        student, teacher = self._checked(preds_S, preds_T)
+        # Autocast is off, because it would score and project in half precision.
+        with torch.autocast(teacher.device.type, enabled=False):
+            rows_S, rows_T = self._rows(student, teacher)
             loss = self.compare(
                 rows_S,
                 rows_T,
-                raw,
+                teacher,
                 gt_labels=gt_labels,
                 head_weight=head_weight,
                 head_bias=head_bias,
@@ -121,20 +119,20 @@ class FeatureLoss(nn.Module):
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Check both features; return them in the precision to compute in."""
-        self.inspect(preds_T)
-        features = []
         for name, feature in (('preds_S', preds_S), ('preds_T', preds_T)):
             if not isinstance(feature, Tensor) or not feature.is_floating_point():
-                kind = getattr(feature, 'dtype', type(feature).__name__)
                 raise TypeError(
-                    f'{name} must be a float tensor, got {kind}: tap one tensor; of a '
-                    'module that returns a tuple write data_idx=0 in '
+                    f'{name} must be a float tensor, got {kind_of(feature)}: tap one '
+                    'tensor; of a module that returns a tuple write data_idx=0 in '
                     'loss_forward_mappings.'
                 )
-            double = feature.dtype == torch.float64
-            feature = feature if double else feature.float()
-            features.append(pool(feature) if self.granularity == 'pooled' else feature)
-        student, teacher = features
+        self.check_teacher(preds_T)
+        student, teacher = (
+            feature if feature.dtype == torch.float64 else feature.float()
+            for feature in (preds_S, preds_T)
+        )
+        if self.granularity == 'pooled':
+            student, teacher = pool(student), pool(teacher)
         width = teacher.shape[channel_dim(teacher)]
         if self.channels not in (None, width):
             raise ValueError(
@@ -155,28 +153,41 @@ class FeatureLoss(nn.Module):
             )
         return student, teacher.detach()
 
-    def inspect(self, preds_T: Tensor) -> None:
-        """Look at the teacher's feature as it was tapped, before anything else."""
+    def _rows(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardise both features if asked to, and lay them out in rows."""
+        if self.norm is not None:
+            dim = channel_dim(teacher)
+            if self.training:
+                self.norm.update(teacher.movedim(dim, -1).flatten(0, -2))
+            student, teacher = self.norm(student, dim), self.norm(teacher, dim)
+        return to_rows(student, self.granularity), to_rows(teacher, self.granularity)
 
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The means of what was seen in the last step, detached scalars."""
-        return {name: batch_mean(value.detach()) for name, value in self.seen.items()}
+    def check_teacher(self, preds_T: Tensor) -> None:
+        """Refuse a teacher's feature, as it was tapped, that does not suit the loss."""
 
     def compare(
-        self, rows_S: Tensor, rows_T: Tensor, raw: Tensor, **context: Tensor | None
+        self,
+        rows_S: Tensor,
+        rows_T: Tensor,
+        feature_T: Tensor,
+        *,
+        gt_labels: Tensor | None = None,
+        head_weight: Tensor | None = None,
+        head_bias: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss, ``loss_weight`` included: two (R, E) -> a scalar.
+        """Return the loss, ``loss_weight`` included, a scalar.
 
-        ``raw`` is the teacher's feature before standardisation and layout;
-        ``context`` holds the optional arguments of :meth:`forward`.
+        Args:
+            rows_S (Tensor): The student's rows, (R, E).
+            rows_T (Tensor): The teacher's, (R, E).
+            feature_T (Tensor): The teacher's feature before standardisation and
+                layout.
+            gt_labels (Tensor, optional): As in :meth:`forward`.
+            head_weight (Tensor, optional): As in :meth:`forward`.
+            head_bias (Tensor, optional): As in :meth:`forward`.
         """
         raise NotImplementedError
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of one value per row, (R,), times ``loss_weight``."""
         return values.sum() * (self.loss_weight / max(len(values), 1))
-
-    def extra_repr(self) -> str:
-        """Show the settings in a printed model."""
-        return f'granularity={self.granularity!r}, loss_weight={self.loss_weight}'

@@ -3,6 +3,7 @@
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from ..term_axis import TermAxis
 from .feature_loss import FeatureLoss
 
 
@@ -15,10 +16,21 @@ class FeatureSquaredLoss(FeatureLoss):
     :class:`FeatureLoss`.
     """
 
+    term_labels = {
+        'squared': (TermAxis.SQUARED, 'squared: half the mean over the elements')
+    }
+
     def compare(
-        self, rows_S: Tensor, rows_T: Tensor, raw: Tensor, **context: Tensor | None
+        self,
+        rows_S: Tensor,
+        rows_T: Tensor,
+        feature_T: Tensor,
+        *,
+        gt_labels: Tensor | None = None,
+        head_weight: Tensor | None = None,
+        head_bias: Tensor | None = None,
     ) -> Tensor:
         """Return half the mean squared difference of the rows, a scalar."""
         values = (rows_S - rows_T).square().mean(-1) / 2
-        self.seen = {'squared': values.detach()}
+        self.log_terms(squared=values)
         return self.mean(values)

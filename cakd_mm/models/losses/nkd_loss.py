@@ -1,15 +1,21 @@
 """NKD between class logits: the registered loss around the maths."""
 
 from mmrazor.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checks import check_classes, check_number, class_indices
-from .functional import batch_mean
-from .normalized import normalized_kd
+from ..checks import (
+    check_classes,
+    check_number,
+    checked_scores,
+    class_indices,
+)
+from ..term_axis import TermAxis
+from .base import DistillLoss
+from .functional import batch_mean, normalized_kd
 
 
 @MODELS.register_module()
-class NKDLoss(nn.Module):
+class NKDLoss(DistillLoss):
     r"""NKD between the class logits of student and teacher.
 
     "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
@@ -33,17 +39,25 @@ class NKDLoss(nn.Module):
         ValueError: a number is negative or not finite, or ``tau`` is 0.
     """
 
+    term_labels = {
+        'target': (
+            TermAxis.CROSS_ENTROPY,
+            "target: of the label, times the teacher's probability",
+        ),
+        'others': (
+            TermAxis.CROSS_ENTROPY,
+            'others: among the other classes, × τ²',
+        ),
+    }
+
     def __init__(
         self, tau: float = 1.0, gamma: float = 1.5, loss_weight: float = 1.0
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'gamma', gamma)
-        check_number(self, 'loss_weight', loss_weight)
         self.tau = tau
         self.gamma = gamma
-        self.loss_weight = loss_weight
-        self._rows: dict[str, Tensor] = {}
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -62,18 +76,10 @@ class NKDLoss(nn.Module):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
+        preds_S, preds_T = checked_scores(preds_S, preds_T)
         labels = class_indices(gt_labels, preds_S)
         check_classes(labels, preds_S)
         target, others = normalized_kd(preds_S, preds_T, labels, self.tau)
         others = self.tau**2 * others
-        self._rows = {'target': target.detach(), 'others': others.detach()}
+        self.log_terms(target=target, others=others)
         return self.loss_weight * batch_mean(target + self.gamma * others)
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means over the batch, detached scalars; {} before it."""
-        return {name: batch_mean(rows) for name, rows in self._rows.items()}
-
-    def extra_repr(self) -> str:
-        """Show the settings in a printed model."""
-        return f'tau={self.tau}, gamma={self.gamma}, loss_weight={self.loss_weight}'

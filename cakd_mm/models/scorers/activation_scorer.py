@@ -13,6 +13,8 @@ class ActivationScorer(BaseScorer):
     A channel's score is the mean magnitude of its activation.
     """
 
+    meaning = 'mean magnitude of the activation'
+
     def forward(
         self,
         feature: Tensor,

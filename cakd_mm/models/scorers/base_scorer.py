@@ -1,6 +1,11 @@
 """The interface between a loss and whatever says which elements are strong."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor, nn
+
+from ..term_axis import TermLabels
 
 
 class BaseScorer(nn.Module):
@@ -14,6 +19,8 @@ class BaseScorer(nn.Module):
             (granularity ``'spatial'`` and ``'flat'``). Defaults to True.
         needs (tuple[str, ...]): What it cannot do without, of ``'gt_labels'``
             and ``'head_weight'``; the loss demands them. Defaults to none.
+        meaning (str): What a score is, for the title of a plot. Defaults to ''.
+        term_labels (TermLabels): Axis and legend of the terms in plots.
         terms (dict[str, Tensor]): Detached scalars of the last call to be
             logged beside the loss's.
         auxiliary (Tensor | None): What the scorer itself is trained by in this
@@ -22,11 +29,26 @@ class BaseScorer(nn.Module):
 
     elementwise = True
     needs: tuple[str, ...] = ()
+    meaning: ClassVar[str] = ''
+    term_labels: ClassVar[TermLabels] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self.terms: dict[str, Tensor] = {}
         self.auxiliary: Tensor | None = None
+
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Return which arguments of a config the nets, or the loss, determine.
+
+        Args:
+            cfg (Mapping): The config of the scorer as the user wrote it.
+
+        Returns:
+            dict[str, str]: As :meth:`DistillLoss.wanted_widths`; a source may also
+            be the name of an argument of the loss.
+        """
+        return {}
 
     def forward(
         self,

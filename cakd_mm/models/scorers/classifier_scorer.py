@@ -25,6 +25,7 @@ class ClassifierScorer(BaseScorer):
 
     elementwise = False
     needs = ('gt_labels', 'head_weight')
+    meaning = "contribution to the label's logit"
 
     def __init__(self, absolute: bool = False) -> None:
         super().__init__()

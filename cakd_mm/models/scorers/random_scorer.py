@@ -16,6 +16,8 @@ class RandomScorer(BaseScorer):
     ``ResumableTrainLoop`` seeds for each step.
     """
 
+    meaning = 'random'
+
     def forward(
         self,
         feature: Tensor,

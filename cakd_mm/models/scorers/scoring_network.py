@@ -1,14 +1,16 @@
 """A small network that learns which channels of the teacher carry its decision."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ..losses.checks import refuse_several_labels
+from ..checks import refuse_several_labels
 from ..statistics import RunningNorm
+from ..term_axis import TermAxis
 from .base_scorer import BaseScorer
 
 # A large feature lets the classifier tell the classes apart whatever the gates do,
@@ -56,6 +58,14 @@ class ScoringNetwork(BaseScorer):
 
     elementwise = False
     needs = ('gt_labels',)
+    meaning = 'gate before its sigmoid'
+    term_labels = {
+        'gate_mean': (TermAxis.SHARE, 'gate_mean: mean gate of the scoring network'),
+        'gate_spread': (
+            TermAxis.SHARE,
+            'gate_spread: deviation of the gates of an image',
+        ),
+    }
 
     def __init__(
         self,
@@ -99,6 +109,15 @@ class ScoringNetwork(BaseScorer):
         nn.init.normal_(self.gate[2].weight, std=0.01)
         nn.init.constant_(self.gate[2].bias, math.log(share / (1 - share)))
 
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Ask for the teacher's channels and classes, and for the share of the loss."""
+        return {
+            'channels': 'teacher',
+            'num_classes': 'classes',
+            'share': 'strong_share',
+        }
+
     def forward(
         self,
         feature: Tensor,
@@ -134,12 +153,16 @@ class ScoringNetwork(BaseScorer):
                 'gate_spread': gates.detach().std(1, correction=0).mean(),
             }
             if self.training and torch.is_grad_enabled() and len(feature):
-                seen = feature * (self.feature_rms / self.norm.rms()) * gates
-                self.auxiliary = self._auxiliary(seen, gates, gt_labels)
+                scale = self.feature_rms / self.norm.rms()
+                self.auxiliary = self._auxiliary(
+                    feature * scale * gates, gates, gt_labels
+                )
         return scores.detach()
 
-    def _auxiliary(self, seen: Tensor, gates: Tensor, gt_labels: Tensor) -> Tensor:
-        logits = self.classifier(seen)
+    def _auxiliary(
+        self, gated: Tensor, gates: Tensor, gt_labels: Tensor | None
+    ) -> Tensor:
+        logits = self.classifier(gated)
         if self.multi_label:
             error = F.binary_cross_entropy_with_logits(
                 logits, (gt_labels > 0).to(logits.dtype)

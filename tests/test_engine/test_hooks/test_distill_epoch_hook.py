@@ -13,7 +13,7 @@ from tiny import digits_config, distill_config, save_teacher
 from torch import nn
 
 from cakd_mm.engine.hooks import DistillEpochHook
-from cakd_mm.models.losses.ctkd_loss import reversal_factor
+from cakd_mm.models.losses.functional.ctkd import reversal_factor
 
 TERMS = ('reversal', 'temperature')
 THETA = 'distiller.distill_losses.loss_ctkd.theta'

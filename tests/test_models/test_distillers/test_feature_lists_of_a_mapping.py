@@ -10,7 +10,7 @@ from mmrazor.registry import MODELS
 from tiny import digits_config, save_teacher
 from torch.testing import assert_close
 
-from cakd_mm.models.losses.ofd_loss import margin_of
+from cakd_mm.models.losses.functional.ofd import margin_of
 
 KEY = r'`model\.distiller\.loss_forward_mappings\.loss_'
 STAGES = ['backbone.stage1', 'backbone.stage2', 'backbone.stage3']

@@ -231,14 +231,6 @@ def test_mmrazors_distiller_can_read_the_signature():
     }
 
 
-def test_it_prints_its_settings():
-    shown = repr(build(tau=2.0, alpha=0.5, gamma=3.0, loss_weight=0.25))
-    assert shown == (
-        'CAKDLogitLoss(tau=2.0, alpha=0.5, beta=1.0, gamma=3.0, '
-        "multi_label=False, loss_weight=0.25, soft_labels='argmax')"
-    )
-
-
 # Mistakes
 
 

@@ -496,12 +496,6 @@ def test_features_that_do_not_fit(ours, theirs, error, match):
         make()(ours, theirs, torch.arange(8))
 
 
-def test_it_prints_its_settings():
-    text = repr(make())
-    for part in ('images=40', 'negatives=12', 'tau=0.07', 'momentum=0.5', '0.8'):
-        assert part in text
-
-
 # Two processes
 
 # Images of each step, the last of them fewer, one in two places, an odd number.

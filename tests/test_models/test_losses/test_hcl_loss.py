@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mmrazor.registry import MODELS
 from torch.testing import assert_close
 
-from cakd_mm.models.losses.hcl_loss import context_of_levels, hierarchical_context
+from cakd_mm.models.losses.functional.hcl import context_of_levels, hierarchical_context
 
 BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmrazor.registry import MODELS
 from torch.testing import assert_close
 
-from cakd_mm.models.losses.ofd_loss import margin_of, partial_l2
+from cakd_mm.models.losses.functional.ofd import margin_of, partial_l2
 
 BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 

@@ -11,13 +11,13 @@ from mmpretrain.structures import DataSample
 from mmrazor.models.task_modules import RecorderManager
 from tiny import algorithm, digits_config, distill_config, save_teacher
 
+from cakd_mm.models.recorders.taps import points_of
 from cakd_mm.models.runtime import (
     TeacherRuntime,
     build_runtime,
     half_precision,
     teacher_runtime,
 )
-from cakd_mm.models.task_modules.taps import points_of
 
 EAGER = dict(compile=False)
 

@@ -7,7 +7,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch.testing import assert_close
 
-from cakd_mm.models.losses.layout import strongest
+from cakd_mm.models.layout import strongest
 from cakd_mm.models.scorers import ScoringNetwork
 from cakd_mm.models.scorers.scoring_network import FEATURE_RMS
 

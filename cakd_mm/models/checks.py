@@ -60,7 +60,10 @@ def checked_scores(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
     """
     for name, preds in (('preds_S', preds_S), ('preds_T', preds_T)):
         if not isinstance(preds, Tensor) or not preds.is_floating_point():
-            raise TypeError(f'{name} must be a float tensor, got {kind_of(preds)}.')
+            raise TypeError(
+                f'{name} must be a float tensor, got {kind_of(preds)}: of a module '
+                'that returns a tuple write data_idx=0 in loss_forward_mappings.'
+            )
         if preds.dim() != 2:
             raise ValueError(
                 f'{name} has shape {tuple(preds.shape)}, expected (N, C): pool or '

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from scipy.stats import chisquare, kstest
 
 from cakd_mm.models.losses import CRDBankLoss
-from cakd_mm.models.losses.negatives import (
+from cakd_mm.models.losses.functional.crd_negatives import (
     draw_others,
     sort_by_class,
     uniform_bits,

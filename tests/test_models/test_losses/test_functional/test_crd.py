@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cakd_mm.models.losses import contrastive
-from cakd_mm.models.losses.contrastive import (
+from cakd_mm.models.losses.functional import crd as contrastive
+from cakd_mm.models.losses.functional.crd import (
     candidate_scores,
     contrastive_rows,
     log_sum_of_scores,

@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .checks import checked_scores
+from ...checks import checked_scores
 
 # Below, a gradient between two equal scores could overflow float32.
 LEAST_REGULARIZATION = 1e-12

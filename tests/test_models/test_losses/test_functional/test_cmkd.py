@@ -13,7 +13,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 from cakd_mm.models.losses import functional
-from cakd_mm.models.losses.correlation import (
+from cakd_mm.models.losses.functional.cmkd import (
     _UnitRows,
     pearson_distance,
     soft_ranks,

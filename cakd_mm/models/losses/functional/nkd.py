@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .checks import check_tau, checked_scores
+from ...checks import check_tau, checked_scores
 
 
 class NormalizedKD(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
-from cakd_mm.models.losses.layout import (
+from cakd_mm.models.layout import (
     GRANULARITIES,
     channel_dim,
     pool,

@@ -9,7 +9,7 @@ from mmpretrain import get_model
 from mmrazor.models.task_modules import RecorderManager
 from torch import nn
 
-from cakd_mm.models.task_modules.taps import points_of
+from cakd_mm.models.recorders.taps import points_of
 
 STAGES = [f'stage{i}{end}' for i in (1, 2, 3, 4) for end in ('', '_pre')]
 

@@ -1,0 +1,242 @@
+"""What a distillation loss may ask of, and tell, everything around it."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...utils.model import unwrap
+from ..checks import check_number
+from ..term_axis import TermLabels
+from .functional import batch_mean
+
+
+class DistillLoss(nn.Module):
+    """Base of the losses of this package, and of yours.
+
+    A subclass implements ``forward``, whose arguments are named as in
+    ``loss_forward_mappings`` (``preds_S``, ``preds_T``, ``gt_labels``) and which
+    returns a scalar with ``loss_weight`` in it. All else is optional::
+
+        @MODELS.register_module()
+        class MyLoss(DistillLoss):
+            term_labels = {'gap': (TermAxis.SQUARED, 'gap: of the logits')}
+
+            def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+                gap = (preds_S - preds_T.detach()).square().mean(-1)
+                self.log_terms(gap=gap)
+                return self.loss_weight * batch_mean(gap)
+
+    Who uses what:
+
+    - :class:`StrictDistiller` calls ``forward``, adds :attr:`auxiliary` to the sum
+      and sets :attr:`probing`. :func:`fill_widths` asks :meth:`wanted_widths`.
+    - :class:`DistillTermsHook` logs :attr:`terms` and prints :meth:`warning`.
+    - :class:`DistillEpochHook` calls :meth:`set_epoch` if :attr:`needs_epoch`.
+    - :class:`SampleIndexHook` calls :meth:`set_dataset` and sets :attr:`indices` if
+      :attr:`needs_dataset`.
+    - ``plot_cakd.py`` draws terms by :attr:`term_labels`.
+
+    A loss that is no subclass (mmrazor's, or any module) works as well. What it has
+    of these names is used, see :func:`as_distill_loss`.
+
+    Args:
+        loss_weight (float): Factor of the whole loss. Defaults to 1.0.
+
+    Attributes:
+        half_precision (bool): Whether ``forward`` gets tensors in the precision in
+            which the nets gave them. Defaults to False: half precision arrives as
+            float32, in which a small divergence does not vanish.
+        needs_epoch (bool): Whether the loss changes with the epoch.
+        needs_dataset (bool): Whether the loss has to know each image of the
+            training set.
+        term_labels (TermLabels): Axis and legend of the terms in plots.
+        probing (bool): Whether this step is logged, so that ``forward`` may spend
+            time on terms that are only looked at. Defaults to True.
+        indices (Tensor, optional): Places of the batch's images in the training
+            set, int64, (N,), on the host.
+
+    Raises:
+        ValueError: ``loss_weight`` is negative or not finite.
+    """
+
+    half_precision: ClassVar[bool] = False
+    needs_epoch: bool = False
+    needs_dataset: bool = False
+    term_labels: ClassVar[TermLabels] = {}
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        check_number(self, 'loss_weight', loss_weight)
+        self.loss_weight = loss_weight
+        self.probing = True
+        self.indices: Tensor | None = None
+        self._logged: dict[str, Tensor] = {}
+
+    @property
+    def class_name(self) -> str:
+        """The name of the class of the loss, for messages."""
+        return type(self).__name__
+
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Return which arguments of a config the nets determine.
+
+        Args:
+            cfg (Mapping): The config of the loss as the user wrote it.
+
+        Returns:
+            dict[str, str]: Name of an argument to its source: ``'student'`` or
+            ``'teacher'`` for the channels of what ``preds_S`` or ``preds_T`` taps,
+            ``'classes'`` for the number of the teacher's classes. Only what is
+            missing is filled in. Defaults to nothing.
+        """
+        return {}
+
+    @classmethod
+    def describe_clusters(cls, cfg: Mapping) -> str:
+        """Say in a plot's title what is strong and what is weak, if anything is."""
+        return ''
+
+    def log_terms(self, **terms: Tensor) -> None:
+        """Keep values of this step, of any shape, whose means are to be logged.
+
+        ``lambda``, ``ratio`` and ``grad_ratio`` are names of the balancer's terms.
+        """
+        # Detached at once, because a term would keep the graph of its step alive.
+        self._logged = {
+            name: value.detach() if value.requires_grad else value
+            for name, value in terms.items()
+        }
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The means of the last step's terms, detached scalars; {} before it."""
+        return {name: batch_mean(value) for name, value in self._logged.items()}
+
+    @property
+    def auxiliary(self) -> Tensor | None:
+        """What a part of the loss (a scorer, say) is trained by in this step.
+
+        The distiller adds the scalar to the sum of all losses, unweighted.
+        """
+        return None
+
+    def warning(self, terms: dict[str, float]) -> str | None:
+        """Return what a user should be told about the logged terms, if anything."""
+        return None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take note of the epoch that begins, counted from 0."""
+
+    def set_dataset(
+        self, labels: np.ndarray | Tensor, seed: int = 0, batch_size: int = 0
+    ) -> None:
+        """Take up the training set, before a checkpoint is loaded.
+
+        Args:
+            labels (np.ndarray | Tensor): Class of every image, integers, (N,).
+            seed (int): The run's seed, the same on all ranks. Defaults to 0.
+            batch_size (int): Images per step and rank at most. Defaults to 0,
+                unknown.
+        """
+
+    def extra_repr(self) -> str:
+        """Show the settings, all plain attributes, in a printed model."""
+        settings = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, (bool, int, float, str)) and not name.startswith('_')
+        }
+        for name in ('training', 'probing'):
+            del settings[name]
+        settings['loss_weight'] = settings.pop('loss_weight')  # in the last place
+        return ', '.join(f'{name}={value!r}' for name, value in settings.items())
+
+
+class ForeignLoss(DistillLoss):
+    """Speaks for a loss that is no :class:`DistillLoss`.
+
+    What the module has by a name of the protocol is its answer; for all else the
+    defaults hold. Nothing of the module is copied or registered again.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        # In a tuple, because a submodule would be saved twice.
+        object.__setattr__(self, '_module', (module,))
+        super().__init__()
+
+    def _own(self, name: str, default: Any) -> Any:
+        return getattr(self._module[0], name, default)
+
+    @property
+    def class_name(self) -> str:
+        """The name of the class of the module."""
+        return type(self._module[0]).__name__
+
+    @property
+    def needs_epoch(self) -> bool:  # type: ignore[override]
+        """Whether the module has a ``set_epoch``."""
+        return self._own('set_epoch', None) is not None
+
+    @property
+    def needs_dataset(self) -> bool:  # type: ignore[override]
+        """Whether the module has a ``set_dataset``."""
+        return self._own('set_dataset', None) is not None
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The module's ``terms``."""
+        return dict(self._own('terms', None) or {})
+
+    @property
+    def auxiliary(self) -> Tensor | None:
+        """The module's ``auxiliary``."""
+        return self._own('auxiliary', None)
+
+    def warning(self, terms: dict[str, float]) -> str | None:
+        """Return the module's ``warning``."""
+        warning = self._own('warning', None)
+        return warning(terms) if warning else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the module."""
+        self._own('set_epoch', None)(epoch)
+
+    def set_dataset(
+        self, labels: np.ndarray | Tensor, seed: int = 0, batch_size: int = 0
+    ) -> None:
+        """Tell the module."""
+        self._own('set_dataset', None)(labels, seed, batch_size)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ('probing', 'indices') and hasattr(self._module[0], name):
+            setattr(self._module[0], name, value)
+
+
+def as_distill_loss(module: nn.Module) -> DistillLoss:
+    """Return a loss as something that answers by the protocol."""
+    return module if isinstance(module, DistillLoss) else ForeignLoss(module)
+
+
+def losses_of(model: nn.Module) -> list[DistillLoss]:
+    """Return the distillation losses of a model, none of one that distils nothing.
+
+    Args:
+        model (nn.Module): An algorithm of mmrazor, wrapped for several ranks or not.
+    """
+    distiller = getattr(unwrap(model), 'distiller', None)
+    losses = getattr(distiller, 'distill_losses', {})
+    return [as_distill_loss(loss) for loss in losses.values()]
+
+
+def in_float32(data: Any) -> Any:
+    """Return half-precision tensors, in a list too, as float32; the rest as it is."""
+    if isinstance(data, (list, tuple)):
+        return [in_float32(item) for item in data]
+    if isinstance(data, Tensor) and data.dtype in (torch.float16, torch.bfloat16):
+        return data.float()
+    return data

@@ -1,0 +1,477 @@
+r"""The divergences of CAKD (arXiv 2410.14741, Eq. 7-9) in closed form.
+
+With :math:`z` the scores of one net, :math:`P_S` and :math:`P_W` the probabilities of
+its strong and its weak cluster, and :math:`q` the probabilities within a cluster,
+
+.. math::
+    BCD = \sum_{c \in \{S, W\}} P_c^T \log\frac{P_c^T}{P_c^S}, \quad
+    SCD = \sum_{i \in S} q_i^T \log\frac{q_i^T}{q_i^S}, \quad
+    WCD = \sum_{i \in W} q_i^T \log\frac{q_i^T}{q_i^S}
+
+the gradient of :math:`\alpha BCD + \beta SCD + \gamma WCD` by the student's score
+:math:`z_i` is
+
+.. math::
+    \frac{1}{\tau} \left(\beta (q_i^S - q_i^T) + \alpha (P_S^S - P_S^T) \, q_i^S
+    \right), \; i \in S; \quad
+    \frac{1}{\tau} \left(\gamma (q_i^S - q_i^T) - \alpha (P_S^S - P_S^T) \, q_i^S
+    \right), \; i \in W
+
+Both are computed from each cluster's highest score downwards and from the logarithm
+of :math:`P_S / P_W`. Therefore no finite score makes a value or a gradient inf or nan,
+however far apart the scores are. Half precision is computed and returned in float32.
+Exponentials are taken to base 2, because PyTorch computes these three times as fast
+on a CPU.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ...checks import check_classes, check_tau, checked_scores, kind_of
+
+LN2 = math.log(2)
+# Softplus is the identity above this, where it cannot be told from it in float64.
+SOFTPLUS_THRESHOLD = 40
+
+
+class DecoupledKL(NamedTuple):
+    """The three divergences of every row, each of shape (N,)."""
+
+    bcd: Tensor
+    scd: Tensor
+    wcd: Tensor
+
+
+class WeightedKL(NamedTuple):
+    """A weighted mean of divergences, and what it was made of, each of shape (N, 1).
+
+    ``mean``, a scalar, is the only one with a gradient. ``strong_mass`` is the
+    teacher's probability of the strong cluster at ``tau``.
+    """
+
+    mean: Tensor
+    bcd: Tensor
+    scd: Tensor
+    wcd: Tensor
+    strong_mass: Tensor
+
+    def terms(self, factor: float) -> dict[str, Tensor]:
+        """Return all but ``mean`` by name, the divergences times ``factor``."""
+        return {
+            'bcd': factor * self.bcd,
+            'scd': factor * self.scd,
+            'wcd': factor * self.wcd,
+            'strong_mass': self.strong_mass,
+        }
+
+
+def decoupled_kl(
+    preds_S: Tensor, preds_T: Tensor, strong_mask: Tensor, tau: float = 1.0
+) -> DecoupledKL:
+    r"""Split KL(teacher || student) between and within two clusters of classes.
+
+    CAKD, arXiv 2410.14741, Eq. 1-7: ``bcd`` compares the probabilities of the two
+    clusters, ``scd`` and ``wcd`` compare the probabilities within each, and
+
+    .. math:: KL = BCD + P_S^T \, SCD + P_W^T \, WCD
+
+    An empty cluster contributes 0 to every term and to every gradient. The
+    terms do not carry the factor ``tau**2``.
+
+    Args:
+        preds_S (Tensor): The student's scores (logits or features), (N, C).
+        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
+        strong_mask (Tensor): bool, (N, C); True marks the strong cluster.
+        tau (float): Temperature that divides the scores. Defaults to 1.0.
+
+    Returns:
+        DecoupledKL: ``bcd``, ``scd`` and ``wcd`` in nats, each (N,).
+
+    Raises:
+        TypeError: a tensor has the wrong dtype, or ``tau`` is no number.
+        ValueError: shapes differ, or ``tau`` is not positive and finite.
+    """
+    return decoupled_kl_and_mass(preds_S, preds_T, strong_mask, tau)[0]
+
+
+def decoupled_kl_and_mass(
+    preds_S: Tensor, preds_T: Tensor, strong_mask: Tensor, tau: float = 1.0
+) -> tuple[DecoupledKL, Tensor]:
+    """Return :func:`decoupled_kl` and the teacher's probability of S, (N,).
+
+    The probability has no gradient. Arguments and errors are those of
+    :func:`decoupled_kl`.
+    """
+    preds_S, preds_T = _checked(preds_S, preds_T, tau)
+    _check_mask(strong_mask, preds_S)
+    *terms, mass = _DecoupledKL.apply(preds_S, preds_T, strong_mask, tau)
+    return DecoupledKL(*terms), mass
+
+
+def weighted_kl(
+    preds_S: Tensor,
+    preds_T: Tensor,
+    strong_mask: Tensor,
+    tau: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    gamma: float | Tensor = 1.0,
+    factor: float = 1.0,
+    function: Callable | None = None,
+) -> WeightedKL:
+    """Return ``factor * mean(alpha * bcd + beta * scd + gamma * wcd)`` over the rows.
+
+    It is faster than :func:`decoupled_kl` with weights, because it computes the
+    gradient along with the value. Other arguments and errors are as there.
+
+    Args:
+        preds_S (Tensor): As in :func:`decoupled_kl`.
+        preds_T (Tensor): As in :func:`decoupled_kl`.
+        strong_mask (Tensor): As in :func:`decoupled_kl`.
+        tau (float): Temperature. Defaults to 1.0.
+        alpha (float): Weight of BCD. Defaults to 1.0.
+        beta (float): Weight of SCD. Defaults to 1.0.
+        gamma (float | Tensor): Weight of WCD, a number or a scalar tensor. Defaults
+            to 1.0.
+        factor (float): Factor of the mean, but not of the terms. Defaults to 1.0.
+        function (Callable, optional): A compiled :func:`two_clusters`. Defaults to
+            None, the function itself.
+    """
+    preds_S, preds_T = _checked(preds_S, preds_T, tau)
+    _check_mask(strong_mask, preds_S)
+    rows, grad, *terms = (function or two_clusters)(
+        preds_S.detach(), preds_T, strong_mask, tau, alpha, beta, gamma
+    )
+    factor /= max(len(rows), 1)
+    return WeightedKL(_KnownGradient.apply(preds_S, rows, grad, factor), *terms)
+
+
+def single_label_kl(
+    preds_S: Tensor,
+    preds_T: Tensor,
+    labels: Tensor,
+    tau: float = 1.0,
+    alpha: float = 1.0,
+    gamma: float = 1.0,
+) -> Tensor:
+    """Return ``mean(alpha * bcd + gamma * wcd)`` for clusters S = {label}.
+
+    The arguments and errors are those of :func:`single_label_kl_and_terms`.
+    """
+    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma).mean
+
+
+def single_label_kl_and_terms(
+    preds_S: Tensor,
+    preds_T: Tensor,
+    labels: Tensor,
+    tau: float = 1.0,
+    alpha: float = 1.0,
+    gamma: float = 1.0,
+    factor: float = 1.0,
+    function: Callable | None = None,
+) -> WeightedKL:
+    """Return ``factor * mean(alpha * bcd + gamma * wcd)`` for clusters S = {label}.
+
+    This is what :func:`weighted_kl` gives for the mask of ``labels``; ``scd`` is 0
+    then. It is several times as fast, because only the weak cluster has a softmax.
+
+    Args:
+        preds_S (Tensor): The student's logits, (N, C).
+        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
+        labels (Tensor): Class indices, int64, (N,).
+        tau (float): Temperature. Defaults to 1.0.
+        alpha (float): Weight of BCD. Defaults to 1.0.
+        gamma (float): Weight of WCD. Defaults to 1.0.
+        factor (float): Factor of the mean, but not of the terms. Defaults to 1.0.
+        function (Callable, optional): A compiled :func:`label_and_others`. Defaults
+            to None, the function itself.
+
+    Raises:
+        TypeError: scores are no float tensors, or ``tau`` is no number.
+        ValueError: shapes differ, a label is no class (seen on a CPU), or ``tau`` is
+            not positive and finite.
+    """
+    preds_S, preds_T = _checked(preds_S, preds_T, tau)
+    try:
+        rows, grad, *terms = (function or label_and_others)(
+            preds_S.detach(), preds_T, labels, tau, alpha, gamma
+        )
+    except RuntimeError:  # because PyTorch's own message names no config key
+        check_classes(labels, preds_S)
+        raise
+    factor /= max(len(rows), 1)
+    return WeightedKL(_KnownGradient.apply(preds_S, rows, grad, factor), *terms)
+
+
+def batch_mean(rows: Tensor) -> Tensor:
+    """Return the mean of all elements, 0 for a batch without any."""
+    return rows.sum() / max(rows.numel(), 1)
+
+
+# The formula
+
+
+class Clusters(NamedTuple):
+    """One net's scores as two clusters, (N, C) the first two, (N, 1) the others.
+
+    Attributes:
+        depth: log2 of exp(distance / tau), of the distance of a score from the
+            highest of its cluster.
+        q: The probability within the cluster.
+        log_S: Logarithm of the sum of exp(distance / tau) over S, float64.
+        log_W: The same over W.
+        log_odds: log(P_S / P_W), float64.
+    """
+
+    depth: Tensor
+    q: Tensor
+    log_S: Tensor
+    log_W: Tensor
+    log_odds: Tensor
+
+
+def two_clusters(
+    preds_S: Tensor,
+    preds_T: Tensor,
+    strong_mask: Tensor,
+    tau: float,
+    alpha: float,
+    beta: float,
+    gamma: float | Tensor,
+) -> tuple[Tensor, ...]:
+    """Return value, gradient of the value's sum, BCD, SCD, WCD and mass of all rows.
+
+    The arguments are those of :func:`weighted_kl`, checked. Of the six results the
+    gradient is (N, C) and the others are (N, 1).
+    """
+    student, teacher, strong = divide(preds_S, preds_T, strong_mask, tau)
+    bcd, scd, wcd, mass, shift = compare(student, teacher, strong)
+    grad = gradient(student.q, teacher.q, strong, shift, alpha, beta, gamma, tau)
+    return alpha * bcd + beta * scd + gamma * wcd, grad, bcd, scd, wcd, mass
+
+
+def divide(
+    preds_S: Tensor, preds_T: Tensor, strong_mask: Tensor, tau: float
+) -> tuple[Clusters, Clusters, Tensor]:
+    """Divide the scores of both nets; return the mask as numbers as well.
+
+    The mask becomes 1 for S and 0 for W. It is a factor and not a condition, because
+    a condition is several times slower on a CPU.
+    """
+    strong = strong_mask.to(preds_S.dtype)
+    weak = 1 - strong
+    # 0 / 1 leaves a member as it is, 1 / 0 takes all others out of a maximum.
+    outside_S, outside_W = weak / strong, strong / weak
+    student, teacher = (
+        _clusters(preds, strong, outside_S, outside_W, tau)
+        for preds in (preds_S, preds_T)
+    )
+    return student, teacher, strong
+
+
+def _clusters(
+    preds: Tensor, strong: Tensor, outside_S: Tensor, outside_W: Tensor, tau: float
+) -> Clusters:
+    low = torch.finfo(preds.dtype).min
+    in_S, in_W = preds - outside_S, preds - outside_W
+    # The clamp is for a cluster without members, whose highest score would be -inf.
+    peak_S = in_S.amax(-1, keepdim=True).clamp(min=low)
+    peak_W = in_W.amax(-1, keepdim=True).clamp(min=low)
+    distance = torch.maximum(in_S - peak_S, in_W - peak_W)
+    depth = (distance * (1 / (LN2 * tau))).clamp(min=low)
+    weight = depth.exp2()
+    weight_S = weight * strong
+    weight_W = weight - weight_S
+    # The highest score weighs 1. Only the sum of a cluster without members is less.
+    total_S = weight_S.sum(-1, keepdim=True).clamp(min=1)
+    total_W = weight_W.sum(-1, keepdim=True).clamp(min=1)
+    q = weight_S / total_S + weight_W / total_W
+    log_S, log_W = total_S.double().log(), total_W.double().log()
+    log_odds = _finite(log_S - log_W + (peak_S - peak_W) / tau)
+    return Clusters(depth, q, log_S, log_W, log_odds)
+
+
+def compare(
+    student: Clusters, teacher: Clusters, strong: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return BCD, SCD, WCD, the teacher's P_S, and the student's excess of P_S.
+
+    Each is (N, 1), of the dtype of ``strong``.
+    """
+    dtype = strong.dtype
+    bcd, mass, shift = (
+        x.to(dtype) for x in _between(student.log_odds, teacher.log_odds)
+    )
+    within = _within(student.q - teacher.q, teacher.q, teacher.depth - student.depth)
+    scd = (strong * within).sum(-1, keepdim=True)
+    wcd = ((1 - strong) * within).sum(-1, keepdim=True)
+    scd = scd + (student.log_S - teacher.log_S).to(dtype)
+    wcd = wcd + (student.log_W - teacher.log_W).to(dtype)
+    return bcd, scd, wcd, mass, shift
+
+
+def _between(odds_S: Tensor, odds_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return BCD, P of the teacher, and P of the student minus that of the teacher.
+
+    Both arguments are log(P / (1 - P)) of one cluster, and softplus of it is
+    -log(1 - P).
+    """
+    cost_S = F.softplus(odds_S, threshold=SOFTPLUS_THRESHOLD)
+    cost_T = F.softplus(odds_T, threshold=SOFTPLUS_THRESHOLD)
+    p_T = odds_T.sigmoid()
+    bcd = torch.addcmul(cost_S - cost_T, p_T, odds_T - odds_S)
+    return bcd, p_T, odds_S.sigmoid() - p_T
+
+
+def _within(excess: Tensor, q_T: Tensor, depth_gap: Tensor) -> Tensor:
+    """Return addends of KL(q_T || q_S) + log(sum of T) - log(sum of S), (N, C).
+
+    ``excess`` is q_S - q_T. It adds up to 0 except for the rounding of both sums,
+    which it cancels, because a small divergence would drown in that rounding.
+    """
+    return torch.addcmul(excess, q_T, depth_gap, value=LN2)
+
+
+def gradient(
+    q_S: Tensor,
+    q_T: Tensor,
+    strong: Tensor,
+    shift: Tensor,
+    alpha: float | Tensor,
+    beta: float | Tensor,
+    gamma: float | Tensor,
+    tau: float,
+) -> Tensor:
+    """Return the gradient of the weighted terms, see the head of this file."""
+    within = (gamma + (beta - gamma) * strong) * (q_S - q_T)
+    between = (2 * strong - 1) * (alpha * shift)
+    return torch.addcmul(within, between, q_S) * (1 / tau)
+
+
+def label_and_others(
+    preds_S: Tensor,
+    preds_T: Tensor,
+    labels: Tensor,
+    tau: float,
+    alpha: float,
+    gamma: float,
+) -> tuple[Tensor, ...]:
+    """Return what :func:`two_clusters` does for the clusters S = {label}.
+
+    The arguments are those of :func:`single_label_kl_and_terms`, checked.
+    """
+    index = labels.unsqueeze(-1)
+    depth_S, q_S, log_S, odds_S = _others(preds_S, index, tau)
+    depth_T, q_T, log_T, odds_T = _others(preds_T, index, tau)
+    bcd, weak_mass, weak_shift = _between(odds_S, odds_T)
+    excess = q_S - q_T
+    within = _within(excess, q_T, depth_T - depth_S)
+    wcd = within.sum(-1, keepdim=True) + (log_S - log_T)
+    # The label's own slope is that of the others with q = -1.
+    q_or_label = q_S.scatter(-1, index, -1)
+    slope = weak_shift * (alpha / tau)
+    grad = torch.addcmul(excess * (gamma / tau), slope, q_or_label)
+    scd, mass = torch.zeros_like(bcd), 1 - weak_mass
+    return alpha * bcd + gamma * wcd, grad, bcd, scd, wcd, mass
+
+
+def _others(
+    preds: Tensor, index: Tensor, tau: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return depth, q and log of the sum of W, and log(P_W / P_S), for S = {index}.
+
+    They are those of :class:`Clusters`. The first two are (N, C), 0 for the label in
+    ``q``; ``index`` and the last two are (N, 1).
+    """
+    low = torch.finfo(preds.dtype).min
+    scores = preds.scatter(-1, index, low)
+    peak = scores.amax(-1, keepdim=True)
+    depth = ((scores - peak) * (1 / (LN2 * tau))).clamp(min=low)
+    weight = depth.exp2()
+    total = weight.sum(-1, keepdim=True)
+    log_total = total.log()
+    log_odds = _finite(log_total + (peak - preds.gather(-1, index)) / tau)
+    return depth, weight / total, log_total, log_odds
+
+
+def _finite(log_odds: Tensor) -> Tensor:
+    """Keep log odds finite in float32, so that 0 * inf cannot make a nan of them."""
+    limit = torch.finfo(torch.float32).max / 2
+    return log_odds.clamp(-limit, limit)
+
+
+# Autograd
+
+
+class _KnownGradient(torch.autograd.Function):
+    """The sum of rows times a factor, whose gradient by ``preds_S`` is there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, preds_S: Tensor, rows: Tensor, grad: Tensor, factor: float
+    ) -> Tensor:
+        ctx.save_for_backward(grad)
+        ctx.factor = factor
+        return rows.sum() * factor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * (grad_sum * ctx.factor), None, None, None
+
+
+class _DecoupledKL(torch.autograd.Function):
+    """Three terms whose weights are not known before the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, preds_S: Tensor, preds_T: Tensor, strong_mask: Tensor, tau: float
+    ) -> tuple[Tensor, ...]:
+        student, teacher, strong = divide(preds_S, preds_T, strong_mask, tau)
+        *terms, shift = compare(student, teacher, strong)
+        ctx.save_for_backward(student.q, teacher.q, strong_mask, shift)
+        ctx.tau = tau
+        bcd, scd, wcd, mass = (term.squeeze(-1) for term in terms)
+        ctx.mark_non_differentiable(mass)
+        return bcd, scd, wcd, mass
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_bcd: Tensor, grad_scd: Tensor, grad_wcd: Tensor, _: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        q_S, q_T, strong_mask, shift = ctx.saved_tensors
+        strong = strong_mask.to(q_S.dtype)
+        weights = (grad.unsqueeze(-1) for grad in (grad_bcd, grad_scd, grad_wcd))
+        grad = gradient(q_S, q_T, strong, shift, *weights, ctx.tau)
+        return grad, None, None, None
+
+
+# Checks
+
+
+def _checked(preds_S: Tensor, preds_T: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Check the arguments; return the scores in the precision to compute in."""
+    check_tau(tau)
+    return checked_scores(preds_S, preds_T)
+
+
+def _check_mask(strong_mask: Tensor, preds: Tensor) -> None:
+    if not isinstance(strong_mask, Tensor) or strong_mask.dtype != torch.bool:
+        raise TypeError(
+            f'strong_mask must be a bool tensor, got {kind_of(strong_mask)}; '
+            'write `mask > 0` to make one.'
+        )
+    if strong_mask.shape != preds.shape:
+        raise ValueError(
+            f'strong_mask has shape {tuple(strong_mask.shape)} and preds_S '
+            f'{tuple(preds.shape)}: give the mask one entry per score.'
+        )

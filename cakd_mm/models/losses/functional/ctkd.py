@@ -1,0 +1,81 @@
+"""The maths of CTKD (arXiv 2211.16231): a divergence by a learned temperature."""
+
+import math
+
+from torch import Tensor
+
+from ...checks import checked_scores
+
+SCHEDULES = ('cosine', 'linear')
+
+
+def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor:
+    r"""Return the distillation loss of every row, differentiable in the temperature.
+
+    .. math:: T^2 \, KL(softmax(z^T / T) \,||\, softmax(z^S / T))
+
+    Its slope in T is what is left of terms that nearly cancel where T is large, so
+    it is worked out in float64, and the result too.
+
+    Args:
+        preds_S (Tensor): The student's logits, (N, C).
+        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
+        temperature (Tensor): T > 0: a scalar, or one for each row, (N,).
+
+    Returns:
+        Tensor: float64, (N,).
+
+    Raises:
+        TypeError: logits are no float tensors.
+        ValueError: shapes do not fit.
+    """
+    preds_S, preds_T = (preds.double() for preds in checked_scores(preds_S, preds_T))
+    if temperature.shape not in ((), preds_S.shape[:1]):
+        raise ValueError(
+            f'temperature has shape {tuple(temperature.shape)} for logits of shape '
+            f'{tuple(preds_S.shape)}: give a scalar or one temperature per sample.'
+        )
+    # The temperature is used twice. It is made float64 first, so that its two
+    # gradients are added before they are rounded.
+    temperature = temperature.double()
+    scale = temperature.reshape(-1, 1)
+    log_S, log_T = ((preds / scale).log_softmax(-1) for preds in (preds_S, preds_T))
+    divergence = (log_T.exp() * (log_T - log_S)).sum(-1)
+    return temperature.square() * divergence
+
+
+def reverse_gradient(x: Tensor, factor: float) -> Tensor:
+    """Return ``x``; its gradient is multiplied by ``factor``, reversed below 0."""
+    fixed = x.detach()
+    return fixed + factor * (x - fixed)
+
+
+def reversal_factor(
+    epoch: int,
+    epochs: int = 10,
+    lambda_max: float = 0.0,
+    lambda_min: float = -1.0,
+    schedule: str = 'cosine',
+) -> float:
+    r"""Return the factor :math:`\lambda` of the temperature's gradient.
+
+    With e = min(epoch, epochs) of E epochs, 'cosine' goes from ``lambda_max`` to
+    ``lambda_min`` by half a wave,
+
+    .. math:: \lambda = \lambda_{min} + (\lambda_{max} - \lambda_{min}) \,
+              (1 + \cos(\pi e / E)) / 2
+
+    and 'linear' in even steps, of which the original leaves the last one out.
+
+    Args:
+        epoch (int): Epochs begun, from 1.
+        epochs (int): Epochs until the end of the schedule. Defaults to 10.
+        lambda_max (float): Factor to begin with. Defaults to 0.0.
+        lambda_min (float): Factor to end with. Defaults to -1.0.
+        schedule (str): 'cosine' or 'linear'. Defaults to 'cosine'.
+    """
+    span = lambda_max - lambda_min
+    if schedule == 'cosine':
+        wave = math.cos(math.pi * min(epoch, epochs) / epochs)
+        return lambda_min + span * (1 + wave) / 2
+    return lambda_max - span / epochs * min(epoch, epochs - 1)

@@ -1,0 +1,78 @@
+"""The maths of OFD (arXiv 1904.01866): margins and a partial distance."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Below this probability of a negative value the margin is so many deviations.
+RARE = 0.001
+DEVIATIONS = 3.0
+
+
+def margin_of(bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
+    r"""Return what a normalised channel is on average where it is negative.
+
+    OFD, arXiv 1904.01866, Eq. 4: a channel after BN is taken for normal with mean
+    m = bias and deviation s = \|weight\|, and its margin is
+
+    .. math:: E[x | x < 0] = m - s \, \frac{\phi(m / s)}{\Phi(-m / s)}
+
+    or -3 s where :math:`\Phi(-m / s)`, the probability of a negative value, is at
+    most 0.001. For s = 0 it is the limit of both, min(m, 0).
+
+    Args:
+        bn_weight (Tensor): Weight of the BN before the ReLU, (C,).
+        bn_bias (Tensor): Its bias, (C,).
+
+    Returns:
+        Tensor: Margins <= 0, (C,), of the dtype of ``bn_bias``; no gradient.
+
+    Raises:
+        ValueError: the shapes are not (C,) both.
+    """
+    if bn_weight.dim() != 1 or bn_weight.shape != bn_bias.shape:
+        raise ValueError(
+            f'bn_weight has shape {tuple(bn_weight.shape)} and bn_bias '
+            f'{tuple(bn_bias.shape)}: give weight and bias of one BN layer, (C,) each.'
+        )
+    mean, deviation = bn_bias.detach().double(), bn_weight.detach().double().abs()
+    ratio = mean / torch.where(deviation > 0, deviation, 1)
+    density = (-ratio.square() / 2).exp() / math.sqrt(2 * math.pi)
+    negative = torch.special.ndtr(-ratio)
+    expected = mean - deviation * density / negative.clamp(min=RARE)
+    margin = torch.where(negative > RARE, expected, -DEVIATIONS * deviation)
+    limit = mean.clamp(max=0)
+    return torch.where(deviation > 0, margin, limit).to(bn_bias.dtype)
+
+
+def partial_l2(preds_S: Tensor, preds_T: Tensor, margin: Tensor) -> Tensor:
+    r"""Return the distance of two maps, summed over a sample, averaged over samples.
+
+    OFD, arXiv 1904.01866, Eq. 3 and 5: the goal is g = max(t, margin), and
+
+    .. math:: d = (s - g)^2 \text{ where } t > 0 \text{ or } s > g, \text{ else } 0
+
+    Args:
+        preds_S (Tensor): The student's map, (N, C, H, W).
+        preds_T (Tensor): The teacher's, of the same shape; gets no gradient.
+        margin (Tensor): The margins of its channels, see :func:`margin_of`, (C,).
+
+    Returns:
+        Tensor: A scalar.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if preds_S.shape != preds_T.shape or margin.shape != preds_T.shape[1:2]:
+        raise ValueError(
+            f'preds_S has shape {tuple(preds_S.shape)}, preds_T '
+            f'{tuple(preds_T.shape)} and margin {tuple(margin.shape)}: give maps of '
+            'one shape (N, C, H, W) and a margin for each channel, (C,), of the BN '
+            'that makes the tapped feature.'
+        )
+    preds_T = preds_T.detach()
+    goal = preds_T.maximum(margin.to(preds_T.dtype)[:, None, None])
+    counts = (preds_T > 0) | (preds_S > goal)
+    gap = torch.where(counts, preds_S - goal, 0)
+    return gap.square().sum() / max(len(gap), 1)

@@ -1,0 +1,73 @@
+"""Lists of features become pairs of maps, checked."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..checks import kind_of
+
+
+def paired_maps(
+    preds_S: Sequence[Tensor], preds_T: Sequence[Tensor], same_size: bool = True
+) -> list[tuple[Tensor, Tensor]]:
+    """Pair the features of student and teacher, as maps, level by level.
+
+    A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32;
+    the teacher's maps are detached.
+
+    Args:
+        preds_S (Sequence[Tensor]): The student's maps, (N, C, H, W) each.
+        preds_T (Sequence[Tensor]): The teacher's, as many, with the same N and C.
+        same_size (bool): Whether H and W have to agree too. Defaults to True.
+
+    Raises:
+        TypeError: an argument is no list of float tensors.
+        ValueError: lists or shapes do not fit.
+    """
+    lists = dict(preds_S=preds_S, preds_T=preds_T)
+    for name, features in lists.items():
+        if not isinstance(features, (list, tuple)):
+            raise TypeError(
+                f'{name} must be a list of maps, got {type(features).__name__}: write '
+                f"{name}=dict(recorder=['stage1', 'stage2'], ...) in "
+                'loss_forward_mappings.'
+            )
+    if len(preds_S) != len(preds_T) or not preds_S:
+        raise ValueError(
+            f'preds_S has {len(preds_S)} maps and preds_T {len(preds_T)}: name as many '
+            'recorders of the student as of the teacher, at least one.'
+        )
+    pairs = []
+    for level, pair in enumerate(zip(preds_S, preds_T, strict=True)):
+        ours, theirs = (
+            _as_map(f'{name}[{level}]', feature)
+            for name, feature in zip(lists, pair, strict=True)
+        )
+        dims = 4 if same_size else 2
+        if ours.shape[:dims] != theirs.shape[:dims]:
+            raise ValueError(
+                f'preds_S[{level}] has shape {tuple(ours.shape)} and preds_T[{level}] '
+                f"{tuple(theirs.shape)}: set the connector's out_channels"
+                f'{", and its size or out_sizes," if same_size else ""} to the '
+                "teacher's."
+            )
+        double = torch.float64 in (ours.dtype, theirs.dtype)
+        dtype = torch.float64 if double else torch.float32
+        pairs.append((ours.to(dtype), theirs.detach().to(dtype)))
+    return pairs
+
+
+def _as_map(name: str, feature: Tensor) -> Tensor:
+    if not isinstance(feature, Tensor) or not feature.is_floating_point():
+        raise TypeError(
+            f'{name} must be a float tensor, got {kind_of(feature)}: of a module '
+            'that returns a tuple write data_idx=0, or a list of numbers and None for '
+            'each recorder.'
+        )
+    if feature.dim() not in (2, 4):
+        raise ValueError(
+            f'{name} has shape {tuple(feature.shape)}: tap a map (N, C, H, W) or a '
+            'vector (N, C).'
+        )
+    return feature[:, :, None, None] if feature.dim() == 2 else feature

@@ -1,0 +1,34 @@
+"""The axes on which plots draw the terms of losses, scorers and balancers."""
+
+from collections.abc import Mapping
+from enum import Enum
+
+
+class TermAxis(str, Enum):
+    """What a logged term measures; terms of one axis share a panel, in this order."""
+
+    DIVERGENCE = 'divergence × τ² (nats), no weight'
+    CROSS_ENTROPY = 'cross entropy (nats), no weight'
+    CONTRASTIVE = 'contrastive loss (nats), no weight'
+    DISTANCE = '1 - correlation, no weight'
+    SQUARED = 'squared difference, no weight'
+    OTHER = 'value, no weight'
+    TEMPERATURE = 'temperature (logit)'
+    GRADIENT_FACTOR = "factor of the temperature's gradient"
+    SHARE = 'share'
+    FACTOR = 'factor (no unit)'
+
+
+# By the name of a term: its axis, and what the legend says of it.
+TermLabels = Mapping[str, tuple[TermAxis, str]]
+
+# The terms that both losses of CAKD have.
+CLUSTER_TERMS: TermLabels = {
+    'bcd': (TermAxis.DIVERGENCE, 'BCD: between the clusters'),
+    'scd': (TermAxis.DIVERGENCE, 'SCD: within the strong cluster'),
+    'wcd': (TermAxis.DIVERGENCE, 'WCD: within the weak cluster'),
+    'strong_mass': (
+        TermAxis.SHARE,
+        "strong_mass: teacher's probability of the strong cluster, at τ",
+    ),
+}
