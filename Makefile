@@ -6,6 +6,8 @@ VENV_ORIGINAL ?= .venv-original
 VENV_WHEEL ?= .venv-wheel
 # Two processes share a machine's cores.
 JOBS ?= 2
+# More arguments of `make train`, or of `make test`: ARGS='tests/test_docs.py -x'
+ARGS ?=
 ON_CPU := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
 
 .PHONY: install demo train test lint test-original test-wheel test-gpu benchmarks
@@ -43,7 +45,7 @@ train: $(STAMP)
 	$(VENV)/bin/python tools/train.py $(CONFIG) $(ARGS)
 
 test: $(STAMP)
-	$(ON_CPU) $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
+	$(ON_CPU) $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # The tests that need a CUDA GPU, which `make test` hides to be the same anywhere.
 test-gpu: $(STAMP)

@@ -10,6 +10,7 @@ from runpy import run_path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+REPOSITORY = 'https://github.com/cakd-mm/cakd_mm'
 
 
 def requirements(name: str) -> list[str]:
@@ -24,12 +25,37 @@ setup(
     description='CAKD and its baselines for knowledge distillation with MMRazor',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    author='cakd_mm contributors',
+    url=REPOSITORY,
+    project_urls={
+        'Documentation': f'{REPOSITORY}/tree/main/docs',
+        'Changelog': f'{REPOSITORY}/blob/main/CHANGELOG.md',
+        'Issues': f'{REPOSITORY}/issues',
+        'Paper': 'https://arxiv.org/abs/2410.14741',
+    },
+    keywords='knowledge distillation, model compression, image classification, '
+    'CAKD, MMRazor, OpenMMLab, PyTorch',
+    # The licence is named above, because setuptools refuses it in both places.
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Typing :: Typed',
+    ],
     license='Apache-2.0',
     license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=['cakd_mm', 'cakd_mm.*']),
     package_data={
         'cakd_mm': [
+            'py.typed',
             '.mim/model-index.yml',
             '.mim/configs/**/*',
             '.mim/tools/**/*',

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -124,6 +126,7 @@ def check_files(names, modes):
         assert f'{MIM}/tools/{tool}' in names
         if tool.endswith('.sh'):
             assert modes[f'{MIM}/tools/{tool}'] & 0o111, f'{tool} cannot be executed'
+    assert 'cakd_mm/py.typed' in names
     modules = {
         name
         for name in tree_files()
@@ -142,6 +145,11 @@ def check_metadata(read, names):
     assert metadata['Version'] == __version__
     assert (metadata['License-Expression'] or metadata['License']) == 'Apache-2.0'
     assert metadata['Requires-Python'] == '>=3.10'
+    assert metadata['Author'] == 'cakd_mm contributors'
+    pages = dict(line.split(', ') for line in metadata.get_all('Project-URL'))
+    assert pages['Changelog'].endswith('/blob/main/CHANGELOG.md')
+    assert 'knowledge distillation' in metadata['Keywords']
+    assert 'Typing :: Typed' in metadata.get_all('Classifier')
     [licence] = [n for n in names if n.startswith(info) and n.endswith('/LICENSE')]
     assert read(licence) == (ROOT / 'LICENSE').read_bytes()
     assert b'Apache License' in read(licence)
@@ -237,3 +245,35 @@ def test_only_pinned_families_are_named():
     assert {pins['numpy'], pins['setuptools']} == {'numpy<2', 'setuptools<81'}
     runtime = {Requirement(line).name for line in requirements('runtime')}
     assert set(compat.RUNTIME) <= runtime
+
+
+def test_the_citation_and_the_changelog_are_of_this_version():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == __version__
+    assert citation['authors'] == [{'name': 'cakd_mm contributors'}]
+    changelog = (ROOT / 'CHANGELOG.md').read_text()
+    assert re.findall(r'^## (\S+)', changelog, re.MULTILINE)[0] == __version__
+
+
+WORKFLOWS = sorted((ROOT / '.github/workflows').glob('*.yml'))
+
+
+def test_there_are_workflows():
+    assert [file.stem for file in WORKFLOWS] == ['docs', 'lint', 'release', 'test']
+
+
+@pytest.mark.parametrize('file', WORKFLOWS, ids=lambda file: file.stem)
+def test_a_workflow_is_modest_and_calls_what_there_is(file):
+    """It may read by default, its actions have a version, its commands exist."""
+    workflow = yaml.safe_load(file.read_text())
+    assert workflow['permissions'] == {'contents': 'read'}
+    steps = [step for job in workflow['jobs'].values() for step in job['steps']]
+    for step in steps:
+        assert re.search(r'@(v\d+|release/v\d+)$', step.get('uses', '@v0'))
+    commands = '\n'.join(step.get('run', '') for step in steps)
+    makefile = (ROOT / 'Makefile').read_text()
+    targets = set(re.search(r'^\.PHONY: (.*)', makefile, re.MULTILINE)[1].split())
+    called = set(re.findall(r'\bmake ([\w-]+)', commands))
+    assert called and called <= targets
+    named = re.findall(r'\b(?:tests|requirements|cakd_mm)/[\w/.]+', file.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
