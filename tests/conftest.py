@@ -35,6 +35,14 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory) -> Path:
+    """The work dir of a run of two epochs of three steps with a scoring network."""
+    from tiny_runs import train  # It needs mmrazor, which cakd_mm makes importable.
+
+    return train(tmp_path_factory.mktemp('trained'))
+
+
 @pytest.fixture
 def make_runner(tmp_path):
     """Build a Runner in the temporary folder, under a name of its own."""

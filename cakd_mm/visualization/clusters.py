@@ -12,7 +12,7 @@ from .observe import Seen, shares_by_class
 
 def channel_order(shares: np.ndarray) -> np.ndarray:
     """Order the channels of (K, C) shares so that similar ones are neighbours."""
-    exact = shares.shape[1] <= 512  # takes minutes of thousands
+    exact = shares.shape[1] <= 512  # Of thousands of channels it would take minutes.
     tree = linkage(shares.T, 'average', optimal_ordering=exact)
     return leaves_list(tree)
 

@@ -1,5 +1,6 @@
 """sweep.png and sweep.md: several runs, grouped by what their configs say."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -19,9 +20,8 @@ from .history import LOG, configs_of, is_run, read_history
 MOST_LEAVES = 8
 MOST_COLUMNS = 8
 DASH = '–'
-MISSING = object()
-Settings = dict | Hashable  # of a config or a part of it; MISSING too
-Names = tuple[str, ...]
+Keys = tuple[str, ...]  # These lead to a value or a part of a config.
+Settings = dict[Keys, Hashable]  # The values of a config, or of a part of it.
 # What a run is made of. The other keys of a config are its own variables: a run does
 # not read them, and `distiller`, say, is there again as `model.distiller`.
 RUN_KEYS = {
@@ -56,19 +56,19 @@ LATE = 0.6  # where the second panel begins, as a share of the longest run
 class SweptRun:
     """One run of a sweep.
 
-    Args:
-        work_dir (Path): Where it is.
-        config (str): The stem of its config file.
-        settings (dict): Its config without seed, places and what has no influence.
-        seed (int, optional): None if the config has none.
-        scores (dict): Top-1 in percent by epoch, or by iteration.
-        length (int): How many epochs or iterations it is to have.
-        unit (str): ``'epoch'`` or ``'iteration'``.
+    Attributes:
+        work_dir: Where it is.
+        config: The stem of its config file.
+        settings: Its config without seed, places and what has no influence.
+        seed: None if the config has none.
+        scores: Top-1 in percent by epoch, or by iteration.
+        length: How many epochs or iterations it is to have.
+        unit: ``'epochs'`` or ``'iterations'``.
     """
 
     work_dir: Path
     config: str
-    settings: dict
+    settings: Settings
     seed: int | None
     scores: dict[int, float]
     length: int
@@ -90,31 +90,15 @@ class SweptRun:
         return self.scores[self.end]
 
 
-@dataclass(frozen=True)
 class Group:
-    """The runs whose configs agree in everything but the seed."""
+    """The runs whose configs agree in everything but the seed, in order of it."""
 
-    runs: list[SweptRun]
-
-    @property
-    def settings(self) -> dict:
-        """What they agree in."""
-        return self.runs[0].settings
-
-    @property
-    def config(self) -> str:
-        """The stem of their config file."""
-        return ', '.join(dict.fromkeys(run.config for run in self.runs))
-
-    @property
-    def finished(self) -> list[SweptRun]:
-        """Those that count."""
-        return [run for run in self.runs if run.finished]
-
-    @property
-    def unfinished(self) -> list[SweptRun]:
-        """Those that are under way, or were stopped."""
-        return [run for run in self.runs if not run.finished]
+    def __init__(self, runs: list[SweptRun]) -> None:
+        self.runs = sorted(runs, key=lambda run: (run.seed is None, run.seed or 0))
+        self.settings = runs[0].settings
+        self.config = ', '.join(dict.fromkeys(run.config for run in self.runs))
+        self.finished = [run for run in self.runs if run.finished]
+        self.unfinished = [run for run in self.runs if not run.finished]
 
     @property
     def result(self) -> str:
@@ -128,20 +112,14 @@ class Group:
         """The mean of the finished runs, of the epochs that all of them scored."""
         return mean_curve([sorted(run.scores.items()) for run in self.finished])
 
-    @property
-    def repeated(self) -> list[int | None]:
-        """The seeds that several finished runs have."""
-        seeds = [run.seed for run in self.finished]
-        return [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
-
 
 @dataclass(frozen=True)
 class Sweep:
     """Several runs.
 
-    Args:
-        groups (list[Group]): Those with a validation score.
-        without_score (list[Path]): The work dirs of the others.
+    Attributes:
+        groups: Those with a validation score.
+        without_score: The work dirs of the others.
     """
 
     groups: list[Group]
@@ -151,21 +129,18 @@ class Sweep:
     def unit(self) -> str:
         """What the lengths of the runs count."""
         units = {run.unit for group in self.groups for run in group.runs}
-        return ' or '.join(f'{unit}s' for unit in sorted(units))
+        return ' or '.join(sorted(units))
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
     """Return the work dirs of all runs in some folders, however deep, each once.
 
-    Args:
-        folders (Sequence[Path]): Work dirs, or folders that contain work dirs.
-
     Raises:
         FileNotFoundError: one of the folders holds no run.
     """
-    found = {}
+    found: dict[Path, Path] = {}
     for folder in folders:
-        if folder.is_file():  # `runs/*` names the logs beside the runs, too
+        if folder.is_file():  # The pattern `runs/*` also names logs beside the runs.
             continue
         work_dirs = {log.parents[2] for log in folder.rglob(LOG)}
         runs = [work_dir for work_dir in sorted(work_dirs) if is_run(work_dir)]
@@ -207,7 +182,7 @@ def read_run(work_dir: Path) -> SweptRun:
         seed=(content.get('randomness') or {}).get('seed'),
         scores=history.scores,
         length=content['train_cfg']['max_epochs' if by_epoch else 'max_iters'],
-        unit='epoch' if by_epoch else 'iteration',
+        unit='epochs' if by_epoch else 'iterations',
     )
 
 
@@ -218,188 +193,89 @@ def name_of(stem: str) -> str:
 
 
 def group_runs(runs: Sequence[SweptRun]) -> list[Group]:
-    """Return groups of runs that differ in the seed only, each ordered by seed."""
+    """Return groups of runs that differ in the seed only."""
     groups: dict[Hashable, list[SweptRun]] = {}
     for run in runs:
-        groups.setdefault(frozenset(leaves(run.settings).items()), []).append(run)
-    return [
-        Group(sorted(own, key=lambda run: (run.seed is None, run.seed or 0)))
-        for own in groups.values()
-    ]
+        groups.setdefault(frozenset(run.settings.items()), []).append(run)
+    return [Group(own) for own in groups.values()]
 
 
-def settings_of(value: object, path: Names = ()) -> Settings:
-    """Return a part of a config without what has no influence on the results.
+def settings_of(value: object, path: Keys = ()) -> Settings:
+    """Return the values of a config by the keys that lead to them.
 
-    Lists of dicts become dicts with ``'0'``, ``'1'``, ... as keys; other values become
-    hashable, so that they can be compared.
-
-    Args:
-        value: The part.
-        path (tuple[str]): The keys that lead to it. Defaults to ``()``, the whole.
+    What has no influence on the results is left out. A list with a dict in it has
+    ``'0'``, ``'1'``, ... as keys; another list is a value, as a tuple.
     """
+    if dotted(path) in WITHOUT_INFLUENCE:
+        return {}
     if isinstance(value, list | tuple):
         items = [settings_of(item) for item in value]
-        if any(isinstance(item, dict) for item in items):
-            return {str(place): item for place, item in enumerate(items)}
-        return tuple(items)
+        if all(item.keys() == {()} for item in items):
+            return {path: tuple(item[()] for item in items)}
+        value = {str(place): item for place, item in enumerate(value)}
     if not isinstance(value, dict):
-        return value if isinstance(value, Hashable) else str(value)
-    return {
-        name: settings_of(child, (*path, name))
-        for name, child in value.items()
-        if dotted((*path, name)) not in WITHOUT_INFLUENCE
-    }
+        return {path: value if isinstance(value, Hashable) else str(value)}
+    settings = {}
+    for name, child in value.items():
+        settings.update(settings_of(child, (*path, name)))
+    return settings
 
 
-def dotted(path: Names) -> str:
+def dotted(path: Keys) -> str:
     """Return a key as one writes it."""
     return '.'.join(map(str, path))
 
 
-def leaves(settings: Settings, path: Names = ()) -> dict[Names, Hashable]:
-    """Return the single values of settings by the keys that lead to them."""
-    if not isinstance(settings, dict):
-        return {} if settings is MISSING else {path: settings}
-    found = {}
-    for name, child in settings.items():
-        found.update(leaves(child, (*path, name)))
-    return found
+def part_of(settings: Settings, path: Keys) -> Settings:
+    """Return the settings below a path; of a single value there the key is ``()``."""
+    depth = len(path)
+    return {key[depth:]: v for key, v in settings.items() if key[:depth] == path}
 
 
-def child_of(settings: Settings, name: str) -> Settings:
-    """Return what settings have under a name, or MISSING."""
-    return settings.get(name, MISSING) if isinstance(settings, dict) else MISSING
+def short_form(part: Settings) -> str:
+    """Return a part in a few words: a value itself, else its type, types or names."""
+    for key in ((), ('type',)):
+        if key in part:
+            return str(part[key])
+    names = dict.fromkeys(name for name, *_ in part)
+    return ', '.join(str(part.get((name, 'type'), name)) for name in names) or DASH
 
 
-def short_form(settings: Settings) -> str:
-    """Return settings in a few words: a value itself, a part by its types or names."""
-    if settings is MISSING:
-        return DASH
-    if not isinstance(settings, dict):
-        return str(settings)
-    if 'type' in settings:
-        return short_form(settings['type'])
-    words = [
-        short_form(child) if isinstance(child, dict) and 'type' in child else str(name)
-        for name, child in settings.items()
-    ]
-    return ', '.join(words) or DASH
+def differing(parts: Sequence[Settings], path: Keys = ()) -> list[Keys]:
+    """Return the keys that tell settings apart.
 
-
-@dataclass(frozen=True)
-class Column:
-    """What a column of the table shows of each group's settings.
+    Where a part differs in all its many values, or is a single value in some settings,
+    its own key is enough, because its short form says what it is. Settings with the
+    same short form are told apart by further keys.
 
     Args:
-        path (tuple[str]): The keys that lead to it.
-        names (tuple[str]): Show which of these are there. Defaults to ``()``: show
-            what is there.
+        parts: What each group has below a path.
+        path: That path. Defaults to ``()``, the whole.
     """
-
-    path: Names
-    names: Names = ()
-
-    @property
-    def heading(self) -> str:
-        """The key as the table shows it."""
-        return f'`{dotted(self.path)}{".*" if self.names else ""}`'
-
-    def value(self, settings: Settings) -> str:
-        """Return what a group's settings have there, in short."""
-        found = settings
-        for name in self.path:
-            found = child_of(found, name)
-        return self.text(found)
-
-    def text(self, found: Settings) -> str:
-        """Return in short what was found there."""
-        if not self.names:
-            return short_form(found)
-        here = [name for name in self.names if child_of(found, name) is not MISSING]
-        return ', '.join(map(str, here)) or DASH
-
-
-def differing(values: Sequence[Settings], path: Names = ()) -> list[Column]:
-    """Return the columns that tell settings apart.
-
-    A part that differs in all its many values is one column, in its short form; so are
-    many values that not all have. Where such a column says the same of some groups,
-    further columns tell these apart.
-
-    Args:
-        values (Sequence): What each group has there.
-        path (tuple[str]): The keys that lead there. Defaults to ``()``, the whole.
-    """
-    if all(value == values[0] for value in values):
+    if all(part == parts[0] for part in parts):
         return []
-    if not any(isinstance(value, dict) for value in values):
-        return [Column(path)]
-    if path and (has_values(values) or differs_entirely(values)):
-        found = told_apart(Column(path), values, values)
-        if found:
-            return found
-    found = partly_there(values, path) if path else []
-    done = {name for column in found if column.path == path for name in column.names}
-    for name in names_in(values):
-        if name not in done:
-            children = [child_of(value, name) for value in values]
+    if all(part.keys() <= {()} for part in parts):
+        return [path]
+    found: list[Keys] = []
+    texts = [short_form(part) for part in parts]
+    is_value = any(() in part for part in parts)
+    if path and len(set(texts)) > 1 and (is_value or differs_entirely(parts)):
+        found = [path]
+        for text in dict.fromkeys(texts):
+            alike = [part for part in parts if short_form(part) == text]
+            found += differing(alike, path)
+    else:
+        for name in dict.fromkeys(key[0] for part in parts for key in part if key):
+            children = [part_of(part, (name,)) for part in parts]
             found += differing(children, (*path, name))
     return list(dict.fromkeys(found))
 
 
-def partly_there(values: Sequence[Settings], path: Names) -> list[Column]:
-    """Return a column of what some groups lack in a part, if that is many values."""
-    if MISSING in values:
-        return []
-    names = names_in(values)
-    names = [n for n in names if any(child_of(value, n) is MISSING for value in values)]
-    parts = [{n: value[n] for n in names if n in value} for value in values]
-    if not differs_entirely(parts):
-        return []
-    return told_apart(Column(path, tuple(names)), values, parts)
-
-
-def names_in(values: Sequence[Settings]) -> list[str]:
-    """Return the names of all children of parts of settings."""
-    parts = [value for value in values if isinstance(value, dict)]
-    return list(dict.fromkeys(name for part in parts for name in part))
-
-
-def told_apart(
-    column: Column, values: Sequence[Settings], parts: Sequence[Settings]
-) -> list[Column]:
-    """Return a column, and what tells those apart of which it says the same.
-
-    Args:
-        column (Column): It stands for the parts.
-        values (Sequence): What each group has where the column is.
-        parts (Sequence): The same, without what other columns tell.
-
-    Returns:
-        list[Column]: Empty if the column says the same of all.
-    """
-    texts = [column.text(value) for value in values]
-    if len(set(texts)) == 1:
-        return []
-    found = [column]
-    for text in dict.fromkeys(texts):
-        alike = [part for part, own in zip(parts, texts, strict=True) if own == text]
-        found += differing(alike, column.path)
-    return found
-
-
-def has_values(values: Sequence[Settings]) -> bool:
-    """Whether a group has a single value where another has a part."""
-    return any(not isinstance(v, dict) and v is not MISSING for v in values)
-
-
-def differs_entirely(values: Sequence[Settings]) -> bool:
-    """Whether parts of settings have many single values and none in common."""
-    found = [leaves(value) for value in values]
-    keys = {key for own in found for key in own}
-    differ = (len({own.get(key, MISSING) for own in found}) > 1 for key in keys)
-    return len(keys) > MOST_LEAVES and all(differ)
+def differs_entirely(parts: Sequence[Settings]) -> bool:
+    """Whether parts of settings have many values and none in common."""
+    keys = {key for part in parts for key in part}
+    common = set.intersection(*(set(part.items()) for part in parts))
+    return len(keys) > MOST_LEAVES and not common
 
 
 def sweep_table(sweep: Sweep) -> str:
@@ -408,55 +284,54 @@ def sweep_table(sweep: Sweep) -> str:
     A few keys that differ are columns; of more than :data:`MOST_COLUMNS` each is a line
     below the table, because nobody can read such a wide one.
     """
-    columns = differing([group.settings for group in sweep.groups])
-    listed = columns if len(columns) > MOST_COLUMNS else []
-    shown = [] if listed else columns
+    paths = differing([group.settings for group in sweep.groups])
+    listed = paths if len(paths) > MOST_COLUMNS else []
+    shown = [] if listed else paths
     head = ['config', 'seeds', sweep.unit, 'last top-1 (%)']
-    head += [column.heading for column in shown]
+    head += [f'`{dotted(path)}`' for path in shown]
     rows = [row for group in sweep.groups for row in table_rows(group, shown)]
-    lines = [head, ['---'] * len(head), *rows]
-    text = ['| ' + ' | '.join(map(cell, line)) + ' |' for line in lines]
+    text = []
+    for line in (head, ['---'] * len(head), *rows):
+        cells = (cell.replace('|', '\\|').replace('\n', ' ') for cell in line)
+        text.append(f'| {" | ".join(cells)} |')
     text += ['', *notes(sweep)]
     if listed:
         text += ['', 'What differs:', '', *(spelt_out(x, sweep.groups) for x in listed)]
     return '\n'.join(text) + '\n'
 
 
-def spelt_out(column: Column, groups: Sequence[Group]) -> str:
+def shown_at(path: Keys, group: Group) -> str:
+    """Return what a group has at a key, in its short form."""
+    return short_form(part_of(group.settings, path))
+
+
+def spelt_out(path: Keys, groups: Sequence[Group]) -> str:
     """Return a line with each value of a key, and the configs that have it."""
     configs: dict[str, list[str]] = {}
     for group in groups:
-        configs.setdefault(column.value(group.settings), []).append(group.config)
-    configs.pop(DASH, None)  # the others do not have the key
-    parts = (
-        f'{value} ({", ".join(dict.fromkeys(own))})' for value, own in configs.items()
-    )
-    return f'- {column.heading}: {"; ".join(parts)}'
+        configs.setdefault(shown_at(path, group), []).append(group.config)
+    configs.pop(DASH, None)  # These configs do not have the key.
+    parts = (f'{x} ({", ".join(dict.fromkeys(own))})' for x, own in configs.items())
+    return f'- `{dotted(path)}`: {"; ".join(parts)}'
 
 
-def cell(text: str) -> str:
-    """Return a text as a cell of a table."""
-    return text.replace('|', '\\|').replace('\n', ' ')
-
-
-def table_rows(group: Group, columns: Sequence[Column]) -> list[list[str]]:
+def table_rows(group: Group, paths: Sequence[Keys]) -> list[list[str]]:
     """Return the row of a group's finished runs, and one of each unfinished run."""
-    values = [column.value(group.settings) for column in columns]
+    values = [shown_at(path, group) for path in paths]
     rows = []
     if group.finished:
-        seeds = ', '.join(seed_name(run.seed) for run in group.finished)
         length = str(group.finished[0].length)
+        seeds = seeds_of(group.finished)
         rows.append([group.config, seeds, length, group.result, *values])
     for run in group.unfinished:
         part = f'{run.end} of {run.length}, unfinished'
-        score = f'{run.top1:.2f}'
-        rows.append([group.config, seed_name(run.seed), part, score, *values])
+        rows.append([group.config, seeds_of([run]), part, f'{run.top1:.2f}', *values])
     return rows
 
 
-def seed_name(seed: int | None) -> str:
-    """Return a seed as the table shows it."""
-    return DASH if seed is None else str(seed)
+def seeds_of(runs: Sequence[SweptRun]) -> str:
+    """Return the seeds of runs as the table shows them."""
+    return ', '.join(DASH if run.seed is None else str(run.seed) for run in runs)
 
 
 def notes(sweep: Sweep) -> list[str]:
@@ -464,11 +339,12 @@ def notes(sweep: Sweep) -> list[str]:
     lines = ['Mean ± standard deviation over the seeds, of the last score of a run.']
     if any(group.unfinished for group in sweep.groups):
         lines.append('An unfinished run has a row of its own, and is in no mean.')
-    for own in sweep.groups:
-        for seed in own.repeated:
-            same = [str(run.work_dir) for run in own.finished if run.seed == seed]
-            text = f'These runs have the same config and seed: {", ".join(same)}.'
-            lines.append(f'{text} Each of them counts in the mean.')
+    for group in sweep.groups:
+        for seed, count in Counter(run.seed for run in group.finished).items():
+            if count > 1:
+                same = [str(run.work_dir) for run in group.finished if run.seed == seed]
+                text = f'These runs have the same config and seed: {", ".join(same)}.'
+                lines.append(f'{text} Each of them counts in the mean.')
     if sweep.without_score:
         names = ', '.join(map(str, sweep.without_score))
         lines.append(f'Left out, because their logs have no validation score: {names}.')
@@ -478,12 +354,10 @@ def notes(sweep: Sweep) -> list[str]:
 def labels_of(groups: Sequence[Group]) -> list[str]:
     """Return the config of each group; of a config with several, what differs too."""
     labels = []
-    for own in groups:
-        namesakes = [x.settings for x in groups if x.config == own.config]
-        words = [own.config]
-        for column in differing(namesakes):
-            words.append(f'{column.path[-1]}={column.value(own.settings)}')
-        labels.append(', '.join(words))
+    for group in groups:
+        paths = differing([x.settings for x in groups if x.config == group.config])
+        words = (f'{path[-1]}={shown_at(path, group)}' for path in paths)
+        labels.append(', '.join([group.config, *words]))
     return labels
 
 

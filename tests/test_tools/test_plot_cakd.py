@@ -1,8 +1,6 @@
 """The command line that draws a distillation run."""
 
-import importlib.util
 import shutil
-import sys
 
 import pytest
 import torch
@@ -10,9 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from mmengine.config import Config
 from tiny import CONFIGS, build
-from tiny_runs import METRIC, feature_config, log_terms, steps, train, write_log
+from tiny_runs import METRIC, feature_config, log_terms, steps, write_log
+from tools_inside import run_tool
 
-PATH = CONFIGS.parent / 'tools/analysis_tools/plot_cakd.py'
+from cakd_mm.visualization import terms
+
 # A transformer has no map to draw; what its classifier reads is a vector.
 VECTOR = """
 model.update(teacher_ckpt=None, allow_random_teacher=True)
@@ -28,28 +28,12 @@ for _name in ('head_weight', 'head_bias'):
 """
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """The work dir of a run of two epochs of three steps with a scoring network."""
-    return train(tmp_path_factory.mktemp('trained'))
-
-
-@pytest.fixture(scope='module')
-def plot():
-    """Import the tool as a module."""
-    spec = importlib.util.spec_from_file_location('plot_cakd', PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def draw(plot, monkeypatch, capsys):
+def draw(monkeypatch, capsys):
     """Run the tool and return what it printed."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', [str(PATH), *map(str, arguments)])
-        plot.main()
+        run_tool(monkeypatch, 'analysis_tools/plot_cakd.py', *arguments)
         return capsys.readouterr().out
 
     return run
@@ -77,8 +61,8 @@ def test_all_pictures_of_a_trained_run(draw, trained, tmp_path):
 
 
 def test_a_run_without_feature_loss_has_terms_only(draw, tmp_path):
-    terms = dict(bcd=(3, 2), scd=(0, 0), wcd=(1, 2), strong_mass=(0.7, 0.8))
-    write_log(tmp_path, log_terms('cakd', **terms))
+    logged = dict(bcd=(3, 2), scd=(0, 0), wcd=(1, 2), strong_mass=(0.7, 0.8))
+    write_log(tmp_path, log_terms('cakd', **logged))
     printed = draw(tmp_path)
     assert 'no clusters.png and images.png' in printed
     assert [path.name for path in tmp_path.glob('*.png')] == ['terms.png']
@@ -110,9 +94,9 @@ def test_a_teacher_without_maps(draw, tmp_path):
     ],
 )
 def test_wrong_arguments(
-    draw, plot, monkeypatch, trained, tmp_path, arguments, error, key, remedy
+    draw, monkeypatch, trained, tmp_path, arguments, error, key, remedy
 ):
-    monkeypatch.setattr(plot, 'draw_terms', lambda *_: Figure())
+    monkeypatch.setattr(terms, 'draw_terms', lambda *_: Figure())
     with pytest.raises(error) as caught:
         draw(trained, '--out', tmp_path, *arguments)
     assert f'`{key}` = ' in str(caught.value)
@@ -156,8 +140,6 @@ def runs(tmp_path):
 
 def test_a_folder_of_runs(draw, runs):
     printed = draw(runs)
-    names = sorted(path.name for path in runs.iterdir() if path.is_file())
-    assert names == ['sweep.md', 'sweep.png']
     assert size(runs / 'sweep.png')[1] > 1000
     table = (runs / 'sweep.md').read_text(encoding='utf-8')
     assert table.strip() in printed
@@ -167,13 +149,10 @@ def test_a_folder_of_runs(draw, runs):
 
 def test_several_runs_go_to_the_current_folder(draw, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    draw(runs / 'demo', runs / 'plain')
-    assert sorted(path.name for path in tmp_path.glob('*.*')) == [
-        'sweep.md',
-        'sweep.png',
-    ]
-    draw(runs / 'demo', runs / 'plain', '--out', tmp_path / 'new/folder')
-    assert len(list((tmp_path / 'new/folder').iterdir())) == 2
+    names = ['sweep.md', 'sweep.png']
+    for out, more in ((tmp_path, ()), (tmp_path / 'a/b', ('--out', tmp_path / 'a/b'))):
+        draw(runs / 'demo', runs / 'plain', *more)
+        assert sorted(path.name for path in out.glob('*.*')) == names
 
 
 @pytest.mark.parametrize(
@@ -185,9 +164,3 @@ def test_options_of_one_run_are_refused_with_several(draw, runs, option, value):
         draw(runs, option, value)
     assert str(runs / 'demo') in str(caught.value)
     assert not list(runs.glob('sweep.*'))
-
-
-def test_a_folder_without_runs_beside_one_with(draw, runs, tmp_path):
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='empty.*scalars.json'):
-        draw(runs, tmp_path / 'empty')

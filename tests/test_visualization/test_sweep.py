@@ -9,8 +9,10 @@ from cakd_mm.visualization.sweep import (
     differing,
     draw_sweep,
     find_runs,
+    part_of,
     read_sweep,
     settings_of,
+    short_form,
     sweep_table,
 )
 
@@ -42,10 +44,12 @@ def rows_of(table):
 
 
 def columns(*configs):
-    """Return what tells configs apart: each group's text by heading."""
-    settings = [settings_of(config) for config in configs]
-    found = differing(settings)
-    return {x.heading.strip('`'): [x.value(own) for own in settings] for x in found}
+    """Return what tells configs apart: each group's text by key."""
+    groups = [settings_of(config) for config in configs]
+    return {
+        '.'.join(path): [short_form(part_of(own, path)) for own in groups]
+        for path in differing(groups)
+    }
 
 
 @pytest.fixture
@@ -186,70 +190,71 @@ def test_many_keys_are_lines_below_the_table(tmp_path):
     assert '- `val_cfg.of`: a (tau); b (tau); c (tau)\n' in table
 
 
-def test_a_missing_key_is_a_dash():
-    one = dict(model=dict(type='Net', tau=1.0, mean=[1, 2]))
-    two = dict(model=dict(type='Net', mean=(1, 3), scorer=None))
-    found = columns(one, two)
-    assert found == {
-        'model.tau': ['1.0', DASH],
-        'model.mean': ['(1, 2)', '(1, 3)'],
-        'model.scorer': [DASH, 'None'],
-    }
-
-
-def test_values_are_compared_not_how_they_are_written():
-    assert columns(dict(a=[1, 2], b=1), dict(a=(1, 2), b=1.0)) == {}
-
-
-def test_lists_of_parts_and_names_with_dots():
-    one = dict(hooks=[dict(type='A', at=1)], keys={'head.fc': dict(lr=1)})
-    two = dict(hooks=[dict(type='A', at=2)], keys={'head.fc': dict(lr=3)})
-    found = columns(one, two, dict(hooks=[[dict(type='A', at=1)]], keys={}))
-    assert found['hooks.0.at'] == ['1', '2', DASH]
-    assert found['keys.head.fc.lr'] == ['1', '3', DASH]
-
-
-def part(kind, *names):
+def part(kind, count=8, **more):
     """Return a part of a config with many values."""
-    return dict(type=kind, **{f'{kind}{i}': i for i in range(9)}, **dict(names))
+    return dict(type=kind, **{f'{kind}{i}': i for i in range(count)}, **more)
 
 
-def test_a_part_that_differs_entirely_is_one_column():
-    assert columns(dict(net=part('A')), dict(net=part('B')), {}) == {
-        'net': ['A', 'B', DASH]
-    }
+SCORER = dict(type='Network', width=4)
+APART = {
+    'a missing key is a dash': (
+        [
+            dict(model=dict(type='Net', tau=1.0, mean=[1, 2])),
+            dict(model=dict(type='Net', mean=(1, 3), scorer=None)),
+        ],
+        {
+            'model.tau': ['1.0', DASH],
+            'model.mean': ['(1, 2)', '(1, 3)'],
+            'model.scorer': [DASH, 'None'],
+        },
+    ),
+    'values are compared, not how they are written': (
+        [dict(a=[1, 2], b=1), dict(a=(1, 2), b=1.0)],
+        {},
+    ),
+    'lists of parts, and names with dots': (
+        [
+            dict(hooks=[dict(type='A', at=1)], keys={'head.fc': dict(lr=1)}),
+            dict(hooks=[dict(type='A', at=2)], keys={'head.fc': dict(lr=3)}),
+            dict(hooks=[[dict(type='A', at=1)]], keys={}),
+        ],
+        {
+            'hooks.0.at': ['1', '2', DASH],
+            'hooks.0.type': ['A', 'A', DASH],
+            'hooks.0.0.at': [DASH, DASH, '1'],
+            'hooks.0.0.type': [DASH, DASH, 'A'],
+            'keys.head.fc.lr': ['1', '3', DASH],
+        },
+    ),
+    'a part that differs in all its many values is one column': (
+        [dict(net=part('A')), dict(net=part('B')), {}],
+        {'net': ['A', 'B', DASH]},
+    ),
+    'few values are columns of their own': (
+        [dict(net=part('A', 7)), {}],
+        {'net.type': ['A', DASH], **{f'net.A{i}': [str(i), DASH] for i in range(7)}},
+    ),
+    # A plain student beside two distilled ones must not hide how these differ.
+    'what a short form hides is told': (
+        [
+            dict(model=part('Net')),
+            dict(model=part('KD', loss=dict(tau=1))),
+            dict(model=part('KD', loss=dict(tau=4))),
+        ],
+        {'model': ['Net', 'KD', 'KD'], 'model.loss.tau': [DASH, '1', '4']},
+    ),
+    'a part against a value': (
+        [dict(loss=dict(scorer=None)), dict(loss=dict(scorer=SCORER))],
+        {'loss.scorer': ['None', 'Network']},
+    ),
+    'a part without type is shown by its names': (
+        [dict(taps=None), dict(taps=dict(head=SCORER, level=3))],
+        {'taps': ['None', 'Network, level']},
+    ),
+}
 
 
-def test_few_values_are_columns_of_their_own():
-    small = dict(type='A', **{f'a{i}': i for i in range(7)})
-    assert len(columns(dict(net=small), {})) == 8
-
-
-def test_what_a_short_form_hides_is_told():
-    """A plain student beside two distilled ones must not hide how these differ."""
-    kd = [dict(model=part('KD', ('loss', dict(tau=tau)))) for tau in (1, 4)]
-    assert columns(dict(model=part('Net')), *kd) == {
-        'model': ['Net', 'KD', 'KD'],
-        'model.loss.tau': [DASH, '1', '4'],
-    }
-
-
-def test_a_part_against_a_value():
-    scorer = dict(type='Network', width=4)
-    assert columns(dict(loss=dict(scorer=None)), dict(loss=dict(scorer=scorer))) == {
-        'loss.scorer': ['None', 'Network']
-    }
-
-
-def test_many_values_that_some_lack_are_named_in_one_column():
-    logits = dict(type='Tap', source='head')
-    levels = {f'level{i}': dict(type='Tap', source=i) for i in range(5)}
-    other = dict(levels, level4=dict(type='Tap', source=9))
-    recorders = [dict(logits=logits, **more) for more in ({}, levels, other)]
-    recorders[2]['logits'] = dict(logits, source='neck')
-    names = 'level0, level1, level2, level3, level4'
-    assert columns(*(dict(recorders=own) for own in recorders)) == {
-        'recorders.*': [DASH, names, names],
-        'recorders.level4.source': [DASH, '4', '9'],
-        'recorders.logits.source': ['head', 'head', 'neck'],
-    }
+@pytest.mark.parametrize('case', APART)
+def test_what_tells_configs_apart(case):
+    configs, expected = APART[case]
+    assert columns(*configs) == expected
