@@ -1,5 +1,6 @@
 """Every config of the tree is loaded, built and run for one step."""
 
+import ast
 import copy
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import CONFIGS
 
-from cakd_mm.utils.extract import image_shape, plain_config, student_model
+from cakd_mm.utils.extract import image_shape, plain_config
 
 LEAVES = sorted(
     path.relative_to(CONFIGS).as_posix()
@@ -23,7 +24,7 @@ LEAVES = sorted(
 )
 DISTILLING = [name for name in LEAVES if not name.startswith('vanilla/')]
 VANILLA = [name for name in LEAVES if name not in DISTILLING]
-CIFAR_LIKE = ('cifar100', 'tinyimagenet')
+BASES = CONFIGS / '_base_'
 # Size of the images and number of classes.
 SETS = {
     'digits': (16, 10),
@@ -33,25 +34,27 @@ SETS = {
     'tinyimagenet': (32, 200),
     'in1k': (224, 1000),
 }
-# Parameters without the classifier, and the channels that takes. Those of the eight
-# nets of the tables and of torchvision's are published, with 100 or 1,000 classes.
+# Type of the backbone, parameters without the classifier, and the channels that the
+# classifier takes. The numbers of the nets of the tables and of torchvision's are
+# published, with 100 or 1,000 classes.
 NETS = {
-    'resnet8': (77_392, 64),
-    'resnet20': (278_324 - 6_500, 64),
-    'resnet56': (861_620 - 6_500, 64),
-    'resnet8x4': (1_233_540 - 25_700, 256),
-    'resnet32x4': (7_433_860 - 25_700, 256),
-    'wrn16-2': (703_284 - 12_900, 128),
-    'wrn40-2': (2_255_156 - 12_900, 128),
-    'shufflenetv1': (949_258 - 96_100, 960),
-    'shufflenetv2': (1_355_528 - 102_500, 1024),
-    'vit-tiny': (138_304, 64),
-    'resnet18': (11_689_512 - 513_000, 512),
-    'resnet34': (21_797_672 - 513_000, 512),
-    'resnet50': (25_557_032 - 2_049_000, 2048),
-    'mobilenetv1': (4_231_976 - 1_025_000, 1024),
-    'mobilenetv2': (3_504_872 - 1_281_000, 1280),
+    'r8': ('CIFARResNet', 77_392, 64),
+    'r20': ('CIFARResNet', 278_324 - 6_500, 64),
+    'r56': ('CIFARResNet', 861_620 - 6_500, 64),
+    'r8x4': ('CIFARResNet', 1_233_540 - 25_700, 256),
+    'r32x4': ('CIFARResNet', 7_433_860 - 25_700, 256),
+    'wrn16-2': ('CIFARWideResNet', 703_284 - 12_900, 128),
+    'wrn40-2': ('CIFARWideResNet', 2_255_156 - 12_900, 128),
+    'shv1': ('CIFARShuffleNetV1', 949_258 - 96_100, 960),
+    'shv2': ('CIFARShuffleNetV2', 1_355_528 - 102_500, 1024),
+    'vit-tiny': ('VisionTransformer', 138_304, 64),
+    'r18': ('ResNet', 11_689_512 - 513_000, 512),
+    'r34': ('ResNet', 21_797_672 - 513_000, 512),
+    'r50': ('ResNet', 25_557_032 - 2_049_000, 2048),
+    'mbv1': ('MobileNetV1', 4_231_976 - 1_025_000, 1024),
+    'mbv2': ('MobileNetV2', 3_504_872 - 1_281_000, 1280),
 }
+SHORT = {'shufflenetv': 'shv', 'mobilenetv': 'mbv', 'resnet': 'r'}
 
 
 def build(cfg: dict):
@@ -59,10 +62,51 @@ def build(cfg: dict):
         return MODELS.build(copy.deepcopy(cfg))
 
 
-def name_of(leaf: str) -> tuple[str, str]:
-    """Return net and data of a vanilla config's name."""
-    net, data, *_ = Path(leaf).stem.split('_')
-    return net, data
+def bases(file: Path) -> list[Path]:
+    """Return the files of ours that a file lists in its ``_base_``."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_':
+            listed = ast.literal_eval(node.value)
+            listed = [listed] if isinstance(listed, str) else listed
+            return [(file.parent / x).resolve() for x in listed if '::' not in x]
+    return []
+
+
+def chains(file: Path) -> list[list[Path]]:
+    """Return every way from a file to a base that has no base itself."""
+    ways = [chain for base in bases(file) for chain in chains(base)]
+    return [[file, *way] for way in ways or [[]]]
+
+
+def flat(value, path='') -> dict:
+    """Return the values of nested dicts by their dotted keys."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    parts = [flat(x, f'{path}.{key}'.lstrip('.')) for key, x in value.items()]
+    return {key: x for part in parts for key, x in part.items()}
+
+
+def names_of(leaf: str) -> tuple[list[str], str]:
+    """Return the nets and the data of the task that a leaf inherits.
+
+    A vanilla leaf has one net, of its own name; others have teacher and student.
+    """
+    pair, _, data = bases(CONFIGS / leaf)[0].stem.removesuffix('_30e').rpartition('_')
+    if not pair:
+        name = Path(leaf).stem.split('_')[0]
+        for long, short in SHORT.items():
+            name = name.replace(long, short)
+        return [name], data
+    return pair.split('_'), data
+
+
+def check_net(net, name: str, data: str) -> None:
+    kind, backbone, width = NETS[name]
+    classes = SETS[data][1]
+    assert type(net.backbone).__name__ == kind
+    assert count(net.backbone) == backbone
+    assert count(net) == backbone + (width + 1) * classes
+    assert net.head.num_classes == classes
 
 
 def count(module) -> int:
@@ -75,21 +119,17 @@ def batch(shape, classes, n=4):
     return {'inputs': images, 'data_samples': samples}
 
 
-def test_there_are_configs():
-    assert 'cakd/r34_r18_in1k.py' in LEAVES
-    for net in ('resnet20', 'resnet56', 'resnet8x4', 'resnet32x4', 'wrn16-2'):
-        assert {f'vanilla/{net}_{data}.py' for data in CIFAR_LIKE} <= {*LEAVES}
-    for net in ('wrn40-2', 'shufflenetv1', 'shufflenetv2'):
-        assert {f'vanilla/{net}_{data}.py' for data in CIFAR_LIKE} <= {*LEAVES}
-    for net in ('resnet18', 'resnet34', 'resnet50', 'mobilenetv1', 'mobilenetv2'):
-        assert f'vanilla/{net}_in1k.py' in LEAVES
+def test_every_net_of_a_table_is_also_trained_alone():
+    found = {(*names_of(name)[0], names_of(name)[1]) for name in VANILLA}
+    for name in DISTILLING:
+        nets, data = names_of(name)
+        assert {(net, data) for net in nets} <= found, name
 
 
 def test_every_teacher_is_made_by_a_vanilla_run():
     """What a config says to run leaves the checkpoint that it looks for."""
-    ablations = ['cakd/ablations/cifar10/cifar10_logit.py']
-    for name in [n for n in DISTILLING if 'ablations' not in n] + ablations:
-        cfg = Config.fromfile(CONFIGS / name)
+    for task in (BASES / 'tasks').glob('*_*.py'):
+        cfg = Config.fromfile(task)
         command, path = cfg.model.teacher_from, cfg.model.teacher_ckpt
         if 'from_torchvision' in command:
             assert path in command
@@ -97,23 +137,26 @@ def test_every_teacher_is_made_by_a_vanilla_run():
         teacher = Path(command.rsplit(' ', 1)[-1])
         made = Config.fromfile(CONFIGS.parent / teacher)
         epoch = made.train_cfg.max_epochs
-        assert path == f'work_dirs/{teacher.stem}/epoch_{epoch}.pth', name
+        assert path == f'work_dirs/{teacher.stem}/epoch_{epoch}.pth', task.name
         own = {k: v for k, v in cfg.model.teacher.items() if v is not None}
-        assert own.pop('_scope_', 'mmpretrain') == 'mmpretrain'
-        assert own == {k: v for k, v in made.model.items() if v is not None}, name
+        assert own.pop('_scope_') == 'mmpretrain'
+        assert own == {k: v for k, v in made.model.items() if v is not None}, task.name
 
 
 @pytest.mark.parametrize('name', LEAVES)
-def test_a_leaf_is_short_and_its_name_unique(name):
-    lines = [x for x in (CONFIGS / name).read_text().splitlines() if x.strip()]
-    if name in DISTILLING:
-        assert len(lines) <= 12
-    assert [Path(leaf).name for leaf in LEAVES].count(Path(name).name) == 1
-
-
-@pytest.mark.parametrize('name', LEAVES)
-def test_the_runtime_is_ours(name):
-    cfg = Config.fromfile(CONFIGS / name)
+def test_a_leaf_is_a_task_a_method_and_its_numbers(name):
+    """It is three files deep at most: mmpretrain's own files are not counted."""
+    leaf = CONFIGS / name
+    ways = chains(leaf)
+    assert max(len(way) for way in ways) <= 3
+    folders = [base.parent.name for base in bases(leaf)]
+    assert folders == ['tasks', 'methods'] if name in DISTILLING else ['tasks']
+    if names_of(name)[1] != 'digits':
+        assert not [file for way in ways for file in way if 'digits' in file.name]
+    lines = [x for x in leaf.read_text().splitlines() if x and not x.startswith('#')]
+    assert len(lines) <= 11 or name == 'vanilla/vit-tiny_digits.py'
+    assert [Path(other).name for other in LEAVES].count(leaf.name) == 1
+    cfg = Config.fromfile(leaf)
     assert cfg.custom_imports.imports == ['cakd_mm']
     assert cfg.default_scope == 'mmpretrain'
     assert {'finite', 'labels', 'extract'} <= cfg.default_hooks.keys()
@@ -122,15 +165,67 @@ def test_the_runtime_is_ours(name):
     assert last < cfg.train_cfg.max_epochs
 
 
+def test_every_task_is_used_and_joins_what_its_name_says():
+    tasks = {*(BASES / 'tasks').glob('*.py')}
+    assert tasks == {bases(CONFIGS / name)[0] for name in LEAVES}
+    for task in tasks:
+        folders = [base.parent.name for base in bases(task)]
+        pair = ['pairs'] if hasattr(Config.fromfile(task), 'model') else []
+        assert folders == ['_base_', 'datasets', 'schedules', *pair], task.name
+
+
+PART = {'per_class', 'num_workers', 'persistent_workers', 'pin_memory'}
+HALF_SIZE = {'size', 'pipeline', 'train_pipeline', 'test_pipeline', 'mean', 'std'}
+
+
+@pytest.mark.parametrize(
+    ('base', 'other', 'differs'),
+    [
+        ('schedules/cakd_240e_light', 'cakd_240e', {'lr'}),
+        (
+            'schedules/small_30e',
+            'cakd_240e',
+            {'milestones', 'max_epochs', 'base_batch_size'},
+        ),
+        ('datasets/cifar10_mini', 'cifar10_images', PART | {'batch_size'}),
+        ('datasets/cifar10_16px', 'cifar10_images', PART | HALF_SIZE),
+        (
+            'pairs/r20_r8_cifar10-mini',
+            'r20_r8_digits',
+            {'teacher_ckpt', 'teacher_from'},
+        ),
+    ],
+)
+def test_bases_that_resemble_each_other_differ_only_in(base, other, differs):
+    """A base of a task inherits nothing, so that two may have to say the same."""
+    file = BASES / f'{base}.py'
+    files = file, file.with_name(f'{other}.py')
+    one, two = (flat(Config.fromfile(x).to_dict()) for x in files)
+    keys = {key for key in one.keys() | two.keys() if one.get(key) != two.get(key)}
+    assert {key.rpartition('.')[2] for key in keys} == differs
+
+
+def test_every_method_begins_with_the_logits():
+    def read(name):
+        file = BASES / 'methods' / f'{name}.py'
+        return flat(Config.fromfile(file).distiller.to_dict())
+
+    for method in (BASES / 'methods').glob('*.py'):
+        assert read('logits').items() <= read(method.stem).items(), method.name
+    assert read('cakd_logit').items() <= read('cakd_logit_feature').items()
+
+
 @pytest.mark.parametrize('name', VANILLA)
 def test_a_vanilla_config_does_a_step(name):
     """One step of its own optimizer, on images of its own size and classes."""
     cfg = Config.fromfile(CONFIGS / name)
     model = build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    [net], data = names_of(name)
+    check_net(model, net, data)
     model.init_weights()
     model.train()
     shape, classes = image_shape(cfg), model.head.num_classes
-    assert (shape[1], classes) == SETS[name_of(name)[1]]
+    assert (shape[1], classes) == SETS[data]
     assert cfg.data_preprocessor.num_classes == classes
     before = {key: value.clone() for key, value in model.named_parameters()}
     wrapper = ConfigDict({'type': 'OptimWrapper', **cfg.optim_wrapper})
@@ -145,18 +240,9 @@ def test_a_vanilla_config_does_a_step(name):
     assert moved == set(after) if ours else any(key.startswith('head') for key in moved)
 
 
-@pytest.mark.parametrize('name', VANILLA)
-def test_a_vanilla_net_has_the_parameters_of_its_name(name):
-    net, data = name_of(name)
-    backbone, width = NETS[net]
-    classes = SETS[data][1]
-    model = build(Config.fromfile(CONFIGS / name).model)
-    assert count(model.backbone) == backbone
-    assert count(model) == backbone + (width + 1) * classes
-
-
 @pytest.mark.parametrize('name', DISTILLING)
 def test_a_distillation_does_a_step(name, tmp_path):
+    """One step of the nets of its name, in which each loss moves the student."""
     cfg = Config.fromfile(CONFIGS / name)
     losses = cfg.model.distiller.distill_losses
     for loss in losses.values():
@@ -167,6 +253,9 @@ def test_a_distillation_does_a_step(name, tmp_path):
     cfg.model.teacher_ckpt = str(tmp_path / 'teacher.pth')
     model = build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).train()
     (tmp_path / 'teacher.pth').unlink()  # of 240 configs, gigabytes
+    nets, data = names_of(name)
+    for net, built in zip(nets, (teacher, model.student), strict=True):
+        check_net(built, net, data)
     model.init_weights()
     shape = image_shape(plain_config(cfg))
     size = min(shape[1], 64)  # 224 pixels would only cost time
@@ -188,33 +277,3 @@ def test_a_distillation_does_a_step(name, tmp_path):
         assert torch.isfinite(losses[loss]) and losses[loss] > 0
         first = next(model.student.backbone.parameters())
         assert first.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    ('name', 'student', 'teacher'),
-    [
-        ('cakd/demo_digits.py', 78_042, 272_474),
-        ('cakd/r34_r18_in1k.py', 11_689_512, 21_797_672),
-    ],
-)
-def test_teacher_and_student_are_what_their_names_say(name, student, teacher):
-    model = Config.fromfile(CONFIGS / name).model
-    assert count(build(model.architecture)) == student
-    assert count(build(model.teacher)) == teacher
-
-
-def test_the_imagenet_recipe():
-    cfg = Config.fromfile(CONFIGS / 'cakd/r34_r18_in1k.py')
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (
-        0.2,
-        0.9,
-        1e-4,
-    )
-    assert cfg.param_scheduler.milestones == [30, 60, 90]
-    assert (cfg.train_cfg.max_epochs, cfg.auto_scale_lr.base_batch_size) == (100, 512)
-    assert cfg.train_dataloader.batch_size * 8 == 512
-    loss = cfg.model.distiller.distill_losses.loss_cakd
-    assert (loss.tau, loss.alpha, loss.gamma) == (1.0, 1.0, 0.5)
-    student = student_model(cfg)
-    assert (student.backbone.type, student.backbone.depth) == ('ResNet', 18)

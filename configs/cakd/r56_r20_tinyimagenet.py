@@ -1,8 +1,5 @@
 _base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/tinyimagenet.py',
-    '../_base_/schedules/cakd_240e.py',
-    '../_base_/pairs/r56_r20_tinyimagenet.py',
+    '../_base_/tasks/r56_r20_tinyimagenet.py',
     '../_base_/methods/cakd_logit_feature.py',
 ]
 _base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)

@@ -1,8 +1,5 @@
 _base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/cakd_240e_light.py',
-    '../_base_/pairs/wrn40-2_shv1_cifar100.py',
+    '../_base_/tasks/wrn40-2_shv1_cifar100.py',
     '../_base_/methods/cakd_logit_feature.py',
 ]
 _base_.distiller.distill_losses.loss_cakd.update(gamma=8.0)

@@ -1,9 +1,3 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/in1k.py',
-    '../_base_/schedules/in1k.py',
-    '../_base_/pairs/r50_mbv1_in1k.py',
-    '../_base_/methods/cmkd.py',
-]
+_base_ = ['../_base_/tasks/r50_mbv1_in1k.py', '../_base_/methods/cmkd.py']
 _base_.distiller.distill_losses.loss_cmkd.update(alpha=1.0, beta=1.0)
 model = dict(distiller=_base_.distiller)

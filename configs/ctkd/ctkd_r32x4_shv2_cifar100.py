@@ -1,10 +1,4 @@
 # Not stated for this pair and data: numbers of r56_r20.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/cakd_240e_light.py',
-    '../_base_/pairs/r32x4_shv2_cifar100.py',
-    '../_base_/methods/ctkd.py',
-]
+_base_ = ['../_base_/tasks/r32x4_shv2_cifar100.py', '../_base_/methods/ctkd.py']
 _base_.distiller.distill_losses.loss_ctkd.update(epochs=10, loss_weight=0.9)
 model = dict(distiller=_base_.distiller, student_loss_weight=0.1)

@@ -1,9 +1,6 @@
 # Not stated for this pair and data: numbers of r56_r20.
 _base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/tinyimagenet.py',
-    '../_base_/schedules/cakd_240e.py',
-    '../_base_/pairs/wrn40-2_wrn16-2_tinyimagenet.py',
+    '../_base_/tasks/wrn40-2_wrn16-2_tinyimagenet.py',
     '../_base_/methods/ctkd.py',
 ]
 _base_.distiller.distill_losses.loss_ctkd.update(epochs=10, loss_weight=0.9)

@@ -1,11 +1,5 @@
 # Not stated for this pair and data: numbers of r32x4_r8x4 on CIFAR-100.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/tinyimagenet.py',
-    '../_base_/schedules/cakd_240e.py',
-    '../_base_/pairs/r32x4_r8x4_tinyimagenet.py',
-    '../_base_/methods/dkd.py',
-]
+_base_ = ['../_base_/tasks/r32x4_r8x4_tinyimagenet.py', '../_base_/methods/dkd.py']
 _base_.distiller.distill_losses.loss_dkd.update(tau=4.0, alpha=1.0, beta=8.0)
 model = dict(distiller=_base_.distiller)
 default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=20))

@@ -1,10 +1,4 @@
 # resnet56 -> resnet20's numbers.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/digits.py',
-    '../_base_/schedules/digits_30e.py',
-    '../_base_/pairs/r20_r8_digits.py',
-    '../_base_/methods/kd.py',
-]
+_base_ = ['../_base_/tasks/r20_r8_digits_30e.py', '../_base_/methods/kd.py']
 _base_.distiller.distill_losses.loss_kd.update(tau=4.0, loss_weight=0.9)
 model = dict(distiller=_base_.distiller, student_loss_weight=0.1)

@@ -1,10 +1,4 @@
 # resnet56 -> resnet20's numbers.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar10_mini.py',
-    '../_base_/schedules/cifar10_mini.py',
-    '../_base_/pairs/r20_r8_cifar10-mini.py',
-    '../_base_/methods/nkd.py',
-]
+_base_ = ['../_base_/tasks/r20_r8_cifar10-mini.py', '../_base_/methods/nkd.py']
 _base_.distiller.distill_losses.loss_nkd.update(tau=3.0, gamma=3.5)
 model = dict(distiller=_base_.distiller)

@@ -1,9 +1,3 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/in1k.py',
-    '../_base_/schedules/in1k.py',
-    '../_base_/pairs/r34_r18_in1k.py',
-    '../_base_/methods/nkd.py',
-]
+_base_ = ['../_base_/tasks/r34_r18_in1k.py', '../_base_/methods/nkd.py']
 _base_.distiller.distill_losses.loss_nkd.update(tau=1.0, gamma=1.5)
 model = dict(distiller=_base_.distiller)

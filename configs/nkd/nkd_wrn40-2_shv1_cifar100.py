@@ -1,10 +1,4 @@
 # Not stated for this pair and data: numbers of resnet34_resnet18.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/cakd_240e_light.py',
-    '../_base_/pairs/wrn40-2_shv1_cifar100.py',
-    '../_base_/methods/nkd.py',
-]
+_base_ = ['../_base_/tasks/wrn40-2_shv1_cifar100.py', '../_base_/methods/nkd.py']
 _base_.distiller.distill_losses.loss_nkd.update(tau=3.0, gamma=3.5)
 model = dict(distiller=_base_.distiller)

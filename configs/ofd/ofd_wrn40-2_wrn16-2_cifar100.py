@@ -1,10 +1,4 @@
 # Not stated for this pair and data: numbers of r32x4_r8x4.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/cakd_240e.py',
-    '../_base_/pairs/wrn40-2_wrn16-2_cifar100.py',
-    '../_base_/methods/ofd.py',
-]
+_base_ = ['../_base_/tasks/wrn40-2_wrn16-2_cifar100.py', '../_base_/methods/ofd.py']
 _base_.distiller.distill_losses.loss_ofd.update(loss_weight=0.001)
 model = dict(distiller=_base_.distiller)

@@ -1,10 +1,4 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/cakd_240e_light.py',
-    '../_base_/pairs/wrn40-2_shv1_cifar100.py',
-    '../_base_/methods/reviewkd.py',
-]
+_base_ = ['../_base_/tasks/wrn40-2_shv1_cifar100.py', '../_base_/methods/reviewkd.py']
 _base_.distiller.distill_losses.loss_review.update(loss_weight=5.0)
 _base_.distiller.connectors.fusion.update(out_sizes=[32, 16, 8, None])
 model = dict(distiller=_base_.distiller)

@@ -1,9 +1,6 @@
 # Not stated for this pair and data: numbers of wrn40-2_shv1 on CIFAR-100.
 _base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/tinyimagenet.py',
-    '../_base_/schedules/cakd_240e_light.py',
-    '../_base_/pairs/wrn40-2_shv1_tinyimagenet.py',
+    '../_base_/tasks/wrn40-2_shv1_tinyimagenet.py',
     '../_base_/methods/reviewkd.py',
 ]
 _base_.distiller.distill_losses.loss_review.update(loss_weight=5.0)

@@ -1,8 +1,4 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/in1k.py',
-    '../_base_/schedules/in1k.py',
-]
+_base_ = '../_base_/tasks/in1k.py'
 
 model = dict(
     type='ImageClassifier',

@@ -1,3 +1,8 @@
-_base_ = './resnet8_cifar10-mini.py'
+_base_ = '../_base_/tasks/cifar10-mini.py'
 
-model = dict(backbone=dict(depth=20))
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=20),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)

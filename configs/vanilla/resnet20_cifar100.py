@@ -1,8 +1,4 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/cakd_240e.py',
-]
+_base_ = '../_base_/tasks/cifar100.py'
 
 model = dict(
     type='ImageClassifier',

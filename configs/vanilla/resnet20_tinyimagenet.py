@@ -1,8 +1,4 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/tinyimagenet.py',
-    '../_base_/schedules/cakd_240e.py',
-]
+_base_ = '../_base_/tasks/tinyimagenet.py'
 
 model = dict(
     type='ImageClassifier',

@@ -1,3 +1,8 @@
-_base_ = './resnet8x4_cifar100.py'
+_base_ = '../_base_/tasks/cifar100.py'
 
-model = dict(backbone=dict(depth=32))
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=32, widths=(32, 64, 128, 256)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=100, in_channels=256),
+)

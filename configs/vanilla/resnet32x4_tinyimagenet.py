@@ -1,3 +1,8 @@
-_base_ = './resnet8x4_tinyimagenet.py'
+_base_ = '../_base_/tasks/tinyimagenet.py'
 
-model = dict(backbone=dict(depth=32))
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=32, widths=(32, 64, 128, 256)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=200, in_channels=256),
+)

@@ -1,6 +1,1 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/in1k.py',
-    '../_base_/schedules/in1k.py',
-    'mmpretrain::_base_/models/resnet50.py',
-]
+_base_ = ['../_base_/tasks/in1k.py', 'mmpretrain::_base_/models/resnet50.py']

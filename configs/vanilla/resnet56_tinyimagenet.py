@@ -1,3 +1,8 @@
-_base_ = './resnet20_tinyimagenet.py'
+_base_ = '../_base_/tasks/tinyimagenet.py'
 
-model = dict(backbone=dict(depth=56))
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=56),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=200, in_channels=64),
+)

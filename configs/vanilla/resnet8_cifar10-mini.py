@@ -1,8 +1,4 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cifar10_mini.py',
-    '../_base_/schedules/cifar10_mini.py',
-]
+_base_ = '../_base_/tasks/cifar10-mini.py'
 
 model = dict(
     type='ImageClassifier',

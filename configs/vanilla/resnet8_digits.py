@@ -1,8 +1,4 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/digits.py',
-    '../_base_/schedules/digits.py',
-]
+_base_ = '../_base_/tasks/digits.py'
 
 model = dict(
     type='ImageClassifier',

@@ -1,4 +1,10 @@
-_base_ = './resnet8_digits.py'
+_base_ = '../_base_/tasks/digits.py'
 
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
 train_cfg = dict(max_epochs=30)
 param_scheduler = dict(milestones=[19, 23, 26])

@@ -1,6 +1,8 @@
-_base_ = './resnet20_cifar100.py'
+_base_ = '../_base_/tasks/cifar100.py'
 
 model = dict(
-    backbone=dict(depth=8, widths=(32, 64, 128, 256)),
-    head=dict(in_channels=256),
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=8, widths=(32, 64, 128, 256)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=100, in_channels=256),
 )

@@ -1,6 +1,8 @@
-_base_ = './resnet20_tinyimagenet.py'
+_base_ = '../_base_/tasks/tinyimagenet.py'
 
 model = dict(
-    backbone=dict(depth=8, widths=(32, 64, 128, 256)),
-    head=dict(in_channels=256),
+    type='ImageClassifier',
+    backbone=dict(type='CIFARResNet', depth=8, widths=(32, 64, 128, 256)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=200, in_channels=256),
 )

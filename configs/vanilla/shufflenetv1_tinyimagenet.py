@@ -1,8 +1,10 @@
-_base_ = './resnet20_tinyimagenet.py'
+_base_ = '../_base_/tasks/tinyimagenet.py'
 
 model = dict(
-    backbone=dict(_delete_=True, type='CIFARShuffleNetV1'),
-    head=dict(in_channels=960),
+    type='ImageClassifier',
+    backbone=dict(type='CIFARShuffleNetV1'),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=200, in_channels=960),
 )
 # The benchmarks train light nets with a fifth of the others' rate.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

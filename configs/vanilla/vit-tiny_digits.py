@@ -1,9 +1,9 @@
 # A small transformer as a teacher of another kind.
-_base_ = './resnet8_digits.py'
+_base_ = '../_base_/tasks/digits.py'
 
 model = dict(
+    type='ImageClassifier',
     backbone=dict(
-        _delete_=True,
         type='VisionTransformer',
         arch=dict(embed_dims=64, num_layers=4, num_heads=4, feedforward_channels=128),
         img_size=16,
@@ -11,9 +11,7 @@ model = dict(
         drop_rate=0.1,
     ),
     neck=None,
-    head=dict(
-        _delete_=True, type='VisionTransformerClsHead', num_classes=10, in_channels=64
-    ),
+    head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=64),
 )
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05)

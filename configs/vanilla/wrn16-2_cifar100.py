@@ -1,6 +1,8 @@
-_base_ = './resnet20_cifar100.py'
+_base_ = '../_base_/tasks/cifar100.py'
 
 model = dict(
-    backbone=dict(_delete_=True, type='CIFARWideResNet', depth=16, widen_factor=2),
-    head=dict(in_channels=128),
+    type='ImageClassifier',
+    backbone=dict(type='CIFARWideResNet', depth=16, widen_factor=2),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=100, in_channels=128),
 )

@@ -1,3 +1,8 @@
-_base_ = './wrn16-2_cifar100.py'
+_base_ = '../_base_/tasks/cifar100.py'
 
-model = dict(backbone=dict(depth=40))
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARWideResNet', depth=40, widen_factor=2),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=100, in_channels=128),
+)

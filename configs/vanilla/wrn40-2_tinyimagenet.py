@@ -1,3 +1,8 @@
-_base_ = './wrn16-2_tinyimagenet.py'
+_base_ = '../_base_/tasks/tinyimagenet.py'
 
-model = dict(backbone=dict(depth=40))
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='CIFARWideResNet', depth=40, widen_factor=2),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=200, in_channels=128),
+)

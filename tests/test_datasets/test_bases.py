@@ -72,35 +72,41 @@ def test_tiny_imagenet_has_two_sizes(tiny, name, size):
     assert image_shape(Config(dict(cfg, model={}))) == (3, size, size)
 
 
-def test_cifar10_from_images(cifar10):
-    cfg = load('cifar10_images', cifar10)
+@pytest.mark.parametrize(
+    ('name', 'size', 'images'),
+    [
+        ('cifar10_images', 32, None),
+        ('cifar10_mini', 32, 1000),
+        ('cifar10_16px', 16, 200),
+    ],
+)
+def test_cifar10_from_images(cifar10, name, size, images):
+    cfg = load(name, cifar10)
+    per_class = cfg.train_dataloader.dataset.pop('per_class', None)
+    assert per_class == (images and (0, images))
     for part in PARTS:
         data = build(cfg, part)
         folder = 'train' if part == 'train' else 'test'
         assert f'/{folder}/cat/' in data.get_data_info(0)['img_path']
-        assert [tuple(item['inputs'].shape) for item in data] == [(3, 32, 32)] * 2
+        assert [tuple(item['inputs'].shape) for item in data] == [(3, size, size)] * 2
+        loader = cfg[f'{part}_dataloader']
+        given = (loader.num_workers, loader.persistent_workers, loader.pin_memory)
+        assert given == ((0, False, False) if images else (2, True, True))
     assert np.array_equal(
         data[0]['inputs'].numpy(), data.get_data_info(0)['img'].transpose(2, 0, 1)
     )
-    assert image_shape(Config(dict(cfg, model={}))) == (3, 32, 32)
-
-
-def test_cifar10_at_16_pixels_is_a_part(cifar10):
-    cfg = load('cifar10_16px', cifar10)
-    assert cfg.train_dataloader.dataset.pop('per_class')[0] == 0
-    for part in PARTS:
-        assert not cfg[f'{part}_dataloader'].dataset.get('per_class')
-        shapes = [tuple(item['inputs'].shape) for item in build(cfg, part)]
-        assert shapes == [(3, 16, 16)] * 2
-        loader = cfg[f'{part}_dataloader']
-        assert loader.num_workers == 0
-        assert not (loader.persistent_workers or loader.pin_memory)
-    assert cfg.data_preprocessor.to_rgb
     assert cfg.data_preprocessor.num_classes == 10
 
 
 @pytest.mark.parametrize(
-    'name', ['tinyimagenet', 'tinyimagenet_64px', 'cifar10_images', 'cifar10_16px']
+    'name',
+    [
+        'tinyimagenet',
+        'tinyimagenet_64px',
+        'cifar10_images',
+        'cifar10_mini',
+        'cifar10_16px',
+    ],
 )
 def test_the_network_sees_rgb_about_zero(cifar10, name):
     """Blue comes last, and grey of the set's mean is zero."""

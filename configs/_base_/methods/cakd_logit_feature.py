@@ -1,16 +1,21 @@
 # CAKD on the logits and on one feature, the classifier's input ("logit & single
 # feature"). Widths of connector, scorer and statistics are taken from the nets.
-_base_ = './cakd_logit.py'
-
 distiller = dict(
-    student_recorders=dict(feature=dict(type='ModuleOutputs', source='neck')),
+    type='StrictDistiller',
+    student_recorders=dict(
+        logits=dict(type='ModuleOutputs', source='head'),
+        feature=dict(type='ModuleOutputs', source='neck'),
+        gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
+    ),
     teacher_recorders=dict(
+        logits=dict(type='ModuleOutputs', source='head'),
         feature=dict(type='ModuleOutputs', source='neck'),
         head_weight=dict(type='Parameter', source='head.fc.weight'),
         head_bias=dict(type='Parameter', source='head.fc.bias'),
     ),
     connectors=dict(feature=dict(type='PooledConnector')),
     distill_losses=dict(
+        loss_cakd=dict(type='CAKDLogitLoss', tau=4.0, alpha=1.0, beta=1.0, gamma=8.0),
         loss_feature=dict(
             type='CAKDFeatureLoss',
             tau=4.0,
@@ -20,9 +25,14 @@ distiller = dict(
             strong_share=0.5,
             scorer=dict(type='ScoringNetwork'),
             standardize=True,
-        )
+        ),
     ),
     loss_forward_mappings=dict(
+        loss_cakd=dict(
+            preds_S=dict(recorder='logits', from_student=True),
+            preds_T=dict(recorder='logits', from_student=False),
+            gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
+        ),
         loss_feature=dict(
             preds_S=dict(
                 recorder='feature', from_student=True, data_idx=0, connector='feature'
@@ -31,7 +41,7 @@ distiller = dict(
             gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
             head_weight=dict(recorder='head_weight', from_student=False),
             head_bias=dict(recorder='head_bias', from_student=False),
-        )
+        ),
     ),
     # feature : logit, in value (Table VI).
     balancer=dict(

@@ -1,7 +1,5 @@
 # OFD, arXiv 1904.01866, before the last activation of three stages. The margins come
 # from the teacher's layers that normalise there.
-_base_ = './logits.py'
-
 levels, weights, biases = (
     [f'{name}{level}' for level in (1, 2, 3)] for name in ('level', 'weight', 'bias')
 )
@@ -11,9 +9,12 @@ norms = {
     for name in ('weight', 'bias')
     for i in (1, 2, 3)
 }
+logits = dict(logits=dict(type='ModuleOutputs', source='head'))
+labels = dict(gt_labels=dict(type='ModuleInputs', source='head.loss_module'))
 distiller = dict(
-    student_recorders=features,
-    teacher_recorders=dict(**features, **norms),
+    type='StrictDistiller',
+    student_recorders=dict(**logits, **labels, **features),
+    teacher_recorders=dict(**logits, **features, **norms),
     connectors={
         level: dict(type='MapConnector', norm_cfg=dict(type='BN')) for level in levels
     },
@@ -27,4 +28,4 @@ distiller = dict(
         )
     ),
 )
-del levels, weights, biases, features, norms
+del levels, weights, biases, features, norms, logits, labels

@@ -1,17 +1,20 @@
 # ReviewKD, arXiv 2104.09044: the student's three stages and the input of its
 # classifier, fused, against the teacher's stages before their last activation.
-_base_ = './logits.py'
-
 levels = ['level1', 'level2', 'level3', 'pooled']
-pooled = dict(pooled=dict(type='Tap', source='pooled'))
+shared = dict(
+    logits=dict(type='ModuleOutputs', source='head'),
+    pooled=dict(type='Tap', source='pooled'),
+)
 distiller = dict(
+    type='StrictDistiller',
     student_recorders=dict(
+        gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
         **{f'level{i}': dict(type='Tap', source=f'stage{i}') for i in (1, 2, 3)},
-        **pooled,
+        **shared,
     ),
     teacher_recorders=dict(
         **{f'level{i}': dict(type='Tap', source=f'stage{i}_pre') for i in (1, 2, 3)},
-        **pooled,
+        **shared,
     ),
     connectors=dict(fusion=dict(type='FusionConnector')),
     distill_losses=dict(loss_review=dict(type='HCLLoss', loss_weight=1.0)),
@@ -22,4 +25,4 @@ distiller = dict(
         )
     ),
 )
-del levels, pooled
+del levels, shared

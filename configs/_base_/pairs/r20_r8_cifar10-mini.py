@@ -1,6 +1,20 @@
-_base_ = './r20_r8_digits.py'
-
 model = dict(
+    _scope_='mmrazor',
+    type='FrozenTeacherDistill',
+    architecture=dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(type='CIFARResNet', depth=8),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+    ),
+    teacher=dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(type='CIFARResNet', depth=20),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+    ),
     teacher_ckpt='work_dirs/resnet20_cifar10-mini/epoch_30.pth',
     teacher_from='python tools/train.py configs/vanilla/resnet20_cifar10-mini.py',
 )

@@ -1,10 +1,20 @@
-_base_ = './r56_r20_cifar100.py'
-
-net = dict(backbone=dict(widths=(32, 64, 128, 256)), head=dict(in_channels=256))
 model = dict(
-    architecture=dict(backbone=dict(depth=8, **net['backbone']), head=net['head']),
-    teacher=dict(backbone=dict(depth=32, **net['backbone']), head=net['head']),
+    _scope_='mmrazor',
+    type='FrozenTeacherDistill',
+    architecture=dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(type='CIFARResNet', depth=8, widths=(32, 64, 128, 256)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=100, in_channels=256),
+    ),
+    teacher=dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(type='CIFARResNet', depth=32, widths=(32, 64, 128, 256)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=100, in_channels=256),
+    ),
     teacher_ckpt='work_dirs/resnet32x4_cifar100/epoch_240.pth',
     teacher_from='python tools/train.py configs/vanilla/resnet32x4_cifar100.py',
 )
-del net

@@ -1,8 +1,20 @@
-_base_ = './r20_r8_digits.py'
-
 model = dict(
-    architecture=dict(backbone=dict(depth=20), head=dict(num_classes=100)),
-    teacher=dict(backbone=dict(depth=56), head=dict(num_classes=100)),
+    _scope_='mmrazor',
+    type='FrozenTeacherDistill',
+    architecture=dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(type='CIFARResNet', depth=20),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=100, in_channels=64),
+    ),
+    teacher=dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(type='CIFARResNet', depth=56),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=100, in_channels=64),
+    ),
     teacher_ckpt='work_dirs/resnet56_cifar100/epoch_240.pth',
     teacher_from='python tools/train.py configs/vanilla/resnet56_cifar100.py',
 )

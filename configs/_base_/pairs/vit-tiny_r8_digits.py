@@ -1,9 +1,15 @@
 # A transformer teaches a convolutional net: only their logits have to agree.
-_base_ = './r20_r8_digits.py'
-
 model = dict(
+    _scope_='mmrazor',
+    type='FrozenTeacherDistill',
+    architecture=dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(type='CIFARResNet', depth=8),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+    ),
     teacher=dict(
-        _delete_=True,
         _scope_='mmpretrain',
         type='ImageClassifier',
         backbone=dict(

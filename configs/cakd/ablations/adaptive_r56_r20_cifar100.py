@@ -1,6 +1,11 @@
 # Eq. 10: the weak cluster's weight follows the teacher's confidence.
-_base_ = '../r56_r20_cifar100.py'
-
-losses = dict(loss_feature=dict(gamma='adaptive', round_ratio=True))
-model = dict(distiller=dict(distill_losses=losses))
-del losses
+_base_ = [
+    '../../_base_/tasks/r56_r20_cifar100.py',
+    '../../_base_/methods/cakd_logit_feature.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
+model = dict(distiller=_base_.distiller.to_dict())
+model['distiller']['distill_losses']['loss_feature'].update(
+    gamma='adaptive', round_ratio=True
+)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=20))

@@ -1,9 +1,6 @@
 # The recipe of r56_r20_cifar100, the warm-up a tenth of the epochs.
 _base_ = [
-    '../../../_base_/default_runtime.py',
-    '../../../_base_/datasets/cifar10_mini.py',
-    '../../../_base_/schedules/cifar10_mini.py',
-    '../../../_base_/pairs/r20_r8_cifar10-mini.py',
+    '../../../_base_/tasks/r20_r8_cifar10-mini.py',
     '../../../_base_/methods/cakd_logit_feature.py',
 ]
 _base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)

@@ -1,5 +1,10 @@
-_base_ = './cifar10_logit-double_network.py'
-
-loss = dict(scorer=dict(_delete_=True, type='ActivationScorer'))
-model = dict(distiller=dict(distill_losses=dict(loss_feature=loss, loss_second=loss)))
-del loss
+_base_ = [
+    '../../../_base_/tasks/r20_r8_cifar10-16px.py',
+    '../../../_base_/methods/cakd_logit_double.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
+model = dict(distiller=_base_.distiller.to_dict())
+losses = model['distiller']['distill_losses']
+losses['loss_feature']['scorer'] = dict(type='ActivationScorer')
+losses['loss_second']['scorer'] = dict(type='ActivationScorer')
+del losses

@@ -1,8 +1,5 @@
 _base_ = [
-    '../../../_base_/default_runtime.py',
-    '../../../_base_/datasets/cifar10_16px.py',
-    '../../../_base_/schedules/cifar10_16px.py',
-    '../../../_base_/pairs/r20_r8_cifar10-16px.py',
+    '../../../_base_/tasks/r20_r8_cifar10-16px.py',
     '../../../_base_/methods/cakd_logit.py',
 ]
 _base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)

@@ -1,5 +1,8 @@
-_base_ = './cifar10_single_network.py'
-
-loss = dict(scorer=dict(_delete_=True, type='ActivationScorer'))
-model = dict(distiller=dict(distill_losses=dict(loss_feature=loss)))
-del loss
+_base_ = [
+    '../../../_base_/tasks/r20_r8_cifar10-16px.py',
+    '../../../_base_/methods/cakd_feature.py',
+]
+model = dict(distiller=_base_.distiller.to_dict())
+model['distiller']['distill_losses']['loss_feature']['scorer'] = dict(
+    type='ActivationScorer'
+)

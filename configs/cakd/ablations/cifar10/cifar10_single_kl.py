@@ -1,8 +1,9 @@
-_base_ = './cifar10_single_network.py'
-
+_base_ = [
+    '../../../_base_/tasks/r20_r8_cifar10-16px.py',
+    '../../../_base_/methods/cakd_feature.py',
+]
+model = dict(distiller=_base_.distiller.to_dict())
 # At this weight its value is about that of the clusters' (beta 8, gamma 2).
-loss = dict(
-    _delete_=True, type='FeatureKLLoss', tau=4.0, standardize=True, loss_weight=10.0
+model['distiller']['distill_losses']['loss_feature'] = dict(
+    type='FeatureKLLoss', tau=4.0, standardize=True, loss_weight=10.0
 )
-model = dict(distiller=dict(distill_losses=dict(loss_feature=loss)))
-del loss

@@ -1,8 +1,5 @@
 _base_ = [
-    '../../../_base_/default_runtime.py',
-    '../../../_base_/datasets/digits.py',
-    '../../../_base_/schedules/digits_30e.py',
-    '../../../_base_/pairs/r20_r8_digits.py',
+    '../../../_base_/tasks/r20_r8_digits_30e.py',
     '../../../_base_/methods/cakd_logit_double.py',
 ]
 _base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)

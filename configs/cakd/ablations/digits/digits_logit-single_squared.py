@@ -1,5 +1,10 @@
-_base_ = './digits_logit-single_network.py'
-
-loss = dict(_delete_=True, type='FeatureSquaredLoss', standardize=True)
-model = dict(distiller=dict(distill_losses=dict(loss_feature=loss)))
-del loss
+_base_ = [
+    '../../../_base_/tasks/r20_r8_digits_30e.py',
+    '../../../_base_/methods/cakd_logit_feature.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
+model = dict(distiller=_base_.distiller.to_dict())
+model['distiller']['distill_losses']['loss_feature'] = dict(
+    type='FeatureSquaredLoss', standardize=True
+)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=3))

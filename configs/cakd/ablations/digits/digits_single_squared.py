@@ -1,8 +1,10 @@
-_base_ = './digits_single_network.py'
-
+_base_ = [
+    '../../../_base_/tasks/r20_r8_digits_30e.py',
+    '../../../_base_/methods/cakd_feature.py',
+]
+model = dict(distiller=_base_.distiller.to_dict())
 # At this weight its value is about that of the clusters' (beta 8, gamma 2).
-loss = dict(
-    _delete_=True, type='FeatureSquaredLoss', standardize=True, loss_weight=10.0
+model['distiller']['distill_losses']['loss_feature'] = dict(
+    type='FeatureSquaredLoss', standardize=True, loss_weight=10.0
 )
-model = dict(distiller=dict(distill_losses=dict(loss_feature=loss)))
-del loss
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=3))

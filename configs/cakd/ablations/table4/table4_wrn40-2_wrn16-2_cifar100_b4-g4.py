@@ -1,5 +1,8 @@
-_base_ = '../../wrn40-2_wrn16-2_cifar100.py'
-
-losses = dict(loss_feature=dict(beta=4.0, gamma=4.0))
-model = dict(distiller=dict(distill_losses=losses))
-del losses
+_base_ = [
+    '../../../_base_/tasks/wrn40-2_wrn16-2_cifar100.py',
+    '../../../_base_/methods/cakd_logit_feature.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=6.0)
+model = dict(distiller=_base_.distiller.to_dict())
+model['distiller']['distill_losses']['loss_feature'].update(beta=4.0, gamma=4.0)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=20))

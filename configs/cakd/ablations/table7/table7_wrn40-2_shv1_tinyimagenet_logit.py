@@ -1,8 +1,5 @@
 _base_ = [
-    '../../../_base_/default_runtime.py',
-    '../../../_base_/datasets/tinyimagenet.py',
-    '../../../_base_/schedules/cakd_240e_light.py',
-    '../../../_base_/pairs/wrn40-2_shv1_tinyimagenet.py',
+    '../../../_base_/tasks/wrn40-2_shv1_tinyimagenet.py',
     '../../../_base_/methods/cakd_logit.py',
 ]
 _base_.distiller.distill_losses.loss_cakd.update(gamma=8.0)

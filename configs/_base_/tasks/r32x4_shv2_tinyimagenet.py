@@ -1,5 +1,9 @@
-_base_ = './r32x4_r8x4_cifar100.py'
-
+_base_ = [
+    '../default_runtime.py',
+    '../datasets/tinyimagenet.py',
+    '../schedules/cakd_240e_light.py',
+    '../pairs/r32x4_shv2_cifar100.py',
+]
 model = dict(
     architecture=dict(head=dict(num_classes=200)),
     teacher=dict(head=dict(num_classes=200)),

@@ -1,5 +1,9 @@
-_base_ = './wrn40-2_wrn16-2_cifar100.py'
-
+_base_ = [
+    '../default_runtime.py',
+    '../datasets/tinyimagenet.py',
+    '../schedules/cakd_240e.py',
+    '../pairs/wrn40-2_wrn16-2_cifar100.py',
+]
 model = dict(
     architecture=dict(head=dict(num_classes=200)),
     teacher=dict(head=dict(num_classes=200)),

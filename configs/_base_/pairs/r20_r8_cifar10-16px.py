@@ -1,6 +1,0 @@
-_base_ = './r20_r8_digits.py'
-
-model = dict(
-    teacher_ckpt='work_dirs/resnet20_cifar10-16px/epoch_40.pth',
-    teacher_from='python tools/train.py configs/vanilla/resnet20_cifar10-16px.py',
-)

@@ -1,0 +1,5 @@
+_base_ = [
+    '../default_runtime.py',
+    '../datasets/cifar100.py',
+    '../schedules/cakd_240e.py',
+]

@@ -1,0 +1,1 @@
+_base_ = ['../default_runtime.py', '../datasets/digits.py', '../schedules/digits.py']

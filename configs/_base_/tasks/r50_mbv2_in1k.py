@@ -1,0 +1,6 @@
+_base_ = [
+    '../default_runtime.py',
+    '../datasets/in1k.py',
+    '../schedules/in1k.py',
+    '../pairs/r50_mbv2_in1k.py',
+]

@@ -1,0 +1,6 @@
+_base_ = [
+    '../default_runtime.py',
+    '../datasets/cifar100.py',
+    '../schedules/cakd_240e.py',
+    '../pairs/r56_r20_cifar100.py',
+]
