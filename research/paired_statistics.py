@@ -6,6 +6,8 @@ from statistics import mean, stdev
 
 from scipy import stats
 
+from cakd_mm.visualization.history import mean_curve
+
 CONFIDENCE = 0.95
 
 
@@ -63,17 +65,6 @@ def paired(
         return None
     middle, half = interval([ours[i] - control[i] for i in common])
     return Difference(middle, half, len(common))
-
-
-def mean_curve(
-    curves: Sequence[Sequence[tuple[int, float]]],
-) -> list[tuple[int, float]]:
-    """Return (epoch, mean) over the seeds' curves, of the epochs that all have."""
-    if not curves:
-        return []
-    scores = [dict(curve) for curve in curves]
-    common = sorted(set.intersection(*map(set, scores)))
-    return [(epoch, mean(own[epoch] for own in scores)) for epoch in common]
 
 
 def level(curves: Sequence[Sequence[tuple[int, float]]], last: int = 5) -> float | None:

@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..utils.checkpoint import hash_of
-from ..utils.errors import describe
-from ..utils.runs import Run, write_json
+from cakd_mm.utils.checkpoint import hash_of
+from cakd_mm.utils.errors import describe
+
+from .runs import Run, write_json
 
 RESULT = 'result.json'
 

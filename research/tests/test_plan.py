@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 from tiny_runs import finish_run
 
-from cakd_mm.reproduction.plan import in_turn, plan
-from cakd_mm.reproduction.tables import select
+from research.plan import in_turn, plan
+from research.tables import select
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from tiny_runs import finish_run
 
-from cakd_mm.reproduction.archive import restore, store
-from cakd_mm.reproduction.plan import in_turn, plan
-from cakd_mm.reproduction.summary import summarise
-from cakd_mm.reproduction.tables import select
+from research.archive import restore, store
+from research.plan import in_turn, plan
+from research.summary import summarise
+from research.tables import select
 
 
 def end(run, score):

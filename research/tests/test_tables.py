@@ -10,7 +10,7 @@ from mmengine.hub import get_config
 from test_ablations import FOLDERS, KINDS, NETS
 from tiny import CONFIGS
 
-from cakd_mm.reproduction.tables import STUDENT, TEACHER, read_tables, select
+from research.tables import STUDENT, TEACHER, read_tables, select
 
 TABLES = SHARED / 'spec' / 'tables.csv'
 MORE = {'resnet34': 'r34', 'resnet18': 'r18', 'resnet50': 'r50'}

@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from ..utils.errors import describe
+from cakd_mm.utils.errors import describe
 
 _RESIDENT = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
 _COMPILED = ('default_hooks.student_runtime.type=StudentRuntimeHook',)

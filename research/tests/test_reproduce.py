@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import CONFIGS
 
-from cakd_mm.utils.runs import logged_lines
+from cakd_mm.visualization.history import logged_lines
 
 TOOL = CONFIGS.parent / 'tools' / 'reproduce.py'
 NAME = 'table_digits_r20_r8_CAKD-logit_3e_1s'

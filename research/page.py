@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from ..utils.paired_statistics import Difference
 from .budget import SPEEDS
+from .paired_statistics import Difference
 from .tables import KD, STUDENT
 
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..utils.checkpoint import hash_of
-from ..utils.errors import describe
-from ..utils.runs import Run, read_config
-from ..utils.tools import as_typed_here
+from cakd_mm.utils.checkpoint import hash_of
+from cakd_mm.utils.errors import describe
+from cakd_mm.utils.tools import as_typed_here
+
 from .budget import length_options, speed_options
+from .runs import Run, read_config
 from .tables import STUDENT, TEACHER, Pair, Row, method_of
 
 TRAIN = 'tools/train.py '

@@ -6,16 +6,16 @@ import pytest
 from scipy import stats
 from tiny_runs import finish_run
 
-from cakd_mm.reproduction.page import heading, page
-from cakd_mm.reproduction.plan import plan
-from cakd_mm.reproduction.plots import plot_curves, plot_gain
-from cakd_mm.reproduction.summary import (
+from research.page import heading, page
+from research.plan import plan
+from research.plots import plot_curves, plot_gain
+from research.summary import (
     collapsed,
     conclude,
     missing_seeds,
     summarise,
 )
-from cakd_mm.reproduction.tables import select
+from research.tables import select
 
 STUDENT = {0: 60.0, 1: 61.0, 2: 62.0}
 

@@ -19,26 +19,17 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from .checkpoint import hash_of
-from .errors import describe
-from .provenance import commit, cores, machine, versions
-from .tools import tool
+from cakd_mm.utils.checkpoint import hash_of
+from cakd_mm.utils.errors import describe
+from cakd_mm.utils.machine import cores
+from cakd_mm.utils.tools import tool
+from cakd_mm.visualization.history import LOG, METRIC, logged_lines
 
-METRIC = 'accuracy/top1'
+from .provenance import commit, machine, versions
+
 THREADS = 'OMP_NUM_THREADS'
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
-
-
-def logged_lines(text: str) -> list[dict]:
-    """Return the scalars of each step that mmengine's json log has."""
-    lines = []
-    for line in text.splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:  # a run under way is writing it, or was killed
-            continue
-    return [line for line in lines if 'step' in line]
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -319,7 +310,7 @@ class Run:
 
     def logged(self) -> list[dict]:
         """Return the lines of its logs, of all its starts in turn."""
-        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
+        files = sorted(self.work_dir.glob(LOG))
         return [line for file in files for line in logged_lines(file.read_text())]
 
     def curve(self, key: str) -> list[tuple[int, float]]:
@@ -330,7 +321,7 @@ class Run:
     @property
     def epoch(self) -> int:
         """The epoch last logged of; a look at the log's end, for it is asked often."""
-        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'), reverse=True)
+        files = sorted(self.work_dir.glob(LOG), reverse=True)
         for path in files:
             lines = logged_lines(end_of(path))
             if lines:

@@ -9,7 +9,9 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from ..utils.paired_statistics import Difference, mean_curve
+from cakd_mm.visualization.history import mean_curve
+
+from .paired_statistics import Difference
 from .tables import STUDENT
 
 FAR = 4  # times as far as half of the rows: out of the picture

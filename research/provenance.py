@@ -1,14 +1,14 @@
 """What a number was made with: code, packages, machine."""
 
-import os
 import platform
 import subprocess
-from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from cakd_mm.utils.machine import cores, cpuinfo
 
 PACKAGES = (
     'cakd_mm',
@@ -23,7 +23,7 @@ PACKAGES = (
 
 def commit() -> str:
     """Return the commit of the checkout, ``+`` where files differ from it."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     if not (root / '.git').exists():
         return 'installed'
 
@@ -56,25 +56,6 @@ def machine() -> str:
         ]
         return ', '.join(f'{names.count(name)} x {name}' for name in sorted(set(names)))
     return f'{cores()} cores ({processor()}), no GPU'
-
-
-def cores() -> int:
-    """Return how many cores this process may use, in a container as well."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
-    with suppress(OSError, ValueError):  # no Linux, no container or no limit ("max")
-        quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
-        return max(1, min(seen, int(quota) // int(period)))
-    return seen
-
-
-def cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first processor; nothing elsewhere."""
-    info = Path('/proc/cpuinfo')
-    if not info.is_file():
-        return {}
-    first = info.read_text().partition('\n\n')[0]
-    lines = (line.partition(':') for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def processor() -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..utils.errors import describe, nearest
-from ..utils.tools import tool
+from cakd_mm.utils.errors import describe, nearest
+from cakd_mm.utils.tools import tool
 
 TEACHER, STUDENT, KD = 'teacher', 'student', 'KD'
 CONTROL = 'control: '

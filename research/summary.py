@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
 
-from ..utils.paired_statistics import Difference, level, paired
-from ..utils.runs import Run, made_with
+from .paired_statistics import Difference, level, paired
 from .plan import PlannedPair, in_turn
+from .runs import Run, made_with
 from .tables import CONTROL, KD, STUDENT, TEACHER
 
 NEAR = 1.0  # points from the paper's number that seeds and versions may make

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from tiny import CONFIGS
 from tiny_runs import finish_run
 
-from cakd_mm.utils import runs
-from cakd_mm.utils.runs import Run
+from research import runs
+from research.runs import Run
 
 METRIC = 'accuracy/top1'
 CONFIG = 'train_cfg = dict(max_epochs={})\n'

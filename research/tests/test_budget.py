@@ -6,7 +6,7 @@ from mmengine.optim import MultiStepLR
 from tiny import CONFIGS
 from torch import nn, optim
 
-from cakd_mm.reproduction.budget import SPEEDS, length_options, speed_options
+from research.budget import SPEEDS, length_options, speed_options
 
 PAPER = CONFIGS / 'dkd' / 'dkd_r56_r20_tinyimagenet.py'
 

@@ -2,17 +2,16 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import mean
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .errors import describe
-from .provenance import cores
+from cakd_mm.utils.errors import describe
+from cakd_mm.utils.machine import cores
+
 from .runs import THREADS, Run, end_of
 
 # Small nets leave most of a GPU idle. A guess: more do not fit the cores beside it.
@@ -198,48 +197,16 @@ def _to_train(run: Run) -> int:
     return 0 if run.checkpoint else run.epochs
 
 
-def _end_of(path: Path, lines: int) -> list[str]:
-    """Return the last lines that a process printed, cut short or not."""
-    return [line for line in end_of(path).splitlines() if line.strip()][-lines:]
-
-
 def _reason(run: Run, code: int) -> str:
     """Return how a process ended, and the last line it printed."""
-    end = ''.join(_end_of(run.log, 1)).strip() or 'nothing printed'
+    printed = [line for line in end_of(run.log).splitlines() if line.strip()]
+    end = printed[-1].strip() if printed else 'nothing printed'
     how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
     return f'{how}: {end} ({run.log})'
 
 
-def bars(console: Console | None = None) -> Progress:
+def bars() -> Progress:
     """Return the progress that a study shows: a line each, in epochs."""
     columns = (TextColumn('{task.description:<42}'), BarColumn())
     columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
-    return Progress(*columns, console=console)
-
-
-def end(failed: Mapping[str, str]) -> None:
-    """End a command, with an error if a run failed.
-
-    Args:
-        failed (Mapping[str, str]): The reason by a run's name.
-
-    Raises:
-        SystemExit: some have.
-    """
-    if failed:
-        raise SystemExit('\n'.join(f'{k} failed: {v}' for k, v in failed.items()))
-
-
-def train_all(runs: Sequence[Run], jobs: int, progress: Progress) -> None:
-    """Train those runs that are not finished, ``jobs`` at a time.
-
-    Raises:
-        SystemExit: a run failed; its log's end is printed.
-    """
-    failed = Schedule(runs, slots(jobs), progress).run().failed
-    logs = {run.name: run.log for run in runs}
-    for name in failed:
-        if logs[name].is_file():
-            printed = '\n'.join(_end_of(logs[name], 15))
-            progress.console.print(printed, markup=False)
-    end(failed)
+    return Progress(*columns)

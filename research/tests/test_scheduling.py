@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from cakd_mm.utils import runs, scheduling
-from cakd_mm.utils.runs import Run
-from cakd_mm.utils.scheduling import Schedule, end, slots, train_all
+from research import runs, scheduling
+from research.runs import Run
+from research.scheduling import Schedule, end, slots, train_all
 
 # Takes as long as told, writes what a training leaves, and when it ran.
 SCRIPT = """
@@ -250,7 +250,7 @@ def test_a_killed_study_leaves_no_process_behind(make, tmp_path):
     lines = [
         'import time, cakd_mm',
         'from pathlib import Path',
-        'from cakd_mm.utils import runs',
+        'from research import runs',
         f'runs.tool = lambda name: Path({str(tmp_path / "train.py")!r})',
         f'run = runs.Run("a", Path({str(run.config)!r}), Path({str(run.work_dir)!r}),',
         f'               {run.options!r})',
