@@ -33,19 +33,19 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
     """
     teachers, taken = _teachers(runs), 0
     for run in runs:
-        kept = archive / run.work_dir.relative_to(work_dir)
+        folder = archive / run.work_dir.relative_to(work_dir)
         untaught = run.teacher is not None and run.teacher.sha256 is None
-        if run.checkpoint or untaught or not (kept / RESULT).is_file():
+        if run.checkpoint or untaught or not (folder / RESULT).is_file():
             continue
-        result = json.loads((kept / RESULT).read_text())
+        result = json.loads((folder / RESULT).read_text())
         if run.finished:
-            _check_same(result, run, kept, archive)
+            _check_same(result, run, folder, archive)
             continue
         try:
             run.check(result['starts'])
         except ValueError as error:
-            _refuse(archive, f'{kept} does not fit this table ({error})')
-        checkpoint = kept / run.last_checkpoint.name
+            _refuse(archive, f'{folder} does not fit this table ({error})')
+        checkpoint = folder / run.last_checkpoint.name
         if checkpoint.is_file():
             if hash_of(checkpoint) != result['checkpoint_sha256']:
                 _refuse(archive, f'{checkpoint} is not the checkpoint that was kept.')
@@ -78,24 +78,24 @@ def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
     for run in runs:
         if run.checkpoint or not run.finished:
             continue
-        kept = archive / run.work_dir.relative_to(work_dir)
-        if (kept / RESULT).is_file():
-            _check_same(json.loads((kept / RESULT).read_text()), run, kept, archive)
-        kept.mkdir(parents=True, exist_ok=True)
-        checkpoint = kept / run.last_checkpoint.name
+        folder = archive / run.work_dir.relative_to(work_dir)
+        if (folder / RESULT).is_file():
+            _check_same(json.loads((folder / RESULT).read_text()), run, folder, archive)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = folder / run.last_checkpoint.name
         if run.work_dir in teachers and not checkpoint.is_file():
             _copy(run.last_checkpoint, checkpoint)
-        if not (kept / RESULT).is_file():
-            write_json(kept / RESULT, run.result)
+        if not (folder / RESULT).is_file():
+            write_json(folder / RESULT, run.result)
 
 
 def _teachers(runs: Sequence[Run]) -> set[Path]:
     return {run.teacher.work_dir for run in runs if run.teacher}
 
 
-def _check_same(result: dict, run: Run, kept: Path, archive: Path) -> None:
+def _check_same(result: dict, run: Run, folder: Path, archive: Path) -> None:
     if result['checkpoint_sha256'] != run.sha256:
-        _refuse(archive, f'{kept} holds another run than {run.work_dir}.')
+        _refuse(archive, f'{folder} holds another run than {run.work_dir}.')
 
 
 def _copy(source: Path, target: Path) -> None:

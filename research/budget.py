@@ -89,12 +89,12 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
     milestones = [max(1, round(m * epochs / full)) for m in scheduler.milestones]
     options.append(f'train_cfg.max_epochs={epochs}')
     options.append(f'param_scheduler.milestones=[{",".join(map(str, milestones))}]')
-    for key, own in _own_schedules(cfg).items():
-        options.append(f'{key}={max(1, round(own * epochs / full))}')
+    for key, length in _other_schedules(cfg).items():
+        options.append(f'{key}={max(1, round(length * epochs / full))}')
     return options
 
 
-def _own_schedules(cfg: Config) -> dict[str, int]:
+def _other_schedules(cfg: Config) -> dict[str, int]:
     """Return what else counts epochs: the warm-up, and CTKD's curriculum."""
     found = {}
     warmup = cfg.default_hooks.get('warmup')

@@ -30,7 +30,7 @@ def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
     """
     missing = summary['planned'] - summary['finished']
     versions = '; '.join(
-        ', '.join(f'{k} {v}' for k, v in own.items()) for own in summary['versions']
+        ', '.join(f'{k} {v}' for k, v in found.items()) for found in summary['versions']
     )
     lines = [
         f'# {heading(table, summary)}',

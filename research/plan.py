@@ -99,8 +99,8 @@ def plan(
         }
         cfg = read_config(pair.row(STUDENT).config)
         recipe = cfg.train_cfg.max_epochs
-        own = recipe if epochs is None else epochs
-        planned.append(PlannedPair(pair, teacher, rows, recipe, own))
+        length = recipe if epochs is None else epochs
+        planned.append(PlannedPair(pair, teacher, rows, recipe, length))
     return planned
 
 
@@ -109,10 +109,10 @@ def in_turn(planned: Sequence[PlannedPair]) -> list[Run]:
 
     A table that is interrupted then compares on fewer seeds, not on fewer rows.
     """
-    turn = [own.teacher for own in planned]
-    seeds = {seed for own in planned for runs in own.rows.values() for seed in runs}
+    turn = [pair.teacher for pair in planned]
+    seeds = {s for pair in planned for runs in pair.rows.values() for s in runs}
     for seed in sorted(seeds):
-        turn += [runs[seed] for own in planned for runs in own.rows.values()]
+        turn += [runs[seed] for pair in planned for runs in pair.rows.values()]
     return list({run.work_dir: run for run in turn}.values())
 
 

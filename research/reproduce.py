@@ -121,8 +121,8 @@ def check_data_of(planned: list[PlannedPair]) -> None:
     Raises:
         FileNotFoundError: naming the folder.
     """
-    for own in planned:
-        teacher_config = read_config(own.teacher.config)
+    for pair in planned:
+        teacher_config = read_config(pair.teacher.config)
         check_data(teacher_config, ('train', 'val'), by_option=False)
 
 
@@ -137,7 +137,7 @@ def name_of(args: argparse.Namespace, planned: list[PlannedPair]) -> str:
     """Return the name that a selection's files share: another has another."""
     parts = ['table', args.table, *(args.pairs or [])]
     parts += args.methods or []
-    if any(own.epochs != own.recipe for own in planned):
+    if any(pair.epochs != pair.recipe for pair in planned):
         parts.append(f'{args.epochs}e')
     if args.seeds != SEEDS:
         parts.append(f'{args.seeds}s')

@@ -1,4 +1,4 @@
-"""One training process of a study: started, continued, read, written down as done."""
+"""One training process: started, continued, read, written down as done."""
 
 import ctypes
 import fcntl
@@ -44,7 +44,7 @@ def _epoch(line: dict) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Leave no training behind when the study, ``parent``, is killed (Linux)."""
+    """Let the kernel kill this training when its ``parent`` is killed (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # killed before that
@@ -109,7 +109,8 @@ class Run:
             content.get('default_hooks', {}).pop(hook, None)
         text = json.dumps(content, sort_keys=True, default=str)
         self.settings = hashlib.sha256(text.encode()).hexdigest()
-        self._result = self._given = None
+        self._result: dict | None = None
+        self._given_sha256: str | None = None
 
     def check(self, starts: list[dict] | None = None) -> None:
         """Refuse a work dir that holds another run.
@@ -166,9 +167,9 @@ class Run:
     @property
     def sha256(self) -> str | None:
         """The hash of the checkpoint it leaves; None before."""
-        if self.checkpoint and self._given is None:
-            self._given = hash_of(self.checkpoint)
-        return self._given or (self.result and self.result['checkpoint_sha256'])
+        if self.checkpoint and self._given_sha256 is None:
+            self._given_sha256 = hash_of(self.checkpoint)
+        return self._given_sha256 or (self.result and self.result['checkpoint_sha256'])
 
     @property
     def failure(self) -> str | None:
@@ -239,7 +240,7 @@ class Run:
         return True
 
     def _note_start(self, threads: int) -> None:
-        own = dict(
+        start = dict(
             began=time.time(),
             threads=threads,
             settings=self.settings,
@@ -248,7 +249,7 @@ class Run:
             versions=versions(),
             machine=machine(),
         )
-        write_json(self.work_dir / 'starts.json', dict(starts=[*self.starts, own]))
+        write_json(self.work_dir / 'starts.json', dict(starts=[*self.starts, start]))
 
     def _command(self) -> list[str]:
         name = 'test.py' if self.checkpoint else 'train.py'
@@ -304,23 +305,22 @@ class Run:
         total = 0.0
         began = [start['began'] for start in self.starts]
         for first, after in pairwise([*began, float('inf')]):
-            own = [end for end in ends if first <= end < after]
-            total += max(own, default=first) - first
+            of_start = [end for end in ends if first <= end < after]
+            total += max(of_start, default=first) - first
         return total
-
-    def logged(self) -> list[dict]:
-        """Return the lines of its logs, of all its starts in turn."""
-        files = sorted(self.work_dir.glob(LOG))
-        return [line for file in files for line in logged_lines(file.read_text())]
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """Return (epoch, value) of a scalar; of an epoch run twice, the latest."""
-        lines = [line for line in self.logged() if key in line]
-        return sorted({_epoch(line): line[key] for line in lines}.items())
+        found = {}
+        for file in sorted(self.work_dir.glob(LOG)):  # of all its starts in turn
+            for line in logged_lines(file.read_text()):
+                if key in line:
+                    found[_epoch(line)] = line[key]
+        return sorted(found.items())
 
     @property
     def epoch(self) -> int:
-        """The epoch last logged of; a look at the log's end, for it is asked often."""
+        """The last epoch that was logged, read from the end of a log only."""
         files = sorted(self.work_dir.glob(LOG), reverse=True)
         for path in files:
             lines = logged_lines(end_of(path))

@@ -86,7 +86,7 @@ class Schedule:
         self.waited_for: set[str] = set()
         self.total = sum(map(_to_train, self.runs))
         self.bar = progress.add_task('all', total=self.total)
-        self.said = time.monotonic()
+        self.printed_at = time.monotonic()
 
     def run(self) -> Outcome:
         """Train; a run that fails leaves the others alone."""
@@ -98,8 +98,8 @@ class Schedule:
                     break
                 waiting = self._start(waiting)
                 time.sleep(POLL)
-                self._look()
-                self._show()
+                self._collect_ended()
+                self._update_bars()
         finally:
             for run, _ in self.running:
                 run.process.kill()
@@ -108,7 +108,7 @@ class Schedule:
         return self.outcome
 
     def _start(self, waiting: list[Run]) -> list[Run]:
-        """Start what has its teacher; return what still waits."""
+        """Start the runs whose teacher is finished; return those that still wait."""
         left = []
         for run in waiting:
             teacher = run.teacher
@@ -127,11 +127,11 @@ class Schedule:
                 left.append(run)
                 if run.name not in self.waited_for and not run.finished:
                     self.waited_for.add(run.name)
-                    self._say(f'{run.name}: another process is at it; waiting')
+                    self._print(f'{run.name}: another process is at it; waiting')
         return left
 
-    def _look(self) -> None:
-        """See which have ended."""
+    def _collect_ended(self) -> None:
+        """Write down the result of each process that has ended."""
         for run, slot in list(self.running):
             code = run.process.poll()
             if code is None:
@@ -147,25 +147,28 @@ class Schedule:
             except Exception as error:  # one run's trouble, whatever it is
                 self._fail(run, f'it ended, but left no result: {error!r}')
             else:
-                self._say(f'{run.name}: {run.top1:.2f} %')
+                self._print(f'{run.name}: {run.top1:.2f} %')
 
     def _fail(self, run: Run, reason: str) -> None:
         self.outcome.failed[run.name] = reason
         run.note_failure(reason)
-        self._say(f'{run.name} FAILED: {reason}')
+        self._print(f'{run.name} FAILED: {reason}')
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.progress.console.print(text, markup=False, highlight=False)
 
-    def _show(self) -> None:
+    def _update_bars(self) -> None:
+        """Show the epochs; without a terminal in a line every few minutes."""
         for run, _ in self.running:
             self.progress.update(self.bars[run.name], completed=run.epoch)
         done, left = self.done(), self.time_left()
         self.progress.update(self.bar, completed=done, description=f'all{left}')
-        quiet = not self.progress.console.is_terminal  # shows no bars before the end
-        if quiet and time.monotonic() - self.said > EVERY:
-            self.said = time.monotonic()
-            self._say(f'{done} of {self.total} epochs{left}')
+        quiet = (
+            not self.progress.console.is_terminal
+        )  # which shows no bars before the end
+        if quiet and time.monotonic() - self.printed_at > EVERY:
+            self.printed_at = time.monotonic()
+            self._print(f'{done} of {self.total} epochs{left}')
 
     def done(self) -> int:
         """Return how many epochs lie behind, of whatever has been started."""
@@ -206,7 +209,7 @@ def _reason(run: Run, code: int) -> str:
 
 
 def bars() -> Progress:
-    """Return the progress that a study shows: a line each, in epochs."""
+    """Return the progress that a table shows: a bar for each run, in epochs."""
     columns = (TextColumn('{task.description:<42}'), BarColumn())
     columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
     return Progress(*columns)

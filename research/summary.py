@@ -28,26 +28,28 @@ def summarise(planned: Sequence[PlannedPair], speed: str) -> dict:
         hours=round(sum(run.result['seconds'] for run in done) / 3600, 2),
         finished=len(done),
         planned=len(runs),
-        pairs=[_pair(own) for own in planned],
+        pairs=[_pair(pair) for pair in planned],
     )
 
 
-def _pair(own: PlannedPair) -> dict:
-    scores = {name: scores_of(runs) for name, runs in own.rows.items()}
-    rows = {name: _row(own, name, runs, scores) for name, runs in own.rows.items()}
-    alone = [run for run in own.rows[STUDENT].values() if run.finished]
+def _pair(planned: PlannedPair) -> dict:
+    scores = {name: scores_of(runs) for name, runs in planned.rows.items()}
+    rows = {
+        name: _row(planned, name, runs, scores) for name, runs in planned.rows.items()
+    }
+    alone = [run for run in planned.rows[STUDENT].values() if run.finished]
     moves = level([run.result['curve'] for run in alone])
-    teacher = own.teacher
+    teacher = planned.teacher
     return dict(
-        pair=own.pair.name,
-        data=own.pair.data,
-        title=own.pair.title,
-        epochs=own.epochs,
-        recipe=own.recipe,
+        pair=planned.pair.name,
+        data=planned.pair.data,
+        title=planned.pair.title,
+        epochs=planned.epochs,
+        recipe=planned.recipe,
         teacher=dict(
             run=teacher.name,
             top1=teacher.top1 if teacher.finished else None,
-            published=own.pair.row('teacher').published,
+            published=planned.pair.row('teacher').published,
             failed=teacher.failure,
             given=str(teacher.checkpoint) if teacher.checkpoint else None,
             sha256=teacher.result['checkpoint_sha256'] if teacher.finished else None,
@@ -55,8 +57,8 @@ def _pair(own: PlannedPair) -> dict:
         student_moves=moves,
         rows=rows,
         sentences=[
-            *compare_with_paper(own, scores),
-            *missing_seeds(own, scores),
+            *compare_with_paper(planned, scores),
+            *missing_seeds(planned, scores),
             *collapsed(scores),
             *conclude(scores, moves),
         ],
@@ -64,20 +66,20 @@ def _pair(own: PlannedPair) -> dict:
 
 
 def compare_with_paper(
-    own: PlannedPair, scores: Mapping[str, Mapping[int, float]]
+    planned: PlannedPair, scores: Mapping[str, Mapping[int, float]]
 ) -> list[str]:
     """Say whether teacher and plain student are where the paper's are.
 
     They know nothing of any method: what sets them apart is data, image size or recipe.
     Nothing is said of a scaled budget or an unfinished pair.
     """
-    published = [own.pair.row(name).published for name in (TEACHER, STUDENT)]
+    published = [planned.pair.row(name).published for name in (TEACHER, STUDENT)]
     found = scores[STUDENT]
-    if own.epochs != own.recipe or None in published:
+    if planned.epochs != planned.recipe or None in published:
         return []
-    if not (own.teacher.finished and found):
+    if not (planned.teacher.finished and found):
         return []
-    ours = own.teacher.top1, mean(found.values())
+    ours = planned.teacher.top1, mean(found.values())
     gaps = [a - b for a, b in zip(ours, published, strict=True)]
     text = (
         f'Teacher {ours[0]:.2f} and plain student {ours[1]:.2f} against the '
@@ -93,10 +95,10 @@ def compare_with_paper(
 
 
 def missing_seeds(
-    own: PlannedPair, scores: Mapping[str, Mapping[int, float]]
+    planned: PlannedPair, scores: Mapping[str, Mapping[int, float]]
 ) -> list[str]:
     """Say that what is concluded is for now, if planned seeds have not run."""
-    missing = sum(len(runs) - len(scores[name]) for name, runs in own.rows.items())
+    missing = sum(len(runs) - len(scores[name]) for name, runs in planned.rows.items())
     if not missing:
         return []
     return [
@@ -111,8 +113,8 @@ def collapsed(scores: Mapping[str, Mapping[int, float]]) -> list[str]:
     least = COLLAPSED * mean(alone) if alone else 0.0
     found = [
         f'{name}, seed {seed} ({score:.2f} %)'
-        for name, own in scores.items()
-        for seed, score in own.items()
+        for name, by_seed in scores.items()
+        for seed, score in by_seed.items()
         if score < least
     ]
     if not found:
@@ -129,7 +131,7 @@ def scores_of(runs: Mapping[int, Run]) -> dict[int, float]:
 
 
 def _row(
-    own: PlannedPair,
+    planned: PlannedPair,
     name: str,
     runs: Mapping[int, Run],
     scores: Mapping[str, dict[int, float]],
@@ -137,8 +139,8 @@ def _row(
     found = list(scores[name].values())
     done = [run for run in runs.values() if run.finished]
     return dict(
-        config=own.pair.row(name).config.name,
-        published=own.pair.row(name).published,
+        config=planned.pair.row(name).config.name,
+        published=planned.pair.row(name).published,
         planned=len(runs),
         scores=scores[name],
         mean=mean(found) if found else None,
@@ -188,8 +190,8 @@ def conclude(
     compared: list[Difference] = []
     for base in _bases(scores):
         found = {
-            name: paired(own, scores[base])
-            for name, own in scores.items()
+            name: paired(by_seed, scores[base])
+            for name, by_seed in scores.items()
             if name != base and _is_compared(name, base)
         }
         found = {name: x for name, x in found.items() if x is not None}
@@ -235,7 +237,7 @@ def _sentence(base: str, found: Mapping[str, Difference]) -> str:
             groups['not told apart from it'].append(f'{name} ({x})')
         else:
             groups['above' if x.mean > 0 else 'below'].append(f'{name} ({x})')
-    parts = [f'{how}: {", ".join(own)}' for how, own in groups.items() if own]
+    parts = [f'{how}: {", ".join(rows)}' for how, rows in groups.items() if rows]
     who = 'the plain student' if base == STUDENT else base.removeprefix(CONTROL)
     kind = 'the control, ' if base.startswith(CONTROL) else ''
     return f'Against {kind}{who}: {"; ".join(parts)}.'

@@ -134,9 +134,9 @@ def method_of(pair: Pair) -> Row:
     return next(
         row
         for pairs in read_tables().values()
-        for own in pairs
-        if (own.name, own.data) == (pair.name, pair.data)
-        for row in own.rows
+        for other in pairs
+        if (other.name, other.data) == (pair.name, pair.data)
+        for row in other.rows
         if row.name not in (TEACHER, STUDENT)
     )
 

@@ -128,7 +128,7 @@ def train_all(runs: list[Run], jobs: int, console: Console) -> None:
     columns = (TextColumn('{task.description:<42}'), BarColumn())
     columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bars = {run.name: progress.add_task(run.name, total=run.epochs) for run in runs}
+        bars = {}
         try:
             while waiting or running:
                 for run in list(waiting):
@@ -136,6 +136,8 @@ def train_all(runs: list[Run], jobs: int, console: Console) -> None:
                     if ready and len(running) < jobs:
                         waiting.remove(run)
                         running.append((run, run.start(environment)))
+                        bar = progress.add_task(run.name, total=run.epochs)
+                        bars[run.name] = bar
                 time.sleep(POLL)
                 for run, process in list(running):
                     code = process.poll()

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from research import runs, scheduling
 from research.runs import Run
-from research.scheduling import Schedule, end, slots, train_all
+from research.scheduling import Schedule, slots
 
 # Takes as long as told, writes what a training leaves, and when it ran.
 SCRIPT = """
@@ -161,14 +161,6 @@ def test_whatever_a_run_leaves_the_others_go_on(make, train, console, name, reas
     assert make(name).failure == outcome.failed[name]
 
 
-def test_a_failure_is_forgotten_when_it_is_tried_again(make, train):
-    teacher = make('teacher')
-    student = make('student', teacher)
-    student.note_failure('not run, because teacher failed')
-    train([teacher, student, make('other', seconds=60)], deadline=time.monotonic())
-    assert student.failure is None
-
-
 def test_what_another_schedule_has_finished_is_not_repeated(make, train):
     first = [make('a'), make('b', seconds=0.5)]
     second = [make('b', seconds=0.5), make('a')]
@@ -184,25 +176,22 @@ def test_what_another_schedule_has_finished_is_not_repeated(make, train):
     assert all(len(run.starts) == 1 for run in second)
 
 
-def test_a_process_that_is_killed_is_said_so(make, train):
-    run = make('a', code=-9)  # no exit status of its own is negative
-    run.options[2] = 'code=0'
-    run.options[1] = 'seconds=60'
-    schedule_ends = time.monotonic() + 20
+def test_a_process_that_is_killed_is_said_so(make):
+    run = make('a', seconds=60)
 
     class Killer(Progress):
         def update(self, *args, **kwargs):
             super().update(*args, **kwargs)
-            if run.process is not None and time.monotonic() < schedule_ends:
-                run.process.send_signal(signal.SIGKILL)
+            run.process.send_signal(signal.SIGKILL)
 
-    places = [dict(SLOT='0')]
-    failed = Schedule([run], places, Killer(console=Console(file=io.StringIO()))).run()
-    assert failed.failed['a'].startswith('killed by signal 9')
+    progress = Killer(console=Console(file=io.StringIO()))
+    failed = Schedule([run], [dict(SLOT='0')], progress).run().failed
+    assert failed['a'].startswith('killed by signal 9')
 
 
 def test_out_of_time_stops_what_runs(make, train):
     quick, slow = make('quick'), make('slow', seconds=60)
+    slow.note_failure('it broke')
     began = time.monotonic()
     outcome = train([quick, slow, make('later')], jobs=2, deadline=began + 5)
     assert time.monotonic() - began < 30
@@ -211,6 +200,7 @@ def test_out_of_time_stops_what_runs(make, train):
     assert not slow.finished
     assert slow.process.returncode == -signal.SIGKILL
     assert outcome.failed == {}
+    assert make('slow').failure is None  # forgotten, because it was tried again
 
 
 def test_a_run_that_another_process_is_at_is_waited_for(make, train, tmp_path):
@@ -278,33 +268,26 @@ def _alive(pid):
     return state != 'Z'  # dead, waiting to be asked for
 
 
-def test_time_left_follows_the_pace_of_what_has_finished(make, train, console):
+def test_time_left_follows_the_pace(make, train, console, monkeypatch):
     done, waiting = make('done'), make('waiting')
     train([done])
-    done.result['seconds'] = 30.0  # ten an epoch
+    done.result['seconds'] = 3000.0  # a thousand an epoch
     schedule = Schedule([done, waiting], [{}], Progress(console=console))
     assert schedule.done() == 3
-    assert schedule.time_left() == ', 0 min left'  # 3 epochs of 10 s: half a minute
+    assert schedule.time_left() == ', 50 min left'
+    two = Schedule([done, waiting], [{}] * 2, Progress())
+    assert two.time_left() == ', 25 min left'
     given = make('given')
     given.checkpoint = given.work_dir / 'epoch_3.pth'
     with_given = Schedule([done, waiting, given], [{}], Progress(console=console))
     assert with_given.total == 6  # what is only scored counts for nothing
-    done.result['seconds'] = 3000.0
-    assert schedule.time_left() == ', 50 min left'
-    assert Schedule([done, waiting], [{}] * 2, Progress()).time_left() == (
-        ', 25 min left'
-    )
-    assert Schedule([waiting], [{}], Progress()).time_left() == ''
-
-
-def test_a_running_run_tells_the_pace_too(make, console, monkeypatch):
-    run = make('a')
-    schedule = Schedule([run], [{}], Progress(console=console))
-    schedule.running, schedule.began = [(run, {})], {'a': (100.0, 1)}
+    alone = Schedule([waiting], [{}], Progress())
+    assert alone.time_left() == ''
+    # A run that is running tells the pace too: an epoch in 120 s, one to go.
+    alone.running, alone.began = [(waiting, {})], {'waiting': (100.0, 1)}
     monkeypatch.setattr(scheduling, 'time', SimpleNamespace(monotonic=lambda: 220.0))
     monkeypatch.setattr(Run, 'epoch', 2)
-    # One epoch in 120 s, one to go.
-    assert schedule.time_left() == ', 2 min left'
+    assert alone.time_left() == ', 2 min left'
 
 
 def test_without_a_terminal_a_line_now_and_then(make, train, console, monkeypatch):
@@ -349,18 +332,3 @@ class TestSlots:
     def test_other_numbers_are_refused(self, jobs):
         with pytest.raises(ValueError, match='--jobs'):
             slots(jobs)
-
-
-def test_train_all_ends_with_the_log_of_what_failed(make, console, monkeypatch):
-    monkeypatch.setattr(scheduling, 'slots', lambda jobs: [dict(SLOT='0')] * jobs)
-    fine, broken = make('fine'), make('broken', code=1)
-    with pytest.raises(SystemExit, match='broken failed: exit status 1'):
-        train_all([fine, broken], 2, Progress(console=console))
-    assert fine.finished
-    assert 'said broken' in console.file.getvalue()
-
-
-def test_a_command_ends_with_what_failed():
-    end({})
-    with pytest.raises(SystemExit, match='a failed: it broke\nb failed: so did it'):
-        end(dict(a='it broke', b='so did it'))
