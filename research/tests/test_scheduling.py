@@ -1,9 +1,10 @@
 """Plans run by real processes, whose training is a script of a few lines."""
 
+import fcntl
 import io
 import json
+import multiprocessing
 import signal
-import subprocess
 import sys
 import time
 from itertools import combinations
@@ -33,9 +34,11 @@ if own['name'] == 'odd':
     sys.stdout.flush()
     sys.stdout.buffer.write('[/data/x] \u2588'.encode()[:-1])
     raise SystemExit(3)
+if own['name'] == 'killed':
+    os.kill(os.getpid(), 9)
 time.sleep(float(own['seconds']))
 if own['code'] != '0':
-    raise SystemExit('it broke' if own['code'] == '1' else int(own['code']))
+    raise SystemExit('it broke')
 folder = work_dir / str(time.time_ns()) / 'vis_data'
 folder.mkdir(parents=True)
 line = dict(step=3, **{'accuracy/top1': float(own['top1'])})
@@ -99,7 +102,7 @@ def test_teachers_first_wherever_they_stand(make, train):
 
 
 def test_so_many_at_a_time_each_in_a_place_of_its_own(make, train):
-    all_runs = [make(f'run{i}', seconds=0.2) for i in range(5)]
+    all_runs = [make(f'run{i}', seconds=0.2) for i in range(4)]
     train(all_runs, jobs=2)
     found = [times(run) for run in all_runs]
     for one, other in combinations(found, 2):
@@ -109,17 +112,19 @@ def test_so_many_at_a_time_each_in_a_place_of_its_own(make, train):
 
 
 def test_finished_runs_are_never_repeated(make, train, console):
-    all_runs = [make('a', top1=61.0), make('b', top1=62.0)]
-    train(all_runs[:1])
-    before = times(all_runs[0])
-    again = make('a', top1=61.0)
-    train([again, all_runs[1]])
-    assert times(again) == before
-    assert again.top1 == 61.0
-    assert len(again.starts) == 1
+    """Neither those of an earlier schedule nor those of another one meanwhile."""
+    first, second = make('a', top1=61.0), make('b', top1=62.0)
+    waiting = [make('a', top1=61.0), make('b', top1=62.0)]
+    place = [dict(SLOT='0')]
+    later = Schedule(waiting, place, Progress(console=Console(file=io.StringIO())))
+    train([first])
+    train([make('a', top1=61.0), second])
+    assert later._start(waiting) == []
+    assert later.run().failed == {}
+    assert [run.top1 for run in waiting] == [61.0, 62.0]
+    assert len(first.starts) == len(second.starts) == 1
     printed = console.file.getvalue()
-    assert printed.count('a: 61.00 %') == 1
-    assert 'b: 62.00 %' in printed
+    assert printed.count('a: 61.00 %') == printed.count('b: 62.00 %') == 1
 
 
 def test_a_failure_leaves_the_others_alone_and_is_tried_again(make, train, tmp_path):
@@ -149,6 +154,7 @@ def test_a_teacher_that_fails_takes_its_students_with_it(make, train):
     [
         ('odd', 'exit status 3: [/data/x]'),  # no markup, and no whole UTF-8
         ('unscored', 'has no score of epoch 3'),
+        ('killed', 'killed by signal 9'),
     ],
 )
 def test_whatever_a_run_leaves_the_others_go_on(make, train, console, name, reason):
@@ -161,68 +167,29 @@ def test_whatever_a_run_leaves_the_others_go_on(make, train, console, name, reas
     assert make(name).failure == outcome.failed[name]
 
 
-def test_what_another_schedule_has_finished_is_not_repeated(make, train):
-    first = [make('a'), make('b', seconds=0.5)]
-    second = [make('b', seconds=0.5), make('a')]
-    # Planned before the first has begun.
-    places = [dict(SLOT='0')]
-    later = Schedule(second, places, Progress(console=Console(file=io.StringIO())))
-    waiting = [run for run in second if not run.finished]
-    assert len(waiting) == 2
-    train(first)
-    assert later._start(waiting) == []
-    assert all(len(run.starts) == 1 for run in second)
-    assert later.run().failed == {}
-    assert all(len(run.starts) == 1 for run in second)
-
-
-def test_a_process_that_is_killed_is_said_so(make):
-    run = make('a', seconds=60)
-
-    class Killer(Progress):
-        def update(self, *args, **kwargs):
-            super().update(*args, **kwargs)
-            run.process.send_signal(signal.SIGKILL)
-
-    progress = Killer(console=Console(file=io.StringIO()))
-    failed = Schedule([run], [dict(SLOT='0')], progress).run().failed
-    assert failed['a'].startswith('killed by signal 9')
-
-
 def test_out_of_time_stops_what_runs(make, train):
-    quick, slow = make('quick'), make('slow', seconds=60)
+    slow = make('slow', seconds=60)
     slow.note_failure('it broke')
     began = time.monotonic()
-    outcome = train([quick, slow, make('later')], jobs=2, deadline=began + 5)
+    outcome = train([slow, make('later')], jobs=1, deadline=began + 1)
     assert time.monotonic() - began < 30
     assert outcome.out_of_time is True
-    assert quick.finished
     assert not slow.finished
     assert slow.process.returncode == -signal.SIGKILL
     assert outcome.failed == {}
     assert make('slow').failure is None  # forgotten, because it was tried again
 
 
-def test_a_run_that_another_process_is_at_is_waited_for(make, train, tmp_path):
+def test_a_run_that_another_process_is_at_is_waited_for(make, train, console):
     run = make('a')
     run.work_dir.mkdir()
-    ready = tmp_path / 'ready'
-    holder = subprocess.Popen(
-        [
-            *(sys.executable, '-c'),
-            'import fcntl, sys, time, pathlib\n'
-            f'lock = open({str(run.work_dir / "lock")!r}, "w")\n'
-            'fcntl.flock(lock, fcntl.LOCK_EX)\n'
-            f'pathlib.Path({str(ready)!r}).touch()\n'
-            'time.sleep(1)\n'
-            f'pathlib.Path({str(ready)!r}).write_text(str(time.monotonic()))\n',
-        ]
-    )
-    while not ready.exists():
-        time.sleep(0.01)
+    with (run.work_dir / 'lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert train([run], deadline=time.monotonic() + 0.5).out_of_time
+    assert run.starts == []
+    assert console.file.getvalue().count('another process is at it; waiting') == 1
     train([run])
-    holder.wait()
-    assert times(run)['began'] >= float(ready.read_text())
+    assert run.finished
 
 
 def test_other_settings_are_refused_before_anything_starts(make, train):
@@ -234,33 +201,30 @@ def test_other_settings_are_refused_before_anything_starts(make, train):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs prctl')
-def test_a_killed_study_leaves_no_process_behind(make, tmp_path):
-    """By SIGKILL, which runs no handler."""
+def test_a_killed_process_leaves_no_training_behind(make):
+    """Killed by SIGKILL, which runs no handler."""
     run = make('a', seconds=120)
-    lines = [
-        'import time, cakd_mm',
-        'from pathlib import Path',
-        'from research import runs',
-        f'runs.tool = lambda name: Path({str(tmp_path / "train.py")!r})',
-        f'run = runs.Run("a", Path({str(run.config)!r}), Path({str(run.work_dir)!r}),',
-        f'               {run.options!r})',
-        'run.start()',
-        'print(run.process.pid, flush=True)',
-        'time.sleep(120)',
-    ]
-    command = [sys.executable, '-W', 'ignore', '-c', '\n'.join(lines)]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    child = int(next(line for line in parent.stdout if line.strip().isdigit()))
-    assert Path(f'/proc/{child}').exists()
+    fork = multiprocessing.get_context('fork')
+    ours, its = fork.Pipe()
+
+    def start_and_wait():
+        run.start(dict(SLOT='0'))
+        its.send(run.process.pid)
+        time.sleep(120)
+
+    parent = fork.Process(target=start_and_wait)
+    parent.start()
+    child = ours.recv()
+    assert is_alive(child)
     parent.kill()
-    parent.wait()
+    parent.join()
     deadline = time.monotonic() + 10
-    while _alive(child) and time.monotonic() < deadline:
+    while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _alive(child)
+    assert not is_alive(child)
 
 
-def _alive(pid):
+def is_alive(pid):
     try:
         state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
     except FileNotFoundError:
