@@ -1,3 +1,5 @@
-"""Nothing but the import that has to come first."""
+"""Fixtures of these tests."""
+
+from fresh_globals import _fresh_globals  # noqa: F401
 
 import cakd_mm  # noqa: F401  (makes mmrazor importable)

@@ -10,14 +10,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from tiny import CONFIGS, algorithm, digits_config, save_teacher
 
+from research.compare_gradients import adopt, compare, cosine, gradients
+
 TOOL = CONFIGS.parent / 'tools' / 'analysis_tools' / 'compare_gradients.py'
 FOLDER = 'cakd/ablations/digits/digits_logit-single_'
 LOSS = 'loss_feature'
-
-
-@pytest.fixture(scope='module')
-def tool():
-    return runpy.run_path(str(TOOL))
 
 
 @pytest.fixture
@@ -45,15 +42,15 @@ def loss_of(model):
     return model.distiller.distill_losses[LOSS]
 
 
-def test_cosine(tool):
+def test_cosine():
     a = torch.tensor([3.0, 4.0])
-    assert tool['cosine'](a, 2 * a) == pytest.approx(1)
-    assert tool['cosine'](a, torch.tensor([4.0, -3.0])) == pytest.approx(0)
+    assert cosine(a, 2 * a) == pytest.approx(1)
+    assert cosine(a, torch.tensor([4.0, -3.0])) == pytest.approx(0)
 
 
-def test_both_parts_make_the_gradient_that_trains(tool, build, batches):
+def test_both_parts_make_the_gradient_that_trains(build, batches):
     model, _ = build('network')
-    one, rest = tool['gradients'](model, LOSS, batches[0], seed=0)
+    one, rest = gradients(model, LOSS, batches[0], seed=0)
     losses = model(**batches[0], mode='loss')
     assert 'distill.loss_feature.scorer_loss' in losses
     sum(loss for key, loss in losses.items() if 'loss' in key).backward()
@@ -62,44 +59,44 @@ def test_both_parts_make_the_gradient_that_trains(tool, build, batches):
     assert one.norm() > 0 < rest.norm()
 
 
-def test_a_loss_is_at_its_own_side_whatever_its_weight(tool, build, batches):
+def test_a_loss_is_at_its_own_side_whatever_its_weight(build, batches):
     model, _ = build('activation')
     heavy, other = build('activation', loss_weight=0.5)[0], build('squared')[0]
     losses = [
         loss_of(model),
-        tool['adopt'](loss_of(heavy), loss_of(model)),
-        tool['adopt'](loss_of(other), loss_of(model)),
+        adopt(loss_of(heavy), loss_of(model)),
+        adopt(loss_of(other), loss_of(model)),
     ]
-    own, same, apart = tool['compare'](model, LOSS, losses, batches)
+    own, same, apart = compare(model, LOSS, losses, batches)
     assert own['to_own'] == pytest.approx(1, rel=1e-5)
     assert same == pytest.approx(own, rel=1e-4)  # the balancer takes weights away
     assert apart['to_own'] < 0.99
     assert apart['length'] != pytest.approx(own['length'], rel=0.01)
 
 
-def test_length_and_cosine_are_measured_by_all_other_losses(tool, build, batches):
+def test_length_and_cosine_are_measured_by_all_other_losses(build, batches):
     model, _ = build('squared')
-    one, rest = tool['gradients'](model, LOSS, batches[0], seed=0)
-    [own] = tool['compare'](model, LOSS, [loss_of(model)], batches[:1])
+    one, rest = gradients(model, LOSS, batches[0], seed=0)
+    [own] = compare(model, LOSS, [loss_of(model)], batches[:1])
     norms = one.norm(), rest.norm()
     assert own['length'] == pytest.approx(float(norms[0] / norms[1]), rel=0.02)
     assert own['to_rest'] == pytest.approx(float(one @ rest / norms[0] / norms[1]), 0.1)
     assert abs(own['to_rest']) < 0.9 and abs(own['length'] - 1) > 0.1
 
 
-def test_losses_compute_with_what_the_run_has_learned(tool, build):
+def test_losses_compute_with_what_the_run_has_learned(build):
     model, other = build('network')[0], build('squared')[0]
     loss_of(model).norm.update(torch.randn(64, 64) + 5)
-    adopted = tool['adopt'](loss_of(other), loss_of(model))
+    adopted = adopt(loss_of(other), loss_of(model))
     state = loss_of(model).norm.state_dict()
     for key, value in adopted.norm.state_dict().items():
         torch.testing.assert_close(value, state[key])
 
 
-def test_an_untrained_scorer_is_refused(tool, build):
+def test_an_untrained_scorer_is_refused(build):
     model, other = build('activation')[0], build('network')[0]
     with pytest.raises(ValueError, match=r'--others.*no weights for .*scorer'):
-        tool['adopt'](loss_of(other), loss_of(model))
+        adopt(loss_of(other), loss_of(model))
 
 
 @pytest.fixture
