@@ -35,7 +35,7 @@ def speed_options(speed: str, data: str, distils: bool) -> list[str]:
         raise ValueError(
             describe('--speed', speed, problem, f'Write one of {[*SPEEDS]}.')
         )
-    options = []
+    options: list[str] = []
     if speed != 'plain' and data != IN1K:
         options += _RESIDENT
     if speed in ('lossless', 'bf16-teacher', 'bf16'):

@@ -12,6 +12,7 @@ shows what two draws of its clusters differ by.
 import argparse
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -54,12 +55,11 @@ def adopt(loss: nn.Module, own: nn.Module) -> nn.Module:
     return loss.train()
 
 
-def gradients(
-    model: nn.Module, name: str, batch: dict, seed: int
-) -> tuple[Tensor, Tensor]:
+def gradients(model: Any, name: str, batch: dict, seed: int) -> tuple[Tensor, Tensor]:
     """Return the backbone's gradient of one loss, and of all others together.
 
-    Both flat. What trains a scorer has no gradient there and is left out.
+    The model is a ``FrozenTeacherDistill``, both gradients are flat. What trains a
+    scorer has no gradient there and is left out.
     """
     torch.manual_seed(seed)  # of a random scorer's clusters
     if model.distiller.balancer is not None:  # by this loss's value, not the run's own
@@ -72,9 +72,10 @@ def gradients(
         if 'loss' in key and not key.endswith('.scorer_loss')
     )
     weights = [*model.student.backbone.parameters()]
-    both = torch.autograd.grad(one, weights, retain_graph=True)
-    both = both, torch.autograd.grad(rest, weights)
-    return tuple(torch.cat([part.flatten() for part in parts]) for parts in both)
+    parts = torch.autograd.grad(one, weights, retain_graph=True)
+    others = torch.autograd.grad(rest, weights)
+    flat = [torch.cat([part.flatten() for part in own]) for own in (parts, others)]
+    return flat[0], flat[1]
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -83,13 +84,15 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def compare(
-    model: nn.Module, name: str, losses: list[nn.Module], batches: list[dict]
+    model: Any, name: str, losses: list[nn.Module], batches: list[dict]
 ) -> list[dict]:
     """Return, of every loss in the place of ``name``, the means over the batches.
 
     The first is the one that the others are compared with.
     """
-    found = [{'to_own': [], 'to_rest': [], 'length': []} for _ in losses]
+    found: list[dict[str, list[float]]] = [
+        {'to_own': [], 'to_rest': [], 'length': []} for _ in losses
+    ]
     for number, batch in enumerate(batches):
         first = None
         for index, (loss, own) in enumerate(zip(losses, found, strict=True)):
@@ -132,16 +135,16 @@ def main() -> None:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         loader = Runner.build_dataloader(cfgs[0].train_dataloader, seed=0)
     raw = [batch for batch, _ in zip(loader, range(args.batches), strict=False)]
+    algorithms: list[Any] = [observe.build_algorithm(cfg) for cfg in cfgs[1:]]
     others = [
-        observe.build_algorithm(cfg).distiller.distill_losses[args.loss]
-        for cfg in cfgs[1:]
+        algorithm.distiller.distill_losses[args.loss].to(get_device())
+        for algorithm in algorithms
     ]
-    others = [other.to(get_device()) for other in others]
     rows = []
     print('| checkpoint | loss | length, of all others | cosine to them | to its own |')
     print('|' + ' --- |' * 5)
     for checkpoint in args.checkpoints:
-        model = observe.build_model(cfgs[0], checkpoint).train()
+        model: Any = observe.build_model(cfgs[0], checkpoint).train()
         own = model.distiller.distill_losses[args.loss]
         losses = [own, *(adopt(other, own) for other in others)]
         batches = [model.data_preprocessor(batch, True) for batch in raw]

@@ -109,7 +109,7 @@ class Run:
             content.get('default_hooks', {}).pop(hook, None)
         text = json.dumps(content, sort_keys=True, default=str)
         self.settings = hashlib.sha256(text.encode()).hexdigest()
-        self._result: dict | None = None
+        self._result: dict = {}
         self._given_sha256: str | None = None
 
     def check(self, starts: list[dict] | None = None) -> None:
@@ -128,9 +128,10 @@ class Run:
                 self._refuse(f'It holds {self.name} with other settings.')
             if start['teacher_sha256'] != teacher:
                 now = 'is now' if teacher else 'which has no result now'
+                other = self.teacher and self.teacher.last_checkpoint
                 self._refuse(
                     f'{self.name} in it learned from another teacher than '
-                    f'{self.teacher.last_checkpoint} {now}.'
+                    f'{other} {now}.'
                 )
         scored = self.checkpoint and self.result
         if scored and self.result['checkpoint_sha256'] != self.sha256:
@@ -157,10 +158,10 @@ class Run:
         return json.loads(path.read_text())['starts'] if path.is_file() else []
 
     @property
-    def result(self) -> dict | None:
-        """What the finished run was written down with; None before."""
+    def result(self) -> dict:
+        """What the finished run was written down with; empty before."""
         path = self.work_dir / 'result.json'
-        if self._result is None and path.is_file():
+        if not self._result and path.is_file():
             self._result = json.loads(path.read_text())
         return self._result
 
@@ -169,7 +170,7 @@ class Run:
         """The hash of the checkpoint it leaves; None before."""
         if self.checkpoint and self._given_sha256 is None:
             self._given_sha256 = hash_of(self.checkpoint)
-        return self._given_sha256 or (self.result and self.result['checkpoint_sha256'])
+        return self._given_sha256 or self.result.get('checkpoint_sha256')
 
     @property
     def failure(self) -> str | None:
@@ -191,7 +192,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has ended well."""
-        return self.result is not None
+        return bool(self.result)
 
     @property
     def top1(self) -> float:

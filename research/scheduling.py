@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.machine import cores
@@ -82,7 +88,8 @@ class Schedule:
         self.jobs = len(slots)
         self.running: list[tuple[Run, dict[str, str]]] = []
         self.outcome = Outcome()
-        self.bars, self.began = {}, {}  # by name: the bar; when and at which epoch
+        self.bars: dict[str, TaskID] = {}  # by name
+        self.began: dict[str, tuple[float, int]] = {}  # by name: when, at which epoch
         self.waited_for: set[str] = set()
         self.total = sum(map(_to_train, self.runs))
         self.bar = progress.add_task('all', total=self.total)
@@ -101,10 +108,11 @@ class Schedule:
                 self._collect_ended()
                 self._update_bars()
         finally:
-            for run, _ in self.running:
-                run.process.kill()
-            for run, _ in self.running:
-                run.process.wait()
+            processes = [run.process for run, _ in self.running if run.process]
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.wait()
         return self.outcome
 
     def _start(self, waiting: list[Run]) -> list[Run]:
@@ -133,7 +141,7 @@ class Schedule:
     def _collect_ended(self) -> None:
         """Write down the result of each process that has ended."""
         for run, slot in list(self.running):
-            code = run.process.poll()
+            code = run.process.poll() if run.process else None
             if code is None:
                 continue
             self.running.remove((run, slot))
@@ -163,9 +171,8 @@ class Schedule:
             self.progress.update(self.bars[run.name], completed=run.epoch)
         done, left = self.done(), self.time_left()
         self.progress.update(self.bar, completed=done, description=f'all{left}')
-        quiet = (
-            not self.progress.console.is_terminal
-        )  # which shows no bars before the end
+        # Without a terminal no bar is shown before the end.
+        quiet = not self.progress.console.is_terminal
         if quiet and time.monotonic() - self.printed_at > EVERY:
             self.printed_at = time.monotonic()
             self._print(f'{done} of {self.total} epochs{left}')
@@ -210,6 +217,9 @@ def _reason(run: Run, code: int) -> str:
 
 def bars() -> Progress:
     """Return the progress that a table shows: a bar for each run, in epochs."""
-    columns = (TextColumn('{task.description:<42}'), BarColumn())
-    columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
-    return Progress(*columns)
+    return Progress(
+        TextColumn('{task.description:<42}'),
+        BarColumn(),
+        TextColumn('{task.completed}/{task.total} epochs'),
+        TimeElapsedColumn(),
+    )

@@ -73,9 +73,10 @@ def compare_with_paper(
     They know nothing of any method: what sets them apart is data, image size or recipe.
     Nothing is said of a scaled budget or an unfinished pair.
     """
-    published = [planned.pair.row(name).published for name in (TEACHER, STUDENT)]
+    rows = [planned.pair.row(name) for name in (TEACHER, STUDENT)]
+    published = [row.published for row in rows if row.published is not None]
     found = scores[STUDENT]
-    if planned.epochs != planned.recipe or None in published:
+    if planned.epochs != planned.recipe or len(published) < len(rows):
         return []
     if not (planned.teacher.finished and found):
         return []
@@ -190,11 +191,12 @@ def conclude(
     compared: list[Difference] = []
     for base in _bases(scores):
         found = {
-            name: paired(by_seed, scores[base])
+            name: difference
             for name, by_seed in scores.items()
-            if name != base and _is_compared(name, base)
+            if name != base
+            and _is_compared(name, base)
+            and (difference := paired(by_seed, scores[base]))
         }
-        found = {name: x for name, x in found.items() if x is not None}
         if found:
             compared += found.values()
             sentences.append(_sentence(base, found))
@@ -231,7 +233,8 @@ def _is_compared(name: str, base: str) -> bool:
 
 def _sentence(base: str, found: Mapping[str, Difference]) -> str:
     """Say which rows lie above and below ``base``."""
-    groups = {'above': [], 'below': [], 'not told apart from it': []}
+    kinds = ('above', 'below', 'not told apart from it')
+    groups: dict[str, list[str]] = {kind: [] for kind in kinds}
     for name, x in found.items():
         if not x.resolved:
             groups['not told apart from it'].append(f'{name} ({x})')

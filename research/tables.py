@@ -114,9 +114,9 @@ def select(
         chosen = [pair for pair in chosen if pair.name in pairs]
     if methods:
         wanted = {name.lower() for name in methods}
-        known = {row.name.lower(): row.name for pair in chosen for row in pair.rows}
-        for name in wanted - known.keys():
-            raise _unknown('--methods', name, known.values())
+        rows = {row.name.lower(): row.name for pair in chosen for row in pair.rows}
+        for name in wanted - rows.keys():
+            raise _unknown('--methods', name, rows.values())
         wanted |= {TEACHER, STUDENT}
         chosen = [
             Pair(

@@ -125,9 +125,14 @@ def train_all(runs: list[Run], jobs: int, console: Console) -> None:
     environment = {'OMP_NUM_THREADS': str(max(1, cores() // jobs))}
     waiting = [run for run in runs if not run.finished]
     running: list[tuple[Run, subprocess.Popen]] = []
-    columns = (TextColumn('{task.description:<42}'), BarColumn())
-    columns += (TextColumn('{task.completed}/{task.total} epochs'), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    progress = Progress(
+        TextColumn('{task.description:<42}'),
+        BarColumn(),
+        TextColumn('{task.completed}/{task.total} epochs'),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    with progress:
         bars = {}
         try:
             while waiting or running:

@@ -55,7 +55,7 @@ class History:
 
     def validation(self) -> tuple[list[float], list[float]]:
         """Return x and top-1, in percent."""
-        x = [*self.scores]
+        x: list[float] = [*self.scores]
         # A loop by epochs numbers validations by epochs.
         if self.train and 'epoch' in self.train[0] and not self.steps_per_epoch:
             ends = {line['epoch']: line['step'] for line in self.train}

@@ -48,7 +48,7 @@ def train_otherwise(run):
     """Let it have ended with other weights."""
     run.last_checkpoint.write_bytes(b'trained otherwise')
     run.write_result()
-    run._result = None
+    run._result = {}
 
 
 def test_another_machine_goes_on(tables, tmp_path):

@@ -8,10 +8,10 @@ import signal
 import sys
 import time
 from itertools import combinations
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import is_alive
 from rich.console import Console
 from rich.progress import Progress
 
@@ -222,14 +222,6 @@ def test_a_killed_process_leaves_no_training_behind(make):
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_alive(child)
-
-
-def is_alive(pid):
-    try:
-        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != 'Z'  # dead, waiting to be asked for
 
 
 def test_time_left_follows_the_pace(make, train, console, monkeypatch):

@@ -8,10 +8,10 @@ import runpy
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from processes import is_alive
 from rich.console import Console
 from tools_inside import TOOLS
 
@@ -119,11 +119,3 @@ def test_killed_it_leaves_no_process_and_goes_on(demo, tmp_path):
     tool['train_all'](runs, 1, silent)
     newest = str(runs[0].work_dir / 'epoch_2.pth')
     assert starts(runs[0])[1][1:3] == ['--resume', newest]
-
-
-def is_alive(pid):
-    try:
-        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != 'Z'  # dead, waiting to be asked for
