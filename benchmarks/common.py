@@ -4,6 +4,7 @@ import argparse
 import gc
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -13,10 +14,14 @@ from statistics import median, quantiles
 
 import torch
 
-from cakd_mm.utils.provenance import commit, cpuinfo, processor
+from cakd_mm.utils.machine import cpuinfo
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / 'results' / 'benchmarks'
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from research.provenance import commit, processor  # noqa: E402
+
+RESULTS = ROOT / 'research' / 'results' / 'benchmarks'
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -4,29 +4,13 @@ import uuid
 from pathlib import Path
 
 import pytest
-import torch
+from fresh_globals import _fresh_globals  # noqa: F401
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_globals():
-    """Leave no mmengine singleton and no thread setting to the next test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    # mmengine keeps one table for each class, subclasses apart.
-    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        for singleton in (kind, *kind.__subclasses__()):
-            singleton._instance_dict.clear()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -45,6 +45,10 @@ try:
         runpy.run_path(tool, run_name='__main__')
 except SystemExit as end:
     code = end.code
+try:
+    runpy.run_path(tool.replace('train.py', 'reproduce.py'), run_name='__main__')
+except SystemExit as end:
+    refused = end.code
 print('REPORT' + json.dumps(dict(
     package=cakd_mm.__file__,
     version=cakd_mm.__version__,
@@ -55,6 +59,7 @@ print('REPORT' + json.dumps(dict(
     leaf=[leaf.model.architecture.backbone.depth, leaf.model.teacher.backbone.depth],
     help=shown.getvalue(),
     code=code,
+    refused=refused,
 )))
 """
 
@@ -191,6 +196,8 @@ def check_use(wheel, tmp_path):
     assert (report['teacher'], report['loss']) == (20, 'CAKDLogitLoss')
     assert report['leaf'] == [14, 20]
     assert report['code'] == 0
+    assert report['refused'].startswith('reproduce.py needs a clone')
+    assert '`python tools/reproduce.py ...`' in report['refused']
     for option in ('--work-dir', '--resume', '--amp', '--auto-scale-lr'):
         assert option in report['help']
     for option in ('--cfg-options', '--launcher', '--local-rank', '--local_rank'):
@@ -223,6 +230,7 @@ def test_source_distribution_holds_what_a_build_reads(tree, tmp_path):
     # What is a link in the tree is a copy here, so that a wheel can be built.
     assert f'{MIM}/tools/train.py' in names
     assert needed | {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE'} <= names
+    assert not [name for name in names if name.startswith('research')]
 
 
 def test_scripts_are_executable():

@@ -8,9 +8,9 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmrazor.registry import MODELS as RAZOR_MODELS
 
-from cakd_mm.reproduction.tables import configs
+from cakd_mm.utils.tools import tool
 
-CONFIGS = configs()
+CONFIGS = tool('train.py').parents[1] / 'configs'
 
 
 def digits_config(name: str, images: int = 96, epochs: int = 2, **options) -> Config:

@@ -1,12 +1,10 @@
 """Work dirs of tiny distillation runs: trained ones, and made-up logs."""
 
-import argparse
 import json
 import uuid
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from tiny import CONFIGS, digits_config, save_teacher
 
@@ -79,22 +77,3 @@ def log_terms(loss: str = 'x', **terms: tuple[float, float]) -> list[dict]:
     for name, (a, b) in terms.items():
         first[f'{loss}/{name}'], second[f'{loss}/{name}'] = a, b
     return [first, second]
-
-
-def resolved(run) -> Config:
-    """Return the config that a run trains, as tools/train.py makes it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    cfg = Config.fromfile(run.config)
-    options = parser.parse_args(['--cfg-options', *run.options]).cfg_options
-    cfg.merge_from_dict(options)
-    return cfg
-
-
-def finish_run(run, scores: list[float]) -> None:
-    """Leave what a run leaves that has ended with these scores, in its last epochs."""
-    first = run.epochs - len(scores) + 1
-    lines = [{METRIC: x, 'step': first + i} for i, x in enumerate(scores)]
-    write_log(run.work_dir, lines)
-    run.last_checkpoint.write_bytes(b'weights of ' + run.name.encode())
-    run.write_result()

@@ -2,15 +2,22 @@
 
 Trains everything through ``tools/train.py``, extracts the best CAKD student,
 scores it with mmpretrain's own test tool, and writes ``summary.json`` and
-``curves.png``.
+``curves.png``. A demo that was killed goes on where it was; one that has ended begins
+anew.
 """
 
 import argparse
+import ctypes
 import json
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -19,13 +26,146 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import mmpretrain
+from mmengine.config import Config
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cakd_mm.utils.runs import METRIC, Run
-from cakd_mm.utils.scheduling import bars, train_all
+from cakd_mm.utils.machine import cores
+from cakd_mm.visualization.history import METRIC, mean_curve, read_logs
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs'
+TRAIN = ROOT / 'tools' / 'train.py'
+POLL = 0.5  # seconds
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
+
+
+def die_with_the_demo() -> None:
+    """Ask Linux to kill this training when the demo is killed."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@dataclass
+class Run:
+    """One training run.
+
+    Args:
+        name (str): For people.
+        config (str): Of ``configs/``.
+        work_dir (Path): Its folder; what the process prints goes to ``<work_dir>.log``.
+        seed (int): Of weights, order and augmentation.
+        teacher (Run, optional): Has to be finished first. Defaults to None.
+    """
+
+    name: str
+    config: str
+    work_dir: Path
+    seed: int
+    teacher: 'Run | None' = None
+
+    def __post_init__(self) -> None:
+        """Read how long it is."""
+        cfg = Config.fromfile(CONFIGS / self.config, import_custom_modules=False)
+        self.epochs: int = cfg.train_cfg.max_epochs
+        self.log = self.work_dir.with_name(f'{self.work_dir.name}.log')
+        self.end = self.work_dir / 'finished'  # written when the process ended well
+
+    @property
+    def finished(self) -> bool:
+        """Whether its process has ended well."""
+        return self.end.is_file()
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Top-1 in percent by epoch, as far as it has come."""
+        return read_logs(self.work_dir)[0].scores
+
+    @property
+    def top1(self) -> float:
+        """Top-1 in percent after the last epoch."""
+        return self.scores[self.epochs]
+
+    def command(self) -> list[str]:
+        """Return what trains it, from its newest whole checkpoint on if it has one."""
+        command = [sys.executable, '-W', 'ignore', str(TRAIN)]
+        command += [str(CONFIGS / self.config), '--work-dir', str(self.work_dir)]
+        saved = self.work_dir.glob('epoch_*.pth')
+        whole = [path for path in saved if zipfile.is_zipfile(path)]
+        if whole:
+            newest = max(whole, key=lambda path: path.stat().st_mtime)
+            command += ['--resume', str(newest)]
+        command += ['--cfg-options', f'randomness.seed={self.seed}']
+        if self.teacher is not None:
+            checkpoint = self.teacher.work_dir / f'epoch_{self.teacher.epochs}.pth'
+            command.append(f'model.teacher_ckpt={checkpoint}')
+        return command
+
+    def start(self, environment: dict[str, str]) -> subprocess.Popen:
+        """Start its process, with variables beside those of this one."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        with self.log.open('a') as log:
+            return subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                preexec_fn=die_with_the_demo,
+            )
+
+
+def train_all(runs: list[Run], jobs: int, console: Console) -> None:
+    """Train what is not finished, ``jobs`` at a time, in the order given.
+
+    Raises:
+        SystemExit: a run failed; the others stop, and its log's end is shown.
+    """
+    environment = {'OMP_NUM_THREADS': str(max(1, cores() // jobs))}
+    waiting = [run for run in runs if not run.finished]
+    running: list[tuple[Run, subprocess.Popen]] = []
+    progress = Progress(
+        TextColumn('{task.description:<42}'),
+        BarColumn(),
+        TextColumn('{task.completed}/{task.total} epochs'),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    with progress:
+        bars = {}
+        try:
+            while waiting or running:
+                for run in list(waiting):
+                    ready = run.teacher is None or run.teacher.finished
+                    if ready and len(running) < jobs:
+                        waiting.remove(run)
+                        running.append((run, run.start(environment)))
+                        bar = progress.add_task(run.name, total=run.epochs)
+                        bars[run.name] = bar
+                time.sleep(POLL)
+                for run, process in list(running):
+                    code = process.poll()
+                    if code:
+                        raise SystemExit(failure(run, code))
+                    if code == 0:
+                        running.remove((run, process))
+                        run.end.touch()
+                        console.print(f'{run.name}: {run.top1:.2f} %', highlight=False)
+                    epoch = max(run.scores, default=0)
+                    progress.update(bars[run.name], completed=epoch)
+        finally:
+            for _, process in running:
+                process.kill()
+                process.wait()
+
+
+def failure(run: Run, code: int) -> str:
+    """Return why a run failed: the end of what it printed, and its command."""
+    lines = run.log.read_text(errors='replace').splitlines()[-15:]
+    how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
+    lines += [f'{run.name} failed ({how}), see {run.log}. Its command:']
+    return '\n'.join([*lines, shlex.join(run.command())])
 
 
 def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
@@ -47,17 +187,13 @@ def plot(groups: dict[str, list[Run]], path: Path) -> None:
     """Draw top-1 per epoch: each run thin, the mean over seeds thick."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for (name, runs), colour in zip(groups.items(), ('C7', 'C0', 'C3'), strict=True):
-        curves = [run.curve(METRIC) for run in runs]
-        epochs = [epoch for epoch, _ in curves[0]]
-        values = [[value for _, value in curve] for curve in curves]
-        for curve in values:
-            axis.plot(epochs, curve, color=colour, linewidth=0.7, alpha=0.5)
-        average = [mean(column) for column in zip(*values, strict=True)]
-        end = f'{average[-1]:.1f} %'
+        curves = [sorted(run.scores.items()) for run in runs]
+        for curve in curves:
+            axis.plot(*zip(*curve, strict=True), color=colour, linewidth=0.7, alpha=0.5)
+        epochs, average = zip(*mean_curve(curves), strict=True)
         seeds = f', mean of {len(runs)} seeds' if len(runs) > 1 else ''
-        axis.plot(
-            epochs, average, color=colour, linewidth=2, label=f'{name}{seeds}: {end}'
-        )
+        label = f'{name}{seeds}: {average[-1]:.1f} %'
+        axis.plot(epochs, average, color=colour, linewidth=2, label=label)
     axis.set(xlabel='epoch', ylabel='top-1 on the test split (%)', ylim=(None, 100.5))
     axis.set_title('Digits: resnet20 teaches resnet8')
     axis.grid(alpha=0.3)
@@ -93,24 +229,25 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='processes at a time')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f'--jobs {args.jobs}: it counts processes; write 2, say')
+    return args
 
 
 def plan(args: argparse.Namespace) -> dict[str, list[Run]]:
     """Return all runs, grouped by what they are."""
-    config = CONFIGS / 'vanilla/resnet20_digits.py'
-    options = ['randomness.seed=0']
-    teacher = Run('teacher resnet20', config, args.work_dir / 'teacher', options)
+    teacher = Run(
+        'teacher resnet20', 'vanilla/resnet20_digits.py', args.work_dir / 'teacher', 0
+    )
     alone, cakd = [], []
     for seed in args.seeds:
-        option = f'randomness.seed={seed}'
-        folder = args.work_dir / f'student_seed{seed}'
-        config = CONFIGS / 'vanilla/resnet8_digits.py'
-        alone.append(Run(f'student alone, seed {seed}', config, folder, [option]))
-        folder = args.work_dir / f'cakd_seed{seed}'
-        config = CONFIGS / 'cakd/demo_digits.py'
-        name = f'student + CAKD, seed {seed}'
-        cakd.append(Run(name, config, folder, [option], teacher))
+        name, folder = f'student alone, seed {seed}', f'student_seed{seed}'
+        config = 'vanilla/resnet8_digits.py'
+        alone.append(Run(name, config, args.work_dir / folder, seed))
+        name, folder = f'student + CAKD, seed {seed}', f'cakd_seed{seed}'
+        config = 'cakd/demo_digits.py'
+        cakd.append(Run(name, config, args.work_dir / folder, seed, teacher))
     return {'teacher': [teacher], 'student alone': alone, 'student + CAKD': cakd}
 
 
@@ -121,10 +258,13 @@ def main() -> None:
     groups = plan(args)
     alone, cakd = groups['student alone'], groups['student + CAKD']
     console = Console()
-    for run in (*groups['teacher'], *alone, *cakd):
-        shutil.rmtree(run.work_dir, ignore_errors=True)
-    with bars(console) as progress:
-        train_all([*groups['teacher'], *alone, *cakd], args.jobs, progress)
+    runs = [*groups['teacher'], *alone, *cakd]
+    written = args.work_dir / 'summary.json'
+    if written.is_file():  # the last demo has ended
+        written.unlink()
+        for run in runs:
+            shutil.rmtree(run.work_dir, ignore_errors=True)
+    train_all(runs, args.jobs, console)
     best = max(cakd, key=lambda run: run.top1)
     student = best.work_dir / 'student.pth'
     summary = dict(
@@ -137,7 +277,7 @@ def main() -> None:
     )
     plot(groups, args.work_dir / 'curves.png')
     summary['seconds'] = round(time.time() - start, 1)
-    (args.work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    written.write_text(json.dumps(summary, indent=2) + '\n')
     show(groups, summary, console)
     seconds = summary['seconds']
     console.print(f'{seconds} s; summary, curves and students in {args.work_dir}')

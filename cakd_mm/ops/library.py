@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from mmengine.logging import print_log
 
 from ..utils.caching import cache_folder, write_whole
-from ..utils.provenance import cpuinfo
+from ..utils.machine import cpuinfo
 
 SOURCES = sorted(Path(__file__).with_name('csrc').glob('*.cpp'))
 FLAGS = '-O3 -march=native -std=c++17 -fPIC -shared -fno-math-errno -fno-trapping-math'

@@ -38,9 +38,9 @@ from .arguments import check_part
 from .checkpoint import is_remote, load_strictly, model_weights, read_checkpoint
 from .errors import describe, nearest
 from .extract import EXTRACTED, plain_config
+from .machine import cores
 from .model import unwrap
 from .net_config import read_named
-from .provenance import cores
 from .tools import PACKAGE, other_copy
 
 # What the Runner looks up in the config beside its own arguments.

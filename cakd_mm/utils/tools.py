@@ -1,6 +1,7 @@
 """Where the command-line tools are, and how somebody here would call them."""
 
 import re
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -23,6 +24,32 @@ def tool(name: str) -> Path:
     """Return a command-line tool: the checkout's, or the installed one."""
     checkout = PACKAGE.parent / 'tools' / name
     return checkout if checkout.is_file() else PACKAGE / '.mim' / 'tools' / name
+
+
+def add_research(script: str) -> None:
+    """Make ``research`` importable, which lies beside the tools of a clone alone.
+
+    Args:
+        script (str): The path of the tool that needs it, its ``__file__``.
+
+    Raises:
+        SystemExit: the tool is not one of a clone, or the package that is imported is
+            not the one of that clone.
+    """
+    path = Path(script).resolve()
+    root = next(x.parent for x in path.parents if x.name == 'tools')
+    if not (root / 'research' / '__init__.py').is_file():
+        raise SystemExit(
+            f'{path.name} needs a clone of the repository, because its folder '
+            'research/ is not part of the installed package. Clone it, and run there '
+            f"`pip install -e '.[current]'` and `python {path.relative_to(root)} ...`."
+        )
+    if not root.samefile(PACKAGE.parent):
+        raise SystemExit(
+            f'{path} would train with the code of {PACKAGE}. Run '
+            f"`pip install -e '{root}[current]'` first."
+        )
+    sys.path.insert(0, str(root))
 
 
 def as_typed_here(text: str) -> str:

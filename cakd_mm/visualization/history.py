@@ -1,16 +1,18 @@
 """The log of a run: read, joined over all starts, and its curves."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mode
+from statistics import mean, mode
 
 from mmengine.config import Config
 
 from ..utils.errors import describe
 from ..utils.extract import EXTRACTED
-from ..utils.runs import METRIC, logged_lines
 
 LOG = '*/vis_data/scalars.json'
+METRIC = 'accuracy/top1'
 
 
 @dataclass
@@ -53,7 +55,7 @@ class History:
 
     def validation(self) -> tuple[list[float], list[float]]:
         """Return x and top-1, in percent."""
-        x = [*self.scores]
+        x: list[float] = [*self.scores]
         # A loop by epochs numbers validations by epochs.
         if self.train and 'epoch' in self.train[0] and not self.steps_per_epoch:
             ends = {line['epoch']: line['step'] for line in self.train}
@@ -70,6 +72,17 @@ class History:
         return found
 
 
+def mean_curve(
+    curves: Sequence[Sequence[tuple[int, float]]],
+) -> list[tuple[int, float]]:
+    """Return (epoch, mean) over the seeds' curves, of the epochs that all have."""
+    if not curves:
+        return []
+    scores = [dict(curve) for curve in curves]
+    common = sorted(set.intersection(*map(set, scores)))
+    return [(epoch, mean(own[epoch] for own in scores)) for epoch in common]
+
+
 def is_run(work_dir: Path) -> bool:
     """Whether a folder is the work dir of a run that has logged something."""
     logs = (parse(file.read_text()) for file in work_dir.glob(LOG))
@@ -83,19 +96,12 @@ def configs_of(work_dir: Path) -> list[Path]:
 
 
 def read_history(work_dir: Path) -> tuple[History, Config]:
-    """Join the logs of all starts of a run; a later one replaces what it repeats.
-
-    Returns:
-        The log, and the config of the last start.
+    """Return the log of a run, see :func:`read_logs`, and the config of its last start.
 
     Raises:
         FileNotFoundError: nothing was logged there, or the config is missing.
     """
-    history, last = History([], []), None
-    for file in sorted(work_dir.glob(LOG)):
-        new = parse(file.read_text())
-        if new.train or new.val:
-            history, last = join(history, new), file.parent
+    history, last = read_logs(work_dir)
     if last is None:
         problem = f'It has no {LOG} with logged lines.'
         remedy = 'Name the work dir of a run of tools/train.py.'
@@ -107,6 +113,31 @@ def read_history(work_dir: Path) -> tuple[History, Config]:
         remedy = 'Copy the config of the run into it.'
         raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
     return history, Config.fromfile(saved[0])
+
+
+def read_logs(work_dir: Path) -> tuple[History, Path | None]:
+    """Join the logs of all starts of a run; a later one replaces what it repeats.
+
+    Returns:
+        The log, empty if there is none yet, and the folder of the last start's.
+    """
+    history, last = History([], []), None
+    for file in sorted(work_dir.glob(LOG)):
+        new = parse(file.read_text())
+        if new.train or new.val:
+            history, last = join(history, new), file.parent
+    return history, last
+
+
+def logged_lines(text: str) -> list[dict]:
+    """Return the scalars of each step that mmengine's json log has."""
+    lines = []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:  # a run under way is writing it, or was killed
+            continue
+    return [line for line in lines if 'step' in line]
 
 
 def parse(text: str) -> History:

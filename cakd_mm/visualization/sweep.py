@@ -14,8 +14,7 @@ from mmengine.runner import Runner
 
 from ..utils.errors import describe
 from ..utils.extract import EXTRACTED
-from ..utils.paired_statistics import mean_curve
-from .history import LOG, configs_of, is_run, read_history
+from .history import LOG, configs_of, is_run, mean_curve, read_history
 
 MOST_LEAVES = 8
 MOST_COLUMNS = 8

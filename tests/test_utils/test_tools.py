@@ -1,9 +1,17 @@
 """The tools: where they are, and how they are called where somebody stands."""
 
+import sys
+
 import pytest
 
 from cakd_mm.utils import tools
-from cakd_mm.utils.tools import COMMANDS, as_typed_here, other_copy, tool
+from cakd_mm.utils.tools import (
+    COMMANDS,
+    add_research,
+    as_typed_here,
+    other_copy,
+    tool,
+)
 
 
 def test_the_tools_of_a_checkout(root):
@@ -61,3 +69,19 @@ def test_another_copy(tmp_path, root):
     assert other_copy(str(tmp_path / 'train.py')) is None  # a script of their own
     assert other_copy(str(tmp_path / 'tools' / 'train.py')) == beside
     assert other_copy(str(tmp_path / 'tools/analysis_tools/x.py')) == beside
+
+
+def test_research_is_that_of_the_clone_whose_code_runs(tmp_path, monkeypatch, root):
+    monkeypatch.setattr(sys, 'path', ['first'])
+    add_research(str(root / 'tools' / 'analysis_tools' / 'compare_gradients.py'))
+    assert sys.path == [str(root), 'first']
+    script = tmp_path / 'tools' / 'reproduce.py'
+    with pytest.raises(
+        SystemExit, match=r'reproduce\.py needs a clone.*pip install -e'
+    ):
+        add_research(str(script))
+    (tmp_path / 'research').mkdir()
+    (tmp_path / 'research' / '__init__.py').touch()
+    with pytest.raises(SystemExit, match=f"would train with .*'{tmp_path}.current.'"):
+        add_research(str(script))
+    assert sys.path == [str(root), 'first']

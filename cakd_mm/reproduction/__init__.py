@@ -1,1 +1,0 @@
-"""Whole tables in one command: plan, statistics and page of ``tools/reproduce.py``."""

@@ -1,0 +1,110 @@
+"""What finished runs leave, kept where another machine can go on from it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cakd_mm.utils.checkpoint import hash_of
+from cakd_mm.utils.errors import describe
+
+from .runs import Run, write_json
+
+RESULT = 'result.json'
+
+
+def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
+    """Fill a work dir with what it lacks of the finished runs of an archive.
+
+    A run whose teacher is not finished is left out, and so is a teacher whose
+    checkpoint is not there.
+
+    Args:
+        runs (Sequence[Run]): The planned ones, teachers first.
+        work_dir (Path): Where they are.
+        archive (Path): Where :func:`store` has put them.
+
+    Returns:
+        int: How many were taken.
+
+    Raises:
+        ValueError: a run there has other settings or another teacher, another result
+            of it is here, or a checkpoint is not the one it was written down with.
+    """
+    teachers, taken = _teachers(runs), 0
+    for run in runs:
+        folder = archive / run.work_dir.relative_to(work_dir)
+        untaught = run.teacher is not None and run.teacher.sha256 is None
+        if run.checkpoint or untaught or not (folder / RESULT).is_file():
+            continue
+        result = json.loads((folder / RESULT).read_text())
+        if run.finished:
+            _check_same(result, run, folder, archive)
+            continue
+        try:
+            run.check(result['starts'])
+        except ValueError as error:
+            _refuse(archive, f'{folder} does not fit this table ({error})')
+        checkpoint = folder / run.last_checkpoint.name
+        if checkpoint.is_file():
+            if hash_of(checkpoint) != result['checkpoint_sha256']:
+                _refuse(archive, f'{checkpoint} is not the checkpoint that was kept.')
+            run.work_dir.mkdir(parents=True, exist_ok=True)
+            _copy(checkpoint, run.last_checkpoint)
+        elif run.work_dir in teachers:
+            continue
+        run.work_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run.work_dir / 'starts.json', dict(starts=result['starts']))
+        write_json(run.work_dir / RESULT, result)  # finished from now on
+        taken += 1
+    return taken
+
+
+def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
+    """Keep the results of finished runs, and the checkpoints of teachers.
+
+    A page can be written from it and a table continued, on any machine; a student's
+    weights are not kept. What is there already stays.
+
+    Args:
+        runs (Sequence[Run]): The planned ones.
+        work_dir (Path): Where they are.
+        archive (Path): Where to put it, in folders named as in the work dir.
+
+    Raises:
+        ValueError: another result of a run is there.
+    """
+    teachers = _teachers(runs)
+    for run in runs:
+        if run.checkpoint or not run.finished:
+            continue
+        folder = archive / run.work_dir.relative_to(work_dir)
+        if (folder / RESULT).is_file():
+            _check_same(json.loads((folder / RESULT).read_text()), run, folder, archive)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = folder / run.last_checkpoint.name
+        if run.work_dir in teachers and not checkpoint.is_file():
+            _copy(run.last_checkpoint, checkpoint)
+        if not (folder / RESULT).is_file():
+            write_json(folder / RESULT, run.result)
+
+
+def _teachers(runs: Sequence[Run]) -> set[Path]:
+    return {run.teacher.work_dir for run in runs if run.teacher}
+
+
+def _check_same(result: dict, run: Run, folder: Path, archive: Path) -> None:
+    if result['checkpoint_sha256'] != run.sha256:
+        _refuse(archive, f'{folder} holds another run than {run.work_dir}.')
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that others see whole or not at all."""
+    part = target.with_name(f'{target.name}.part')
+    shutil.copyfile(source, part)
+    part.replace(target)
+
+
+def _refuse(archive: Path, problem: str) -> None:
+    remedy = 'Give another --archive, or take that folder out of it.'
+    raise ValueError(describe('--archive', str(archive), problem, remedy))

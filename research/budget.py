@@ -1,0 +1,108 @@
+"""A recipe at another length, and how fast it is run."""
+
+from mmengine.config import Config
+
+from cakd_mm.utils.errors import describe
+
+_RESIDENT = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
+_COMPILED = ('default_hooks.student_runtime.type=StudentRuntimeHook',)
+_BF16 = ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16')
+# Settings of docs/speed.md, and what a page says of them.
+SPEEDS = {
+    'plain': 'All in float32, nothing of docs/speed.md',
+    'resident': 'All in float32, resident data',
+    'lossless': 'All in float32, every lossless setting of docs/speed.md',
+    'bf16-teacher': 'Teachers compute in bf16, students in float32',
+    'bf16': 'Trained in bf16 (autocast), scored in float32',
+}
+SCORED = 5  # the last epochs, to see whether training has levelled off
+IN1K = 'in1k'
+
+
+def speed_options(speed: str, data: str, distils: bool) -> list[str]:
+    """Return the options of a setting of docs/speed.md.
+
+    Args:
+        speed (str): One of ``SPEEDS``.
+        data (str): The data set's name in the configs; ImageNet is not made resident.
+        distils (bool): Whether there is a teacher.
+
+    Raises:
+        ValueError: there is no such setting.
+    """
+    if speed not in SPEEDS:
+        problem = 'There is no such setting.'
+        raise ValueError(
+            describe('--speed', speed, problem, f'Write one of {[*SPEEDS]}.')
+        )
+    options: list[str] = []
+    if speed != 'plain' and data != IN1K:
+        options += _RESIDENT
+    if speed in ('lossless', 'bf16-teacher', 'bf16'):
+        options += _COMPILED
+        if distils:
+            dtype = 'float32' if speed == 'lossless' else 'bfloat16'
+            options.append(f'model.teacher_runtime.dtype={dtype}')
+    if speed == 'bf16':
+        options += _BF16
+    return options
+
+
+def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
+    """Return the options that make a recipe ``epochs`` long.
+
+    Milestones, warm-up and a loss's own schedule keep their share of the epochs. The
+    last five epochs are scored, and six more; two checkpoints are kept, one written
+    every fiftieth of the epochs (Digits, whose epochs take a second: every tenth).
+
+    Args:
+        cfg (Config): The recipe.
+        epochs (int): How long.
+        data (str): The data set's name in the configs.
+
+    Raises:
+        ValueError: no epochs, or the schedule is not one ``MultiStepLR``.
+    """
+    if epochs < 1:
+        problem = 'Training takes at least one.'
+        raise ValueError(describe('--epochs', epochs, problem, 'Write 30, say.'))
+    full = cfg.train_cfg.max_epochs
+    interval = max(1, epochs // 6)
+    options = [
+        'train_cfg.val_begin=1',
+        f'train_cfg.val_interval={interval}',
+        f'train_cfg.dynamic_intervals=[({max(1, epochs - SCORED + 1)},1)]',
+        'default_hooks.checkpoint.max_keep_ckpts=2',
+    ]
+    if data != IN1K:  # whose epochs take long: one each, as shipped
+        written = 10 if data == 'digits' else 50
+        options.append(f'default_hooks.checkpoint.interval={max(1, epochs // written)}')
+    if epochs == full:
+        return options
+    scheduler = cfg.param_scheduler
+    if isinstance(scheduler, list) or scheduler.type != 'MultiStepLR':
+        problem = 'Only a single MultiStepLR is scaled to other epochs.'
+        raise ValueError(
+            describe('param_scheduler', scheduler, problem, 'Leave out --epochs.')
+        )
+    # Milestones that fall together decay as often in one step.
+    milestones = [max(1, round(m * epochs / full)) for m in scheduler.milestones]
+    options.append(f'train_cfg.max_epochs={epochs}')
+    options.append(f'param_scheduler.milestones=[{",".join(map(str, milestones))}]')
+    for key, length in _other_schedules(cfg).items():
+        options.append(f'{key}={max(1, round(length * epochs / full))}')
+    return options
+
+
+def _other_schedules(cfg: Config) -> dict[str, int]:
+    """Return what else counts epochs: the warm-up, and CTKD's curriculum."""
+    found = {}
+    warmup = cfg.default_hooks.get('warmup')
+    if warmup:
+        found['default_hooks.warmup.epochs'] = warmup.epochs
+    losses = cfg.model.get('distiller', {}).get('distill_losses', {})
+    for name, loss in losses.items():
+        if 'epochs' in loss:
+            key = f'model.distiller.distill_losses.{name}.epochs'
+            found[key] = loss.epochs
+    return found

@@ -1,0 +1,125 @@
+"""The page of a table, in Markdown."""
+
+from collections.abc import Mapping
+
+from .budget import SPEEDS
+from .paired_statistics import Difference
+from .tables import KD, STUDENT
+
+
+def heading(table: str, summary: Mapping) -> str:
+    """Return the title; a budget other than the recipe's is part of it."""
+    name = f'Table {table}' if table.isupper() else f'Table "{table}"'
+    short = [pair for pair in summary['pairs'] if pair['epochs'] != pair['recipe']]
+    if not short:
+        return name
+    budget = ', '.join(
+        sorted({f'{pair["epochs"]} of {pair["recipe"]} epochs' for pair in short})
+    )
+    return f'{name}, scaled: {budget}'
+
+
+def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
+    """Return the whole page.
+
+    Args:
+        table (str): Its name.
+        summary (Mapping): See :func:`summary.summarise`.
+        command (str): What made it.
+        pictures (Mapping): File name of each picture by its title.
+    """
+    missing = summary['planned'] - summary['finished']
+    versions = '; '.join(
+        ', '.join(f'{k} {v}' for k, v in found.items()) for found in summary['versions']
+    )
+    lines = [
+        f'# {heading(table, summary)}',
+        '',
+        'Top-1 in percent after the last epoch, never the best; differences are paired '
+        'by seed, on the seeds that both rows have, with 95 % t intervals.',
+        '',
+        f'{summary["finished"]} of {summary["planned"]} runs finished'
+        + (f', {missing} missing: this page is not complete' if missing else '')
+        + f'. {SPEEDS[summary["speed"]]}. {summary["hours"]} process hours on '
+        f'{" and ".join(summary["machines"])}{_threads(summary)}. Commit '
+        f'{", ".join(summary["commits"])}; {versions}.',
+        '',
+        '```bash',
+        command,
+        '```',
+    ]
+    for pair in summary['pairs']:
+        lines += ['', f'## {pair["title"]}', '', *_pair(pair)]
+    for title, file in pictures.items():
+        lines += ['', f'![{title}]({file})']
+    return '\n'.join(lines) + '\n'
+
+
+def _threads(summary: Mapping) -> str:
+    found = summary['threads']
+    if not found:
+        return ''
+    return f', {" and ".join(map(str, found))} thread(s) a process'
+
+
+def _pair(pair: Mapping) -> list[str]:
+    scaled = pair['epochs'] != pair['recipe']
+    published = any(row['published'] is not None for row in pair['rows'].values())
+    head = ['row', 'seeds', 'top-1', 'over the student']
+    if KD in pair['rows']:
+        head.append('over KD')
+    if published and scaled:
+        head.append(f'paper, at {pair["recipe"]} epochs: not comparable')
+    elif published:
+        head += ['paper', 'ours - paper']
+    lines = [_teacher(pair, scaled), '']
+    lines += ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    for name, row in pair['rows'].items():
+        cells = [name, f'{len(row["scores"])} of {row["planned"]}', _score(row)]
+        cells.append(_over(row, STUDENT))
+        if KD in pair['rows']:
+            cells.append(_over(row, KD))
+        if published:
+            cells.append('' if row['published'] is None else f'{row["published"]:.2f}')
+        if published and not scaled:
+            both = row['mean'] is not None and row['published'] is not None
+            cells.append(f'{row["mean"] - row["published"]:+.2f}' if both else '')
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    lines.append('')
+    for name, row in pair['rows'].items():
+        for seed, reason in row['failed'].items():
+            lines.append(f'- **Failed: {name}, seed {seed}**: {reason}')
+    lines += [f'- {sentence}' for sentence in pair['sentences']]
+    return lines
+
+
+def _teacher(pair: Mapping, scaled: bool) -> str:
+    teacher = pair['teacher']
+    if teacher['failed']:
+        return f'**The teacher failed**: {teacher["failed"]}'
+    if teacher['top1'] is None:
+        return 'The teacher is not finished.'
+    text = f'Teacher: {teacher["top1"]:.2f} %'
+    if teacher['given']:
+        text += f', from {teacher["given"]}'
+    else:
+        text += f', trained for {pair["epochs"]} epochs, seed 0'
+    if teacher['published'] is not None:
+        note = f' at {pair["recipe"]} epochs' if scaled else ''
+        text += f' (paper: {teacher["published"]:.2f}{note})'
+    return text + '.'
+
+
+def _score(row: Mapping) -> str:
+    if row['mean'] is None:
+        return 'failed' if row['failed'] else 'not run'
+    spread = '' if row['std'] is None else f' ± {row["std"]:.2f}'
+    return f'{row["mean"]:.2f}{spread}'
+
+
+def _over(row: Mapping, base: str) -> str:
+    found = row['over'].get(base)
+    if not found:
+        return ''
+    some = 1 < found['pairs'] < row['planned']
+    return str(Difference(**found)) + (f' ({found["pairs"]} seeds)' if some else '')

@@ -1,0 +1,139 @@
+"""From a table to the runs that it takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cakd_mm.utils.checkpoint import hash_of
+from cakd_mm.utils.errors import describe
+from cakd_mm.utils.tools import as_typed_here
+
+from .budget import length_options, speed_options
+from .runs import Run, read_config
+from .tables import STUDENT, TEACHER, Pair, Row, method_of
+
+TRAIN = 'tools/train.py '
+
+
+@dataclass(frozen=True)
+class PlannedPair:
+    """A pair with its runs.
+
+    Args:
+        pair (Pair): What is compared.
+        teacher (Run): Made first, or scored if it was there.
+        rows (dict[str, dict[int, Run]]): Runs by row and seed.
+        recipe (int): Epochs of the recipe as published.
+        epochs (int): Epochs that are run.
+    """
+
+    pair: Pair
+    teacher: Run
+    rows: dict[str, dict[int, Run]]
+    recipe: int
+    epochs: int
+
+
+def plan(
+    pairs: Sequence[Pair],
+    seeds: int,
+    work_dir: Path,
+    speed: str,
+    epochs: int | None = None,
+) -> list[PlannedPair]:
+    """Return every pair's runs; tables that share a run share its folder.
+
+    Args:
+        pairs (Sequence[Pair]): See :func:`tables.select`.
+        seeds (int): How many, from 0.
+        work_dir (Path): Where runs go, in a folder of their speed and epochs.
+        speed (str): See :func:`budget.speed_options`.
+        epochs (int, optional): Of every run. Defaults to the recipe's.
+
+    Raises:
+        ValueError: a folder holds other settings, or a student of another teacher;
+            seeds or epochs below one.
+        FileNotFoundError: a teacher is neither there nor made by training.
+    """
+    if seeds < 1:
+        problem = 'It counts seeds.'
+        raise ValueError(describe('--seeds', seeds, problem, 'Write 3, say.'))
+    if ',' in str(work_dir):  # which --cfg-options would read as a list
+        problem = 'It has a comma.'
+        raise ValueError(
+            describe('--work-dir', str(work_dir), problem, 'Write another.')
+        )
+    runs: dict[Path, Run] = {}
+
+    def run_of(row: Row, pair: Pair, seed: int, teacher: Run | None) -> Run:
+        cfg = read_config(row.config)
+        length = cfg.train_cfg.max_epochs if epochs is None else epochs
+        name = f'{row.config.stem}_{length}e_seed{seed}'
+        folder = work_dir / speed / name
+        if folder not in runs:
+            options = [f'randomness.seed={seed}']
+            options += length_options(cfg, length, pair.data)
+            options += speed_options(speed, pair.data, teacher is not None)
+            runs[folder] = Run(name, row.config, folder, options, teacher)
+            runs[folder].check()
+        return runs[folder]
+
+    planned = []
+    for pair in pairs:
+        row = pair.row(TEACHER)
+        given = _given_teacher(pair)
+        if given is None:
+            teacher = run_of(row, pair, 0, None)
+        else:
+            name = f'{row.config.stem}_{hash_of(given)[:8]}'
+            folder = work_dir / 'given' / name
+            runs.setdefault(folder, Run(name, row.config, folder, checkpoint=given))
+            teacher = runs[folder]
+        rows = {
+            row.name: {
+                seed: run_of(row, pair, seed, None if row.name == STUDENT else teacher)
+                for seed in range(seeds)
+            }
+            for row in pair.rows
+            if row.name != TEACHER
+        }
+        cfg = read_config(pair.row(STUDENT).config)
+        recipe = cfg.train_cfg.max_epochs
+        length = recipe if epochs is None else epochs
+        planned.append(PlannedPair(pair, teacher, rows, recipe, length))
+    return planned
+
+
+def in_turn(planned: Sequence[PlannedPair]) -> list[Run]:
+    """Return all runs, each once: teachers, then all rows of a seed, then the next.
+
+    A table that is interrupted then compares on fewer seeds, not on fewer rows.
+    """
+    turn = [pair.teacher for pair in planned]
+    seeds = {s for pair in planned for runs in pair.rows.values() for s in runs}
+    for seed in sorted(seeds):
+        turn += [runs[seed] for pair in planned for runs in pair.rows.values()]
+    return list({run.work_dir: run for run in turn}.values())
+
+
+def _given_teacher(pair: Pair) -> Path | None:
+    """Return the teacher's checkpoint that the pair's configs name, if it is there.
+
+    Raises:
+        FileNotFoundError: it is not there, and no training makes it.
+    """
+    config = method_of(pair).config
+    model = read_config(config).model
+    path = Path(model.teacher_ckpt)
+    if path.is_file():
+        return path
+    if TRAIN in model.teacher_from:
+        return None
+    raise FileNotFoundError(
+        describe(
+            'model.teacher_ckpt',
+            model.teacher_ckpt,
+            'This pair has a teacher from elsewhere, which is not there.',
+            f'Run `{as_typed_here(model.teacher_from)}`.',
+        )
+    )

@@ -1,0 +1,63 @@
+"""What a number was made with: code, packages, machine."""
+
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from cakd_mm.utils.machine import cores, cpuinfo
+
+PACKAGES = (
+    'cakd_mm',
+    'torch',
+    'mmrazor',
+    'onedl-mmengine',
+    'onedl-mmpretrain',
+    'mmengine',
+    'mmpretrain',
+)
+
+
+def commit() -> str:
+    """Return the commit of the checkout, ``+`` where files differ from it."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / '.git').exists():
+        return 'installed'
+
+    def git(*words: str) -> str:
+        command = ['git', '-C', str(root), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git('status', '--porcelain', '--untracked-files=no')
+    return git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Return GPUs, or processor and cores, in words."""
+    if torch.cuda.is_available():
+        names = [
+            torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
+        ]
+        return ', '.join(f'{names.count(name)} x {name}' for name in sorted(set(names)))
+    return f'{cores()} cores ({processor()}), no GPU'
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    return cpuinfo().get('model name') or platform.processor() or platform.machine()

@@ -1,0 +1,345 @@
+"""One training process: started, continued, read, written down as done."""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from cakd_mm.utils.checkpoint import hash_of
+from cakd_mm.utils.errors import describe
+from cakd_mm.utils.machine import cores
+from cakd_mm.utils.tools import tool
+from cakd_mm.visualization.history import LOG, METRIC, logged_lines
+
+from .provenance import commit, machine, versions
+
+THREADS = 'OMP_NUM_THREADS'
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write json so that a reader finds all of it or none, whenever we are killed."""
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
+    part.replace(path)
+
+
+def _epoch(line: dict) -> int:
+    return line.get('epoch', line['step'])  # a validation's step is its epoch
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel kill this training when its ``parent`` is killed (Linux)."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before that
+            os._exit(1)
+
+
+def read_config(path: Path) -> Config:
+    """Return a config, read once however many seeds it has; not to be changed."""
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _read(path: Path, changed: int) -> Config:
+    return Config.fromfile(path, import_custom_modules=False)
+
+
+def end_of(path: Path, size: int = 1 << 13) -> str:
+    """Return the last ``size`` bytes of a log, cut short or not."""
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read().decode(errors='replace')
+
+
+@dataclass
+class Run:
+    """One training run: what it is, and what its files say so far.
+
+    Done is what has a ``result.json``, written after the process has ended well. A
+    file locked by the process itself keeps two of them from one work dir.
+
+    Args:
+        name (str): For people.
+        config (Path): The config file.
+        work_dir (Path): Where it goes; its output to ``<work_dir>.log``.
+        options (list[str]): As after ``--cfg-options``.
+        teacher (Run, optional): Has to be finished first; its checkpoint becomes
+            ``model.teacher_ckpt``. Defaults to None.
+        checkpoint (Path, optional): Score this with ``tools/test.py`` instead of
+            training. Defaults to None.
+    """
+
+    name: str
+    config: Path
+    work_dir: Path
+    options: list[str] = field(default_factory=list)
+    teacher: 'Run | None' = None
+    checkpoint: Path | None = None
+    process: subprocess.Popen | None = None
+
+    def __post_init__(self) -> None:
+        """Read its config."""
+        cfg = deepcopy(read_config(self.config))
+        options = dict(option.split('=', 1) for option in self.options)
+        parsed = {k: DictAction._parse_iterable(v) for k, v in options.items()}
+        cfg.merge_from_dict(parsed)
+        self.epochs = int(cfg.train_cfg.max_epochs)
+        content = cfg.to_dict()
+        if self.teacher is not None:  # known by its hash; it may move
+            content['model'].pop('teacher_ckpt')
+        # How often something is written changes no result.
+        for hook in ('checkpoint', 'logger'):
+            content.get('default_hooks', {}).pop(hook, None)
+        text = json.dumps(content, sort_keys=True, default=str)
+        self.settings = hashlib.sha256(text.encode()).hexdigest()
+        self._result: dict = {}
+        self._given_sha256: str | None = None
+
+    def check(self, starts: list[dict] | None = None) -> None:
+        """Refuse a work dir that holds another run.
+
+        Args:
+            starts (list[dict], optional): What to look at instead of its own.
+
+        Raises:
+            ValueError: it was started with other settings, with a teacher that is lost
+                or has been trained anew since, or scored another checkpoint.
+        """
+        teacher = self.teacher and self.teacher.sha256
+        for start in self.starts if starts is None else starts:
+            if start['settings'] != self.settings:
+                self._refuse(f'It holds {self.name} with other settings.')
+            if start['teacher_sha256'] != teacher:
+                now = 'is now' if teacher else 'which has no result now'
+                other = self.teacher and self.teacher.last_checkpoint
+                self._refuse(
+                    f'{self.name} in it learned from another teacher than '
+                    f'{other} {now}.'
+                )
+        scored = self.checkpoint and self.result
+        if scored and self.result['checkpoint_sha256'] != self.sha256:
+            self._refuse(f'It has the score of another file than {self.checkpoint} is.')
+
+    def _refuse(self, problem: str) -> None:
+        remedy = 'Give another --work-dir, or delete that folder.'
+        raise ValueError(describe('work_dir', str(self.work_dir), problem, remedy))
+
+    @property
+    def log(self) -> Path:
+        """The file with all the process printed."""
+        return self.work_dir.with_name(f'{self.work_dir.name}.log')
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint that the whole run leaves, or the one that is scored."""
+        return self.checkpoint or self.work_dir / f'epoch_{self.epochs}.pth'
+
+    @property
+    def starts(self) -> list[dict]:
+        """When it was started, by which code, on which packages."""
+        path = self.work_dir / 'starts.json'
+        return json.loads(path.read_text())['starts'] if path.is_file() else []
+
+    @property
+    def result(self) -> dict:
+        """What the finished run was written down with; empty before."""
+        path = self.work_dir / 'result.json'
+        if not self._result and path.is_file():
+            self._result = json.loads(path.read_text())
+        return self._result
+
+    @property
+    def sha256(self) -> str | None:
+        """The hash of the checkpoint it leaves; None before."""
+        if self.checkpoint and self._given_sha256 is None:
+            self._given_sha256 = hash_of(self.checkpoint)
+        return self._given_sha256 or self.result.get('checkpoint_sha256')
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed the last time, if so."""
+        path = self.work_dir / 'failed.json'
+        if self.finished or not path.is_file():
+            return None
+        return json.loads(path.read_text())['reason']
+
+    def note_failure(self, reason: str | None) -> None:
+        """Keep why it failed; None to forget it."""
+        path = self.work_dir / 'failed.json'
+        if reason is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, dict(reason=reason))
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended well."""
+        return bool(self.result)
+
+    @property
+    def top1(self) -> float:
+        """Top-1 after the last epoch, in percent of the validation set."""
+        return self.result['top1']
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the checkpoint to go on from; one that a kill cut short is none."""
+        found = self.work_dir.glob('epoch_*.pth')
+        for path in sorted(found, key=lambda p: -int(p.stem.rpartition('_')[2])):
+            if zipfile.is_zipfile(path):  # its directory is written last
+                return path
+        return None
+
+    def start(self, environment: dict[str, str] | None = None) -> bool:
+        """Start, or go on from the newest checkpoint in the work dir.
+
+        Args:
+            environment (dict, optional): Variables beside those of this process.
+
+        Returns:
+            bool: False if another process is at it, or has just finished it.
+
+        Raises:
+            ValueError: see :meth:`check`.
+        """
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        with (self.work_dir / 'lock').open('w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if self.finished:
+                return False
+            self.check()
+            self._note_start(int((environment or {}).get(THREADS, 0)) or cores())
+            with self.log.open('a') as log:
+                self.process = subprocess.Popen(
+                    self._command(),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **(environment or {})},
+                    pass_fds=[lock.fileno()],  # held as long as the process lives
+                    preexec_fn=partial(_die_with, os.getpid()),
+                )
+        return True
+
+    def _note_start(self, threads: int) -> None:
+        start = dict(
+            began=time.time(),
+            threads=threads,
+            settings=self.settings,
+            teacher_sha256=self.teacher and self.teacher.sha256,
+            commit=commit(),
+            versions=versions(),
+            machine=machine(),
+        )
+        write_json(self.work_dir / 'starts.json', dict(starts=[*self.starts, start]))
+
+    def _command(self) -> list[str]:
+        name = 'test.py' if self.checkpoint else 'train.py'
+        command = [sys.executable, '-W', 'ignore', str(tool(name)), str(self.config)]
+        if self.checkpoint:
+            command.append(str(self.checkpoint))
+        command += ['--work-dir', str(self.work_dir)]
+        newest = None if self.checkpoint else self.newest_checkpoint()
+        if newest:
+            command += ['--resume', str(newest)]
+        options = list(self.options)
+        if self.teacher is not None:
+            options.append(f'model.teacher_ckpt={self.teacher.last_checkpoint}')
+        if options:
+            command += ['--cfg-options', *options]
+        return command
+
+    def write_result(self) -> None:
+        """Write down a run whose process has ended well.
+
+        Raises:
+            RuntimeError: its last epoch has no score.
+        """
+        if self.checkpoint:
+            logs = sorted(self.work_dir.glob('*/*.json'))[-1:]
+            curve = [(self.epochs, json.loads(x.read_text())[METRIC]) for x in logs]
+        else:
+            curve = self.curve(METRIC)
+        if not curve or curve[-1][0] != self.epochs:
+            raise RuntimeError(
+                f'{self.name} ended, but {self.work_dir} has no score of epoch '
+                f'{self.epochs}. Does its config validate the last epoch?'
+            )
+        content = dict(
+            name=self.name,
+            top1=curve[-1][1],
+            epochs=self.epochs,
+            curve=curve,
+            loss=self.curve('loss'),
+            seconds=round(self.seconds, 1),
+            checkpoint_sha256=hash_of(self.last_checkpoint),
+            teacher_sha256=self.teacher and self.teacher.sha256,
+            options=self.options,
+            starts=self.starts,
+        )
+        write_json(self.work_dir / 'result.json', content)
+
+    @property
+    def seconds(self) -> float:
+        """How long its processes have run, until each last wrote to its log."""
+        files = self.work_dir.glob('*/*.log')
+        ends = sorted(file.stat().st_mtime for file in files)
+        total = 0.0
+        began = [start['began'] for start in self.starts]
+        for first, after in pairwise([*began, float('inf')]):
+            of_start = [end for end in ends if first <= end < after]
+            total += max(of_start, default=first) - first
+        return total
+
+    def curve(self, key: str) -> list[tuple[int, float]]:
+        """Return (epoch, value) of a scalar; of an epoch run twice, the latest."""
+        found = {}
+        for file in sorted(self.work_dir.glob(LOG)):  # of all its starts in turn
+            for line in logged_lines(file.read_text()):
+                if key in line:
+                    found[_epoch(line)] = line[key]
+        return sorted(found.items())
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that was logged, read from the end of a log only."""
+        files = sorted(self.work_dir.glob(LOG), reverse=True)
+        for path in files:
+            lines = logged_lines(end_of(path))
+            if lines:
+                return _epoch(lines[-1])
+        return 0
+
+
+def made_with(runs: Iterable[Run]) -> dict[str, list]:
+    """Return what finished runs were trained with: each thing once.
+
+    Threads are those of a process; older starts do not say.
+    """
+    starts = [start for run in runs if run.finished for start in run.result['starts']]
+    versions = [start['versions'] for start in starts]
+    return dict(
+        commits=sorted({start['commit'] for start in starts}),
+        versions=[x for i, x in enumerate(versions) if x not in versions[:i]],
+        machines=sorted({start['machine'] for start in starts}),
+        threads=sorted({start['threads'] for start in starts if 'threads' in start}),
+    )

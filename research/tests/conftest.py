@@ -1,0 +1,5 @@
+"""Fixtures of these tests."""
+
+from fresh_globals import _fresh_globals  # noqa: F401
+
+import cakd_mm  # noqa: F401  (makes mmrazor importable)

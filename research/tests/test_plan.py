@@ -1,0 +1,125 @@
+import json
+
+import pytest
+from finished import finish_run
+
+from research.plan import in_turn, plan
+from research.tables import select
+
+
+@pytest.fixture
+def work_dir(tmp_path, monkeypatch):
+    """Somewhere without any teacher."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / 'runs'
+
+
+def make(work_dir, pairs=None, seeds=2, speed='resident', epochs=4):
+    pairs = pairs or select('digits', methods=['KD', 'CAKD logit'])
+    return plan(pairs, seeds, work_dir, speed, epochs)
+
+
+def test_teachers_first_then_all_rows_of_a_seed(work_dir):
+    rows = ('resnet8_digits_30e', 'kd_r20_r8_digits', 'digits_logit')
+    assert [run.name.replace('_4e', '') for run in in_turn(make(work_dir))] == [
+        'resnet20_digits_seed0',
+        *(f'{row}_seed0' for row in rows),
+        *(f'{row}_seed1' for row in rows),
+    ]
+
+
+def test_rows_differ_in_their_method_alone(work_dir):
+    [pair] = make(work_dir, seeds=3)
+    assert all(run.teacher is pair.teacher for run in pair.rows['KD'].values())
+    assert all(run.teacher is None for run in pair.rows['student'].values())
+    assert pair.teacher.teacher is None
+    assert (pair.recipe, pair.epochs) == (30, 4)
+    for runs in pair.rows.values():
+        assert list(runs) == [0, 1, 2]
+        for seed, run in runs.items():
+            assert f'randomness.seed={seed}' in run.options
+
+
+def test_pairs_and_tables_share_what_is_the_same(work_dir):
+    """One teacher of two pairs, one plain student of two tables: one run each."""
+    both = select('II', ['r32x4_r8x4', 'r32x4_shv2'], ['KD'])
+    first, second = make(work_dir, both, seeds=1)
+    assert first.teacher is second.teacher
+    assert len(in_turn([first, second])) == 1 + 2 + 2
+    [one] = make(work_dir, select('VI', ['r56_r20'])[:1], seeds=1)
+    [other] = make(work_dir, select('I', ['r56_r20']), seeds=1)
+    assert one.teacher.work_dir == other.teacher.work_dir
+    assert one.rows['student'][0].work_dir == other.rows['student'][0].work_dir
+    assert one.rows['student'][0].settings == other.rows['student'][0].settings
+
+
+def test_other_lengths_and_speeds_have_folders_of_their_own(work_dir):
+    folders = [
+        {run.work_dir for run in in_turn(make(work_dir, speed=speed, epochs=epochs))}
+        for speed in ('resident', 'plain')
+        for epochs in (4, 5)
+    ]
+    assert sum(map(len, folders)) == len(set().union(*folders)) == 4 * 7
+
+
+def test_a_teacher_that_is_there_is_scored_instead(work_dir, tmp_path):
+    given = tmp_path / 'work_dirs' / 'resnet20_digits' / 'epoch_30.pth'
+    given.parent.mkdir(parents=True)
+    given.write_bytes(b'weights')
+    [pair] = make(work_dir)
+    assert pair.teacher.checkpoint.samefile(given)
+    assert pair.teacher.options == []
+    student = pair.rows['KD'][0]
+    assert student.teacher is pair.teacher
+    # Another one in its place is another teacher.
+    finish_run(student, [50.0])
+    start = dict(settings=student.settings, teacher_sha256=pair.teacher.sha256)
+    starts = student.work_dir / 'starts.json'
+    starts.write_text(json.dumps(dict(starts=[start])))
+    [again] = make(work_dir)
+    assert again.teacher.work_dir == pair.teacher.work_dir
+    given.write_bytes(b'others')
+    with pytest.raises(ValueError, match='another teacher'):
+        make(work_dir)
+    starts.unlink()
+    [new] = make(work_dir)
+    assert new.teacher.work_dir != pair.teacher.work_dir
+
+
+@pytest.mark.parametrize('method', ['KD', 'student'])
+def test_a_teacher_from_elsewhere_has_to_be_there(work_dir, method):
+    """Also for a pair without methods, whose teacher is trained if that is possible."""
+    [pair] = make(work_dir, select('digits', methods=['student']))
+    assert list(pair.rows) == ['student']
+    assert pair.teacher.checkpoint is None
+    with pytest.raises(FileNotFoundError, match='from_torchvision') as caught:
+        make(work_dir, select('III', ['r34_r18'], [method]))
+    assert 'model.teacher_ckpt' in str(caught.value)
+
+
+def test_other_settings_in_the_folder_are_refused(work_dir):
+    [pair] = make(work_dir)
+    folder = pair.rows['KD'][0].work_dir
+    folder.mkdir(parents=True)
+    (folder / 'starts.json').write_text(json.dumps(dict(starts=[dict(settings='x')])))
+    with pytest.raises(ValueError, match='other settings'):
+        make(work_dir)
+
+
+@pytest.mark.parametrize(
+    ('key', 'options'),
+    [
+        ('--seeds', dict(seeds=0)),
+        ('--epochs', dict(epochs=0)),
+        ('--epochs', dict(epochs=-3)),
+        ('--speed', dict(speed='fast')),
+    ],
+)
+def test_numbers_that_make_no_table_are_refused(work_dir, key, options):
+    with pytest.raises(ValueError, match=f'`{key}`'):
+        make(work_dir, **options)
+
+
+def test_a_work_dir_that_options_cannot_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='comma'):
+        make(tmp_path / 'a,b')

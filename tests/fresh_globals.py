@@ -1,0 +1,20 @@
+"""A fixture that the tests of ``tests/`` and of ``research/tests/`` share."""
+
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+
+@pytest.fixture(autouse=True)
+def _fresh_globals():
+    """Leave no mmengine singleton and no thread setting to the next test."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    # mmengine keeps one table for each class, subclasses apart.
+    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        for singleton in (kind, *kind.__subclasses__()):
+            singleton._instance_dict.clear()
+    torch.set_num_threads(threads)
