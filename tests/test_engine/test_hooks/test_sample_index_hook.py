@@ -40,6 +40,10 @@ class Listener(nn.Module):
         self.told = (labels, seed, batch_size)
 
 
+def losses_in(runner):
+    return list(runner.model.distiller.distill_losses.values())
+
+
 def crd_config(folder, **options):
     """A tiny distillation with CRD alone."""
     cfg = distill_config(folder, images=32 * STEPS, **options)
@@ -255,7 +259,9 @@ def runner_of(dataset, model=None, batch_size=8, **kwargs):
     if model is None:
         model = nn.Module()
         model.data_preprocessor = SimpleNamespace(batch_augments=None)
-        model.losses = nn.ModuleList([Listener(), Listener(), nn.Linear(1, 1)])
+        model.distiller = nn.Module()
+        losses = dict(a=Listener(), b=Listener(), c=nn.Linear(1, 1))
+        model.distiller.distill_losses = nn.ModuleDict(losses)
     return SimpleNamespace(
         model=model, _train_loop=loop, seed=12, _randomness_cfg=dict(seed=12)
     )
@@ -332,7 +338,7 @@ def test_indices_are_those_of_the_images(kind, workers, tmp_path):
     runner = runner_of(dataset, **options)
     hook = SampleIndexHook()
     hook.before_run(runner)
-    first, second, _ = runner.model.losses
+    first, second, _ = losses_in(runner)
     labels, seed, batch_size = first.told
     assert (seed, batch_size) == (12, 8)
     assert second.told[0] is labels
@@ -366,7 +372,7 @@ def test_either_way_to_collate(collate):
     hook.before_run(runner)
     for number, batch in enumerate(runner._train_loop.dataloader):
         hook.before_train_iter(runner, number, data_batch=batch)
-        assert runner.model.losses[0].indices.shape == (len(batch['inputs']),)
+        assert losses_in(runner)[0].indices.shape == (len(batch['inputs']),)
 
 
 def test_ranks_with_seeds_apart_share_one(monkeypatch):
@@ -375,10 +381,10 @@ def test_ranks_with_seeds_apart_share_one(monkeypatch):
     globals_ = SampleIndexHook.__init__.__globals__
     monkeypatch.setitem(globals_, 'get_rank', lambda: 3)
     hook.before_run(runner)
-    assert runner.model.losses[0].told[1] == 12
+    assert losses_in(runner)[0].told[1] == 12
     runner._randomness_cfg['diff_rank_seed'] = True
     hook.before_run(runner)
-    assert runner.model.losses[0].told[1] == 9
+    assert losses_in(runner)[0].told[1] == 9
 
 
 def resident(dataset):
@@ -393,7 +399,7 @@ def resident(dataset):
 def test_a_resident_batch_has_its_indices_without_samples(monkeypatch):
     hook, runner = resident(Digits(indices=20, pipeline=PACK))
     monkeypatch.setattr(LabelBatch, '_make_samples', None)  # not called
-    listener, seen = runner.model.losses[0], []
+    listener, seen = losses_in(runner)[0], []
     for number, batch in enumerate(runner._train_loop.dataloader):
         hook.before_train_iter(runner, number, data_batch=batch)
         assert listener.indices.dtype == torch.int64
@@ -496,7 +502,7 @@ def test_an_index_of_another_image_is_refused(ready, samples, match):
     hook, runner = ready
     with pytest.raises(ValueError, match=match):
         hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
-    assert runner.model.losses[0].indices is None
+    assert losses_in(runner)[0].indices is None
 
 
 @pytest.mark.parametrize(
@@ -521,7 +527,7 @@ def test_numpy_indices_do(ready):
     hook, runner = ready
     samples = [sample(np.int64(3), 3), sample(12, 2)]
     hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
-    assert runner.model.losses[0].indices.tolist() == [3, 12]
+    assert losses_in(runner)[0].indices.tolist() == [3, 12]
 
 
 def test_without_such_a_loss_it_looks_at_nothing():
@@ -536,4 +542,4 @@ def test_before_validation_it_looks_at_nothing():
     runner = runner_of(Bare())
     runner._train_loop = dict(type='EpochBasedTrainLoop')
     SampleIndexHook().before_run(runner)
-    assert runner.model.losses[0].told is None
+    assert losses_in(runner)[0].told is None
