@@ -16,7 +16,6 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import ops
 from ..utils.caching import cache_folder
 from ..utils.errors import describe
 from .batch_ops import select
@@ -90,8 +89,6 @@ class ResidentDataset(SeededDataset):
             self._decode,
         )
         self.images: Tensor = images.to(device)
-        if self.images.device.type == 'cpu':
-            ops.available()  # built once, before a loader's workers would each do it
         if self.dataset is not dataset:  # nobody else's
             _forget_pixels(self.dataset)
         self._drawn: tuple[tuple[int, int], Draws] | None = None

@@ -1,4 +1,3 @@
-from .images import cut, normalize
 from .library import BuildError, available
 from .losses import cluster_sums, clusters, single_label, strongest
 
@@ -7,8 +6,6 @@ __all__ = [
     'available',
     'cluster_sums',
     'clusters',
-    'cut',
-    'normalize',
     'single_label',
     'strongest',
 ]

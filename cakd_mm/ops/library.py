@@ -33,11 +33,9 @@ SIGNATURES = {
     + 6 * [POINTER],
     'cakd_strongest': [POINTER] + 4 * [WHOLE] + [POINTER],
     'cakd_cluster_sums': 2 * [POINTER] + 3 * [WHOLE] + [POINTER],
-    'cakd_cut': [POINTER] + 4 * [WHOLE] + 4 * [POINTER] + 3 * [WHOLE] + 2 * [POINTER],
-    'cakd_normalize': [POINTER] + 2 * [WHOLE] + 2 * [POINTER] + [WHOLE, POINTER],
 }
 
-CHECKS = 'cakd_single_label', 'cakd_cut'  # return where an index is wrong, or -1
+CHECKS = ('cakd_single_label',)  # return where an index is wrong, or -1
 
 
 class BuildError(RuntimeError):
