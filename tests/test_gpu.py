@@ -275,16 +275,3 @@ def test_a_fast_step_does_not_wait_for_the_gpu(
     runner.train()
     assert len(seen) == 1
     assert runner.message_hub.get_scalar('train/loss').current() < 100
-
-
-def test_a_memo_gives_what_the_teacher_said(tmp_path, make_runner):
-    losses = []
-    for memo_gb in (0, 0.01):
-        cfg = distill_config(tmp_path, epochs=4)
-        cfg.train_cfg.resident = True
-        cfg.train_dataloader.dataset.pipeline.pop(1)  # one view of each image
-        cfg.model.teacher_runtime = dict(compile=False, memo_gb=memo_gb)
-        runner = make_runner(cfg, f'run{memo_gb}')
-        runner.train()
-        losses.append(runner.message_hub.get_scalar('train/loss').data[0].tolist())
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -179,14 +179,10 @@ class ResidentDataset(SeededDataset):
         """Return the batch of these images; loaders ask for it as a whole."""
         places = np.asarray(indices)
         if self._window.is_random:
-            draws, shape = self._draws()[places], tuple(self.images.shape[1:3])
-            images = self._window.cut(self.images, places, draws)
-            views = places * self._window.views(shape)
-            views += self._window.number(draws, shape)
+            images = self._window.cut(self.images, places, self._draws()[places])
         else:
-            images, views = select(self.images, places), places
+            images = select(self.images, places)
         samples = LabelBatch(gt_label=select(self._labels, places), sample_idx=places)
-        samples.view_idx = views
         if self._paths is not None:
             samples.img_path = [self._paths[index] for index in indices]
         return dict(inputs=images.permute(0, 3, 1, 2), data_samples=samples)
