@@ -304,7 +304,11 @@ def test_the_two_are_compared_without_tf32(fails, tf32):
 
 def test_the_comparison_draws_no_random_numbers():
     net = NETS['resnet8']().eval()
-    net.neck.register_forward_hook(lambda *_: torch.rand(1))
+
+    def draw(*_):
+        torch.rand(1)
+
+    net.neck.register_forward_hook(draw)
     manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
     torch.manual_seed(0)
     fast(runtime, net, manager, images())
