@@ -32,8 +32,7 @@ GONE = dict(
     'Remove the key, or write compile=False for layers as they are',
     channels_last='compile=True, the default, chooses the memory format by itself. '
     'Remove the key',
-    memo_gb='Running the compiled teacher on all images takes no longer on the '
-    'average. Remove the key',
+    memo_gb='The teacher is run on every image of every step. Remove the key',
 )
 
 
