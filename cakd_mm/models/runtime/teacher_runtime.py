@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+import torch._inductor.config
 from mmengine.logging import print_log
 from mmrazor.models.task_modules.recorder import (
     ModuleInputsRecorder,
@@ -143,7 +144,8 @@ class TeacherRuntime:
                 recorder.reset_data_buffer()
             self._eager = self._build(teacher, inputs, names, dtype)
             self._fast = self._compiled(inputs)
-            found = self._run(inputs)
+            with _freezing(not inputs.is_cuda):
+                found = self._run(inputs)
         self._compare(expected, found, dtype)
 
     def _dtype(self, inputs: Tensor) -> torch.dtype:
@@ -276,6 +278,15 @@ def _run_plain(
             return tapped(inputs)
     finally:
         tapped.untap()
+
+
+def _freezing(on: bool) -> AbstractContextManager:
+    """Let the first run of a compiled net trace it with its weights as constants.
+
+    The option of the same name alone comes too late, because PyTorch looks at it only
+    after the weights have been traced as inputs; it then does nothing.
+    """
+    return torch._inductor.config.patch(freezing=on)
 
 
 @contextmanager

@@ -105,6 +105,18 @@ def test_compiled(name):
         assert largest_deviation(found, expected) < 1e-4
 
 
+@pytest.mark.parametrize(('options', 'frozen'), [({}, True), (EAGER, False)], ids=str)
+def test_compiled_weights_are_constants(options, frozen):
+    """Normalisation is folded only then."""
+    net = NETS['resnet8']().eval()
+    manager, runtime = recorders_of(net), TeacherRuntime(**options)
+    before = fast(runtime, net, manager, images())['head']
+    with torch.no_grad():
+        runtime._eager.net.head.fc.bias += 1
+    after = fast(runtime, net, manager, images())['head']
+    assert torch.equal(after, before) is frozen
+
+
 def test_whole_batches_alone_are_compiled(monkeypatch):
     sizes = []
 
