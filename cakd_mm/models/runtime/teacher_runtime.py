@@ -54,7 +54,7 @@ class TeacherRuntime:
             their memory format; CUDA graphs on a GPU. Defaults to True.
         dtype (str): ``'float32'``, ``'bfloat16'`` or ``'float16'`` to compute in;
             ``'auto'`` is what autocast asks for, float32 without it. Normalisation
-            keeps float32. Defaults to ``'auto'``.
+            is computed, or folded, in float32. Defaults to ``'auto'``.
 
     Raises:
         ValueError: a setting is out of range; later, the copy's output differs.

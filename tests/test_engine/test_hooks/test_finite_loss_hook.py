@@ -92,11 +92,12 @@ def files(runner):
     ('mode', 'source', 'value'),
     [
         ('auto', 'student', math.nan),
-        *itertools.product(
-            ('immediate', 'deferred'), ('student', 'distill', 'input'), (math.nan,)
-        ),
+        ('immediate', 'distill', math.nan),
+        ('immediate', 'input', math.nan),
         ('immediate', 'student', math.inf),
+        ('deferred', 'student', math.nan),
         ('deferred', 'distill', -math.inf),
+        ('deferred', 'input', math.nan),
     ],
 )
 def test_the_run_stops_and_says_why(start, mode, source, value):
@@ -118,19 +119,13 @@ def test_the_run_stops_and_says_why(start, mode, source, value):
 
 
 @pytest.mark.parametrize('mode', ['immediate', 'deferred'])
-def test_without_a_checkpoint_it_says_so(start, mode):
-    runner = start(mode, interval=1)
-    poison(POISONED['student'](runner.model), step=1)
-    assert stop(runner).endswith('No checkpoint had been written yet.')
-
-
-@pytest.mark.parametrize('mode', ['immediate', 'deferred'])
 def test_a_plain_classifier_is_guarded_too(make_runner, mode):
     cfg = digits_config('vanilla/resnet8_digits.py')
     runner = make_runner(with_guard(cfg, mode, interval=1))
     poison(runner.model.head.loss_module, step=2)
     message = stop(runner)
     assert 'step 2 (epoch 1): loss = nan. Scores: not recorded.' in message
+    assert message.endswith('No checkpoint had been written yet.')
 
 
 @pytest.mark.parametrize('source', ['student', 'distill'])
