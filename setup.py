@@ -59,7 +59,6 @@ setup(
             '.mim/model-index.yml',
             '.mim/configs/**/*',
             '.mim/tools/**/*',
-            'ops/csrc/*.cpp',
         ]
     },
     install_requires=requirements('runtime'),

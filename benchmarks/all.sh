@@ -11,14 +11,14 @@ if "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; th
     run end_to_end.py --batch-sizes 128 1024 --memory
     run end_to_end.py --pair r34_r18 --batch-sizes 128 --memory
     run feature_methods.py --batch-size 128
-    run teacher.py --teachers resnet56 resnet32x4 wrn40-2 resnet34 --memo
+    run teacher.py --teachers resnet56 resnet32x4 wrn40-2 resnet34
     run overhead.py
     run loss.py
     run loss_growth.py
     run resident_data.py
 else
     run end_to_end.py --memory --rounds 9
-    run teacher.py --teachers resnet56 resnet32x4 wrn40-2 --memo --rounds 9
+    run teacher.py --teachers resnet56 resnet32x4 wrn40-2 --rounds 9
     run overhead.py
     run overhead.py --threads 1
     for threads in 1 2; do run loss.py --threads "$threads"; done

@@ -14,12 +14,10 @@ from statistics import median, quantiles
 
 import torch
 
-from cakd_mm.utils.machine import cpuinfo
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from research.provenance import commit, processor  # noqa: E402
+from research.provenance import commit, cpuinfo, processor  # noqa: E402
 
 RESULTS = ROOT / 'research' / 'results' / 'benchmarks'
 

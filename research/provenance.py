@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cakd_mm.utils.machine import cores, cpuinfo
+from cakd_mm.utils.machine import cores
 
 PACKAGES = (
     'cakd_mm',
@@ -56,6 +56,16 @@ def machine() -> str:
         ]
         return ', '.join(f'{names.count(name)} x {name}' for name in sorted(set(names)))
     return f'{cores()} cores ({processor()}), no GPU'
+
+
+def cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the first processor; nothing elsewhere."""
+    info = Path('/proc/cpuinfo')
+    if not info.is_file():
+        return {}
+    first = info.read_text().partition('\n\n')[0]
+    lines = (line.partition(':') for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def processor() -> str:

@@ -18,7 +18,7 @@ BENCHMARKS = {
     'overhead': ([], 'overhead_1threads'),
     'ranks': ([], 'ranks'),
     'resident_data': ([], 'resident_data'),
-    'teacher': (['--memo'], 'teacher'),
+    'teacher': ([], 'teacher'),
     'teacher_precision': ([], 'teacher_precision'),
 }
 

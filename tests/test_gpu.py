@@ -199,26 +199,20 @@ def test_a_run_learns_and_leaves_a_plain_student(tmp_path, make_runner, wrapper)
     assert (tmp_path / 'run' / 'student.pth').exists()
 
 
-def test_a_nan_undoes_the_step_and_stops_at_the_log(tmp_path, make_runner):
+def test_a_nan_stops_the_run_at_the_log(tmp_path, make_runner):
     cfg = distill_config(tmp_path, images=256, epochs=1)
     cfg.default_hooks.finite.interval = 4
     runner = make_runner(cfg)
-    kept = {}
     loss = runner.model.distiller.distill_losses['loss_cakd']
-
-    def poison(module, inputs, output):
-        if runner.iter == 1:
-            kept.update(copy.deepcopy(runner.model.student.state_dict()))
-            return output * float('nan')
-        return output
-
-    loss.register_forward_hook(poison)
+    loss.register_forward_hook(
+        lambda module, inputs, output: (
+            output * float('nan') if runner.iter == 1 else output
+        )
+    )
     with pytest.raises(NonFiniteError, match=r'step 2 .*distill\.loss_cakd = nan'):
         runner.train()
-    assert runner.iter == 3  # the first look after the bad step
-    for name, value in runner.model.student.state_dict().items():
-        if 'running' not in name and 'num_batches' not in name:
-            assert torch.equal(value, kept[name]), name
+    assert runner.iter == 3  # the first reading after the bad step
+    assert not list((tmp_path / 'run').glob('*.pth'))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -281,16 +275,3 @@ def test_a_fast_step_does_not_wait_for_the_gpu(
     runner.train()
     assert len(seen) == 1
     assert runner.message_hub.get_scalar('train/loss').current() < 100
-
-
-def test_a_memo_gives_what_the_teacher_said(tmp_path, make_runner):
-    losses = []
-    for memo_gb in (0, 0.01):
-        cfg = distill_config(tmp_path, epochs=4)
-        cfg.train_cfg.resident = True
-        cfg.train_dataloader.dataset.pipeline.pop(1)  # one view of each image
-        cfg.model.teacher_runtime = dict(compile=False, memo_gb=memo_gb)
-        runner = make_runner(cfg, f'run{memo_gb}')
-        runner.train()
-        losses.append(runner.message_hub.get_scalar('train/loss').data[0].tolist())
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -1,18 +1,14 @@
 """Crop, mirror and normalise a whole batch of uint8 images at once.
 
-On the host by native kernels, or by numpy where there is no C++ compiler, to the same
-pixels. The copies are so short that torch's threads would mostly wait for each other,
-and for milliseconds where another process has their core.
+On the host numpy and OpenCV do it, because the copies are so short that torch's
+threads would mostly wait for each other, and for milliseconds where another process
+has their core.
 """
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-
-from .. import ops
-
-_NATIVE = torch.uint8, torch.float32, torch.float32  # pixels, mean, deviation
 
 
 def select(images: Tensor, places: np.ndarray) -> Tensor:
@@ -53,9 +49,7 @@ def windows(
         IndexError: a place is no image.
     """
     on_host = images.device.type == 'cpu'
-    if on_host and ops.available():
-        return ops.cut(images, places, top, left, flips, size, padding, fill)
-    if len(places) and places.min() < 0:  # which would count from the end
+    if len(places) and places.min() < 0:  # numpy would count it from the end
         raise IndexError(f'image {places.min()} of {len(images)}')
     images = select(images, places)
     which = np.flatnonzero(flips)
@@ -75,7 +69,7 @@ def _cut_on_host(images: Tensor, corners, size, padding, fill) -> Tensor:
     canvas = np.full(layout.shape, fill, np.uint8)
     canvas[layout.inside] = images
     shape, strides = layout.windows(size)
-    # Without what numpy's as_strided takes beside.
+    # numpy's as_strided gives the same view, but takes longer for it.
     views = np.ndarray(shape, np.uint8, canvas, strides=strides)
     return torch.from_numpy(views[corners])
 
@@ -94,7 +88,7 @@ def _mirror_on_host(windows: Tensor, which: np.ndarray) -> None:
     """Mirror some of the windows (N, H, W, C) in place."""
     windows = windows.numpy()
     some = windows.take(which, 0)
-    # One tall picture.
+    # OpenCV mirrors them as one tall picture, since each call of it costs time.
     mirrored = cv2.flip(some.reshape(-1, *some.shape[2:]), 1)
     windows[which] = mirrored.reshape(some.shape)
 
@@ -149,15 +143,12 @@ def normalized(
     pixels = images.permute(0, 2, 3, 1).contiguous()
     count, height, width, channels = pixels.shape
     reverse = to_rgb and channels == 3
-    # Whole rows, as broadcasting over a few channels is slow.
+    # Whole rows are subtracted, because broadcasting over a few channels is slow.
     mean, std = (
         x if len(x) == width * channels else row_of(x, width, channels)
         for x in (mean, std)
     )
     on_host = pixels.device.type == 'cpu'
-    dtypes = pixels.dtype, mean.dtype, std.dtype
-    if on_host and dtypes == _NATIVE and ops.available():
-        return ops.normalize(pixels, mean, std, reverse).permute(0, 3, 1, 2)
     if reverse:
         pixels = (_reversed_on_host if on_host else _reversed_on_device)(pixels)
     rows = pixels.reshape(count, height, -1).float().sub_(mean).div_(std)
@@ -166,12 +157,13 @@ def normalized(
 
 def _reversed_on_host(pixels: Tensor) -> Tensor:
     """Return contiguous pixels (N, H, W, 3), uint8, with the channels reversed."""
-    # One tall picture.
+    # OpenCV takes them as one tall picture, since each call of it costs time.
     picture = pixels.numpy().reshape(-1, *pixels.shape[2:])
     reversed_ = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     return torch.from_numpy(reversed_).view(pixels.shape)
 
 
 def _reversed_on_device(pixels: Tensor) -> Tensor:
-    # The bytes back to front, then the pixels: two long copies.
+    # All bytes are reversed, then the order of the pixels: two long copies are faster
+    # than one of which every run is three bytes.
     return pixels.flatten(1).flip(1).view(len(pixels), -1, 3).flip(1)

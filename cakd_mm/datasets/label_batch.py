@@ -18,8 +18,6 @@ class LabelBatch(BaseDataElement):
         gt_label (Tensor): Class of every image, (N,) int64.
         sample_idx (np.ndarray): Its place in the dataset, (N,) int64, always on the
             host.
-        view_idx (np.ndarray, optional): A number for these pixels of this image, (N,)
-            int64, on the host: the same whenever the same window of it comes again.
         img_path (list[str], optional): Its file, N of them.
     """
 

@@ -156,17 +156,6 @@ class RandomWindow:
         )
         return Draws(top, left, source.random(count) < self.flip_prob)
 
-    def number(self, draws: Draws, shape: tuple[int, int]) -> np.ndarray:
-        """Return the number of each window among :meth:`views`, (N,) int64."""
-        padded, size = self._sizes(shape)
-        places = draws.top * (padded[1] - size[1] + 1) + draws.left
-        return 2 * places + draws.flips
-
-    def views(self, shape: tuple[int, int]) -> int:
-        """Return how many windows an image of a ``shape`` has, mirrored ones too."""
-        padded, size = self._sizes(shape)
-        return 2 * (padded[0] - size[0] + 1) * (padded[1] - size[1] + 1)
-
     def cut(self, images: Tensor, places: np.ndarray, draws: Draws) -> Tensor:
         """Return the windows that were drawn for some of (M, H, W, C) images."""
         _, size = self._sizes(images.shape[1:3])

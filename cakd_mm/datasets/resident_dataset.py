@@ -16,7 +16,6 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import ops
 from ..utils.caching import cache_folder
 from ..utils.errors import describe
 from .batch_ops import select
@@ -90,8 +89,6 @@ class ResidentDataset(SeededDataset):
             self._decode,
         )
         self.images: Tensor = images.to(device)
-        if self.images.device.type == 'cpu':
-            ops.available()  # built once, before a loader's workers would each do it
         if self.dataset is not dataset:  # nobody else's
             _forget_pixels(self.dataset)
         self._drawn: tuple[tuple[int, int], Draws] | None = None
@@ -182,14 +179,10 @@ class ResidentDataset(SeededDataset):
         """Return the batch of these images; loaders ask for it as a whole."""
         places = np.asarray(indices)
         if self._window.is_random:
-            draws, shape = self._draws()[places], tuple(self.images.shape[1:3])
-            images = self._window.cut(self.images, places, draws)
-            views = places * self._window.views(shape)
-            views += self._window.number(draws, shape)
+            images = self._window.cut(self.images, places, self._draws()[places])
         else:
-            images, views = select(self.images, places), places
+            images = select(self.images, places)
         samples = LabelBatch(gt_label=select(self._labels, places), sample_idx=places)
-        samples.view_idx = views
         if self._paths is not None:
             samples.img_path = [self._paths[index] for index in indices]
         return dict(inputs=images.permute(0, 3, 1, 2), data_samples=samples)

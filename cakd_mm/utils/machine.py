@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and what the processor is."""
+"""What this process may use of the machine."""
 
 import os
 from contextlib import suppress
@@ -12,13 +12,3 @@ def cores() -> int:
         quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
         return max(1, min(usable, int(quota) // int(period)))
     return usable
-
-
-def cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first processor; nothing elsewhere."""
-    info = Path('/proc/cpuinfo')
-    if not info.is_file():
-        return {}
-    first = info.read_text().partition('\n\n')[0]
-    lines = (line.partition(':') for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}

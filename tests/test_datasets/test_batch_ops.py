@@ -1,8 +1,5 @@
 """Batches against mmpretrain's transforms, image by image and bit by bit."""
 
-import os
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -41,15 +38,9 @@ def one_by_one(images, crop, flip, draws):
     return torch.from_numpy(np.stack(out))
 
 
-@pytest.fixture(params=['native', 'host', 'device'])
+@pytest.fixture(params=['host', 'device'])
 def _way(request, monkeypatch):
-    """Work by kernels, as on a host without a compiler, and as on other devices."""
-    if request.param == 'native':
-        if shutil.which(os.environ.get('CXX', 'c++')) is None:
-            pytest.skip('there is no C++ compiler')
-        assert batch_ops.ops.available()
-    else:
-        monkeypatch.setattr(batch_ops.ops, 'available', lambda: False)
+    """Work as on a host and, with its tensors, as on other devices."""
     if request.param == 'device':
         for name in ('_cut', '_mirror', '_reversed'):
             other = getattr(batch_ops, f'{name}_on_device')

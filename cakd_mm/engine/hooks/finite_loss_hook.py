@@ -1,5 +1,7 @@
 """Stops training at a nan or an inf, before it can reach a checkpoint."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import isfinite
 
 import torch
@@ -8,7 +10,7 @@ from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
@@ -30,17 +32,19 @@ class FiniteLossHook(Hook):
     """Stop at a non-finite loss with step, component, score ranges and advice.
 
     Where reading a value costs nothing (CPU) the run stops at that very step.
-    On a GPU nothing is read per step: a flag is kept on the device, from the
-    bad step on every update is undone there, and the run stops at the next
-    logging point, checkpoint, validation or end of epoch. No checkpoint is
-    written after a bad step, nor one with non-finite weights.
+    On a GPU nothing is read per step: the losses stay on the device, and the run
+    stops at the next logging point, checkpoint, validation or end of epoch, whichever
+    comes first. The message names the first bad step. The weights in memory may be
+    bad by then, but no checkpoint, average or extracted student is written after a
+    bad step, nor one with non-finite weights, so that the run can be resumed from
+    its last checkpoint.
 
     Put it into ``default_hooks``. Several ranks stop together.
 
     Args:
         mode (str): ``'immediate'``, ``'deferred'`` or ``'auto'`` (deferred on
             any device but the CPU). Defaults to ``'auto'``.
-        interval (int): Steps between two looks at the flag when deferred;
+        interval (int): Steps between two readings of the losses when deferred;
             matches ``LoggerHook``. Defaults to 10.
 
     Raises:
@@ -64,25 +68,18 @@ class FiniteLossHook(Hook):
         self.mode = mode
         self.interval = interval
         self._done = 0
-        self._names: list[str] = []
-        self._record: _DeviceRecord | None = None
+        self._deferred = False
+        self._unread: list[_Step] = []
 
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
-        model = unwrap(runner.model)
-        device = next(model.parameters()).device
-        deferred = is_deferred(self.mode, model)
-        self._record = _DeviceRecord(model, device) if deferred else None
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Remember the weights the step may have to return to."""
-        if self._record is not None:
-            self._record.save()
+        self._deferred = is_deferred(self.mode, unwrap(runner.model))
+        self._unread.clear()
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        """Look at every component of the step's loss."""
+        """Check every component of the step's loss, or keep it to be checked."""
         self._done = runner.iter + 1
         losses = {
             name: value.detach()
@@ -91,104 +88,87 @@ class FiniteLossHook(Hook):
         }
         if not losses:
             return
-        if self._names and self._names != list(losses):  # distillation stopped, say
-            self._look(runner)
-        self._names = list(losses)
         values = torch.stack([v.float().mean() for v in losses.values()])
         bad = ~torch.isfinite(values)
         if is_distributed():
             bad = bad.to(torch.uint8)
             dist.all_reduce(bad, dist.ReduceOp.MAX)
             bad = bad.bool()
-        if self._record is None:
-            if bad.any():
-                self._stop(runner, runner.iter, bad, values, _ranges(runner.model))
+        if not self._deferred and not bad.any():
             return
-        self._record.update(runner.iter, bad, values, _ranges(runner.model))
-        if self.every_n_inner_iters(batch_idx, self.interval):
-            self._look(runner)
+        ranges = _ranges(runner.model)
+        place = runner.iter, runner.epoch
+        self._unread.append(_Step(*place, list(losses), bad, values, ranges))
+        if not self._deferred or self.every_n_inner_iters(batch_idx, self.interval):
+            self._read(runner)
 
     def after_train_epoch(self, runner) -> None:
         """Do not carry a bad step over the end of an epoch."""
-        self._look(runner)
+        self._read(runner)
 
     def before_val(self, runner) -> None:
-        """Do not score weights that a bad step has frozen."""
-        self._look(runner)
+        """Do not score weights that a bad step has changed."""
+        self._read(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Refuse to save after a bad step, or weights that are not finite."""
-        self._look(runner)
-        for name, value in checkpoint['state_dict'].items():
+        self._read(runner)
+        self._check_weights(runner, checkpoint['state_dict'])
+
+    def after_train(self, runner) -> None:
+        """Refuse to extract a student whose weights are not finite.
+
+        The last update is followed by no loss that would tell.
+        """
+        self._check_weights(runner, unwrap(runner.model).state_dict())
+
+    def _read(self, runner) -> None:
+        """Wait for the device, and stop if one of the unread steps was bad."""
+        if not self._unread:
+            return
+        bad = torch.stack([step.bad.any() for step in self._unread]).tolist()
+        if True in bad:
+            raise NonFiniteError(
+                f'Non-finite loss at {self._unread[bad.index(True)].text()} '
+                f'{ADVICE} {_last_good(runner)}'
+            )
+        self._unread.clear()
+
+    def _check_weights(self, runner, weights: Mapping[str, Tensor]) -> None:
+        for name, value in weights.items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise NonFiniteError(
                     f'{name} is not finite after step {self._done} although the '
                     f'losses were. {ADVICE} {_last_good(runner)}'
                 )
 
-    def _look(self, runner) -> None:
-        """Read the device's record, the one synchronisation."""
-        if self._record is not None and int(self._record.step) >= 0:
-            record = self._record
-            self._stop(
-                runner, int(record.step), record.bad, record.values, record.ranges
-            )
 
-    def _stop(self, runner, step: int, bad, values, ranges) -> None:
-        rows = zip(self._names, bad.tolist(), values.tolist(), strict=True)
+@dataclass
+class _Step:
+    """A step's losses; tensors are on the device until :meth:`text` reads them."""
+
+    iter: int
+    epoch: int
+    names: list[str]
+    bad: Tensor
+    values: Tensor
+    ranges: dict[str, Tensor]
+
+    def text(self) -> str:
+        """Return step, bad components and ranges of scores in words."""
+        rows = zip(self.names, self.bad.tolist(), self.values.tolist(), strict=True)
         parts = [_component(name, value) for name, is_bad, value in rows if is_bad]
         scores = [
             f'{name} in [{low:.4g}, {high:.4g}]'
-            for name, (low, high) in ((k, v.tolist()) for k, v in ranges.items())
+            for name, (low, high) in ((k, v.tolist()) for k, v in self.ranges.items())
         ]
-        raise NonFiniteError(
-            f'Non-finite loss at step {step + 1} (epoch {runner.epoch + 1}): '
-            f'{", ".join(parts)}. Scores: {", ".join(scores) or "not recorded"}. '
-            f'{ADVICE} {_last_good(runner)}'
+        return (
+            f'step {self.iter + 1} (epoch {self.epoch + 1}): {", ".join(parts)}. '
+            f'Scores: {", ".join(scores) or "not recorded"}.'
         )
 
 
-class _DeviceRecord:
-    """What is known of the first bad step, kept on the device without a sync."""
-
-    def __init__(self, model, device) -> None:
-        skip = {id(t) for t in _teacher_tensors(model)}
-        tensors = [*model.parameters(), *model.buffers()]
-        self.live = [t.data for t in tensors if id(t) not in skip]
-        self.saved = [torch.empty_like(t) for t in self.live]
-        self.step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.bad: Tensor | None = None
-        self.values: Tensor | None = None
-        self.ranges: dict[str, Tensor] = {}
-
-    def save(self) -> None:
-        """Copy all weights that training changes."""
-        torch._foreach_copy_(self.saved, self.live)
-
-    def update(self, step: int, bad: Tensor, values: Tensor, ranges: dict) -> None:
-        """Note a first bad step; from it on, undo every update."""
-        seen = self.step >= 0
-        self.step.copy_(torch.where(~seen & bad.any(), step, self.step))
-        if self.bad is None or len(bad) != len(self.bad):
-            self.bad, self.values, self.ranges = bad, values, ranges
-        else:
-            self.bad = torch.where(seen, self.bad, bad)
-            self.values = torch.where(seen, self.values, values)
-            self.ranges = {
-                name: torch.where(seen, self.ranges.get(name, value), value)
-                for name, value in ranges.items()
-            }
-        undo = self.step >= 0
-        for live, saved in zip(self.live, self.saved, strict=True):
-            live.copy_(torch.where(undo, saved, live))
-
-
-def _teacher_tensors(model):
-    teacher = getattr(model, 'teacher', None)
-    return [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
-
-
-def _ranges(model) -> dict[str, Tensor]:
+def _ranges(model: nn.Module) -> dict[str, Tensor]:
     recorded = getattr(unwrap(model), 'recorded_ranges', None)
     return recorded() if recorded is not None else {}
 

@@ -267,7 +267,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()
-        self.teacher_runtime(self.teacher, batch_inputs, recorders, data_samples)
+        self.teacher_runtime(self.teacher, batch_inputs, recorders)
 
     def _own(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the head gave as ``student.*``, its losses weighted."""

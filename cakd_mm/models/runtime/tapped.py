@@ -1,10 +1,13 @@
-"""A net that returns what its modules took and gave, for hooks to be told later."""
+"""A copy of a net that returns what its modules took and gave, and no hooks in it."""
 
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Iterable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import torch
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 
 # Name of a module, its inputs and its output.
@@ -14,12 +17,12 @@ Call = tuple[str, tuple, Any]
 class TappedNet(nn.Module):
     """Runs a net on images; returns its output and the calls of named modules.
 
-    Hooks on the net itself would run inside of a compiled graph, where only some of
-    what they may do is allowed. Here the graph just has more outputs.
+    The hooks that others put on the net would run inside of the compiled graph, where
+    only some of what they may do is allowed. The graph has more outputs instead, from
+    which :func:`replay` tells the hooks.
 
     Args:
-        net (nn.Module): A classifier, to be compiled one without hooks;
-            ``mode='tensor'`` runs it.
+        net (nn.Module): A classifier; ``mode='tensor'`` runs it.
         names (Iterable[str]): Its modules whose calls are returned, in the order in
             which they end.
         dtype (torch.dtype): What the net computes in; images are cast to it, and all
@@ -48,65 +51,48 @@ class TappedNet(nn.Module):
         """Run the net on images (N, C, H, W)."""
         output = self.net(inputs.to(self.dtype), mode='tensor')
         calls, self.calls = self.calls, []
-        back = partial(_cast, dtype=inputs.dtype)
-        return _map(back, output), [
-            (name, _map(back, taken), _map(back, given)) for name, taken, given in calls
-        ]
+        if self.dtype == inputs.dtype:
+            return output, calls
+        return apply_to((output, calls), _is_float, lambda x: x.to(inputs.dtype))
 
 
-def hooked(net: nn.Module) -> set[str]:
-    """Return the names of the modules that have forward hooks, or hooks before it."""
-    return {
-        name
-        for name, module in net.named_modules()
-        if module._forward_hooks or module._forward_pre_hooks
-    }
+def _is_float(data: Any) -> bool:
+    return isinstance(data, Tensor) and data.is_floating_point()
 
 
-def without_hooks(net: nn.Module) -> nn.Module:
-    """Remove all hooks of a forward pass from a net; return it."""
-    for module in net.modules():
-        for kind in ('hooks', 'hooks_with_kwargs', 'hooks_always_called'):
-            getattr(module, f'_forward_{kind}', {}).clear()
-        module._forward_pre_hooks.clear()
-        getattr(module, '_forward_pre_hooks_with_kwargs', {}).clear()
-    return net
-
-
-def replay(net: nn.Module, calls: Iterable[Call]) -> None:
-    """Tell the hooks of a net's modules what was seen in another one like it."""
-    for name, inputs, output in calls:
-        module = net.get_submodule(name)
-        for key, hook in module._forward_pre_hooks.items():
-            if key in module._forward_pre_hooks_with_kwargs:
-                hook(module, inputs, {})
-            else:
-                hook(module, inputs)
-        for key, hook in module._forward_hooks.items():
-            if key in module._forward_hooks_with_kwargs:
-                hook(module, inputs, {}, output)
-            else:
-                hook(module, inputs, output)
-
-
-def tensors_of(data: Any) -> list[Tensor]:
-    """Return all tensors in nested tuples, lists and dicts."""
+def floats_of(data: Any) -> list[Tensor]:
+    """Return all tensors of floats in nested tuples, lists and dicts."""
     found: list[Tensor] = []
-    _map(found.append, data)
+    apply_to(data, _is_float, found.append)
     return found
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def hooks_of(net: nn.Module) -> dict[str, tuple[dict, dict]]:
+    """Return the hooks before and after each module's forward, by its name."""
+    return {
+        name: (module._forward_pre_hooks, module._forward_hooks)
+        for name, module in net.named_modules()
+    }
 
 
-def _map(function: Callable[[Tensor], Any], data: Any) -> Any:
-    """Apply a function to every tensor in nested tuples, lists and dicts."""
-    if isinstance(data, Tensor):
-        return function(data)
-    if isinstance(data, (tuple, list)):
-        mapped = [_map(function, item) for item in data]
-        return tuple(mapped) if isinstance(data, tuple) else mapped
-    if isinstance(data, dict):
-        return {key: _map(function, item) for key, item in data.items()}
-    return data
+def copy_without_hooks(net: nn.Module) -> nn.Module:
+    """Return a copy of a net without the hooks of its forward pass.
+
+    Hooks belong to recorders, which therefore are not copied either.
+    """
+    none = {
+        id(hooks): OrderedDict() for pair in hooks_of(net).values() for hooks in pair
+    }
+    return deepcopy(net, none)
+
+
+def replay(net: nn.Module, calls: Iterable[Call]) -> None:
+    """Tell the hooks of a net's modules what was taken and given in its copy."""
+    for name, inputs, output in calls:
+        module = net.get_submodule(name)
+        for key, hook in module._forward_pre_hooks.items():
+            keywords = ({},) if key in module._forward_pre_hooks_with_kwargs else ()
+            hook(module, inputs, *keywords)
+        for key, hook in module._forward_hooks.items():
+            keywords = ({},) if key in module._forward_hooks_with_kwargs else ()
+            hook(module, inputs, *keywords, output)

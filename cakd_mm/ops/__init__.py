@@ -1,9 +1,0 @@
-from .images import cut, normalize
-from .library import BuildError, available
-
-__all__ = [
-    'BuildError',
-    'available',
-    'cut',
-    'normalize',
-]
