@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cakd_mm.models.layout import strongest
-from cakd_mm.models.losses.functional import batch_mean, weighted_kl
+from cakd_mm.models.losses.functional import weighted_kl
 
 # isort: split
 from mmrazor.registry import MODELS  # needs cakd_mm first
@@ -64,8 +64,8 @@ def weighted(function: Callable | None = None) -> Callable[..., Tensor]:
     """Return the feature loss without its scorer: takes a mask."""
 
     def loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        rows = weighted_kl(student, teacher, mask, TAU, *FEATURE_WEIGHTS, function)
-        return TAU**2 * batch_mean(rows.value)
+        weights = (TAU**2 * weight for weight in FEATURE_WEIGHTS)
+        return weighted_kl(student, teacher, mask, TAU, *weights, function).loss
 
     return loss
 

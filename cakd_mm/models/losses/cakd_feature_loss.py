@@ -16,7 +16,7 @@ from ..scorers.base_scorer import BaseScorer
 from ..statistics import RunningMean
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
-from .functional import weighted_kl
+from .functional import WeightedKL, weighted_kl
 from .functional.cakd import two_clusters
 
 ADAPTIVE = 'adaptive'
@@ -129,6 +129,7 @@ class CAKDFeatureLoss(FeatureLoss):
         # The teacher's activation per sample in S and in W.
         self.activation = RunningMean((2,), self.momentum)
         self._checked_sign = False
+        self._divergences: WeightedKL | None = None
 
     @classmethod
     def describe_clusters(cls, cfg: Mapping) -> str:
@@ -186,22 +187,22 @@ class CAKDFeatureLoss(FeatureLoss):
         gamma = self.gamma
         if isinstance(gamma, str):
             gamma = terms['gamma'] = self.beta / self.rounded(ratio)
-        scale = self.tau**2
-        rows = weighted_kl(
-            rows_S,
-            rows_T,
-            row_mask,
-            self.tau,
-            self.alpha,
-            self.beta,
-            gamma,
-            factor=self.loss_weight * scale,
-            function=self._function,
-        )
         if self.probing and head_weight is not None and feature_T.dim() == 2:
             terms |= kept(feature_T, strong, head_weight, head_bias)
-        self.log_terms(**rows.terms(scale), **terms)
-        return rows.mean
+        self.log_terms(**terms)
+        scale = self.loss_weight * self.tau**2
+        weights = (scale * weight for weight in (self.alpha, self.beta, gamma))
+        self._divergences = weighted_kl(
+            rows_S, rows_T, row_mask, self.tau, *weights, self._function
+        )
+        return self._divergences.loss
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last step's means, those of divergences with ``tau**2``."""
+        if self._divergences is None:
+            return {}
+        return self._divergences.terms(self.tau**2) | super().terms
 
     def _strong(
         self, feature_T: Tensor, gt_labels: Tensor | None, head_weight: Tensor | None

@@ -9,7 +9,7 @@ from ...utils.compiling import compiled
 from ..checks import check_number, checked_scores, class_indices
 from ..term_axis import CLUSTER_TERMS
 from .base import DistillLoss
-from .functional import single_label_kl_and_terms, weighted_kl
+from .functional import WeightedKL, single_label_kl_and_terms, weighted_kl
 from .functional.cakd import label_and_others, two_clusters
 
 
@@ -80,6 +80,7 @@ class CAKDLogitLoss(DistillLoss):
         self._function = two_clusters if multi_label else label_and_others
         if compile:
             self._function = compiled(self._function, 'compile', fullgraph=True)
+        self._divergences: WeightedKL | None = None
 
     @classmethod
     def describe_clusters(cls, cfg: Mapping) -> str:
@@ -106,21 +107,24 @@ class CAKDLogitLoss(DistillLoss):
                 at: reading a GPU's would stop it.
         """
         preds_S, preds_T = checked_scores(preds_S, preds_T)
-        scale = self.tau**2
-        factor = self.loss_weight * scale
+        scale = self.loss_weight * self.tau**2
+        alpha, gamma = scale * self.alpha, scale * self.gamma
         if self.multi_label:
-            target = self._mask(gt_labels, preds_S)
-            weights = self.alpha, self.beta, self.gamma
-            divergences = weighted_kl
+            mask, beta = self._mask(gt_labels, preds_S), scale * self.beta
+            self._divergences = weighted_kl(
+                preds_S, preds_T, mask, self.tau, alpha, beta, gamma, self._function
+            )
         else:
-            target = self._labels(gt_labels, preds_S)
-            weights = self.alpha, self.gamma
-            divergences = single_label_kl_and_terms
-        rows = divergences(
-            preds_S, preds_T, target, self.tau, *weights, factor, self._function
-        )
-        self.log_terms(**rows.terms(scale))
-        return rows.mean
+            labels = self._labels(gt_labels, preds_S)
+            self._divergences = single_label_kl_and_terms(
+                preds_S, preds_T, labels, self.tau, alpha, gamma, self._function
+            )
+        return self._divergences.loss
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last step's means, those of divergences with ``tau**2``."""
+        return self._divergences.terms(self.tau**2) if self._divergences else {}
 
     def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
         if gt_labels.shape != preds.shape:

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..checks import check_number, checked_scores, class_indices
 from ..term_axis import TermAxis
 from .base import DistillLoss
-from .functional import single_label_kl_and_terms
+from .functional import WeightedKL, single_label_kl_and_terms
 
 
 @MODELS.register_module()
@@ -61,6 +61,7 @@ class DecoupledKDLoss(DistillLoss):
         self.tau = tau
         self.alpha = alpha
         self.beta = beta
+        self._divergences: WeightedKL | None = None
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -81,11 +82,17 @@ class DecoupledKDLoss(DistillLoss):
         """
         preds_S, preds_T = checked_scores(preds_S, preds_T)
         labels = class_indices(gt_labels, preds_S)
-        weights, scale = (self.alpha, self.beta), self.tau**2
-        rows = single_label_kl_and_terms(
-            preds_S, preds_T, labels, self.tau, *weights, self.loss_weight * scale
+        scale = self.loss_weight * self.tau**2
+        self._divergences = single_label_kl_and_terms(
+            preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta
         )
-        self.log_terms(
-            tckd=scale * rows.bcd, nckd=scale * rows.wcd, target_mass=rows.strong_mass
-        )
-        return rows.mean
+        return self._divergences.loss
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last step's means, those of divergences with ``tau**2``."""
+        if self._divergences is None:
+            return {}
+        terms = self._divergences.terms(self.tau**2)
+        names = dict(tckd='bcd', nckd='wcd', target_mass='strong_mass')
+        return {name: terms[cluster] for name, cluster in names.items()}

@@ -49,26 +49,25 @@ class DecoupledKL(NamedTuple):
 
 
 class WeightedKL(NamedTuple):
-    """A weighted mean of divergences, and what it was made of, each of shape (N, 1).
+    """A weighted sum of divergences, and what it was made of, each of shape (N, 1).
 
-    ``mean``, a scalar, is the only one with a gradient. ``strong_mass`` is the
-    teacher's probability of the strong cluster at ``tau``.
+    ``loss``, a scalar, is the only one with a gradient. ``scd`` is None where it is 0
+    throughout. ``weak_mass`` is the teacher's probability of the weak cluster at
+    ``tau``.
     """
 
-    mean: Tensor
+    loss: Tensor
     bcd: Tensor
-    scd: Tensor
+    scd: Tensor | None
     wcd: Tensor
-    strong_mass: Tensor
+    weak_mass: Tensor
 
     def terms(self, factor: float) -> dict[str, Tensor]:
-        """Return all but ``mean`` by name, the divergences times ``factor``."""
-        return {
-            'bcd': factor * self.bcd,
-            'scd': factor * self.scd,
-            'wcd': factor * self.wcd,
-            'strong_mass': self.strong_mass,
-        }
+        """Return means over the rows, those of divergences times ``factor``."""
+        bcd, wcd = factor * batch_mean(self.bcd), factor * batch_mean(self.wcd)
+        scd = wcd.new_zeros(()) if self.scd is None else factor * batch_mean(self.scd)
+        mass = 1 - batch_mean(self.weak_mass)
+        return {'bcd': bcd, 'scd': scd, 'wcd': wcd, 'strong_mass': mass}
 
 
 def decoupled_kl(
@@ -122,10 +121,9 @@ def weighted_kl(
     alpha: float = 1.0,
     beta: float = 1.0,
     gamma: float | Tensor = 1.0,
-    factor: float = 1.0,
     function: Callable | None = None,
 ) -> WeightedKL:
-    """Return ``factor * mean(alpha * bcd + beta * scd + gamma * wcd)`` over the rows.
+    """Return the mean of ``alpha * bcd + beta * scd + gamma * wcd`` over the rows.
 
     It is faster than :func:`decoupled_kl` with weights, because it computes the
     gradient along with the value. Other arguments and errors are as there.
@@ -139,17 +137,16 @@ def weighted_kl(
         beta (float): Weight of SCD. Defaults to 1.0.
         gamma (float | Tensor): Weight of WCD, a number or a scalar tensor. Defaults
             to 1.0.
-        factor (float): Factor of the mean, but not of the terms. Defaults to 1.0.
         function (Callable, optional): A compiled :func:`two_clusters`. Defaults to
             None, the function itself.
     """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     _check_mask(strong_mask, preds_S)
-    rows, grad, *terms = (function or two_clusters)(
-        preds_S.detach(), preds_T, strong_mask, tau, alpha, beta, gamma
+    weights = (weight / max(len(preds_S), 1) for weight in (alpha, beta, gamma))
+    loss, grad, *terms = (function or two_clusters)(
+        preds_S.detach(), preds_T, strong_mask, tau, *weights
     )
-    factor /= max(len(rows), 1)
-    return WeightedKL(_KnownGradient.apply(preds_S, rows, grad, factor), *terms)
+    return WeightedKL(_KnownGradient.apply(preds_S, (loss, grad)), *terms)
 
 
 def single_label_kl(
@@ -160,11 +157,11 @@ def single_label_kl(
     alpha: float = 1.0,
     gamma: float = 1.0,
 ) -> Tensor:
-    """Return ``mean(alpha * bcd + gamma * wcd)`` for clusters S = {label}.
+    """Return the mean of ``alpha * bcd + gamma * wcd`` for clusters S = {label}.
 
     The arguments and errors are those of :func:`single_label_kl_and_terms`.
     """
-    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma).mean
+    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma).loss
 
 
 def single_label_kl_and_terms(
@@ -174,10 +171,9 @@ def single_label_kl_and_terms(
     tau: float = 1.0,
     alpha: float = 1.0,
     gamma: float = 1.0,
-    factor: float = 1.0,
     function: Callable | None = None,
 ) -> WeightedKL:
-    """Return ``factor * mean(alpha * bcd + gamma * wcd)`` for clusters S = {label}.
+    """Return the mean of ``alpha * bcd + gamma * wcd`` for clusters S = {label}.
 
     This is what :func:`weighted_kl` gives for the mask of ``labels``; ``scd`` is 0
     then. It is several times as fast, because only the weak cluster has a softmax.
@@ -189,7 +185,6 @@ def single_label_kl_and_terms(
         tau (float): Temperature. Defaults to 1.0.
         alpha (float): Weight of BCD. Defaults to 1.0.
         gamma (float): Weight of WCD. Defaults to 1.0.
-        factor (float): Factor of the mean, but not of the terms. Defaults to 1.0.
         function (Callable, optional): A compiled :func:`label_and_others`. Defaults
             to None, the function itself.
 
@@ -199,15 +194,16 @@ def single_label_kl_and_terms(
             not positive and finite.
     """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
+    weights = (weight / max(len(preds_S), 1) for weight in (alpha, gamma))
     try:
-        rows, grad, *terms = (function or label_and_others)(
-            preds_S.detach(), preds_T, labels, tau, alpha, gamma
+        loss, grad, bcd, wcd, weak_mass = (function or label_and_others)(
+            preds_S.detach(), preds_T, labels, tau, *weights
         )
     except RuntimeError:  # because PyTorch's own message names no config key
         check_classes(labels, preds_S)
         raise
-    factor /= max(len(rows), 1)
-    return WeightedKL(_KnownGradient.apply(preds_S, rows, grad, factor), *terms)
+    loss = _KnownGradient.apply(preds_S, (loss, grad))
+    return WeightedKL(loss, bcd, None, wcd, weak_mass)
 
 
 def batch_mean(rows: Tensor) -> Tensor:
@@ -227,7 +223,7 @@ class Clusters(NamedTuple):
         q: The probability within the cluster.
         log_S: Logarithm of the sum of exp(distance / tau) over S, float64.
         log_W: The same over W.
-        log_odds: log(P_S / P_W), float64.
+        log_odds: log(P_W / P_S), float64.
     """
 
     depth: Tensor
@@ -246,15 +242,17 @@ def two_clusters(
     beta: float,
     gamma: float | Tensor,
 ) -> tuple[Tensor, ...]:
-    """Return value, gradient of the value's sum, BCD, SCD, WCD and mass of all rows.
+    """Return the weighted divergence of each row, and the gradient of their sum.
 
-    The arguments are those of :func:`weighted_kl`, checked. Of the six results the
-    gradient is (N, C) and the others are (N, 1).
+    The arguments are those of :func:`weighted_kl`, checked. Of the results the
+    gradient, (N, C), is the second; the first is (N, 1), and so are the rest: BCD,
+    SCD, WCD and the teacher's P_W.
     """
     student, teacher, strong = divide(preds_S, preds_T, strong_mask, tau)
     bcd, scd, wcd, mass, shift = compare(student, teacher, strong)
     grad = gradient(student.q, teacher.q, strong, shift, alpha, beta, gamma, tau)
-    return alpha * bcd + beta * scd + gamma * wcd, grad, bcd, scd, wcd, mass
+    loss = (alpha * bcd + beta * scd + gamma * wcd).sum()
+    return loss, grad, bcd, scd, wcd, mass
 
 
 def divide(
@@ -279,29 +277,33 @@ def divide(
 def _clusters(
     preds: Tensor, strong: Tensor, outside_S: Tensor, outside_W: Tensor, tau: float
 ) -> Clusters:
+    """Divide the scores of one net.
+
+    It works in place, because large fresh tensors cost a CPU more than the sums.
+    """
     low = torch.finfo(preds.dtype).min
     in_S, in_W = preds - outside_S, preds - outside_W
     # The clamp is for a cluster without members, whose highest score would be -inf.
     peak_S = in_S.amax(-1, keepdim=True).clamp(min=low)
     peak_W = in_W.amax(-1, keepdim=True).clamp(min=low)
-    distance = torch.maximum(in_S - peak_S, in_W - peak_W)
-    depth = (distance * (1 / (LN2 * tau))).clamp(min=low)
+    distance = torch.maximum(in_S.sub_(peak_S), in_W.sub_(peak_W))
+    depth = distance.mul_(1 / (LN2 * tau)).clamp_(min=low)
     weight = depth.exp2()
     weight_S = weight * strong
-    weight_W = weight - weight_S
+    weight_W = weight.sub_(weight_S)
     # The highest score weighs 1. Only the sum of a cluster without members is less.
     total_S = weight_S.sum(-1, keepdim=True).clamp(min=1)
     total_W = weight_W.sum(-1, keepdim=True).clamp(min=1)
-    q = weight_S / total_S + weight_W / total_W
+    q = weight_S.div_(total_S).add_(weight_W.div_(total_W))
     log_S, log_W = total_S.double().log(), total_W.double().log()
-    log_odds = _finite(log_S - log_W + (peak_S - peak_W) / tau)
+    log_odds = _finite(log_W - log_S + (peak_W - peak_S) / tau)
     return Clusters(depth, q, log_S, log_W, log_odds)
 
 
 def compare(
     student: Clusters, teacher: Clusters, strong: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return BCD, SCD, WCD, the teacher's P_S, and the student's excess of P_S.
+    """Return BCD, SCD, WCD, the teacher's P_W, and the student's excess of P_W.
 
     Each is (N, 1), of the dtype of ``strong``.
     """
@@ -310,33 +312,11 @@ def compare(
         x.to(dtype) for x in _between(student.log_odds, teacher.log_odds)
     )
     within = _within(student.q - teacher.q, teacher.q, teacher.depth - student.depth)
-    scd = (strong * within).sum(-1, keepdim=True)
-    wcd = ((1 - strong) * within).sum(-1, keepdim=True)
-    scd = scd + (student.log_S - teacher.log_S).to(dtype)
+    scd = strong * within
+    wcd = (within - scd).sum(-1, keepdim=True)
     wcd = wcd + (student.log_W - teacher.log_W).to(dtype)
+    scd = scd.sum(-1, keepdim=True) + (student.log_S - teacher.log_S).to(dtype)
     return bcd, scd, wcd, mass, shift
-
-
-def _between(odds_S: Tensor, odds_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return BCD, P of the teacher, and P of the student minus that of the teacher.
-
-    Both arguments are log(P / (1 - P)) of one cluster, and softplus of it is
-    -log(1 - P).
-    """
-    cost_S = F.softplus(odds_S, threshold=SOFTPLUS_THRESHOLD)
-    cost_T = F.softplus(odds_T, threshold=SOFTPLUS_THRESHOLD)
-    p_T = odds_T.sigmoid()
-    bcd = torch.addcmul(cost_S - cost_T, p_T, odds_T - odds_S)
-    return bcd, p_T, odds_S.sigmoid() - p_T
-
-
-def _within(excess: Tensor, q_T: Tensor, depth_gap: Tensor) -> Tensor:
-    """Return addends of KL(q_T || q_S) + log(sum of T) - log(sum of S), (N, C).
-
-    ``excess`` is q_S - q_T. It adds up to 0 except for the rounding of both sums,
-    which it cancels, because a small divergence would drown in that rounding.
-    """
-    return torch.addcmul(excess, q_T, depth_gap, value=LN2)
 
 
 def gradient(
@@ -349,10 +329,13 @@ def gradient(
     gamma: float | Tensor,
     tau: float,
 ) -> Tensor:
-    """Return the gradient of the weighted terms, see the head of this file."""
-    within = (gamma + (beta - gamma) * strong) * (q_S - q_T)
-    between = (2 * strong - 1) * (alpha * shift)
-    return torch.addcmul(within, between, q_S) * (1 / tau)
+    """Return the gradient of the weighted terms, see the head of this file.
+
+    ``shift`` is the student's excess of P_W, (N, 1).
+    """
+    within = ((beta - gamma) * strong).add_(gamma).mul_(q_S - q_T)
+    between = (-2 * strong).add_(1).mul_(alpha * shift)
+    return within.addcmul_(between, q_S).mul_(1 / tau)
 
 
 def label_and_others(
@@ -363,42 +346,63 @@ def label_and_others(
     alpha: float,
     gamma: float,
 ) -> tuple[Tensor, ...]:
-    """Return what :func:`two_clusters` does for the clusters S = {label}.
+    """Return what :func:`two_clusters` does for the clusters S = {label}, but SCD.
 
     The arguments are those of :func:`single_label_kl_and_terms`, checked.
     """
     index = labels.unsqueeze(-1)
     depth_S, q_S, log_S, odds_S = _others(preds_S, index, tau)
     depth_T, q_T, log_T, odds_T = _others(preds_T, index, tau)
-    bcd, weak_mass, weak_shift = _between(odds_S, odds_T)
+    bcd, mass, shift = _between(odds_S, odds_T)
     excess = q_S - q_T
     within = _within(excess, q_T, depth_T - depth_S)
     wcd = within.sum(-1, keepdim=True) + (log_S - log_T)
     # The label's own slope is that of the others with q = -1.
     q_or_label = q_S.scatter(-1, index, -1)
-    slope = weak_shift * (alpha / tau)
-    grad = torch.addcmul(excess * (gamma / tau), slope, q_or_label)
-    scd, mass = torch.zeros_like(bcd), 1 - weak_mass
-    return alpha * bcd + gamma * wcd, grad, bcd, scd, wcd, mass
+    grad = torch.addcmul(excess * (gamma / tau), shift, q_or_label, value=alpha / tau)
+    loss = torch.add(alpha * bcd, wcd, alpha=gamma).sum()
+    return loss, grad, bcd, wcd, mass
 
 
 def _others(
     preds: Tensor, index: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return depth, q and log of the sum of W, and log(P_W / P_S), for S = {index}.
+    """Return depth, q, log of the sum, and log(P_W / P_S) of W, all but ``index``.
 
-    They are those of :class:`Clusters`. The first two are (N, C), 0 for the label in
-    ``q``; ``index`` and the last two are (N, 1).
+    They are those of :class:`Clusters`. The first two, like ``preds``, are (N, C),
+    ``q`` being 0 for the label; the last two, like ``index``, are (N, 1).
     """
     low = torch.finfo(preds.dtype).min
-    scores = preds.scatter(-1, index, low)
-    peak = scores.amax(-1, keepdim=True)
-    depth = ((scores - peak) * (1 / (LN2 * tau))).clamp(min=low)
+    others = preds.scatter(-1, index, low)
+    peak = others.amax(-1, keepdim=True)
+    depth = others.sub_(peak).mul_(1 / (LN2 * tau)).clamp_(min=low)
     weight = depth.exp2()
     total = weight.sum(-1, keepdim=True)
     log_total = total.log()
-    log_odds = _finite(log_total + (peak - preds.gather(-1, index)) / tau)
-    return depth, weight / total, log_total, log_odds
+    margin = peak - preds.gather(-1, index)
+    log_odds = _finite(torch.add(log_total, margin, alpha=1 / tau))
+    return depth, weight.div_(total), log_total, log_odds
+
+
+def _between(odds_S: Tensor, odds_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return BCD, P_W of the teacher, and P_W of the student minus that of the teacher.
+
+    The arguments are log(P_W / P_S) of each net; its softplus is -log(P_S).
+    """
+    cost_S = F.softplus(odds_S, threshold=SOFTPLUS_THRESHOLD)
+    cost_T = F.softplus(odds_T, threshold=SOFTPLUS_THRESHOLD)
+    mass = odds_T.sigmoid()
+    bcd = torch.addcmul(cost_S - cost_T, mass, odds_T - odds_S)
+    return bcd, mass, odds_S.sigmoid() - mass
+
+
+def _within(excess: Tensor, q_T: Tensor, depth_gap: Tensor) -> Tensor:
+    """Return addends of KL(q_T || q_S) + log(sum of T) - log(sum of S), (N, C).
+
+    ``excess`` is q_S - q_T. It adds up to 0 except for the rounding of both sums,
+    which it cancels, because a small divergence would drown in that rounding.
+    """
+    return torch.addcmul(excess, q_T, depth_gap, value=LN2)
 
 
 def _finite(log_odds: Tensor) -> Tensor:
@@ -411,21 +415,28 @@ def _finite(log_odds: Tensor) -> Tensor:
 
 
 class _KnownGradient(torch.autograd.Function):
-    """The sum of rows times a factor, whose gradient by ``preds_S`` is there."""
+    """A loss whose gradient by ``preds_S`` is known already.
+
+    Both come in a tuple, because autograd looks after each tensor that it is given.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, preds_S: Tensor, rows: Tensor, grad: Tensor, factor: float
-    ) -> Tensor:
+    def forward(ctx: Any, preds_S: Tensor, known: tuple[Tensor, Tensor]) -> Tensor:
+        loss, grad = known
         ctx.save_for_backward(grad)
-        ctx.factor = factor
-        return rows.sum() * factor
+        return loss
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
-        return grad * (grad_sum * ctx.factor), None, None, None
+        # Only who asks for a graph of the backward pass can differentiate twice.
+        times = _times_once if torch.is_grad_enabled() else torch.mul
+        return times(grad, grad_loss), None
+
+
+@once_differentiable
+def _times_once(grad: Tensor, grad_loss: Tensor) -> Tensor:
+    return grad * grad_loss
 
 
 class _DecoupledKL(torch.autograd.Function):
@@ -436,9 +447,10 @@ class _DecoupledKL(torch.autograd.Function):
         ctx: Any, preds_S: Tensor, preds_T: Tensor, strong_mask: Tensor, tau: float
     ) -> tuple[Tensor, ...]:
         student, teacher, strong = divide(preds_S, preds_T, strong_mask, tau)
-        *terms, shift = compare(student, teacher, strong)
+        *terms, weak_mass, shift = compare(student, teacher, strong)
         ctx.save_for_backward(student.q, teacher.q, strong_mask, shift)
         ctx.tau = tau
+        terms.append(1 - weak_mass)
         bcd, scd, wcd, mass = (term.squeeze(-1) for term in terms)
         ctx.mark_non_differentiable(mass)
         return bcd, scd, wcd, mass
