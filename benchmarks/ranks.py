@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from common import arguments, parse, save, spread
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-from cakd_mm.utils.launch import adapt_to_device
+from cakd_mm.engine.launch import adapt_to_device
 
 from steps import ours, resnet, started  # isort: skip
 

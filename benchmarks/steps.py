@@ -16,8 +16,8 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
+from cakd_mm.engine.launch import adapt_to_device
 from cakd_mm.engine.loops import ResumableTrainLoop
-from cakd_mm.utils.launch import adapt_to_device
 
 CLASSES = 100
 CONFIGS = Path(__file__).parent.parent / 'configs'

@@ -15,9 +15,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
+from cakd_mm.engine.launch import build_runner, build_test_runner
 from cakd_mm.models.runtime import TeacherRuntime
 from cakd_mm.utils.errors import describe
-from cakd_mm.utils.launch import build_runner, build_test_runner
 
 DIGITS = ROOT / 'configs' / 'vanilla' / 'resnet20_digits.py'
 PLAIN = 'float32, as it is'

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import cakd_mm  # noqa: F401  (before any config is read)
 from cakd_mm.datasets.seeded_dataset import seed_everything
-from cakd_mm.utils import launch
+from cakd_mm.engine import launch
 from cakd_mm.utils.errors import describe, nearest
 from cakd_mm.visualization import observe
 

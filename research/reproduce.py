@@ -13,8 +13,8 @@ import shlex
 import time
 from pathlib import Path
 
+from cakd_mm.engine.launch import check_data
 from cakd_mm.utils.errors import describe
-from cakd_mm.utils.launch import check_data
 
 from .archive import restore, store
 from .budget import SPEEDS

@@ -11,8 +11,8 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import CONFIGS, digits_config, save_teacher
 
+from cakd_mm.engine import launch
 from cakd_mm.engine.optimizers import CPUAmpOptimWrapper
-from cakd_mm.utils import launch
 
 METHODS = sorted(
     path.relative_to(CONFIGS).as_posix()

@@ -3,7 +3,7 @@
 import argparse
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
-from cakd_mm.utils import launch
+from cakd_mm.engine import launch
 
 
 def parse_args() -> argparse.Namespace:

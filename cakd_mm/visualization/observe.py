@@ -16,10 +16,10 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..engine import launch
 from ..models.distillers.strict_distiller import short_name
 from ..models.layout import strongest
 from ..models.losses.cakd_feature_loss import CAKDFeatureLoss, setting
-from ..utils import launch
 from ..utils.checkpoint import load_strictly, read_checkpoint
 from ..utils.errors import describe
 

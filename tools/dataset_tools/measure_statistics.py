@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader, Dataset
 
 import cakd_mm  # noqa: F401  (before any config is read)
-from cakd_mm.utils import launch
+from cakd_mm.engine import launch
 from cakd_mm.utils.errors import describe
 
 RESIZING = ('Resize', 'ResizeEdge')

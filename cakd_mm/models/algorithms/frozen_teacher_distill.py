@@ -176,14 +176,18 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             default = dict(type='mmpretrain.BatchPreprocessor', _scope_='mmpretrain')
             if 'type' not in data_preprocessor:
                 data_preprocessor = {**data_preprocessor, **default}
+        filled = fill_widths(distiller, architecture, teacher)
         with torch.random.fork_rng(devices=[]):
             super().__init__(
                 architecture=architecture,
-                distiller=fill_widths(distiller, architecture, teacher),
+                distiller=filled,
                 teacher=teacher,
                 data_preprocessor=data_preprocessor,
                 **kwargs,
             )
+        # What a tool writes into the work dir, so that the dumped config is the one
+        # that was built.
+        self.distiller_config = filled
         self.teacher_is_loaded = teacher_ckpt is not None
         self.teacher_mode = teacher_mode
         self.teacher_runtime = None

@@ -11,6 +11,7 @@ import tarfile
 import urllib.request
 from hashlib import md5
 from http.client import BadStatusLine
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -23,11 +24,11 @@ from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.registry import DATASETS
-from tiny import CONFIGS, build, digits_config
+from tiny import CONFIGS, build, digits_config, distill_config
 from tools_inside import TOOLS
 
 from cakd_mm import __version__
-from cakd_mm.utils import launch
+from cakd_mm.engine import launch
 
 RANKS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 
@@ -47,7 +48,8 @@ def _launcher_variables(monkeypatch):
 @pytest.fixture
 def on(monkeypatch):
     def device(name):
-        monkeypatch.setattr(launch, 'get_device', lambda: name)
+        for part in (launch.config, launch.device):
+            monkeypatch.setattr(part, 'get_device', lambda: name)
 
     return device
 
@@ -269,12 +271,12 @@ class TestProcesses:
         for name, value in zip(names, '562', strict=True):
             monkeypatch.setenv(name, value)
         monkeypatch.setenv('MASTER_PORT', '12345')
-        launch._set_rank_variables(launcher)
+        launch.device._set_rank_variables(launcher)
         found = [os.environ[name] for name in RANKS]
         assert found == ['5', '6', '2', '127.0.0.1', '12345']
         monkeypatch.delenv(names[1])
         with pytest.raises(OSError, match=f'variable {names[1]} is not set') as caught:
-            launch._set_rank_variables(launcher)
+            launch.device._set_rank_variables(launcher)
         assert 'dist_train.sh' in str(caught.value)
 
 
@@ -335,7 +337,7 @@ def no_network(monkeypatch):
         asked.append((*address, *options.values()))
         raise URLError('Name or service not known')
 
-    for place in (launch, urllib.request):
+    for place in (launch.checks, urllib.request):
         monkeypatch.setattr(place, 'urlopen', fail)
     monkeypatch.setattr(socket.socket, 'connect', fail)
     return asked
@@ -421,7 +423,7 @@ class TestCifar:
         def fail(*_, **options):
             raise BadStatusLine('who are you')
 
-        monkeypatch.setattr(launch, 'urlopen', fail)
+        monkeypatch.setattr(launch.checks, 'urlopen', fail)
         (cifar100 / 'train').unlink()
         self.check_fails(self.config(cifar100), 'https://.*who are you')
 
@@ -448,7 +450,9 @@ class TestCifar:
     def test_what_can_be_downloaded_is_left_to_mmpretrain(self, tmp_path, monkeypatch):
         opened = []
         monkeypatch.setattr(
-            launch, 'urlopen', lambda url, timeout: opened.append(url) or io.BytesIO()
+            launch.checks,
+            'urlopen',
+            lambda url, timeout: opened.append(url) or io.BytesIO(),
         )
         cfg = self.config(tmp_path / 'absent' / 'cifar-100-python')
         launch.check_data(cfg, ('train',))
@@ -503,7 +507,9 @@ class TestCheckCheckpoints:
     ):
         """mmengine restores the scheduler's state over whatever the config says."""
         texts = []
-        monkeypatch.setattr(launch, 'print_log', lambda text, *_: texts.append(text))
+        monkeypatch.setattr(
+            launch.checks, 'print_log', lambda text, *_: texts.append(text)
+        )
         cfg = digits_config('vanilla/resnet8_digits.py')
         path = tmp_path / 'epoch_1.pth'
         weights = build(cfg.model).state_dict()
@@ -546,7 +552,7 @@ class TestMentionBatch:
         self, monkeypatch, own, base, enable, ranks, warned
     ):
         texts = []
-        monkeypatch.setattr(launch, 'get_world_size', lambda: ranks)
+        monkeypatch.setattr(launch.checks, 'get_world_size', lambda: ranks)
         cfg = Config(
             dict(
                 auto_scale_lr=dict(base_batch_size=base, enable=enable),
@@ -565,7 +571,7 @@ class TestMentionBatch:
 class TestChooseThreads:
     @pytest.fixture(autouse=True)
     def _nothing_is_set(self, monkeypatch):
-        for name in (*launch.THREADS_SET_BY, 'LOCAL_WORLD_SIZE'):
+        for name in (*launch.device.THREADS_SET_BY, 'LOCAL_WORLD_SIZE'):
             monkeypatch.delenv(name, raising=False)
 
     @pytest.mark.parametrize(
@@ -574,16 +580,16 @@ class TestChooseThreads:
     )
     def test_half_of_the_cores(self, on, monkeypatch, cores, ranks, threads):
         on('cpu')
-        monkeypatch.setattr(launch, 'cores', lambda: cores)
+        monkeypatch.setattr(launch.device, 'cores', lambda: cores)
         monkeypatch.setenv('LOCAL_WORLD_SIZE', str(ranks))
         text = launch.choose_threads()
         assert torch.get_num_threads() == threads
         assert f'{threads} thread(s)' in text and 'OMP_NUM_THREADS' in text
 
-    @pytest.mark.parametrize('name', launch.THREADS_SET_BY)
+    @pytest.mark.parametrize('name', launch.device.THREADS_SET_BY)
     def test_a_choice_of_the_user_stays(self, on, monkeypatch, name):
         on('cpu')
-        monkeypatch.setattr(launch, 'cores', lambda: 64)
+        monkeypatch.setattr(launch.device, 'cores', lambda: 64)
         monkeypatch.setenv(name, '7')
         torch.set_num_threads(2)
         assert launch.choose_threads() is None
@@ -591,7 +597,7 @@ class TestChooseThreads:
 
     def test_a_gpu_is_left_alone(self, on, monkeypatch):
         on('cuda')
-        monkeypatch.setattr(launch, 'cores', lambda: 64)
+        monkeypatch.setattr(launch.device, 'cores', lambda: 64)
         assert launch.choose_threads() is None
 
 
@@ -607,9 +613,9 @@ class TestBuildRunner:
 
         def build_one(cfg):
             asked.append(cfg)
-            return SimpleNamespace(logger=logging.getLogger('test'))
+            return SimpleNamespace(logger=logging.getLogger('test'), model=None)
 
-        monkeypatch.setattr(launch.RUNNERS, 'build', build_one)
+        monkeypatch.setattr(launch.runner.RUNNERS, 'build', build_one)
         cfg = Config(dict(runner_type='FlexibleRunner'))
         launch.build_runner(cfg)
         assert asked == [cfg]
@@ -637,8 +643,8 @@ class TestBuildRunner:
 
         logger = logging.Logger('test')
         logger.addHandler(Lines())
-        runner = SimpleNamespace(logger=logger)
-        monkeypatch.setattr(launch.RUNNERS, 'build', lambda cfg: runner)
+        runner = SimpleNamespace(logger=logger, model=None)
+        monkeypatch.setattr(launch.runner.RUNNERS, 'build', lambda cfg: runner)
         launch.build_runner(Config(dict(runner_type='FlexibleRunner')))
         return lines
 
@@ -703,11 +709,11 @@ class TestBuildRunner:
     def test_what_mmengine_reads_itself_is_no_mistake(self, options):
         cfg = digits_config('cakd/demo_digits.py')
         cfg.merge_from_dict(options)
-        launch._check_own_arguments(cfg)
+        launch.checks.check_own_arguments(cfg)
 
     def test_every_shipped_config_is_spelt_right(self):
         for path in sorted(CONFIGS.glob('*/*digits*.py')):
-            launch._check_own_arguments(Config.fromfile(path))
+            launch.checks.check_own_arguments(Config.fromfile(path))
 
     @pytest.mark.parametrize(
         ('key', 'problem'),
@@ -731,16 +737,46 @@ class TestBuildRunner:
         cfg.work_dir, cfg.experiment_name = str(tmp_path), f'scores-{main}'
         path = tmp_path / 'student.pth'
         torch.save(dict(state_dict=build(cfg.model).state_dict()), path)
-        monkeypatch.setattr(launch, 'is_main_process', lambda: main)
+        monkeypatch.setattr(launch.runner, 'is_main_process', lambda: main)
         runner = launch.build_test_runner(cfg, str(path))
         assert runner.test()['accuracy/top1'] >= 0
         assert len(list(tmp_path.glob('*/*.json'))) == main
 
 
 def test_several_slurm_nodes_without_a_gpu_need_an_address(monkeypatch):
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(launch.device, 'get_device', lambda: 'cpu')
     variables = dict(SLURM_PROCID=0, SLURM_NTASKS=2, SLURM_LOCALID=0, SLURM_NNODES=2)
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(OSError, match=r'--launcher.*slurm.*MASTER_ADDR'):
         launch.adapt_to_device(amp_config('slurm'))
+
+
+def test_the_dumped_config_holds_the_widths_of_the_nets(tmp_path):
+    """What a checkpoint and the work dir say is what was built."""
+    cfg = distill_config(tmp_path, images=32)
+    cfg.work_dir = str(tmp_path / 'run')
+    taps = dict(feature=dict(type='Tap', source='stage2'))
+    cfg.model.distiller = dict(
+        type='StrictDistiller',
+        student_recorders=taps,
+        teacher_recorders=taps,
+        connectors=dict(fit=dict(type='MapConnector')),
+        distill_losses=dict(loss_feature=dict(type='FeatureSquaredLoss')),
+        loss_forward_mappings=dict(
+            loss_feature=dict(
+                preds_S=dict(recorder='feature', from_student=True, connector='fit'),
+                preds_T=dict(recorder='feature', from_student=False),
+            )
+        ),
+    )
+    runner = launch.build_runner(cfg)
+    connector = runner.model.distiller.connectors['fit'].conv_module
+    widths = dict(
+        in_channels=connector.in_channels, out_channels=connector.out_channels
+    )
+    (dumped,) = Path(cfg.work_dir).glob('*.py')
+    for found in (runner.cfg, Config.fromfile(str(dumped))):
+        fit = found.model.distiller.connectors.fit
+        assert {key: fit[key] for key in widths} == widths
+    assert 'in_channels' not in cfg.model.distiller.connectors.fit

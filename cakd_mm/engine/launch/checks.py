@@ -1,0 +1,196 @@
+"""What is looked at before anything is built: data, checkpoints, arguments."""
+
+import ast
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    DefaultScope,
+)
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmpretrain.datasets import CIFAR10, CIFAR100
+from mmpretrain.datasets.utils import check_integrity
+
+from ...utils.arguments import check_part
+from ...utils.checkpoint import is_remote, read_checkpoint
+from ...utils.errors import describe
+
+# Whose arguments are checked, and what mmengine reads beside them, by registry.
+CHECKED = ('cakd_mm.', 'mmpretrain.datasets.', 'torch.optim.')
+READ_BESIDE = {
+    HOOKS.name: ('priority',),
+    OPTIM_WRAPPERS.name: ('constructor', 'paramwise_cfg'),
+}
+# What mmpretrain downloads when it is not there.
+CIFAR = dict(CIFAR10=CIFAR10, CIFAR100=CIFAR100)
+
+
+def check_data(cfg: Config, parts: tuple[str, ...], by_option: bool = True) -> None:
+    """Check that the data of the named dataloaders is there before building.
+
+    What mmpretrain would download has to be there, or its server be reached.
+
+    Args:
+        cfg (Config): The config.
+        parts (tuple[str]): ``'train'``, ``'val'``, ``'test'``.
+        by_option (bool): Whether the tool has ``--cfg-options``, for the error.
+            Defaults to True.
+
+    Raises:
+        FileNotFoundError: naming the config key and the folder.
+    """
+    for part in parts:
+        loader = f'{part}_dataloader'
+        for key, dataset in datasets(loader, cfg.get(loader)):
+            root = dataset.get('data_root')
+            if not root or '://' in root:
+                continue
+            kind = str(dataset.get('type')).removeprefix('mmpretrain.')
+            if kind in CIFAR:
+                problem = _cifar_problem(CIFAR[kind], dataset)
+            elif kind.startswith('MNIST') or Path(root).is_dir():
+                problem = None
+            else:
+                problem = f'There is no such folder (looked from {Path.cwd()}).'
+            if problem:
+                option = f', or pass --cfg-options {key}.data_root=/path/to/data'
+                remedy = option if by_option else ''
+                raise FileNotFoundError(
+                    describe(
+                        f'{key}.data_root',
+                        root,
+                        problem,
+                        f'Link the data there{remedy}.',
+                    )
+                )
+
+
+def _cifar_problem(kind: type[CIFAR10], dataset: dict) -> str | None:
+    """Return what keeps mmpretrain from finding the data and from downloading it."""
+    prefix = dataset.get('data_prefix', '')
+    data = kind(dataset['data_root'], data_prefix=prefix, lazy_init=True)
+    if data._check_integrity():
+        return None
+    problem = f'It holds no whole {data.base_folder}'
+    if not dataset.get('download', True):
+        return f'{problem}, and download=False.'
+    archive = Path(data.data_prefix['root'], data.filename)
+    if check_integrity(str(archive), data.tgz_md5):
+        return None
+    try:
+        urlopen(data.url, timeout=10).close()
+    except (OSError, HTTPException) as error:
+        return f'{problem}, and {data.url} cannot be reached ({error}).'
+    return None
+
+
+def datasets(key: str, node: Any) -> Iterator[tuple[str, dict]]:
+    """Yield (config key, config) of a loader and of all datasets below it."""
+    if not isinstance(node, dict):
+        return
+    yield key, node
+    yield from datasets(f'{key}.dataset', node.get('dataset'))
+    for index, part in enumerate(node.get('datasets') or []):
+        yield from datasets(f'{key}.datasets.{index}', part)
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """Read the checkpoint a run is to go on or start from, before building.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or cannot be read.
+    """
+    path, key = cfg.get('load_from'), 'load_from'
+    if cfg.get('resume'):
+        path, key = path or find_latest_checkpoint(cfg.work_dir), '--resume'
+    if path and not is_remote(path):
+        remedy = 'Name an earlier checkpoint of the work dir.'
+        checkpoint = read_checkpoint(path, key, remedy)
+        if cfg.get('resume'):
+            _mention_scheduler(cfg, checkpoint, path)
+
+
+def _mention_scheduler(cfg: Config, checkpoint: dict, path: str) -> None:
+    """Warn that a resumed run keeps the schedule of the learning rate it began with."""
+    key = 'param_scheduler'
+    before = _written((checkpoint.get('meta') or {}).get('cfg'), key)
+    if before and before != _written(Config({key: cfg.get(key)}).pretty_text, key):
+        print_log(
+            describe(
+                key,
+                cfg.get(key),
+                f'{path} was trained with {before}, and mmengine goes on with that.',
+                'To change the schedule, write model.student_ckpt=... (load_from of a '
+                'plain classifier) and begin anew.',
+            ),
+            'current',
+            logging.WARNING,
+        )
+
+
+def _written(text: Any, name: str) -> str | None:
+    """Return what a config's text assigns to a name, as text.
+
+    It is parsed and never run, because a checkpoint's text comes from outside.
+    """
+    with suppress(SyntaxError, TypeError, ValueError):  # it is no config's text
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return ast.unparse(node.value)
+    return None
+
+
+def check_own_arguments(cfg: Config) -> None:
+    """Refuse misspelt arguments of our classes, of data sets and of optimizers.
+
+    Others have their own errors.
+    """
+    parts = [(f'default_hooks.{k}', v) for k, v in _items(cfg.get('default_hooks'))]
+    hooks = cfg.get('custom_hooks') or []
+    parts += [(f'custom_hooks.{index}', hook) for index, hook in enumerate(hooks)]
+    found = [(HOOKS, *part) for part in parts]
+    for stage in ('train', 'val', 'test'):
+        found.append((LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')))
+        loader = f'{stage}_dataloader'
+        found += [(DATASETS, *part) for part in datasets(loader, cfg.get(loader))]
+    wrapper = cfg.get('optim_wrapper') or {}
+    found.append((OPTIM_WRAPPERS, 'optim_wrapper', wrapper))
+    found.append((OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer')))
+    found.append((MODELS, 'data_preprocessor', cfg.get('data_preprocessor')))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        for registry, key, part in found:
+            beside = READ_BESIDE.get(registry.name, ())
+            check_part(part, registry, key, only=CHECKED, beside=beside)
+
+
+def _items(node: Any) -> list[tuple[str, dict]]:
+    return list(node.items()) if isinstance(node, dict) else []
+
+
+def mention_batch(runner: Runner) -> None:
+    """Warn of a learning rate that was written for a batch of quite another size."""
+    scale = runner.cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    loader = runner.cfg.train_dataloader
+    own = get_world_size() * (loader.get('batch_size') or 0)
+    own *= runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+    if base and own and not scale.get('enable') and not 1 / 4 < own / base < 4:
+        runner.logger.warning(
+            f'The learning rate is written for batches of {base} images '
+            f'(auto_scale_lr.base_batch_size), and this run has {own}: --auto-scale-lr '
+            'scales it, or write optim_wrapper.optimizer.lr and base_batch_size.'
+        )

@@ -1,0 +1,99 @@
+"""From a tool's arguments to its config."""
+
+import argparse
+import os
+from inspect import signature
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.runner import Runner
+
+from ...utils.errors import describe, nearest
+from ...utils.extract import EXTRACTED
+from ...utils.net_config import read_named
+
+# What the Runner looks up in the config beside its own arguments.
+READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='settings to override, as key=value pairs: '
+        'optim_wrapper.optimizer.lr=0.1 randomness.seed=1',
+    )
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
+    # torch's launchers send --local-rank or set LOCAL_RANK, older ones --local_rank.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config and merge the arguments every tool has.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        KeyError: ``--cfg-options`` names a key that nobody reads.
+    """
+    cfg = read_named(args.config, 'config')
+    if EXTRACTED.fullmatch(Path(cfg.filename).stem):
+        # The Runner copies the config into the work dir under its own name, where the
+        # plain student's config would be lost (and this copy, when training ends).
+        renamed = Path(cfg.filename).with_suffix('').as_posix() + '_run.py'
+        # An ordinary assignment would make a key of the config.
+        object.__setattr__(cfg, '_filename', renamed)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    _check_options(cfg, args.cfg_options)
+    cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def _check_options(cfg: Config, options: dict) -> None:
+    """A misspelt first part of an option would make a key that nobody reads."""
+    known = {*cfg.keys(), *signature(Runner.__init__).parameters, *READ_FROM_CONFIG}
+    for key, value in options.items():
+        if key.split('.')[0] not in known:
+            raise KeyError(
+                describe(
+                    f'--cfg-options {key}',
+                    value,
+                    f'The config has no {key.split(".")[0]!r}.',
+                    f'Like it: {nearest(key.split(".")[0], known)}.',
+                )
+            )
+
+
+def use_amp(cfg: Config) -> None:
+    """Turn on mixed precision: fp16 with loss scaling on a GPU, bf16 on a CPU."""
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if get_device() != 'cpu':
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by real over base batch size.
+
+    Raises:
+        ValueError: the config does not say for which batch its rate is meant.
+    """
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise ValueError(
+            describe(
+                'auto_scale_lr',
+                cfg.get('auto_scale_lr'),
+                'The config does not say for which batch its learning rate is.',
+                'Add auto_scale_lr=dict(base_batch_size=...).',
+            )
+        )
+    cfg.auto_scale_lr.enable = True

@@ -1,0 +1,76 @@
+"""From a config to a Runner that trains or tests."""
+
+import sys
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ...utils.checkpoint import load_strictly, model_weights, read_checkpoint
+from ...utils.extract import plain_config
+from ...utils.model import unwrap
+from ...utils.tools import PACKAGE, other_copy
+from ...version import __version__
+from ..hooks.logged import logger_hook
+from .checks import check_own_arguments
+from .device import choose_threads
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner the config asks for, and log what it runs on.
+
+    Raises:
+        TypeError: a hook, loop, dataset or preprocessor of ours has no such argument.
+    """
+    check_own_arguments(cfg)
+    threads = choose_threads()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    _write_widths(runner)
+    runner.logger.info(f'cakd_mm {__version__}, {PACKAGE}')
+    beside = other_copy(sys.argv[0])
+    if beside is not None:
+        runner.logger.warning(
+            f'{sys.argv[0]} lies beside {beside}, but Python has imported {PACKAGE}. '
+            f'To run the former: pip install -e {beside.parent}.'
+        )
+    if threads is not None:
+        runner.logger.info(threads)
+    return runner
+
+
+def _write_widths(runner: Runner) -> None:
+    """Put the widths that were read off the nets into the config of the work dir."""
+    filled = getattr(unwrap(runner.model), 'distiller_config', None)
+    if isinstance(filled, dict) and runner.cfg.get('model'):
+        runner.cfg.model.distiller = ConfigDict(filled)
+        runner.dump_config()
+
+
+def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
+    """Build a Runner that scores ``checkpoint``; of a distillation, the student.
+
+    The teacher is then not needed, not even on disk. The weights are loaded
+    strictly; of a run with averaging they are the average.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing, unreadable or
+            does not fit.
+    """
+    remedy = 'Give a checkpoint trained with this config.'
+    weights = model_weights(read_checkpoint(checkpoint, 'checkpoint', remedy))
+    if 'architecture' in cfg.model:
+        plain = plain_config(cfg)
+        cfg.pop('data_preprocessor', None)
+        cfg.model = plain.model
+        if 'data_preprocessor' in plain:
+            cfg.data_preprocessor = plain.data_preprocessor
+    cfg.load_from, cfg.resume = None, False
+    runner = build_runner(cfg)
+    model = unwrap(runner.model)
+    load_strictly(model, weights, 'checkpoint', checkpoint, remedy)
+    hook = logger_hook(runner)
+    if hook is not None and not is_main_process():
+        # All ranks of mmengine's write the scores, into one file and at once.
+        runner.hooks.remove(hook)
+    return runner
