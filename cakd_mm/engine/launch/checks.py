@@ -20,6 +20,7 @@ from mmengine.registry import (
     OPTIM_WRAPPERS,
     OPTIMIZERS,
     DefaultScope,
+    Registry,
 )
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.datasets import CIFAR10, CIFAR100
@@ -162,7 +163,7 @@ def check_own_arguments(cfg: Config) -> None:
     parts = [(f'default_hooks.{k}', v) for k, v in _items(cfg.get('default_hooks'))]
     hooks = cfg.get('custom_hooks') or []
     parts += [(f'custom_hooks.{index}', hook) for index, hook in enumerate(hooks)]
-    found = [(HOOKS, *part) for part in parts]
+    found: list[tuple[Registry, str, Any]] = [(HOOKS, *part) for part in parts]
     for stage in ('train', 'val', 'test'):
         found.append((LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')))
         loader = f'{stage}_dataloader'

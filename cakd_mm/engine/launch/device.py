@@ -22,7 +22,7 @@ def adapt_to_device(cfg: Config) -> None:
     """
     if get_device() != 'cpu':
         return
-    wrapper = cfg.get('optim_wrapper') or {}
+    wrapper = cfg.get('optim_wrapper') or ConfigDict()
     if wrapper.get('type') == 'AmpOptimWrapper':
         wrapper.type = 'CPUAmpOptimWrapper'
         for gpu_only in ('loss_scale', 'use_fsdp'):
