@@ -13,7 +13,8 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
     """mmrazor's ``ConvModuleConnector``, linear by default, that also resizes.
 
     A larger map is averaged down to the teacher's size, a smaller one
-    interpolated. Trained with the student and left behind when it is extracted.
+    interpolated. The connector is trained with the student and left behind when the
+    student is extracted.
 
     Args:
         in_channels (int): Channels of the student's map.
@@ -34,7 +35,10 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
         **kwargs,
     ) -> None:
         super().__init__(in_channels, out_channels, act_cfg=act_cfg, **kwargs)
-        self.size = (size, size) if isinstance(size, int) else size
+        self.size: tuple[int, int] | None = None
+        if size is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+            self.size = height, width
 
     def forward_train(self, feature: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, height, width).
@@ -44,7 +48,7 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
         """
         self.check_width(feature, self.conv_module.in_channels, only_map=True)
         if self.size is not None:
-            feature = resize(feature, tuple(self.size))
+            feature = resize(feature, self.size)
         return super().forward_train(feature)
 
 
