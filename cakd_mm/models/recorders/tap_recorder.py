@@ -44,7 +44,7 @@ class TapRecorder(ModuleOutputsRecorder):
             module.register_forward_hook(self.forward_hook)
             return
         if getattr(module, 'inplace', False):
-            module.inplace = False
+            setattr(module, 'inplace', False)  # noqa: B010
         module.register_forward_pre_hook(self._record_input)
 
     def forward_hook(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
