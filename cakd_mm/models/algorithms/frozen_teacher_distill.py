@@ -109,7 +109,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_runtime: dict | None = None,
         student_loss_weight: float = 1.0,
         data_preprocessor: dict | nn.Module | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         check_arguments(FrozenTeacherDistill, kwargs, 'model')
         distiller = _required('distiller', distiller)

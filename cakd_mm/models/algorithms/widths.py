@@ -77,7 +77,9 @@ class _Filler:
                 if classes is not None:
                     part[key] = classes
             else:
-                part[key] = _argument(self.loss, source)
+                kind = _class_of(self.loss)
+                default = signature(kind).parameters[source].default if kind else None
+                part[key] = self.loss.get(source, default)
 
     def _width(self, side: str, recorder: Any, key: str) -> Any:
         """Return the width of a recorder's tap, or the widths for a list of them."""
@@ -129,13 +131,6 @@ def _class_of(cfg: Any) -> type | None:
     """Return the class that a config names, or None if there is no such class."""
     kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     return MODELS.get(kind) if isinstance(kind, str) else kind
-
-
-def _argument(loss: Mapping, name: str) -> Any:
-    """Return an argument of the loss, or its default."""
-    kind = _class_of(loss)
-    default = signature(kind).parameters[name].default if kind else None
-    return loss.get(name, default)
 
 
 def _is_list(value: Any) -> bool:

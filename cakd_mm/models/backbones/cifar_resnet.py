@@ -47,10 +47,6 @@ class CIFARBasicBlock(BaseModule):
 class CIFARResNet(StagedBackbone):
     """Residual net of depth ``6 n + 2`` with three stages.
 
-    Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after
-    the last ReLU) and ``stage1_pre``, ``stage2_pre``, ``stage3_pre`` (the sum
-    before it); ``tap_channels`` has their widths.
-
     Args:
         depth (int): 8, 14, 20, 32, 44, 56, 110, ...; ``6 n + 2``.
         widths (Sequence[int]): Channels of the stem and of the three stages.
@@ -59,14 +55,11 @@ class CIFARResNet(StagedBackbone):
             and ``init_cfg`` as in :class:`StagedBackbone`.
 
     Raises:
-        ValueError: ``depth`` is not ``6 n + 2`` or ``out_indices`` leaves 0..2.
+        ValueError: ``depth`` is not ``6 n + 2``, or there are not four widths.
     """
 
     def __init__(
-        self,
-        depth: int,
-        widths: Sequence[int] = (16, 16, 32, 64),
-        **kwargs: Any,
+        self, depth: int, widths: Sequence[int] = (16, 16, 32, 64), **kwargs: Any
     ) -> None:
         _check(depth, widths)
         super().__init__(widths[1:], **kwargs)

@@ -48,16 +48,10 @@ class DepthwiseSeparable(BaseModule):
 class MobileNetV1(StagedBackbone):
     """MobileNet of width 1 with four stages of 128, 256, 512 and 1024 channels.
 
-    Modules a recorder can tap by name: ``stage1`` to ``stage4`` (after the last
-    ReLU) and ``stage1_pre`` to ``stage4_pre`` (before it).
-
     Args:
         **kwargs: ``in_channels``, ``out_indices`` (0 to 3), ``conv_cfg``, ``norm_cfg``
             and ``init_cfg`` as in :class:`StagedBackbone`. ``init_cfg`` defaults
             to Kaiming uniform (fan in), which the distillation benchmarks use.
-
-    Raises:
-        ValueError: ``out_indices`` leaves 0..3.
     """
 
     INIT = TORCH_DEFAULT

@@ -72,17 +72,10 @@ class CIFARShuffleUnit(BaseModule):
 class CIFARShuffleNetV1(StagedBackbone):
     """ShuffleNet with three groups and stages of 240, 480 and 960 channels.
 
-    Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after
-    the last ReLU) and ``stage1_pre``, ``stage2_pre``, ``stage3_pre`` (the joined
-    branches before it).
-
     Args:
         **kwargs: ``in_channels``, ``out_indices`` (0 to 2), ``conv_cfg``, ``norm_cfg``
             and ``init_cfg`` as in :class:`StagedBackbone`. ``init_cfg`` defaults
             to Kaiming uniform (fan in), which the distillation benchmarks use.
-
-    Raises:
-        ValueError: ``out_indices`` leaves 0..2.
     """
 
     INIT = TORCH_DEFAULT

@@ -101,9 +101,6 @@ class CIFARShuffleNetV2(StagedBackbone):
         **kwargs: ``in_channels``, ``out_indices`` (0 to 2), ``conv_cfg``, ``norm_cfg``
             and ``init_cfg`` as in :class:`StagedBackbone`. ``init_cfg`` defaults
             to Kaiming uniform (fan in), which the distillation benchmarks use.
-
-    Raises:
-        ValueError: ``out_indices`` leaves 0..2.
     """
 
     INIT = TORCH_DEFAULT

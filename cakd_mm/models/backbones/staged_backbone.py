@@ -56,7 +56,10 @@ class Layers:
 class StagedBackbone(BaseModule):
     """Base of nets with a stem, ``stage1`` and further stages, and taps by name.
 
-    The first two arguments are the subclass's; the others are keys of its config.
+    Modules that a recorder can tap by name: ``stage1`` (the map after the last ReLU of
+    the first stage), ``stage1_pre`` (the map before that ReLU), ``stage2`` and so on.
+
+    The first two arguments come from the subclass, the others from a config.
 
     Args:
         widths (Sequence[int]): Channels of the stages.

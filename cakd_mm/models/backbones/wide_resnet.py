@@ -1,7 +1,8 @@
 """Wide residual nets for small images: Zagoruyko and Komodakis 2016, arXiv:1605.07146.
 
-The batch normalisation comes before the convolutions, so a stage ends in a plain
-sum; the normalisation and ReLU that follow it belong to the next stage's first block.
+The batch normalisation comes before the convolutions, so that a stage ends in a plain
+sum. The paper gives the normalisation and ReLU that follow to the next stage; here they
+are modules of the net, so that recorders can tap them.
 """
 
 from typing import Any
@@ -65,18 +66,12 @@ class CIFARWideResNet(StagedBackbone):
             and ``init_cfg`` as in :class:`StagedBackbone`.
 
     Raises:
-        ValueError: ``depth`` is not ``6 n + 4``, ``widen_factor`` is less than 1
-            or ``out_indices`` leaves 0..2.
+        ValueError: ``depth`` is not ``6 n + 4``, or ``widen_factor`` is less than 1.
     """
 
     TAPS = ('', '_pre', '_sum')
 
-    def __init__(
-        self,
-        depth: int,
-        widen_factor: int,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, depth: int, widen_factor: int, **kwargs: Any) -> None:
         _check(depth, widen_factor)
         widths = [widen_factor * width for width in (16, 32, 64)]
         super().__init__(widths, **kwargs)

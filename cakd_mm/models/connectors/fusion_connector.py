@@ -18,7 +18,8 @@ Size = int | tuple[int, int] | None
 class FusionConnector(TeacherWidth, BaseConnector):
     """Fuse a list of features from the deepest to the shallowest by attention.
 
-    The ABF modules of "Distilling Knowledge via Knowledge Review", arXiv 2104.09044.
+    It has the ABF modules of "Distilling Knowledge via Knowledge Review", arXiv
+    2104.09044.
     Each level is brought to ``mid_channels``. Each but the deepest is then added to the
     fused map of the next deeper level, at its own size, with two weights at each
     position. The fused map, at the size of the teacher's, goes to the next shallower
@@ -71,7 +72,7 @@ class FusionConnector(TeacherWidth, BaseConnector):
             mid_channels = min(512, in_channels[-1])
         _check_channels('mid_channels', [mid_channels])
         self.in_channels = tuple(in_channels)
-        self.out_sizes = [_as_pair(size) for size in sizes]
+        self.out_sizes = [(x, x) if isinstance(x, int) else x for x in sizes]
         self.levels = nn.ModuleList(
             FusionLevel(*widths, mid_channels, fuses=index < count - 1)
             for index, widths in enumerate(zip(in_channels, out_channels, strict=True))
@@ -102,11 +103,13 @@ class FusionConnector(TeacherWidth, BaseConnector):
 
     def _as_maps(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Check the features; return them all as maps (N, C, H, W)."""
-        if not isinstance(features, (list, tuple)) or not all(
-            isinstance(feature, Tensor) for feature in features
-        ):
+        is_list = isinstance(features, (list, tuple))
+        if not is_list or not all(isinstance(x, Tensor) for x in features):
+            kind = type(features).__name__
+            if is_list:
+                kind = f'a list of {sorted({type(x).__name__ for x in features})}'
             raise TypeError(
-                f'FusionConnector got {_kinds(features)}: feed it a list of tensors, '
+                f'FusionConnector got {kind}: feed it a list of tensors, '
                 "recorder=['stage1', 'stage2'], with data_idx=0 for those of a module "
                 'that returns a tuple.'
             )
@@ -189,10 +192,6 @@ def _nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode='nearest')
 
 
-def _as_pair(size: Size) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else size
-
-
 def _check_channels(key: str, values: Sequence[int]) -> None:
     numbers = isinstance(values, (list, tuple)) and all(
         isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -202,9 +201,3 @@ def _check_channels(key: str, values: Sequence[int]) -> None:
         problem = 'Channels are positive integers, one for each level.'
         remedy = f'Write {key}=[64, 128, 256, 256], say, shallow to deep.'
         raise ValueError(describe(f'FusionConnector.{key}', values, problem, remedy))
-
-
-def _kinds(features) -> str:
-    if not isinstance(features, (list, tuple)):
-        return type(features).__name__
-    return f'a list of {sorted({type(feature).__name__ for feature in features})}'

@@ -1,5 +1,7 @@
 """From a student's feature map to one of the teacher's width and size."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from mmrazor.models.architectures.connectors import ConvModuleConnector
 from mmrazor.registry import MODELS
@@ -32,7 +34,7 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
         out_channels: int,
         size: int | tuple[int, int] | None = None,
         act_cfg: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, act_cfg=act_cfg, **kwargs)
         self.size: tuple[int, int] | None = None

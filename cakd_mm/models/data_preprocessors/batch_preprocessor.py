@@ -1,5 +1,7 @@
 """Preprocessing of a whole batch, where the loader gives one."""
 
+from typing import Any
+
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -22,7 +24,7 @@ class BatchPreprocessor(ClsDataPreprocessor):
         **kwargs: As in mmpretrain (``mean``, ``std``, ``to_rgb``, ...).
     """
 
-    def __init__(self, channels_last: bool = False, **kwargs) -> None:
+    def __init__(self, channels_last: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels_last = channels_last
         self._rows: tuple[tuple, tuple[Tensor, Tensor]] | None = None

@@ -65,15 +65,13 @@ class StrictDistiller(ConfigurableDistiller):
         distill_losses: dict | None = None,
         loss_forward_mappings: dict | None = None,
         balancer: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         check_arguments(StrictDistiller, kwargs, HEAD)
         losses, mappings = distill_losses or {}, loss_forward_mappings or {}
         _check_pairing(losses, mappings)
-        names = {
-            True: set(student_recorders or {}),
-            False: set(teacher_recorders or {}),
-        }
+        ours, theirs = set(student_recorders or {}), set(teacher_recorders or {})
+        names = {True: ours, False: theirs}
         for loss, mapping in mappings.items():
             for argument, record in mapping.items():
                 key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
@@ -111,7 +109,7 @@ class StrictDistiller(ConfigurableDistiller):
         self.probing = False
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compute, balance and warm up all losses; add what trains their parts.
+        """Compute, balance and warm up all losses; add the losses of trained scorers.
 
         Returns:
             dict[str, Tensor]: The losses by name, and ``<name>.scorer_loss``
@@ -214,7 +212,7 @@ class StrictDistiller(ConfigurableDistiller):
         data_idx: int | list[int | None] | None = None,
         connector: str | list[str | None] | None = None,
         connector_idx: int | list[int | None] | None = None,
-    ):
+    ) -> Any:
         """Return recorded data, or a list of it for a list of recorders.
 
         Args:
@@ -373,7 +371,7 @@ def _check_lists(key: str, record: dict, count: int | None) -> None:
 
 
 def _check_connectors(key: str, record: dict, connectors: nn.ModuleDict) -> None:
-    """Refuse a list of features for a connector of one, and one for one of a list."""
+    """Refuse a list of features unless the connector takes a list, and vice versa."""
     connector, recorder = record.get('connector'), record['recorder']
     gets_list = isinstance(connector, str) and not isinstance(recorder, str)
     for name in _spread(connector, 1):
@@ -394,7 +392,7 @@ def _check_connectors(key: str, record: dict, connectors: nn.ModuleDict) -> None
 
 
 def _check_arguments(loss: str, module: nn.Module, mapping: dict) -> None:
-    """Refuse a mapping that feeds too few arguments of ``forward``, or others."""
+    """Refuse a mapping that misses an argument of ``forward``, or has another one."""
     arguments = signature(module.forward).parameters
     required = {
         name

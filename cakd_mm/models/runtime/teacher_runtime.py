@@ -63,7 +63,7 @@ class TeacherRuntime:
         ValueError: a setting is out of range; later, the copy's output differs.
     """
 
-    # The copy, compiled and not, None before the first step.
+    # The copy, compiled and as it is; None before the first step.
     _fast: Callable[[Tensor], tuple[Tensor, list[Call]]]
     _eager: TappedNet | None
     # Hooks of all modules, their number and the shape of the images at the first step.
@@ -131,7 +131,7 @@ class TeacherRuntime:
     def _make(self, teacher: nn.Module, inputs: Tensor, recorders: list) -> TappedNet:
         """Make the copy, compile it and compare it with the teacher."""
         hooks = hooks_of(teacher)
-        self._hook_lists = [some for pair in hooks.values() for some in pair]
+        self._hook_lists = [of_kind for pair in hooks.values() for of_kind in pair]
         self._hook_count = self._count_hooks()
         self._shape = inputs.shape
         dtype = self._dtype(inputs)
@@ -146,7 +146,11 @@ class TeacherRuntime:
                 recorder.reset_data_buffer()
             copy = self._build(teacher, inputs, names, dtype)
             self._eager = copy
-            self._fast = self._compiled(copy, inputs) if self.compile else copy
+            self._fast = copy
+            if self.compile:
+                options = {'triton.cudagraphs' if inputs.is_cuda else 'freezing': True}
+                key = f'{KEY}.compile'
+                self._fast = compiled(copy, key, options=options, dynamic=False)
             # The option `freezing` alone comes too late, because PyTorch looks at it
             # only after the weights have been traced as inputs.
             with torch._inductor.config.patch(freezing=not inputs.is_cuda):
@@ -177,10 +181,6 @@ class TeacherRuntime:
                     module.float()
         return TappedNet(net, names, dtype)
 
-    def _compiled(self, copy: TappedNet, inputs: Tensor) -> Callable:
-        options = {'triton.cudagraphs': True} if inputs.is_cuda else {'freezing': True}
-        return compiled(copy, f'{KEY}.compile', options=options, dynamic=False)
-
     def _compare(self, expected: tuple, found: tuple, dtype: torch.dtype) -> None:
         """Refuse a copy whose output or records differ from the teacher's."""
         worst = 0.0
@@ -188,8 +188,8 @@ class TeacherRuntime:
             if plain.numel():
                 scale = plain.abs().amax().clamp(min=torch.finfo(plain.dtype).tiny)
                 # Python's max would pass over a nan.
-                off = ((fast - plain).abs().amax() / scale).nan_to_num(float('inf'))
-                worst = max(worst, off.item())
+                error = ((fast - plain).abs().amax() / scale).nan_to_num(float('inf'))
+                worst = max(worst, error.item())
         print_log(
             f'The fast teacher computes in {dtype}; it differs from the plain one by '
             f'{worst:.1e} of the largest value at most.',
