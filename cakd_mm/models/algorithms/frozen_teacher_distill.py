@@ -3,6 +3,7 @@
 import copy
 import math
 from numbers import Real
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -24,7 +25,7 @@ from ...utils.checkpoint import (
 )
 from ...utils.errors import describe
 from ...utils.net_config import net_config
-from ..runtime import build_runtime, check_reach
+from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .teacher import (
     build_net,
     build_teacher,
@@ -36,55 +37,45 @@ from .teacher import (
 from .widths import fill_widths
 
 TEACHER_PREFIX = 'teacher.'
-# What to write where a part of the algorithm is missing.
-MISSING = dict(
-    distiller='Write model = dict(distiller=dict(...)); the one of a method base is '
-    'model = dict(distiller=_base_.distiller).',
-    teacher='Write model = dict(teacher=dict(...)), or inherit a base of pairs/.',
-    architecture='Write model = dict(architecture=dict(...)), or inherit a base of '
-    'pairs/.',
-)
 
 
 @MODELS.register_module()
 class FrozenTeacherDistill(SingleTeacherDistill):
     """:class:`mmrazor.SingleTeacherDistill` with a teacher one can rely on.
 
-    The teacher is loaded strictly, stays in eval mode as a whole (dropout and
-    drop path too), runs without its own loss, cannot be re-initialised or
-    replaced by a later checkpoint, and is left out of training checkpoints;
-    its SHA-256 is stored instead and compared when a run is resumed.
+    The teacher is loaded strictly, stays in eval mode as a whole (dropout and drop path
+    too) and runs without its own loss. Nothing can initialise it again, and no later
+    checkpoint can replace it. Training checkpoints leave it out and hold its SHA-256
+    instead, which is compared when a run is resumed.
 
     Args:
         distiller (dict): Config of the distiller, normally a
-            :class:`StrictDistiller`; see :func:`fill_widths` for what it may
-            leave out.
+            :class:`StrictDistiller`. :func:`fill_widths` says what it may leave out.
         teacher (dict | BaseModel): Config of the teacher, or the built teacher.
-        architecture (dict | BaseModel): The student.
-        teacher_ckpt (str, optional): Path or URL of the teacher's checkpoint:
-            an mmpretrain one, or a distillation checkpoint whose student
-            becomes the teacher.
-        teacher_from (str, optional): The command that makes ``teacher_ckpt``,
+        architecture (dict | BaseModel): Config of the student, or the built student.
+        teacher_ckpt (str, optional): Path or URL of the teacher's checkpoint. It is
+            one of mmpretrain, or a distillation checkpoint whose student becomes the
+            teacher.
+        teacher_from (str, optional): The command that makes ``teacher_ckpt``. It is
             shown when the file is missing or does not fit.
-        student_ckpt (str, optional): Checkpoint to start the student from, of
-            the same kinds. Loaded strictly, after initialisation.
-        allow_random_teacher (bool): Accept a teacher without a checkpoint; it
-            is then initialised by its own config. Defaults to False.
-        save_teacher (bool): Keep the teacher in training checkpoints. Defaults
-            to False; a random teacher is always kept.
-        teacher_mode (str): ``'tensor'`` runs backbone, neck and head;
-            ``'loss'`` also the teacher's own loss, for recorders inside it.
-            Defaults to ``'tensor'``.
+        student_ckpt (str, optional): Checkpoint of these kinds to start the student
+            from. It is loaded strictly, after initialisation.
+        allow_random_teacher (bool): Accept a teacher without a checkpoint, which its
+            own config then initialises. Defaults to False.
+        save_teacher (bool): Keep the teacher in training checkpoints. Defaults to
+            False; a random teacher is always kept.
+        teacher_mode (str): ``'tensor'`` runs backbone, neck and head; ``'loss'`` also
+            runs the teacher's own loss, for recorders inside it. Defaults to
+            ``'tensor'``.
         teacher_runtime (dict, optional): Arguments of a :class:`TeacherRuntime`,
-            which runs the teacher faster; ``dict()`` computes in what autocast asks
-            for, float32 without it. Defaults to None (the teacher as it is).
-        student_loss_weight (float): Factor of the student's own losses, those from
-            the labels. Defaults to 1.0.
-        data_preprocessor (dict | nn.Module, optional): Makes the batch that
-            both nets see; ``type`` defaults to :class:`BatchPreprocessor`,
-            the whole to the student's.
-        **kwargs: ``student_trainable``, ``calculate_student_loss``,
-            ``init_cfg`` ... as in :class:`mmrazor.SingleTeacherDistill`.
+            which runs the teacher faster. Defaults to None (the teacher as it is).
+        student_loss_weight (float): Factor of the student's own losses, which compare
+            it with the labels. Defaults to 1.0.
+        data_preprocessor (dict | nn.Module, optional): Makes the batch for both nets.
+            Its ``type`` defaults to :class:`BatchPreprocessor`. Defaults to None, the
+            student's.
+        **kwargs: ``student_trainable``, ``calculate_student_loss``, ``init_cfg`` and
+            others, as in :class:`mmrazor.SingleTeacherDistill`.
 
     Raises:
         FileNotFoundError: a checkpoint does not exist.
@@ -92,6 +83,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             has none, or teacher and student see or score different things.
         TypeError: an argument is misspelt or missing.
     """
+
+    _modules: dict[str, nn.Module | None]
+    save_teacher: bool
+    student_ckpt: str | None
+    student_loss_weight: float
+    teacher_file: str
+    teacher_is_loaded: bool
+    teacher_mode: str
+    teacher_runtime: TeacherRuntime | None
+    # No buffer, because hooks that average buffers over ranks would change it.
+    teacher_sha256: Tensor
 
     def __init__(
         self,
@@ -107,64 +109,39 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_runtime: dict | None = None,
         student_loss_weight: float = 1.0,
         data_preprocessor: dict | nn.Module | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         check_arguments(FrozenTeacherDistill, kwargs, 'model')
-        parts = dict(distiller=distiller, teacher=teacher, architecture=architecture)
-        for name, part in parts.items():
-            if part is None:
-                raise TypeError(
-                    describe(
-                        f'model.{name}',
-                        None,
-                        'A distillation needs it.',
-                        MISSING[name],
-                    )
-                )
+        distiller = _required('distiller', distiller)
+        teacher = _required('teacher', teacher)
+        architecture = _required('architecture', architecture)
         if kwargs.pop('teacher_trainable', False):
-            raise ValueError(
-                describe(
-                    'model.teacher_trainable',
-                    True,
-                    'FrozenTeacherDistill never trains the teacher.',
-                    "Use type='mmrazor.SingleTeacherDistill' for that.",
-                )
-            )
+            problem = 'FrozenTeacherDistill never trains the teacher.'
+            remedy = "Use type='mmrazor.SingleTeacherDistill' for that."
+            raise ValueError(describe('model.teacher_trainable', True, problem, remedy))
         if teacher_mode not in ('tensor', 'loss'):
+            problem, remedy = 'There is no such mode.', "Write 'tensor' or 'loss'."
             raise ValueError(
-                describe(
-                    'model.teacher_mode',
-                    teacher_mode,
-                    'There is no such mode.',
-                    "Write 'tensor' or 'loss'.",
-                )
+                describe('model.teacher_mode', teacher_mode, problem, remedy)
             )
         weight = student_loss_weight
         if not (isinstance(weight, Real) and 0 < weight < math.inf):
-            raise ValueError(
-                describe(
-                    'model.student_loss_weight',
-                    student_loss_weight,
-                    'It is a positive, finite factor.',
-                    'Write 1.0, or calculate_student_loss=False to learn from the '
-                    'teacher alone.',
-                )
-            )
+            problem = 'It is a positive, finite factor.'
+            remedy = 'Write 1.0, or calculate_student_loss=False to learn from the '
+            remedy += 'teacher alone.'
+            key = 'model.student_loss_weight'
+            raise ValueError(describe(key, weight, problem, remedy))
         if teacher_ckpt is None and not allow_random_teacher:
-            raise ValueError(
-                describe(
-                    'model.teacher_ckpt',
-                    None,
-                    'The teacher would keep random weights (`init_cfg` and '
-                    '`pretrained` of the teacher are not relied on).',
-                    'Name its checkpoint, or write allow_random_teacher=True if '
-                    'that is what you mean.' + made_by(teacher_from),
-                )
-            )
+            problem = 'The teacher would keep random weights (`init_cfg` and '
+            problem += '`pretrained` of the teacher are not relied on).'
+            remedy = 'Name its checkpoint, or write allow_random_teacher=True if that '
+            remedy += f'is what you mean.{made_by(teacher_from)}'
+            raise ValueError(describe('model.teacher_ckpt', None, problem, remedy))
         if student_ckpt is not None:
             require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
-        # Teacher and distiller draw their first weights apart, so that a seed gives
-        # the student the same ones whatever it learns from, and if it learns alone.
+        # Teacher and distiller draw their first weights from a fork of the generator,
+        # so that a seed gives the student the same first weights with any teacher,
+        # and without one.
         with torch.random.fork_rng(devices=[]):
             teacher = build_teacher(teacher, teacher_ckpt, made_by(teacher_from))
         written = None
@@ -200,21 +177,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_classes(self.teacher, self.student)
         check_preprocessing(self.teacher, self.data_preprocessor)
         check_batch_augments(self.student, self.data_preprocessor, written)
-        # No buffer: hooks that average buffers over ranks would change it.
-        self.teacher_sha256 = self._hash_teacher()
+        self.teacher_sha256 = torch.zeros(32, dtype=torch.uint8)
+        if self.teacher_is_loaded:
+            self.teacher_sha256 = fingerprint(self.teacher.state_dict())
         self.teacher_file = str(teacher_ckpt or 'a random teacher')
         self.teacher.eval()
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
 
-    def _hash_teacher(self) -> Tensor:
-        """Return the fingerprint of the loaded teacher, zeros for a random one."""
-        if not self.teacher_is_loaded:
-            return torch.zeros(32, dtype=torch.uint8)
-        return fingerprint(self.teacher.state_dict())
-
     def init_weights(self) -> None:
-        """Initialise student and distiller; the teacher is out of reach here."""
+        """Initialise student and distiller, and load the student's checkpoint."""
+        # The teacher is hidden, because mmengine initialises all modules that it finds.
         modules = self._modules
         self._modules = {k: v for k, v in modules.items() if k != 'teacher'}
         try:
@@ -259,29 +232,31 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             torch.set_grad_enabled(self.student_trainable and torch.is_grad_enabled()),
         ):
             losses = self.student(batch_inputs, data_samples, mode='loss')
-        losses = self._own(losses) if self.calculate_student_loss else {}
+        losses = self._weighted(losses) if self.calculate_student_loss else {}
         if not self.distillation_stopped:
             distilled = distiller.compute_distill_losses()
             losses.update(add_prefix(distilled, 'distill'))
         return losses
 
     def _run_teacher(self, batch_inputs: Tensor, data_samples: list | None) -> None:
-        """Run the teacher, for what its recorders see."""
+        """Run the teacher, so that its recorders record."""
         if self.teacher_runtime is None:
             self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()
         self.teacher_runtime(self.teacher, batch_inputs, recorders)
 
-    def _own(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the head gave as ``student.*``, its losses weighted."""
-        weight, weighted = self.student_loss_weight, dict(losses)
+    def _weighted(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """Return what the student's head gave as ``student.*``, its losses weighted."""
+        weight = self.student_loss_weight
         if weight == 1.0:
-            return add_prefix(losses, 'student')
-        for name in [name for name in losses if 'loss' in name]:
-            value = losses[name]
-            is_list = isinstance(value, list)
-            weighted[name] = [weight * x for x in value] if is_list else weight * value
+            return add_prefix(outputs, 'student')
+        weighted = {}
+        for name, value in outputs.items():
+            if 'loss' in name:
+                is_list = isinstance(value, list)
+                value = [weight * x for x in value] if is_list else weight * value
+            weighted[name] = value
         return add_prefix(weighted, 'student')
 
     def recorded_ranges(self) -> dict[str, Tensor]:
@@ -291,7 +266,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             dict[str, Tensor]: ``student.<recorder>`` or ``teacher.<recorder>``
             to a (2,) tensor on the scores' device.
         """
-        ranges = {}
+        ranges: dict[str, Tensor] = {}
         for side in ('student', 'teacher'):
             recorders = getattr(self.distiller, f'{side}_recorders').recorders
             for name, recorder in recorders.items():
@@ -303,60 +278,63 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                     ranges[f'{side}.{name}'] = torch.stack([low, high])
         return ranges
 
-    def _before_load(self, state_dict, prefix, *_) -> None:
-        """Guard the teacher against any checkpoint loaded into the algorithm."""
+    def _before_load(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Keep the teacher as it is, whatever checkpoint is loaded."""
         if not any(k.startswith(prefix + STUDENT_PREFIX) for k in state_dict):
-            raise ValueError(
-                describe(
-                    'load_from',
-                    f'a checkpoint with keys like {next(iter(state_dict), None)!r}',
-                    'It is not a distillation checkpoint: nothing of it fits.',
-                    'To start the student from a plain checkpoint write '
-                    'model.student_ckpt=... instead of load_from.',
-                )
-            )
+            value = f'a checkpoint with keys like {next(iter(state_dict), None)!r}'
+            problem = 'It is not a distillation checkpoint: nothing of it fits.'
+            remedy = 'To start the student from a plain checkpoint write '
+            remedy += 'model.student_ckpt=... instead of load_from.'
+            raise ValueError(describe('load_from', value, problem, remedy))
         other = state_dict.pop(f'{prefix}teacher_sha256', None)
         file = state_dict.pop(f'{prefix}teacher_file', None)
         if self.teacher_runtime is not None:
             self.teacher_runtime.reset()
         if not self.teacher_is_loaded:
             return
-        own = {
-            f'{prefix}{TEACHER_PREFIX}{k}': v
-            for k, v in self.teacher.state_dict().items()
-        }
-        pairs = [(state_dict[k], v) for k, v in own.items() if k in state_dict]
+        weights = self.teacher.state_dict(prefix=f'{prefix}{TEACHER_PREFIX}')
+        pairs = [(state_dict[k], v) for k, v in weights.items() if k in state_dict]
         if other is not None:
             pairs.append((other, self.teacher_sha256))
         if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
-            before = 'another one' if file is None else repr(_text(file))
+            before = 'another one'
+            if file is not None:
+                before = repr(bytes(file.tolist()).decode(errors='replace'))
+            problem = 'It is not the teacher this checkpoint was trained with, '
+            problem += f'which was {before} (SHA-256 differs).'
+            remedy = 'Resume with the same teacher; to go on from this student '
+            remedy += 'under another one write model.student_ckpt=... instead.'
             raise ValueError(
-                describe(
-                    'model.teacher_ckpt',
-                    self.teacher_file,
-                    'It is not the teacher this checkpoint was trained with, '
-                    f'which was {before} (SHA-256 differs).',
-                    'Resume with the same teacher; to go on from this student '
-                    'under another one write model.student_ckpt=... instead.',
-                )
+                describe('model.teacher_ckpt', self.teacher_file, problem, remedy)
             )
-        state_dict.update(own)
+        state_dict.update(weights)
 
 
-def _concatenates(student: nn.Module) -> bool:
-    """Whether the student's head makes one tensor of the labels of its samples."""
+def _required(name: str, part: Any) -> Any:
+    """Return a part of the algorithm, and refuse to go on without it."""
+    if part is None:
+        remedy = f'Write model = dict({name}=dict(...))'
+        if name == 'distiller':
+            remedy += '; the one of a method base is '
+            remedy += 'model = dict(distiller=_base_.distiller).'
+        else:
+            remedy += ', or inherit a base of pairs/.'
+        problem = 'A distillation needs it.'
+        raise TypeError(describe(f'model.{name}', None, problem, remedy))
+    return part
+
+
+def _concatenates(student: BaseModel) -> bool:
+    """Tell whether the student's head makes one tensor of its samples' labels."""
     return getattr(type(student.head), '_get_loss', None) is ClsHead._get_loss
 
 
-def _text(name: Tensor) -> str:
-    """Return the text that a checkpoint keeps as a tensor of bytes."""
-    return bytes(name.tolist()).decode(errors='replace')
-
-
-def _drop_teacher(module, state_dict, prefix, _) -> None:
+def _drop_teacher(
+    module: FrozenTeacherDistill, state_dict: dict[str, Tensor], prefix: str, _: dict
+) -> None:
     """Leave the frozen teacher out of checkpoints; store its hash and file."""
     state_dict[f'{prefix}teacher_sha256'] = module.teacher_sha256
-    # Weights are tensors, so the file's name is one too.
+    # The name is stored as bytes, because a state dict holds tensors alone.
     name = list(module.teacher_file.encode())
     state_dict[f'{prefix}teacher_file'] = torch.tensor(name, dtype=torch.uint8)
     if not module.save_teacher:

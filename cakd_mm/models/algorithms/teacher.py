@@ -1,8 +1,9 @@
-"""A teacher with its weights, and what has to agree with the student."""
+"""Loads the teacher, and checks that it agrees with the student."""
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
@@ -27,7 +28,7 @@ from ...utils.tools import as_typed_here
 
 
 def made_by(command: str | None) -> str:
-    """Return the sentence that names the command, empty without one."""
+    """Return the sentence that names the command, or nothing without a command."""
     if not command:
         return ''
     return f' It is made by: {as_typed_here(command)} (model.teacher_from)'
@@ -41,7 +42,7 @@ def build_teacher(
     Args:
         teacher: Its config, or the built model.
         checkpoint: Path or URL of its weights; None initialises it instead.
-        command: What makes the checkpoint, see :func:`made_by`.
+        command: The sentence of :func:`made_by`.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing, unreadable or
@@ -66,7 +67,7 @@ def build_teacher(
 
 
 def build_net(net: dict, key: str) -> BaseModel:
-    """Build a net; a key that its class does not take is named.
+    """Build a net; name a key that its class does not take.
 
     Raises:
         TypeError: there is such a key.
@@ -77,7 +78,7 @@ def build_net(net: dict, key: str) -> BaseModel:
 
 
 def _introduce(teacher: BaseModel, checkpoint: str, content: Mapping) -> str:
-    """Return what the log says of a teacher with its weights."""
+    """Return the line of the log about a teacher that has been loaded."""
     parts = [f'The teacher is {checkpoint}']
     if not is_remote(checkpoint):
         parts.append(f'SHA-256 {hash_of(Path(checkpoint).expanduser())}')
@@ -95,73 +96,58 @@ def _classes(model: nn.Module) -> int | None:
 
 
 def check_classes(teacher: nn.Module, student: nn.Module) -> None:
-    """Teacher and student score the same number of classes."""
+    """Raise ValueError unless teacher and student score as many classes."""
     theirs, ours = _classes(teacher), _classes(student)
     if None not in (theirs, ours) and theirs != ours:
-        raise ValueError(
-            describe(
-                'model.architecture.head.num_classes',
-                ours,
-                f'The teacher scores {theirs} classes.',
-                'Give model.teacher.head.num_classes and '
-                'model.architecture.head.num_classes the same value.',
-            )
-        )
+        key = 'model.architecture.head.num_classes'
+        problem = f'The teacher scores {theirs} classes.'
+        remedy = f'Give model.teacher.head.num_classes and {key} the same value.'
+        raise ValueError(describe(key, ours, problem, remedy))
 
 
 def check_preprocessing(teacher: nn.Module, shared: nn.Module) -> None:
-    """A teacher that states its own normalisation must state the one it gets."""
-    own = getattr(teacher, 'data_preprocessor', None)
-    if not getattr(own, '_enable_normalize', False):
+    """Raise ValueError if the teacher's config has another normalisation."""
+    preprocessor = getattr(teacher, 'data_preprocessor', None)
+    if preprocessor is None or not getattr(preprocessor, '_enable_normalize', False):
         return
-    theirs, ours = _normalisation(own), _normalisation(shared)
+    theirs, ours = _normalisation(preprocessor), _normalisation(shared)
     if theirs != ours:
-        raise ValueError(
-            describe(
-                'model.teacher.data_preprocessor',
-                theirs,
-                f'Teacher and student share one preprocessed batch, made with {ours}.',
-                'Use the same mean, std and to_rgb for both (data_preprocessor).',
-            )
-        )
+        problem = f'Teacher and student share one preprocessed batch, made with {ours}.'
+        remedy = 'Use the same mean, std and to_rgb for both (data_preprocessor).'
+        key = 'model.teacher.data_preprocessor'
+        raise ValueError(describe(key, theirs, problem, remedy))
 
 
 def check_batch_augments(
     student: nn.Module, shared: nn.Module, written: Mapping | None = None
 ) -> None:
-    """Mixup asked for in the student's own config would silently never happen.
+    """Raise ValueError if the student has batch augmentations and the batches do not.
+
+    Otherwise mixup in the student's own config would silently never happen.
 
     Args:
         student (nn.Module): The student.
-        shared (nn.Module): What makes the batches.
-        written (Mapping, optional): The student's config.
-
-    Raises:
-        ValueError: the student has augmentations, and the batches have none.
+        shared (nn.Module): The preprocessor that makes the batches.
+        written (Mapping, optional): The student's config. Defaults to None (unknown).
     """
-    own = getattr(student, 'data_preprocessor', None)
-    if own is shared or not getattr(own, 'batch_augments', None):
-        return
-    if getattr(shared, 'batch_augments', None):
+    preprocessor = getattr(student, 'data_preprocessor', None)
+    asks = preprocessor is not shared and getattr(preprocessor, 'batch_augments', None)
+    if not asks or getattr(shared, 'batch_augments', None):
         return
     written = written or {}
     asked = (written.get('data_preprocessor') or {}).get('batch_augments')
     asked = asked or written.get('train_cfg') or {}
     # Plain dicts and lists, so that the remedy can be copied into a config.
     form = ConfigDict(asked).to_dict() or {'augments': ['...']}
-    raise ValueError(
-        describe(
-            'model.architecture.train_cfg.augments',
-            form['augments'],
-            'Batches are made by `data_preprocessor`, which has none.',
-            'Move it to data_preprocessor.batch_augments: write '
-            f'data_preprocessor=dict(batch_augments={form!r}).',
-        )
-    )
+    problem = 'Batches are made by `data_preprocessor`, which has none.'
+    remedy = 'Move it to data_preprocessor.batch_augments: write '
+    remedy += f'data_preprocessor=dict(batch_augments={form!r}).'
+    key = 'model.architecture.train_cfg.augments'
+    raise ValueError(describe(key, form['augments'], problem, remedy))
 
 
-def _normalisation(preprocessor: nn.Module) -> dict:
-    values = {'to_rgb': bool(getattr(preprocessor, 'to_rgb', False))}
+def _normalisation(preprocessor: nn.Module) -> dict[str, Any]:
+    values: dict[str, Any] = {'to_rgb': bool(getattr(preprocessor, 'to_rgb', False))}
     for name in ('mean', 'std'):
         value = getattr(preprocessor, name, None)
         values[name] = None if value is None else value.flatten().tolist()

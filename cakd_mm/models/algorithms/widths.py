@@ -15,10 +15,10 @@ from ..recorders.taps import points_of
 def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict:
     """Return the distiller's config with the widths that were left out.
 
-    For every loss whose mapping takes ``preds_S`` and ``preds_T`` from two taps, or
-    from two lists of taps, that is what the classes of the loss, of its scorer and of
-    the connectors in between ask for by ``wanted_widths``, so that one method config
-    fits any pair. What is written stays.
+    One method config fits any pair of nets, because loss, scorer and connectors ask for
+    their widths by ``wanted_widths`` of their classes. They get them if the mapping of
+    the loss takes ``preds_S`` and ``preds_T`` from two taps, or from two lists of taps.
+    A width that the config has stays.
 
     Args:
         distiller (dict): Config of the distiller.
@@ -26,7 +26,7 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         teacher (nn.Module): The built teacher.
 
     Raises:
-        ValueError: a width is missing and cannot be told.
+        ValueError: a width is missing and the nets do not tell it.
     """
     distiller = copy.deepcopy(distiller)
     if not isinstance(distiller, Mapping):
@@ -40,16 +40,17 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         for place, connector, ends in _connectors(distiller, *taps):
             filler.fill(connector, place, *ends)
         place = f'model.distiller.distill_losses.{name}'
-        ends = tuple(_single(tap.get('recorder')) for tap in taps)
-        filler.fill(loss, place, *ends)
-        if isinstance(loss.get('scorer'), Mapping):
-            filler.fill(loss['scorer'], f'{place}.scorer', *ends)
+        # A loss of lists has no single width.
+        recorders = [tap.get('recorder') for tap in taps]
+        names = [name if isinstance(name, str) else None for name in recorders]
+        filler.fill(loss, place, *names)
+        filler.fill(loss.get('scorer'), f'{place}.scorer', *names)
         filler.refuse_unknown()
     return distiller
 
 
 class _Filler:
-    """Fills the parts of one loss; remembers which taps have no width to tell."""
+    """Fills the parts of one loss, and collects the taps whose width is unknown."""
 
     def __init__(
         self, distiller: Mapping, student: nn.Module, teacher: nn.Module, loss: Mapping
@@ -60,9 +61,8 @@ class _Filler:
         self.unknown: dict[str, str] = {}
 
     def fill(self, part: Any, place: str, recorder_S: Any, recorder_T: Any) -> None:
-        """Set what a part's class wants and its config does not say."""
-        kind = _class_of(part)
-        wanted = getattr(kind, 'wanted_widths', None)
+        """Set what the class of a part wants and its config leaves out."""
+        wanted = getattr(_class_of(part), 'wanted_widths', None)
         if wanted is None:
             return
         for key, source in wanted(part).items():
@@ -77,10 +77,12 @@ class _Filler:
                 if classes is not None:
                     part[key] = classes
             else:
-                part[key] = _argument(self.loss, source)
+                kind = _class_of(self.loss)
+                default = signature(kind).parameters[source].default if kind else None
+                part[key] = self.loss.get(source, default)
 
     def _width(self, side: str, recorder: Any, key: str) -> Any:
-        """Return the width of a recorder's tap, or a list of those of a list."""
+        """Return the width of a recorder's tap, or the widths for a list of them."""
         if _is_list(recorder):
             return [self._width(side, name, key) for name in recorder]
         recorders = self.distiller.get(f'{side}_recorders') or {}
@@ -91,15 +93,14 @@ class _Filler:
         return width
 
     def refuse_unknown(self) -> None:
-        """Ask for all widths at once that the nets do not tell."""
+        """Raise ValueError that asks for all unknown widths at once."""
         if not self.unknown:
             return
         taps = ' and of '.join(dict.fromkeys(self.unknown.values()))
         keys = ' and '.join(f'{key}=64' for key in self.unknown)
         problem = f'The width of {taps} cannot be told from the net.'
-        remedy = (
-            f'Correct the recorder, or write the number of its channels: {keys}, say.'
-        )
+        remedy = 'Correct the recorder, or write the number of its channels: '
+        remedy += f'{keys}, say.'
         raise ValueError(describe(next(iter(self.unknown)), None, problem, remedy))
 
 
@@ -107,20 +108,17 @@ def _connectors(
     distiller: Mapping, ours: Mapping, theirs: Mapping
 ) -> list[tuple[str, Any, tuple]]:
     """Return place, config and both recorders of the connectors between two taps."""
-    names, taps, others = (
-        ours.get('connector'),
-        ours.get('recorder'),
-        theirs.get('recorder'),
-    )
-    rows: Sequence = ()
-    if isinstance(names, str):
-        rows = [(names, taps, others)]
-    elif _is_list(names) and _is_list(taps) and _is_list(others):
-        # Unequal lengths are for the distiller to refuse.
-        rows = list(zip(names, taps, others, strict=False))
+    columns: list[Any] = [ours.get('connector'), ours.get('recorder')]
+    columns.append(theirs.get('recorder'))
+    rows: list[Sequence] = []
+    if isinstance(columns[0], str):
+        rows = [columns]
+    elif all(_is_list(column) for column in columns):
+        # The distiller refuses lists of unequal length.
+        rows = list(zip(*columns, strict=False))
+    connectors = distiller.get('connectors') or {}
     found = []
     for name, *ends in rows:
-        connectors = distiller.get('connectors') or {}
         connector = connectors.get(name) if isinstance(name, str) else None
         takes_list = getattr(_class_of(connector), 'takes_list', False)
         if all(_is_list(end) == takes_list for end in ends):
@@ -130,21 +128,9 @@ def _connectors(
 
 
 def _class_of(cfg: Any) -> type | None:
-    """Return the class that a config names, None where there is no such class."""
+    """Return the class that a config names, or None if there is no such class."""
     kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     return MODELS.get(kind) if isinstance(kind, str) else kind
-
-
-def _argument(loss: Mapping, name: str) -> Any:
-    """Return an argument of the loss, or its default."""
-    kind = _class_of(loss)
-    default = signature(kind.__init__).parameters[name].default if kind else None
-    return loss.get(name, default)
-
-
-def _single(recorder: Any) -> str | None:
-    """Return the name of a recorder, None for a list of them."""
-    return recorder if isinstance(recorder, str) else None
 
 
 def _is_list(value: Any) -> bool:
@@ -152,7 +138,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _width_of(net: nn.Module, source: str | None) -> int | None:
-    """Return the channels that the module named ``source`` puts out."""
+    """Return the channels of what the module named ``source`` returns."""
     if source == 'neck':
         return getattr(getattr(net, 'head', None), 'in_channels', None)
     point = points_of(net).get(str(source).removeprefix('backbone.'))
@@ -161,7 +147,7 @@ def _width_of(net: nn.Module, source: str | None) -> int | None:
 
 
 def _absence(net: nn.Module, source: str | None) -> str:
-    """Say that a tap is not there, because then a number is not what is missing."""
+    """Return what to say of a tap that does not exist, or nothing if it does."""
     known = {name for name, _ in net.named_modules()} | points_of(net).keys()
     if source is None:
         return ', of which there is no recorder,'
@@ -171,7 +157,7 @@ def _absence(net: nn.Module, source: str | None) -> str:
 
 
 def _last_width(module: nn.Module | None) -> int | None:
-    """Return the width of the last layer within that has one."""
+    """Return the width of the last layer of a module that has a width."""
     if module is None:
         return None
     declared = getattr(module, 'out_channels', None)

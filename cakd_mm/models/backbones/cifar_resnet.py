@@ -1,40 +1,30 @@
 """Residual nets for 32x32 images: He et al. 2016, arXiv:1512.03385, section 4.2."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.model import BaseModule, Sequential
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .staged_backbone import KAIMING, Layers, StagedBackbone
+from .staged_backbone import Layers, StagedBackbone
 
 
 class CIFARBasicBlock(BaseModule):
-    """Two 3x3 convolutions and a shortcut.
-
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        stride (int): Stride of the first convolution and of the shortcut.
-        layers (Layers): Makes the layers.
-    """
+    """Two 3x3 convolutions and a shortcut; the first convolution has the stride."""
 
     LAST_NORM = 'bn2'
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        layers: Layers,
+        self, in_channels: int, out_channels: int, stride: int, layers: Layers
     ) -> None:
         super().__init__()
         self.conv1 = layers.conv(in_channels, out_channels, 3, stride)
         self.bn1 = layers.norm(out_channels)
         self.conv2 = layers.conv(out_channels, out_channels, 3)
         self.bn2 = layers.norm(out_channels)
-        # Not in place: a tap may hold the tensor that goes in.
+        # Not in place, because a tap may hold the tensor that goes in.
         self.relu = nn.ReLU(inplace=False)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
@@ -42,7 +32,7 @@ class CIFARBasicBlock(BaseModule):
                 layers.conv(in_channels, out_channels, 1, stride),
                 layers.norm(out_channels),
             )
-        # Called with the sum before the last ReLU; a tap for recorders.
+        # A tap for recorders, which gets the sum before the last ReLU.
         self.pre_activation = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,71 +47,39 @@ class CIFARBasicBlock(BaseModule):
 class CIFARResNet(StagedBackbone):
     """Residual net of depth ``6 n + 2`` with three stages.
 
-    Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after
-    the last ReLU) and ``stage1_pre``, ``stage2_pre``, ``stage3_pre`` (the sum
-    before it); ``tap_channels`` has their widths.
-
     Args:
         depth (int): 8, 14, 20, 32, 44, 56, 110, ...; ``6 n + 2``.
         widths (Sequence[int]): Channels of the stem and of the three stages.
             Defaults to (16, 16, 32, 64); the "x4" nets use (32, 64, 128, 256).
-        in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (Sequence[int], optional): Stages to return, from 0 to 2.
-            Defaults to None (the last).
-        conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
-        norm_cfg (dict, optional): Normalisation layer. Defaults to None (BN).
-        init_cfg (dict | list, optional): Initialisation. Defaults to Kaiming
-            normal (fan out) for convolutions and 1 / 0 for normalisation.
+        **kwargs: ``in_channels``, ``out_indices`` (0 to 2), ``conv_cfg``, ``norm_cfg``
+            and ``init_cfg`` as in :class:`StagedBackbone`.
 
     Raises:
-        ValueError: ``depth`` is not ``6 n + 2`` or ``out_indices`` leaves 0..2.
+        ValueError: ``depth`` is not ``6 n + 2``, or there are not four widths.
     """
 
     def __init__(
-        self,
-        depth: int,
-        widths: Sequence[int] = (16, 16, 32, 64),
-        in_channels: int = 3,
-        out_indices: Sequence[int] | None = None,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
+        self, depth: int, widths: Sequence[int] = (16, 16, 32, 64), **kwargs: Any
     ) -> None:
         _check(depth, widths)
-        super().__init__(widths[1:], out_indices, init_cfg or KAIMING)
-        layers = Layers(conv_cfg, norm_cfg)
-        self.conv1 = layers.conv(in_channels, widths[0], 3)
-        self.bn1 = layers.norm(widths[0])
-        self.relu = nn.ReLU(inplace=False)
-        for index in range(3):
-            blocks = [
-                CIFARBasicBlock(
-                    widths[index] if place == 0 else widths[index + 1],
-                    widths[index + 1],
-                    stride=2 if index > 0 and place == 0 else 1,
-                    layers=layers,
-                )
-                for place in range((depth - 2) // 6)
-            ]
+        super().__init__(widths[1:], **kwargs)
+        source, *stages = widths
+        self.add_stem(source, 3)
+        for index, width in enumerate(stages):
+            blocks = []
+            for place in range((depth - 2) // 6):
+                stride = 2 if index > 0 and place == 0 else 1
+                blocks.append(CIFARBasicBlock(source, width, stride, self.layers))
+                source = width
             self.add_stage(index, blocks)
 
 
 def _check(depth: int, widths: Sequence[int]) -> None:
     if depth < 8 or (depth - 2) % 6:
-        raise ValueError(
-            describe(
-                'backbone.depth',
-                depth,
-                'A CIFAR residual net has depth 6 n + 2.',
-                'Use 8, 14, 20, 32, 44, 56 or 110.',
-            )
-        )
+        problem = 'A CIFAR residual net has depth 6 n + 2.'
+        remedy = 'Use 8, 14, 20, 32, 44, 56 or 110.'
+        raise ValueError(describe('backbone.depth', depth, problem, remedy))
     if len(widths) != 4:
-        raise ValueError(
-            describe(
-                'backbone.widths',
-                widths,
-                'Four numbers are needed: the stem and three stages.',
-                'Write (16, 16, 32, 64), or (32, 64, 128, 256) for an "x4" net.',
-            )
-        )
+        problem = 'Four numbers are needed: the stem and three stages.'
+        remedy = 'Write (16, 16, 32, 64), or (32, 64, 128, 256) for an "x4" net.'
+        raise ValueError(describe('backbone.widths', widths, problem, remedy))

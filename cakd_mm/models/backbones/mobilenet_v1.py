@@ -1,10 +1,10 @@
 """MobileNet: Howard et al. 2017, arXiv:1704.04861.
 
-mmpretrain starts with the second version; distillation benchmarks on ImageNet take the
-first as the light student of a ResNet-50.
+mmpretrain has only later versions. Distillation benchmarks on ImageNet take this one as
+the light student of a ResNet-50.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
@@ -13,20 +13,13 @@ from torch import Tensor, nn
 from .staged_backbone import TORCH_DEFAULT, Layers, StagedBackbone
 
 STEM = 32
-# Widths of the blocks of each stage. All stages but the first begin with stride 2;
-# there it is the second block, so that a stage ends before the next halving.
+# Widths of the blocks of each stage. The first block of a stage has stride 2, in the
+# first stage the second block, so that each stage ends before the next halving.
 STAGES = ((64, 128, 128), (256, 256), (512,) * 6, (1024, 1024))
 
 
 class DepthwiseSeparable(BaseModule):
-    """A 3x3 convolution in each channel, then one of 1x1 over all of them.
-
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        stride (int): Stride of the first convolution.
-        layers (Layers): Makes the layers.
-    """
+    """A 3x3 convolution in each channel, with the stride, then one of 1x1 over all."""
 
     LAST_NORM = 'bn2'
 
@@ -40,9 +33,9 @@ class DepthwiseSeparable(BaseModule):
         self.bn1 = layers.norm(in_channels)
         self.conv2 = layers.conv(in_channels, out_channels, 1)
         self.bn2 = layers.norm(out_channels)
-        # Not in place: a tap may hold the tensor that goes in.
+        # Not in place, because a tap may hold the tensor that goes in.
         self.relu = nn.ReLU(inplace=False)
-        # Called with the input of the last ReLU; a tap for recorders.
+        # A tap for recorders, which gets the input of the last ReLU.
         self.pre_activation = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,43 +48,24 @@ class DepthwiseSeparable(BaseModule):
 class MobileNetV1(StagedBackbone):
     """MobileNet of width 1 with four stages of 128, 256, 512 and 1024 channels.
 
-    Modules a recorder can tap by name: ``stage1`` to ``stage4`` (after the last
-    ReLU) and ``stage1_pre`` to ``stage4_pre`` (before it).
-
     Args:
-        in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (Sequence[int], optional): Stages to return, from 0 to 3.
-            Defaults to None (the last).
-        conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
-        norm_cfg (dict, optional): Normalisation layer. Defaults to None (BN).
-        init_cfg (dict | list, optional): Initialisation. Defaults to PyTorch's own,
-            which the benchmarks use: Kaiming uniform (fan in) for convolutions and
-            1 / 0 for normalisation.
-
-    Raises:
-        ValueError: ``out_indices`` leaves 0..3.
+        **kwargs: ``in_channels``, ``out_indices`` (0 to 3), ``conv_cfg``, ``norm_cfg``
+            and ``init_cfg`` as in :class:`StagedBackbone`. ``init_cfg`` defaults
+            to Kaiming uniform (fan in), which the distillation benchmarks use.
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        out_indices: Sequence[int] | None = None,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
-    ) -> None:
+    INIT = TORCH_DEFAULT
+
+    def __init__(self, **kwargs: Any) -> None:
         widths = [stage[-1] for stage in STAGES]
-        super().__init__(widths, out_indices, init_cfg or TORCH_DEFAULT)
-        layers = Layers(conv_cfg, norm_cfg)
-        self.conv1 = layers.conv(in_channels, STEM, 3, 2)
-        self.bn1 = layers.norm(STEM)
-        self.relu = nn.ReLU(inplace=False)
+        super().__init__(widths, **kwargs)
+        self.add_stem(STEM, 3, stride=2)
         source = STEM
         for index, stage in enumerate(STAGES):
             halving = 1 if index == 0 else 0
             blocks = []
             for place, width in enumerate(stage):
                 stride = 2 if place == halving else 1
-                blocks.append(DepthwiseSeparable(source, width, stride, layers))
+                blocks.append(DepthwiseSeparable(source, width, stride, self.layers))
                 source = width
             self.add_stage(index, blocks)

@@ -1,11 +1,11 @@
 """ShuffleNet for small images: Zhang et al. 2018, arXiv:1707.01083.
 
-The form of the distillation benchmarks on CIFAR-100, which is not mmpretrain's: the
-stem keeps the size, the shuffle comes before the depthwise convolution, a ReLU
-after it, and the branch stands before the pooled input.
+This is the form of the distillation benchmarks on CIFAR-100. It differs from
+mmpretrain's: the stem keeps the size, the shuffle comes before the depthwise
+convolution, a ReLU follows it, and the branch stands before the pooled input.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -24,15 +24,9 @@ BLOCKS = (4, 8, 4)
 class CIFARShuffleUnit(BaseModule):
     """A bottleneck of grouped convolutions beside a shortcut.
 
-    With stride 2 the branch makes the channels that the pooled input lacks and the
-    two are concatenated; with stride 1 they are added.
-
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        stride (int): 1 or 2.
-        squeeze_groups (int): Groups of the first convolution and of the shuffle.
-        layers (Layers): Makes the layers.
+    With stride 2 the branch makes the channels that the pooled input lacks, and the
+    two are concatenated; with stride 1 they are added. ``squeeze_groups`` are those of
+    the first convolution and of the shuffle.
     """
 
     LAST_NORM = 'bn3'
@@ -55,10 +49,10 @@ class CIFARShuffleUnit(BaseModule):
         self.bn2 = layers.norm(width)
         self.conv3 = layers.conv(width, out_channels, 1, groups=GROUPS)
         self.bn3 = layers.norm(out_channels)
-        # Not in place: a tap may hold the tensor that goes in.
+        # Not in place, because a tap may hold the tensor that goes in.
         self.relu = nn.ReLU(inplace=False)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else None
-        # Called with the joined branches before the last ReLU; a tap for recorders.
+        # A tap for recorders, which gets the joined branches before the last ReLU.
         self.pre_activation = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,48 +72,25 @@ class CIFARShuffleUnit(BaseModule):
 class CIFARShuffleNetV1(StagedBackbone):
     """ShuffleNet with three groups and stages of 240, 480 and 960 channels.
 
-    Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after
-    the last ReLU) and ``stage1_pre``, ``stage2_pre``, ``stage3_pre`` (the joined
-    branches before it).
-
     Args:
-        in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (Sequence[int], optional): Stages to return, from 0 to 2.
-            Defaults to None (the last).
-        conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
-        norm_cfg (dict, optional): Normalisation layer. Defaults to None (BN).
-        init_cfg (dict | list, optional): Initialisation. Defaults to PyTorch's own,
-            which the benchmarks use: Kaiming uniform (fan in) for convolutions and
-            1 / 0 for normalisation.
-
-    Raises:
-        ValueError: ``out_indices`` leaves 0..2.
+        **kwargs: ``in_channels``, ``out_indices`` (0 to 2), ``conv_cfg``, ``norm_cfg``
+            and ``init_cfg`` as in :class:`StagedBackbone`. ``init_cfg`` defaults
+            to Kaiming uniform (fan in), which the distillation benchmarks use.
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        out_indices: Sequence[int] | None = None,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
-    ) -> None:
-        super().__init__(WIDTHS, out_indices, init_cfg or TORCH_DEFAULT)
-        layers = Layers(conv_cfg, norm_cfg)
-        self.conv1 = layers.conv(in_channels, STEM, 1)
-        self.bn1 = layers.norm(STEM)
-        self.relu = nn.ReLU(inplace=False)
-        sources = (STEM, *WIDTHS)
-        for index, blocks in enumerate(BLOCKS):
-            units = [
-                CIFARShuffleUnit(
-                    sources[index] if place == 0 else WIDTHS[index],
-                    WIDTHS[index],
-                    stride=2 if place == 0 else 1,
-                    # The stem's few channels are not worth grouping.
-                    squeeze_groups=1 if index == place == 0 else GROUPS,
-                    layers=layers,
-                )
-                for place in range(blocks)
-            ]
+    INIT = TORCH_DEFAULT
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(WIDTHS, **kwargs)
+        self.add_stem(STEM, 1)
+        source = STEM
+        for index, (width, count) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
+            units = []
+            for place in range(count):
+                stride = 2 if place == 0 else 1
+                # The stem's few channels are not worth grouping.
+                groups = 1 if source == STEM else GROUPS
+                unit = CIFARShuffleUnit(source, width, stride, groups, self.layers)
+                units.append(unit)
+                source = width
             self.add_stage(index, units)

@@ -1,10 +1,11 @@
 """ShuffleNetV2 for small images: Ma et al. 2018, arXiv:1807.11164.
 
-The form of the distillation benchmarks on CIFAR-100: a 1x1 stem that keeps the size, no
-pooling before the stages, and a convolution to 1024 channels after them.
+This is the form of the distillation benchmarks on CIFAR-100: the stem, a 1x1
+convolution, keeps the size, no pooling comes before the stages, and a convolution to
+1024 channels comes after them.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -21,12 +22,9 @@ LAST = 1024
 
 
 class CIFARShuffleV2Down(BaseModule):
-    """Two branches of all channels, which halve the size; joined and shuffled.
+    """Two branches that halve the size of all channels, then are joined and shuffled.
 
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output, half from each branch.
-        layers (Layers): Makes the layers.
+    Each branch makes half of ``out_channels``.
     """
 
     def __init__(self, in_channels: int, out_channels: int, layers: Layers) -> None:
@@ -57,13 +55,10 @@ class CIFARShuffleV2Down(BaseModule):
 class CIFARShuffleV2Unit(BaseModule):
     """One half of the channels passes, the other goes through three convolutions.
 
-    Args:
-        channels (int): Channels of input and output.
-        layers (Layers): Makes the layers.
-        tapped (bool): Offer the joined halves before the ReLU as a tap.
+    If ``tapped``, the joined halves before the ReLU are offered as a tap.
     """
 
-    # Of half the channels of the tap: the others pass.
+    # It makes half of the tap's channels, because the other half passes.
     LAST_NORM = 'bn3'
 
     def __init__(self, channels: int, layers: Layers, tapped: bool) -> None:
@@ -75,7 +70,7 @@ class CIFARShuffleV2Unit(BaseModule):
         self.bn2 = layers.norm(width)
         self.conv3 = layers.conv(width, width, 1)
         self.bn3 = layers.norm(width)
-        # Not in place: a tap may hold the tensor that goes in.
+        # Not in place, because a tap may hold the tensor that goes in.
         self.relu = nn.ReLU(inplace=False)
         self.pre_activation = nn.Identity() if tapped else None
 
@@ -88,7 +83,7 @@ class CIFARShuffleV2Unit(BaseModule):
         if self.pre_activation is None:
             return channel_shuffle(torch.cat((passed, self.relu(x)), dim=1), 2)
         joined = self.pre_activation(torch.cat((passed, x), dim=1))
-        # The half that passed has been through a ReLU: another leaves it as it is.
+        # The half that passed has been through a ReLU, so another does not change it.
         return channel_shuffle(self.relu(joined), 2)
 
 
@@ -97,51 +92,35 @@ class CIFARShuffleNetV2(StagedBackbone):
     """ShuffleNetV2 of width 1 with stages of 116, 232 and 464 channels.
 
     Modules a recorder can tap by name: ``stage1``, ``stage2``, ``stage3`` (after the
-    last shuffle) and ``stage1_pre``, ``stage2_pre``, ``stage3_pre`` (before that
-    shuffle and the last ReLU, so in another order of the channels). The map that
-    is returned of the last stage, and pooled, has been through one more convolution
-    to 1024 channels.
+    last shuffle) and ``stage1_pre``, ``stage2_pre``, ``stage3_pre`` (before the last
+    ReLU and shuffle, so that the channels have another order). For the last stage the
+    net returns another map, to be pooled, which one more convolution brings to 1024
+    channels.
 
     Args:
-        in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (Sequence[int], optional): Stages to return, from 0 to 2.
-            Defaults to None (the last).
-        conv_cfg (dict, optional): Convolution layer. Defaults to None (Conv2d).
-        norm_cfg (dict, optional): Normalisation layer. Defaults to None (BN).
-        init_cfg (dict | list, optional): Initialisation. Defaults to PyTorch's own,
-            which the benchmarks use: Kaiming uniform (fan in) for convolutions and
-            1 / 0 for normalisation.
-
-    Raises:
-        ValueError: ``out_indices`` leaves 0..2.
+        **kwargs: ``in_channels``, ``out_indices`` (0 to 2), ``conv_cfg``, ``norm_cfg``
+            and ``init_cfg`` as in :class:`StagedBackbone`. ``init_cfg`` defaults
+            to Kaiming uniform (fan in), which the distillation benchmarks use.
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        out_indices: Sequence[int] | None = None,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
-    ) -> None:
-        super().__init__(WIDTHS, out_indices, init_cfg or TORCH_DEFAULT, pooled=LAST)
-        layers = Layers(conv_cfg, norm_cfg)
-        self.conv1 = layers.conv(in_channels, STEM, 1)
-        self.bn1 = layers.norm(STEM)
-        self.relu = nn.ReLU(inplace=False)
-        sources = (STEM, *WIDTHS)
-        for index, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
-            units = [CIFARShuffleV2Down(sources[index], width, layers)]
-            units += [
-                CIFARShuffleV2Unit(width, layers, tapped=place == blocks - 1)
-                for place in range(1, blocks)
-            ]
+    INIT = TORCH_DEFAULT
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(WIDTHS, LAST, **kwargs)
+        self.add_stem(STEM, 1)
+        source = STEM
+        for index, (width, count) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
+            units: list[nn.Module] = [CIFARShuffleV2Down(source, width, self.layers)]
+            for place in range(1, count):
+                tapped = place == count - 1
+                units.append(CIFARShuffleV2Unit(width, self.layers, tapped))
             self.add_stage(index, units)
-        self.conv2 = layers.conv(WIDTHS[-1], LAST, 1)
-        self.bn2 = layers.norm(LAST)
+            source = width
+        self.conv2 = self.layers.conv(source, LAST, 1)
+        self.bn2 = self.layers.norm(LAST)
 
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a stage; return its map, and of the last the 1024 channels to pool."""
+        """Run a stage; return its map, and what the net returns (see the class)."""
         x, out = super().run_stage(index, x)
         if index == len(WIDTHS) - 1:
             out = self.relu(self.bn2(self.conv2(x)))

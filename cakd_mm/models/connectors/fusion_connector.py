@@ -18,14 +18,15 @@ Size = int | tuple[int, int] | None
 class FusionConnector(TeacherWidth, BaseConnector):
     """Fuse a list of features from the deepest to the shallowest by attention.
 
-    The ABF modules of "Distilling Knowledge via Knowledge Review", arXiv 2104.09044.
-    Each level is brought to ``mid_channels``; all but the deepest are then added to
-    the fused map of the level below, at their own size, with two weights at each
-    position. The fused map, at the size of the teacher's, goes to the level above
-    and, by a convolution, to the teacher's width. Trained with the student and left
-    behind when it is extracted.
+    It has the ABF modules of "Distilling Knowledge via Knowledge Review", arXiv
+    2104.09044.
+    Each level is brought to ``mid_channels``. Each but the deepest is then added to the
+    fused map of the next deeper level, at its own size, with two weights at each
+    position. The fused map, at the size of the teacher's, goes to the next shallower
+    level and, through a convolution, to the teacher's width. The connector is trained
+    with the student and left behind when the student is extracted.
 
-    In a config it is fed by one mapping with a list of recorders:
+    In a config one mapping with a list of recorders feeds it:
     ``preds_S=dict(recorder=['s1', 's2', 's3', 'pooled'], from_student=True,
     data_idx=[None, None, None, 0], connector='fusion')``.
 
@@ -34,18 +35,18 @@ class FusionConnector(TeacherWidth, BaseConnector):
             deep.
         out_channels (Sequence[int]): Channels of the teacher's.
         out_sizes (Sequence[int | tuple[int, int] | None], optional): Height and
-            width of the teacher's maps, where they differ from the student's.
-            Defaults to None, the student's throughout.
+            width of the teacher's maps, None for a map that has the student's size.
+            Defaults to None (all have).
         mid_channels (int, optional): Channels of the fused maps. Defaults to None,
             those of the deepest level, at most 512.
-        init_cfg (dict, optional): As in mmengine. Defaults to None: convolutions of
-            a branch by Kaiming uniform with a=1, the attention's as in PyTorch.
+        init_cfg (dict, optional): As in mmengine. Defaults to None: Kaiming uniform
+            with a=1 for all convolutions but the attention's, which keep PyTorch's.
 
     Raises:
         ValueError: lists are empty, of unequal length, or hold no channel numbers.
     """
 
-    # Takes all features of a list of recorders at once.
+    # It takes the features of a list of recorders all at once.
     takes_list = True
 
     def __init__(
@@ -63,19 +64,15 @@ class FusionConnector(TeacherWidth, BaseConnector):
         sizes = [None] * count if out_sizes is None else out_sizes
         for key, values in (('out_channels', out_channels), ('out_sizes', sizes)):
             if not isinstance(values, (list, tuple)) or len(values) != count:
-                raise ValueError(
-                    describe(
-                        f'FusionConnector.{key}',
-                        values,
-                        f'in_channels={list(in_channels)} has {count} levels.',
-                        f'Write one entry of {key} for each, shallow to deep.',
-                    )
-                )
+                problem = f'in_channels={list(in_channels)} has {count} levels.'
+                remedy = f'Write one entry of {key} for each, shallow to deep.'
+                key = f'FusionConnector.{key}'
+                raise ValueError(describe(key, values, problem, remedy))
         if mid_channels is None:
             mid_channels = min(512, in_channels[-1])
         _check_channels('mid_channels', [mid_channels])
         self.in_channels = tuple(in_channels)
-        self.out_sizes = [_as_pair(size) for size in sizes]
+        self.out_sizes = [(x, x) if isinstance(x, int) else x for x in sizes]
         self.levels = nn.ModuleList(
             FusionLevel(*widths, mid_channels, fuses=index < count - 1)
             for index, widths in enumerate(zip(in_channels, out_channels, strict=True))
@@ -92,36 +89,35 @@ class FusionConnector(TeacherWidth, BaseConnector):
             list[Tensor]: Maps (N, C_out, H', W') in the same order.
 
         Raises:
-            TypeError: it is no list of tensors.
-            ValueError: number, shape or width of the features is another.
+            TypeError: ``feature`` is no list of tensors.
+            ValueError: the features have another number, shape or width.
         """
-        maps = self._checked(feature)
-        fused, outputs = None, []
+        maps = self._as_maps(feature)
+        fused: Tensor | None = None
+        outputs = []
         rows = zip(self.levels, maps, self.out_sizes, strict=True)
         for level, x, size in reversed(list(rows)):
             output, fused = level(x, fused, size)
             outputs.append(output)
         return outputs[::-1]
 
-    def _checked(self, features: Sequence[Tensor]) -> list[Tensor]:
-        if not isinstance(features, (list, tuple)) or not all(
-            isinstance(feature, Tensor) for feature in features
-        ):
+    def _as_maps(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Check the features; return them all as maps (N, C, H, W)."""
+        is_list = isinstance(features, (list, tuple))
+        if not is_list or not all(isinstance(x, Tensor) for x in features):
+            kind = type(features).__name__
+            if is_list:
+                kind = f'a list of {sorted({type(x).__name__ for x in features})}'
             raise TypeError(
-                f'FusionConnector got {_kinds(features)}: feed it a list of tensors, '
+                f'FusionConnector got {kind}: feed it a list of tensors, '
                 "recorder=['stage1', 'stage2'], with data_idx=0 for those of a module "
                 'that returns a tuple.'
             )
-        count = len(self.levels)
+        key, count = 'FusionConnector.in_channels', len(self.levels)
         if len(features) != count:
-            raise ValueError(
-                describe(
-                    'FusionConnector.in_channels',
-                    self.in_channels,
-                    f'It has {count} levels and got {len(features)} features.',
-                    'Write one number for each recorder, shallow to deep.',
-                )
-            )
+            problem = f'It has {count} levels and got {len(features)} features.'
+            remedy = 'Write one number for each recorder, shallow to deep.'
+            raise ValueError(describe(key, self.in_channels, problem, remedy))
         maps = []
         for index, feature in enumerate(features):
             shape = tuple(feature.shape)
@@ -132,21 +128,17 @@ class FusionConnector(TeacherWidth, BaseConnector):
                     f'FusionConnector got a feature {index} of shape {shape}: tap maps '
                     '(N, C, H, W), shallow to deep; the last may be a vector (N, C).'
                 )
-            if shape[1] != self.in_channels[index]:
-                raise ValueError(
-                    describe(
-                        f'FusionConnector.in_channels[{index}]',
-                        self.in_channels[index],
-                        f"The student's feature has {shape[1]} channels, {shape}.",
-                        f'Write {shape[1]} there, or tap another module.',
-                    )
-                )
+            expected = self.in_channels[index]
+            if shape[1] != expected:
+                problem = f"The student's feature has {shape[1]} channels, {shape}."
+                remedy = f'Write {shape[1]} there, or tap another module.'
+                raise ValueError(describe(f'{key}[{index}]', expected, problem, remedy))
             maps.append(feature)
         return maps
 
 
 class FusionLevel(nn.Module):
-    """One level: to the common width, fusion, to the teacher's width.
+    """Brings a feature to the common width, fuses it and brings it to the teacher's.
 
     Args:
         in_channels (int): Channels of the student's feature.
@@ -170,17 +162,17 @@ class FusionLevel(nn.Module):
 
         Args:
             x (Tensor): The student's feature, (N, C_in, H, W).
-            deeper (Tensor, optional): The fused map of the level below, (N, C_mid,
-                h, w); None for the deepest.
+            deeper (Tensor, optional): The fused map of the next deeper level, (N,
+                C_mid, h, w); None for the deepest.
             size (tuple[int, int], optional): Height and width of the teacher's
                 feature; None keeps those of ``x``.
 
         Returns:
-            tuple[Tensor, Tensor]: The map for the teacher's, (N, C_out, H', W'), and
-            the fused map, (N, C_mid, H', W').
+            tuple[Tensor, Tensor]: The map to compare with the teacher's, (N, C_out,
+            H', W'), and the fused map, (N, C_mid, H', W').
         """
         x = self.reduce(x)
-        if self.attention is not None:
+        if self.attention is not None and deeper is not None:
             deeper = _nearest(deeper, x.shape[2:])
             weights = self.attention(torch.cat((x, deeper), 1)).sigmoid()
             x = x * weights[:, :1] + deeper * weights[:, 1:]
@@ -200,27 +192,12 @@ def _nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode='nearest')
 
 
-def _as_pair(size: Size) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else size
-
-
 def _check_channels(key: str, values: Sequence[int]) -> None:
     numbers = isinstance(values, (list, tuple)) and all(
         isinstance(value, int) and not isinstance(value, bool) and value > 0
         for value in values
     )
     if not numbers or not values:
-        raise ValueError(
-            describe(
-                f'FusionConnector.{key}',
-                values,
-                'Channels are positive integers, one for each level.',
-                f'Write {key}=[64, 128, 256, 256], say, shallow to deep.',
-            )
-        )
-
-
-def _kinds(features) -> str:
-    if not isinstance(features, (list, tuple)):
-        return type(features).__name__
-    return f'a list of {sorted({type(feature).__name__ for feature in features})}'
+        problem = 'Channels are positive integers, one for each level.'
+        remedy = f'Write {key}=[64, 128, 256, 256], say, shallow to deep.'
+        raise ValueError(describe(f'FusionConnector.{key}', values, problem, remedy))

@@ -1,5 +1,7 @@
 """From a student's feature map to one of the teacher's width and size."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from mmrazor.models.architectures.connectors import ConvModuleConnector
 from mmrazor.registry import MODELS
@@ -13,7 +15,8 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
     """mmrazor's ``ConvModuleConnector``, linear by default, that also resizes.
 
     A larger map is averaged down to the teacher's size, a smaller one
-    interpolated. Trained with the student and left behind when it is extracted.
+    interpolated. The connector is trained with the student and left behind when the
+    student is extracted.
 
     Args:
         in_channels (int): Channels of the student's map.
@@ -31,10 +34,13 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
         out_channels: int,
         size: int | tuple[int, int] | None = None,
         act_cfg: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, act_cfg=act_cfg, **kwargs)
-        self.size = (size, size) if isinstance(size, int) else size
+        self.size: tuple[int, int] | None = None
+        if size is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+            self.size = height, width
 
     def forward_train(self, feature: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, height, width).
@@ -44,7 +50,7 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
         """
         self.check_width(feature, self.conv_module.in_channels, only_map=True)
         if self.size is not None:
-            feature = resize(feature, tuple(self.size))
+            feature = resize(feature, self.size)
         return super().forward_train(feature)
 
 

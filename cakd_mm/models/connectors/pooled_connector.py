@@ -12,7 +12,8 @@ from .teacher_width import TeacherWidth
 class PooledConnector(TeacherWidth, BaseConnector):
     """Pool a map, then bring the channels to the teacher's width by a linear layer.
 
-    Trained with the student and left behind when it is extracted.
+    The connector is trained with the student and left behind when the student is
+    extracted.
 
     Args:
         in_channels (int): Channels of the student's feature.
@@ -35,7 +36,7 @@ class PooledConnector(TeacherWidth, BaseConnector):
         """Map (N, C_in), (N, L, C_in) or (N, C_in, H, W) to C_out channels.
 
         Returns:
-            Tensor: (N, C_out), of tokens (N, L, C_out).
+            Tensor: (N, C_out), or (N, L, C_out) for tokens.
 
         Raises:
             ValueError: the feature has another width.

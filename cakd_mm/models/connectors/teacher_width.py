@@ -8,13 +8,11 @@ from ..layout import channel_dim
 
 
 class TeacherWidth:
-    """Takes ``in_channels`` from the student's tap and ``out_channels`` from the
-    teacher's where a config leaves them out, and checks the feature.
-    """
+    """Fills in the widths that a config leaves out, and checks the feature."""
 
     @classmethod
     def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
-        """Return which arguments the nets determine, see :func:`fill_widths`."""
+        """Return which net determines which argument, see :func:`fill_widths`."""
         return {'in_channels': 'student', 'out_channels': 'teacher'}
 
     def check_width(

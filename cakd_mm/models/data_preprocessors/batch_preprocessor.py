@@ -1,5 +1,7 @@
 """Preprocessing of a whole batch, where the loader gives one."""
 
+from typing import Any
+
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -12,20 +14,20 @@ from ...datasets.label_batch import LabelBatch
 class BatchPreprocessor(ClsDataPreprocessor):
     """mmpretrain's ``ClsDataPreprocessor``, without a loop over the images.
 
-    A batch of resident data (uint8 images and a :class:`LabelBatch`) is normalised as
-    one, to the same numbers bit for bit; anything else, and settings that need the
+    A batch of resident data (uint8 images and a :class:`LabelBatch`) is normalised as a
+    whole, with the same result bit for bit. Anything else, and settings that need the
     images one by one (mixup, one-hot labels, padding), go the ordinary way.
 
     Args:
-        channels_last (bool): Leave such a batch in that memory format, in which it is
-            made; nets then round otherwise. Defaults to False.
+        channels_last (bool): Leave such a batch in the memory format in which it is
+            made. Nets then round in another way. Defaults to False.
         **kwargs: As in mmpretrain (``mean``, ``std``, ``to_rgb``, ...).
     """
 
-    def __init__(self, channels_last: bool = False, **kwargs) -> None:
+    def __init__(self, channels_last: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels_last = channels_last
-        self._row: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+        self._rows: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Return ``inputs`` (N, C, H, W) float32 and ``data_samples``."""
@@ -33,7 +35,7 @@ class BatchPreprocessor(ClsDataPreprocessor):
         one_by_one = self.to_onehot or self.batch_augments or self.pad_size_divisor > 1
         if not isinstance(samples, LabelBatch):
             return super().forward(data, training)
-        if one_by_one:  # what is set on a sample has to stay
+        if one_by_one:  # a list, because what is set on a sample has to stay
             return super().forward(dict(data, data_samples=list(samples)), training)
         images = data['inputs'].to(self.device, non_blocking=self._non_blocking)
         if self._enable_normalize:
@@ -47,9 +49,10 @@ class BatchPreprocessor(ClsDataPreprocessor):
         return dict(inputs=images, data_samples=samples)
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation as a row of pixels, laid out once."""
-        key = images.shape[-1], images.shape[1], images.device, self.mean.dtype
-        if self._row is None or self._row[0] != key:
-            rows = (row_of(numbers, *key[:2]) for numbers in (self.mean, self.std))
-            self._row = key, tuple(rows)
-        return self._row[1]
+        """Return mean and deviation as rows of pixels, which are laid out once."""
+        width, channels = images.shape[-1], images.shape[1]
+        key = width, channels, images.device, self.mean.dtype
+        if self._rows is None or self._rows[0] != key:
+            mean = row_of(self.mean, width, channels)
+            self._rows = key, (mean, row_of(self.std, width, channels))
+        return self._rows[1]

@@ -1,5 +1,6 @@
-"""Keeps the values of losses at a ratio, so that nobody looks for a weight."""
+"""Keeps the values of losses at a ratio, so that nobody has to search a weight."""
 
+from collections.abc import Collection
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from ..term_axis import TermAxis, TermLabels
 
 KEY = 'model.distiller.balancer'
 EPS = 1e-12
+# Factor of a float16 loss, because small gradients would vanish in float16.
 HALF_SCALE = 2.0**12
 
 
@@ -25,20 +27,20 @@ class LossRatioBalancer(nn.Module):
 
     .. math:: \lambda = \frac{ratio}{n} \frac{mean(reference)}{mean(loss)}
 
-    of running means that are detached, averaged over ranks, right from the
-    first batch, and kept in checkpoints. A ``loss_weight`` of a balanced loss
-    has no effect. Logged: ``lambda`` and ``ratio``, what the values of this
-    step come to; and, where a line is logged, ``grad_ratio``, the norm of the
-    weighted loss's gradient over the reference's, both with respect to the
-    student's tensor that the loss compares. A loss's own terms have other names.
+    where the means are running means: detached, averaged over ranks, right from the
+    first batch, and saved in checkpoints. The ``loss_weight`` of a balanced loss has
+    no effect. Three terms are logged: ``lambda``; ``ratio``, the ratio of the values
+    in this step; and, in steps that print a line, ``grad_ratio``, the norm of the
+    weighted loss's gradient over that of the reference's, both with respect to the
+    student's tensor that the loss compares.
 
     Args:
         losses (str | list[str]): Names of the losses to weight.
-        reference (str): Name of the loss they are measured by, which keeps its
+        reference (str): Name of the loss that they are compared with, which keeps its
             weight.
-        ratio (float): Value aimed at for losses : reference. Defaults to 1.0.
-        momentum (float): Least weight of a new batch in the running means;
-            small enough to be steady, large enough to follow. Defaults to 0.05.
+        ratio (float): Aim for losses : reference. Defaults to 1.0.
+        momentum (float): Least weight of a new batch in the running means. Defaults
+            to 0.05.
         limits (tuple[float, float]): Least and greatest lambda. Defaults to
             (1e-3, 1e3).
 
@@ -55,6 +57,10 @@ class LossRatioBalancer(nn.Module):
         ),
     }
 
+    limits: tuple[float, float]
+    # The terms of the last step, by the name of the loss.
+    terms: dict[str, dict[str, Tensor]]
+
     def __init__(
         self,
         losses: str | list[str],
@@ -66,44 +72,27 @@ class LossRatioBalancer(nn.Module):
         super().__init__()
         check_number(self, 'ratio', ratio, positive=True)
         if not 0 < limits[0] <= limits[1]:
-            raise ValueError(
-                describe(
-                    f'{KEY}.limits',
-                    limits,
-                    'These are the least and the greatest weight.',
-                    'Write (1e-3, 1e3), say.',
-                )
-            )
+            problem = 'These are the least and the greatest weight.'
+            remedy = 'Write (1e-3, 1e3), say.'
+            raise ValueError(describe(f'{KEY}.limits', limits, problem, remedy))
         self.losses = [losses] if isinstance(losses, str) else list(losses)
         self.reference = reference
         if not self.losses or reference in self.losses:
-            raise ValueError(
-                describe(
-                    f'{KEY}.losses',
-                    losses,
-                    f'They are measured by {reference!r}, a loss of its own.',
-                    'Name the feature losses here and the logit loss in reference.',
-                )
-            )
+            problem = f'They are measured by {reference!r}, a loss of its own.'
+            remedy = 'Name the feature losses here and the logit loss in reference.'
+            raise ValueError(describe(f'{KEY}.losses', losses, problem, remedy))
         self.ratio = ratio
-        self.limits = tuple(limits)
+        self.limits = (limits[0], limits[1])
         self.means = RunningMean((len(self.losses) + 1,), momentum)
-        self.terms: dict[str, dict[str, Tensor]] = {}
+        self.terms = {}
 
-    def check_names(self, known) -> None:
+    def check_names(self, known: Collection[str]) -> None:
         """Raise ValueError unless all its losses are among ``known``."""
-        for key, name in [('reference', self.reference)] + [
-            ('losses', name) for name in self.losses
-        ]:
+        problem = f'There are only the losses {sorted(known)}.'
+        for name in (self.reference, *self.losses):
             if name not in known:
-                raise ValueError(
-                    describe(
-                        f'{KEY}.{key}',
-                        name,
-                        f'There are only the losses {sorted(known)}.',
-                        'Name one of those.',
-                    )
-                )
+                key = f'{KEY}.{"reference" if name == self.reference else "losses"}'
+                raise ValueError(describe(key, name, problem, 'Name one of those.'))
 
     def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``losses`` with the balanced ones weighted.
@@ -129,7 +118,7 @@ class LossRatioBalancer(nn.Module):
         return balanced
 
     def warning(self, terms: dict[str, float]) -> str | None:
-        """Tell of a weight at its limit, where the ratio is no longer kept."""
+        """Return a warning if a weight is at its limit, where the ratio is not kept."""
         weight = terms.get('lambda', 1.0)
         if self.limits[0] < weight < self.limits[1]:
             return None
@@ -140,27 +129,25 @@ class LossRatioBalancer(nn.Module):
         )
 
     def probe(self, balanced: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-        """Add ``grad_ratio`` to the terms, at the price of a partial backward.
+        """Add ``grad_ratio`` to the terms, which costs a part of a backward pass.
 
         Args:
             balanced (dict[str, Tensor]): What :meth:`forward` returned.
-            tensors (dict[str, Tensor]): For each balanced loss the student's
-                tensor it compares.
+            tensors (dict[str, Tensor]): Name of a balanced loss to the student's tensor
+                that the loss compares.
         """
         for name in self.losses:
             tensor = tensors.get(name)
             if tensor is None or not tensor.requires_grad:
                 continue
-            own, other = (
-                _norm(balanced[loss], tensor) for loss in (name, self.reference)
-            )
-            if own is not None and other is not None:
-                self.terms[name]['grad_ratio'] = own / other.clamp(min=EPS)
+            norm = _gradient_norm(balanced[name], tensor)
+            other = _gradient_norm(balanced[self.reference], tensor)
+            if norm is not None and other is not None:
+                self.terms[name]['grad_ratio'] = norm / other.clamp(min=EPS)
 
 
-def _norm(loss: Tensor, tensor: Tensor) -> Tensor | None:
-    """Return the norm of d loss / d tensor, None where it does not depend on it."""
-    # What is small in float16 would be lost there.
+def _gradient_norm(loss: Tensor, tensor: Tensor) -> Tensor | None:
+    """Return the norm of d loss / d tensor, None for a loss that ignores the tensor."""
     scale = HALF_SCALE if tensor.dtype == torch.float16 else 1.0
     (grad,) = torch.autograd.grad(
         scale * loss, tensor, retain_graph=True, allow_unused=True

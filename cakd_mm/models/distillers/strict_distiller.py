@@ -1,6 +1,8 @@
-"""A configurable distiller that refuses what mmrazor's would train on silently."""
+"""A configurable distiller that refuses mistakes which mmrazor's accepts silently."""
 
+from collections.abc import Iterable
 from inspect import Parameter, signature
+from typing import Any
 
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
@@ -19,22 +21,22 @@ HEAD = 'model.distiller'
 class StrictDistiller(ConfigurableDistiller):
     """:class:`mmrazor.ConfigurableDistiller` with complete checks.
 
-    Same config keys. Every declared loss must be mapped, every argument of its
-    ``forward`` that has no default must be fed, every recorder, connector and
-    tapped module must exist, and a recorder that saw nothing is named.
+    The config keys are the same. Every loss must be mapped, every argument of its
+    ``forward`` without a default must be fed, every recorder, connector and tapped
+    module must exist, and a recorder that recorded nothing is an error.
 
     An argument may also be a list of features, for which a mapping names a list of
-    recorders. ``data_idx`` and ``record_idx`` are then one value for all or a list
-    of one for each. So is ``connector`` where it is a list, None for a feature that
-    is left as it is; a single name is a connector that takes the whole list, as a
-    :class:`FusionConnector`, and says so by ``takes_list = True``::
+    recorders. ``data_idx`` and ``record_idx`` are then one value for all, or a list
+    with one for each. A list of connectors has one for each too, or None where a
+    feature stays as it is. A single name is a connector that takes the whole list and
+    declares ``takes_list = True``, as :class:`FusionConnector` does::
 
         preds_S=dict(recorder=['stage2', 'neck'], from_student=True,
                      data_idx=[None, 0], connector=['fit2', 'fit'])
 
-    Every loss gets float32 instead of what mixed precision makes half of, unless it
-    says otherwise: mmrazor's own would compute in bf16 on a CPU, where a KL of 0.01
-    comes out below 0. What else a loss may say of itself is in :class:`DistillLoss`.
+    Losses get float32 instead of half precision unless they ask for half, because
+    mmrazor's losses would compute in bf16 on a CPU, where a KL of 0.01 comes out below
+    0. What else a loss may declare is in :class:`DistillLoss`.
 
     Args:
         balancer (dict, optional): Config of a :class:`LossRatioBalancer`.
@@ -52,6 +54,8 @@ class StrictDistiller(ConfigurableDistiller):
         TypeError: a loss, connector, recorder or scorer has no argument of that name.
     """
 
+    balancer: LossRatioBalancer | None
+
     def __init__(
         self,
         student_recorders: dict | None = None,
@@ -61,15 +65,13 @@ class StrictDistiller(ConfigurableDistiller):
         distill_losses: dict | None = None,
         loss_forward_mappings: dict | None = None,
         balancer: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         check_arguments(StrictDistiller, kwargs, HEAD)
         losses, mappings = distill_losses or {}, loss_forward_mappings or {}
         _check_pairing(losses, mappings)
-        names = {
-            True: set(student_recorders or {}),
-            False: set(teacher_recorders or {}),
-        }
+        ours, theirs = set(student_recorders or {}), set(teacher_recorders or {})
+        names = {True: ours, False: theirs}
         for loss, mapping in mappings.items():
             for argument, record in mapping.items():
                 key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
@@ -107,32 +109,33 @@ class StrictDistiller(ConfigurableDistiller):
         self.probing = False
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compute, balance and warm up all losses; add what trains their parts.
+        """Compute, balance and warm up all losses; add the losses of trained scorers.
 
         Returns:
             dict[str, Tensor]: The losses by name, and ``<name>.scorer_loss``
             of those whose scorer is trained.
         """
-        asked = self.losses()
-        for loss in asked.values():
-            loss.probing = self.probing
+        modules = self.losses()
+        for module in modules.values():
+            module.probing = self.probing
         losses = {
-            name: self.distill_losses[name](**self._inputs_of(asked[name], mapping))
+            name: self.distill_losses[name](**self._inputs_of(modules[name], mapping))
             for name, mapping in self.loss_forward_mappings.items()
         }
         if self.balancer is not None:
             losses = self.balancer(losses)
             if self.probing:
-                self.balancer.probe(losses, self._student_tensors())
+                tensors = self._student_tensors(self.balancer.losses)
+                self.balancer.probe(losses, tensors)
         if self.warmup != 1.0:
             losses = {name: self.warmup * loss for name, loss in losses.items()}
-        for name, loss in asked.items():
-            if loss.auxiliary is not None:
-                losses[f'{name}.scorer_loss'] = loss.auxiliary
+        for name, module in modules.items():
+            if module.auxiliary is not None:
+                losses[f'{name}.scorer_loss'] = module.auxiliary
         return losses
 
     def losses(self) -> dict[str, DistillLoss]:
-        """Return the losses by name, as what answers by the protocol of ours."""
+        """Return the losses by name, each with the protocol of :class:`DistillLoss`."""
         return {k: as_distill_loss(loss) for k, loss in self.distill_losses.items()}
 
     def _inputs_of(self, loss: DistillLoss, mapping: dict) -> dict:
@@ -142,14 +145,14 @@ class StrictDistiller(ConfigurableDistiller):
             return inputs
         return {key: in_float32(value) for key, value in inputs.items()}
 
-    def _student_tensors(self) -> dict[str, Tensor]:
-        """Return what each balanced loss compares, before its connector.
+    def _student_tensors(self, losses: Iterable[str]) -> dict[str, Tensor]:
+        """Return the student's tensor that each loss compares, before its connector.
 
-        Of a list it is the first that has a gradient: the shallowest, through which
-        what all of them teach goes to the net.
+        For a list it is the first tensor that has a gradient. That is the shallowest,
+        through which the gradients of all others go on to the net.
         """
-        tensors = {}
-        for name in self.balancer.losses:
+        tensors: dict[str, Tensor] = {}
+        for name in losses:
             for record in self.loss_forward_mappings[name].values():
                 if record['from_student']:
                     plain = {k: v for k, v in record.items() if 'connector' not in k}
@@ -160,36 +163,35 @@ class StrictDistiller(ConfigurableDistiller):
         return tensors
 
     def terms(self) -> dict[str, Tensor]:
-        """Return the scalars of the last step that are worth seeing.
+        """Return the scalars of the last step that are to be logged.
 
         Returns:
-            dict[str, Tensor]: ``<loss>/<term>`` to a detached scalar on the
-            loss's device; ``loss`` is left out of the names, which mmengine
-            would smooth.
+            dict[str, Tensor]: ``<loss>/<term>``, by :func:`short_name`, to a detached
+            scalar on the loss's device.
         """
-        terms = {}
-        for name, loss in self.losses().items():
-            own = dict(loss.terms)
-            if self.balancer is not None:
-                own.update(self.balancer.terms.get(name, {}))
-            terms.update({f'{short_name(name)}/{k}': v for k, v in own.items()})
-        return terms
+        balanced = {} if self.balancer is None else self.balancer.terms
+        return {
+            f'{short_name(name)}/{term}': value
+            for name, loss in self.losses().items()
+            for term, value in {**loss.terms, **balanced.get(name, {})}.items()
+        }
 
     def warnings(self, terms: dict[str, float]) -> list[str]:
-        """Return what the losses have to say about their logged terms."""
+        """Return the warnings of losses and balancer about their logged terms."""
         found = []
         for name, loss in self.losses().items():
             start = f'{short_name(name)}/'
-            own = {k[len(start) :]: v for k, v in terms.items() if k.startswith(start)}
-            speakers: list[DistillLoss | LossRatioBalancer] = [loss]
+            of_loss = {
+                key.removeprefix(start): value
+                for key, value in terms.items()
+                if key.startswith(start)
+            }
+            if not of_loss:
+                continue
+            texts = [loss.warning(of_loss)]
             if self.balancer is not None and name in self.balancer.losses:
-                speakers.append(self.balancer)
-            texts = [speaker.warning(own) for speaker in speakers if own]
-            found += [
-                f'model.distiller.distill_losses.{name}: {text}'
-                for text in texts
-                if text
-            ]
+                texts.append(self.balancer.warning(of_loss))
+            found += [f'{HEAD}.distill_losses.{name}: {text}' for text in texts if text]
         return found
 
     def prepare_from_student(self, model: BaseModel) -> None:
@@ -210,12 +212,12 @@ class StrictDistiller(ConfigurableDistiller):
         data_idx: int | list[int | None] | None = None,
         connector: str | list[str | None] | None = None,
         connector_idx: int | list[int | None] | None = None,
-    ):
-        """Return recorded data, a list of it for a list of recorders.
+    ) -> Any:
+        """Return recorded data, or a list of it for a list of recorders.
 
         Args:
-            recorder (str | list[str]): Its name, or several.
-            from_student (bool): Whether it is the student's.
+            recorder (str | list[str]): Name of a recorder, or several names.
+            from_student (bool): Whether the recorder is the student's.
             record_idx (int | list): Which call of the module. Defaults to 0.
             data_idx (int | list, optional): Which of several outputs. Defaults to
                 None, the output as it is.
@@ -225,174 +227,139 @@ class StrictDistiller(ConfigurableDistiller):
                 Defaults to None.
 
         Raises:
-            ValueError: a recorder saw nothing.
+            ValueError: a recorder recorded nothing.
         """
         if isinstance(recorder, str):
             self._check_buffer(recorder, from_student)
             return super().get_record(
                 recorder, from_student, record_idx, data_idx, connector, connector_idx
             )
-        options = [record_idx, data_idx]
-        takes_all = isinstance(connector, str)
-        if not takes_all:
+        options: list[Any] = [record_idx, data_idx]
+        if not isinstance(connector, str):
             options += [connector, connector_idx]
         columns = [_spread(option, len(recorder)) for option in options]
         data = [
             self.get_record(name, from_student, *row)
             for name, *row in zip(recorder, *columns, strict=True)
         ]
-        if not takes_all:
+        if not isinstance(connector, str):
             return data
         data = self.connectors[connector](data)
         return data if connector_idx is None else data[connector_idx]
 
     def _check_buffer(self, recorder: str, from_student: bool) -> None:
-        """A recorder that saw nothing is an error."""
-        side = 'student_recorders' if from_student else 'teacher_recorders'
+        """Refuse a recorder that recorded nothing."""
+        side = _side(from_student)
         source = getattr(self, side).get_recorder(recorder)
         if not source.data_buffer:
-            raise ValueError(
-                describe(
-                    f'{HEAD}.{side}.{recorder}.source',
-                    source.source,
-                    'The module was not run in this step, so nothing was recorded.',
-                    'Tap a module that runs; a frozen teacher computes no loss, so '
-                    "record labels from the student (source='head.loss_module').",
-                )
-            )
+            problem = 'The module was not run in this step, so nothing was recorded.'
+            remedy = 'Tap a module that runs; a frozen teacher computes no loss, so '
+            remedy += "record labels from the student (source='head.loss_module')."
+            key = f'{HEAD}.{side}.{recorder}.source'
+            raise ValueError(describe(key, source.source, problem, remedy))
 
     def _check_sources(self, side: str, model: nn.Module) -> None:
-        """A recorder whose module is missing is an error, by its config key."""
+        """Refuse a recorder whose module or parameter is missing."""
         modules = {name for name, _ in model.named_modules()}
         parameters = {name for name, _ in model.named_parameters()}
+        sources = dict(
+            ModuleOutputsRecorder=modules,
+            ModuleInputsRecorder=modules,
+            ParameterRecorder=parameters,
+        )
+        problem = f'The {side.split("_")[0]} has nothing of that name.'
         for name, recorder in getattr(self, side).recorders.items():
             key = f'{HEAD}.{side}.{name}.source'
-            if hasattr(recorder, 'key'):  # a tap, which says itself what is wrong
+            if hasattr(recorder, 'key'):  # a tap, which raises an error of its own
                 recorder.key = key
-            kind = type(recorder).__name__
-            known = {
-                'ModuleOutputsRecorder': modules,
-                'ModuleInputsRecorder': modules,
-                'ParameterRecorder': parameters,
-            }.get(kind)
-            if known is not None and recorder.source not in known:
-                raise ValueError(
-                    describe(
-                        key,
-                        recorder.source,
-                        f'The {side.split("_")[0]} has nothing of that name.',
-                        f'Like it: {nearest(recorder.source, known)}.',
-                    )
-                )
+            source, known = recorder.source, sources.get(type(recorder).__name__)
+            if known is not None and source not in known:
+                remedy = f'Like it: {nearest(source, known)}.'
+                raise ValueError(describe(key, source, problem, remedy))
+
+
+def _side(from_student: bool) -> str:
+    return 'student_recorders' if from_student else 'teacher_recorders'
 
 
 def short_name(loss: str) -> str:
-    """Return a loss's name without ``loss``: mmengine smooths what contains it."""
+    """Return the name of a loss in the log, without ``loss``.
+
+    mmengine would smooth every value whose name contains ``loss``.
+    """
     return loss.replace('loss_', '').replace('_loss', '').replace('loss', '') or 'cakd'
 
 
 def _check_short_names(losses: dict) -> None:
-    """Two losses with one name in the log would overwrite each other's terms."""
+    """Refuse two losses that would overwrite each other's terms in the log."""
     known: dict[str, str] = {}
     for name in losses:
-        other = known.setdefault(short_name(name), name)
+        short = short_name(name)
+        other = known.setdefault(short, name)
         if other != name:
-            raise ValueError(
-                describe(
-                    f'{HEAD}.distill_losses.{name}',
-                    dict(losses[name]).get('type'),
-                    f'In the log it would have the name of {other!r}, '
-                    f'{short_name(name)!r}.',
-                    'Rename one of the two.',
-                )
-            )
+            key, kind = f'{HEAD}.distill_losses.{name}', losses[name].get('type')
+            problem = f'In the log it would have the name of {other!r}, {short!r}.'
+            raise ValueError(describe(key, kind, problem, 'Rename one of the two.'))
 
 
 def _check_pairing(losses: dict, mappings: dict) -> None:
-    """Every loss is mapped and every mapping has a loss."""
+    """Refuse a loss without a mapping and a mapping without a loss."""
     for name in losses.keys() - mappings.keys():
-        raise ValueError(
-            describe(
-                f'{HEAD}.distill_losses.{name}',
-                dict(losses[name]).get('type'),
-                'Nothing feeds this loss, so it would never be computed.',
-                f'Add `{HEAD}.loss_forward_mappings.{name}` or remove the loss.',
-            )
-        )
+        key, kind = f'{HEAD}.distill_losses.{name}', losses[name].get('type')
+        problem = 'Nothing feeds this loss, so it would never be computed.'
+        remedy = f'Add `{HEAD}.loss_forward_mappings.{name}` or remove the loss.'
+        raise ValueError(describe(key, kind, problem, remedy))
     for name in mappings.keys() - losses.keys():
-        raise ValueError(
-            describe(
-                f'{HEAD}.loss_forward_mappings.{name}',
-                dict(mappings[name]),
-                f'There is no loss of that name; like it: {nearest(name, losses)}.',
-                f'Add `{HEAD}.distill_losses.{name}` or remove the mapping.',
-            )
-        )
+        key, like = f'{HEAD}.loss_forward_mappings.{name}', nearest(name, losses)
+        problem = f'There is no loss of that name; like it: {like}.'
+        remedy = f'Add `{HEAD}.distill_losses.{name}` or remove the mapping.'
+        raise ValueError(describe(key, dict(mappings[name]), problem, remedy))
 
 
-def _spread(value, count: int) -> list:
-    """Return a list of one value for each of several recorders."""
+def _spread(value: Any, count: int) -> list:
+    """Return a list with one value for each of ``count`` recorders."""
     return list(value) if isinstance(value, (list, tuple)) else [value] * count
 
 
-def _check_record(key: str, record, names: dict[bool, set], connectors: set) -> None:
-    """One entry of a mapping: where an argument comes from."""
+def _check_record(
+    key: str, record: Any, names: dict[bool, set[str]], connectors: set[str]
+) -> None:
+    """Refuse an entry of a mapping that names nothing an argument could come from."""
     if not isinstance(record, dict) or not isinstance(record.get('from_student'), bool):
-        raise ValueError(
-            describe(
-                key,
-                record,
-                'It does not say where the argument comes from.',
-                "Write dict(recorder='logits', from_student=True or False).",
-            )
-        )
-    recorder = record.get('recorder')
-    is_list = isinstance(recorder, (list, tuple))
-    if is_list and not recorder:
-        raise ValueError(
-            describe(
-                f'{key}.recorder',
-                recorder,
-                'No recorder is named.',
-                "Write recorder=['stage1', 'stage2'], say.",
-            )
-        )
-    known = names[record['from_student']]
-    side = 'student_recorders' if record['from_student'] else 'teacher_recorders'
-    for name in recorder if is_list else [recorder]:
+        problem = 'It does not say where the argument comes from.'
+        remedy = "Write dict(recorder='logits', from_student=True or False)."
+        raise ValueError(describe(key, record, problem, remedy))
+    recorders = record.get('recorder')
+    count = len(recorders) if isinstance(recorders, (list, tuple)) else None
+    if count == 0:
+        problem = 'No recorder is named.'
+        remedy = "Write recorder=['stage1', 'stage2'], say."
+        raise ValueError(describe(f'{key}.recorder', recorders, problem, remedy))
+    side, known = _side(record['from_student']), names[record['from_student']]
+    for name in _spread(recorders, 1):
         if not isinstance(name, str) or name not in known:
-            raise ValueError(
-                describe(
-                    f'{key}.recorder',
-                    name,
-                    f'`{HEAD}.{side}` has no such recorder; '
-                    f'it has {nearest(str(name), known)}.',
-                    f'Add it to `{HEAD}.{side}` or name one of those.',
-                )
-            )
-    _check_lists(key, record, len(recorder) if is_list else None)
+            like = nearest(str(name), known)
+            problem = f'`{HEAD}.{side}` has no such recorder; it has {like}.'
+            remedy = f'Add it to `{HEAD}.{side}` or name one of those.'
+            raise ValueError(describe(f'{key}.recorder', name, problem, remedy))
+    _check_lists(key, record, count)
     for name in _spread(record.get('connector'), 1):
         if name is not None and (not isinstance(name, str) or name not in connectors):
-            raise ValueError(
-                describe(
-                    f'{key}.connector',
-                    name,
-                    f'`{HEAD}.connectors` has {nearest(str(name), connectors)}.',
-                    'Add the connector or name one of those.',
-                )
-            )
+            problem = f'`{HEAD}.connectors` has {nearest(str(name), connectors)}.'
+            remedy = 'Add the connector or name one of those.'
+            raise ValueError(describe(f'{key}.connector', name, problem, remedy))
 
 
 def _check_lists(key: str, record: dict, count: int | None) -> None:
-    """Lists in an entry of a mapping are as long as that of its recorders."""
-    whole = isinstance(record.get('connector'), str)
+    """Refuse lists that are not as long as the list of an entry's recorders."""
+    takes_all = isinstance(record.get('connector'), str)
     for option in ('record_idx', 'data_idx', 'connector', 'connector_idx'):
         value = record.get(option)
         if not isinstance(value, (list, tuple)):
             continue
         if count is None:
             problem, remedy = 'There is one recorder only.', 'Write a single value.'
-        elif whole and option == 'connector_idx':
+        elif takes_all and option == 'connector_idx':
             problem = f'{record["connector"]!r} takes all recorders at once.'
             remedy = 'Write a single value, or none.'
         elif len(value) != count:
@@ -404,7 +371,7 @@ def _check_lists(key: str, record: dict, count: int | None) -> None:
 
 
 def _check_connectors(key: str, record: dict, connectors: nn.ModuleDict) -> None:
-    """A connector gets a list of features if, and only if, it takes one."""
+    """Refuse a list of features unless the connector takes a list, and vice versa."""
     connector, recorder = record.get('connector'), record['recorder']
     gets_list = isinstance(connector, str) and not isinstance(recorder, str)
     for name in _spread(connector, 1):
@@ -416,21 +383,16 @@ def _check_connectors(key: str, record: dict, connectors: nn.ModuleDict) -> None
         takes_list = getattr(module, 'takes_list', False)
         if takes_list == gets_list:
             continue
-        kind, verb = type(module).__name__, 'takes' if takes_list else 'does not take'
-        raise ValueError(
-            describe(
-                f'{key}.connector',
-                connector,
-                f'{kind} {verb} a list of features; recorder={recorder!r}.',
-                "Write a list of recorders and the connector's name alone."
-                if takes_list
-                else 'Write a list of connectors, one for each recorder.',
-            )
-        )
+        verb, entries = 'does not take', 'connectors, one for each recorder.'
+        if takes_list:
+            verb, entries = 'takes', "recorders and the connector's name alone."
+        kind, remedy = type(module).__name__, f'Write a list of {entries}'
+        problem = f'{kind} {verb} a list of features; recorder={recorder!r}.'
+        raise ValueError(describe(f'{key}.connector', connector, problem, remedy))
 
 
 def _check_arguments(loss: str, module: nn.Module, mapping: dict) -> None:
-    """Every argument of ``forward`` is fed, and nothing else is."""
+    """Refuse a mapping that misses an argument of ``forward``, or has another one."""
     arguments = signature(module.forward).parameters
     required = {
         name
@@ -440,20 +402,11 @@ def _check_arguments(loss: str, module: nn.Module, mapping: dict) -> None:
     }
     key, kind = f'{HEAD}.loss_forward_mappings.{loss}', type(module).__name__
     for name in sorted(required - mapping.keys()):
-        raise ValueError(
-            describe(
-                key,
-                sorted(mapping),
-                f'{kind}.forward also needs {name!r}.',
-                f'Add {name}=dict(recorder=..., from_student=...).',
-            )
-        )
+        problem = f'{kind}.forward also needs {name!r}.'
+        remedy = f'Add {name}=dict(recorder=..., from_student=...).'
+        raise ValueError(describe(key, sorted(mapping), problem, remedy))
     for name in sorted(mapping.keys() - arguments.keys()):
-        raise ValueError(
-            describe(
-                f'{key}.{name}',
-                dict(mapping[name]),
-                f'{kind}.forward takes {sorted(arguments)}.',
-                'Rename or remove the argument.',
-            )
-        )
+        problem = f'{kind}.forward takes {sorted(arguments)}.'
+        remedy = 'Rename or remove the argument.'
+        value = dict(mapping[name])
+        raise ValueError(describe(f'{key}.{name}', value, problem, remedy))

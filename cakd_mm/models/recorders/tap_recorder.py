@@ -18,25 +18,25 @@ class TapRecorder(ModuleOutputsRecorder):
     """Records the feature of a tap: ``dict(type='Tap', source='stage2_pre')``.
 
     ``source`` is a name of :func:`points_of`, the same for every net that is known
-    there. What is recorded is the tensor itself, out of a tuple of one. Where a net
-    activates a feature in place, it is told not to, since the tensor would be
+    there. A tuple of one tensor is recorded as the tensor. Where a net activates a
+    feature in place, the recorder switches that off, because the tensor would be
     overwritten after it was recorded.
 
     Args:
         source (str): ``stage1``, ``stage1_pre`` ... or ``pooled``.
 
     Attributes:
-        key (str): The config key of ``source`` for errors; a distiller that knows
-            its own recorder's replaces it.
+        key (str): The config key of ``source`` for errors. A distiller replaces it
+            by the key of this recorder.
 
     Raises:
-        ValueError: the net has no tap of that name, or what is there is overwritten
-            by a later layer.
+        ValueError: the net has no tap of that name, or a later layer overwrites what
+            was recorded.
     """
 
     key = 'recorder.source'
 
-    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+    def prepare_from_model(self, model: nn.Module) -> None:
         """Hook the recorder up."""
         point = find_point(model, self.source, self.key)
         module = model.get_submodule(point.module)
@@ -44,7 +44,7 @@ class TapRecorder(ModuleOutputsRecorder):
             module.register_forward_hook(self.forward_hook)
             return
         if getattr(module, 'inplace', False):
-            module.inplace = False
+            setattr(module, 'inplace', False)  # noqa: B010
         module.register_forward_pre_hook(self._record_input)
 
     def forward_hook(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
@@ -52,7 +52,7 @@ class TapRecorder(ModuleOutputsRecorder):
         self._record(outputs)
 
     def _record_input(self, module: nn.Module, inputs: tuple) -> None:
-        # Of several calls of the module in a forward the last one counts.
+        # If the module is called several times in a forward, the last call counts.
         self._data_buffer.clear()
         self._record(inputs)
 
@@ -68,16 +68,11 @@ class TapRecorder(ModuleOutputsRecorder):
         """Return what was recorded, see mmrazor's ``BaseRecorder``."""
         data = super().get_record_data(record_idx, data_idx)
         if isinstance(data, Tensor) and data._version != self._version:
-            raise ValueError(
-                describe(
-                    self.key,
-                    self.source,
-                    'What was recorded was overwritten by a later layer that works in '
-                    'place.',
-                    'Tap another module, or write act_cfg=dict(inplace=False) for '
-                    'that layer.',
-                )
-            )
+            problem = 'What was recorded was overwritten by a later layer that '
+            problem += 'works in place.'
+            remedy = 'Tap another module, or write act_cfg=dict(inplace=False) for '
+            remedy += 'that layer.'
+            raise ValueError(describe(self.key, self.source, problem, remedy))
         return data
 
 
@@ -88,29 +83,24 @@ class TapParameterRecorder(ParameterRecorder):
     ``dict(type='TapParameter', source='stage2_norm.weight')``.
 
     Args:
-        source (str): A name of :func:`points_of`, a dot, and the parameter's.
+        source (str): A name of :func:`points_of`, a dot, and the parameter's name.
 
     Attributes:
-        key (str): As :class:`TapRecorder` has it.
+        key (str): As in :class:`TapRecorder`.
 
     Raises:
-        ValueError: the net has no such module, or the module no such parameter.
+        ValueError: the net has no such module, or the module has no such parameter.
     """
 
     key = TapRecorder.key
 
-    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+    def prepare_from_model(self, model: nn.Module) -> None:
         """Find the parameter."""
         name, _, leaf = self.source.partition('.')
         point = find_point(model, name, self.key)
         parameters = dict(model.get_submodule(point.module).named_parameters())
         if leaf not in parameters:
-            raise ValueError(
-                describe(
-                    self.key,
-                    self.source,
-                    f'{point.module} has the parameters {sorted(parameters)}.',
-                    f'Write {name}.weight, say.',
-                )
-            )
+            problem = f'{point.module} has the parameters {sorted(parameters)}.'
+            remedy = f'Write {name}.weight, say.'
+            raise ValueError(describe(self.key, self.source, problem, remedy))
         self.data_buffer.append(parameters[leaf])

@@ -1,6 +1,7 @@
 """Where the features that distillation compares are: one set of names for all nets."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mmpretrain.models.backbones import MobileNetV2, ResNet
 from torch import nn
@@ -14,9 +15,9 @@ class Point:
 
     Args:
         module (str): Name of the module.
-        takes_input (bool): The place is the input of the module's last call in a
-            forward, and not its output.
-        channels (int, optional): Width of what is there.
+        takes_input (bool): Whether the place is the input of the module's last call in
+            a forward, instead of its output. Defaults to False.
+        channels (int, optional): Width of what is there. Defaults to None (unknown).
     """
 
     module: str
@@ -27,13 +28,14 @@ class Point:
 def points_of(model: nn.Module) -> dict[str, Point]:
     """Return the places of a classifier by name.
 
-    ``stage1`` and on are the maps after a stage's last activation, ``stage1_pre`` those
-    before it, ``stage1_norm`` the normalisation layer that makes the latter, and
-    ``pooled`` is what the classifier's head gets. Known are the nets written here and
-    mmpretrain's ResNets and MobileNetV2; of others there is ``pooled`` alone.
+    ``stage1`` is the map after the last activation of the first stage, ``stage1_pre``
+    the map before that activation, ``stage1_norm`` the normalisation layer that makes
+    ``stage1_pre``, and ``pooled`` is what the classifier's head gets. The nets written
+    here and mmpretrain's ResNets and MobileNetV2 have all of them, other nets have
+    ``pooled`` alone.
     """
-    backbone = getattr(model, 'backbone', None)
-    points = {}
+    backbone: Any = getattr(model, 'backbone', None)
+    points: dict[str, Point] = {}
     if hasattr(backbone, 'tap_channels'):
         points = {
             name: Point(f'backbone.{name}', channels=width)
@@ -68,19 +70,18 @@ def find_point(model: nn.Module, name: str, key: str) -> Point:
     points = points_of(model)
     if name not in points:
         kind = type(getattr(model, 'backbone', model)).__name__
-        raise ValueError(
-            describe(
-                key,
-                name,
-                f'{kind} has no place of that name; like it: {nearest(name, points)}.',
-                "Name one of those, or any module with type='ModuleOutputs'.",
-            )
-        )
+        like = nearest(name, points)
+        problem = f'{kind} has no place of that name; like it: {like}.'
+        remedy = "Name one of those, or any module with type='ModuleOutputs'."
+        raise ValueError(describe(key, name, problem, remedy))
     return points[name]
 
 
 def _resnet(backbone: ResNet) -> dict[str, Point]:
-    """Places of mmpretrain's ResNets: a block calls its one ReLU last on the sum."""
+    """Return the places of mmpretrain's ResNets.
+
+    A block has one ReLU and calls it last on the sum.
+    """
     points = {}
     for index, layer in enumerate(backbone.res_layers, 1):
         stage = getattr(backbone, layer)
@@ -94,9 +95,10 @@ def _resnet(backbone: ResNet) -> dict[str, Point]:
 
 
 def _mobilenet(backbone: MobileNetV2) -> dict[str, Point]:
-    """Places of mmpretrain's MobileNetV2: the last layer at each of four sizes.
+    """Return the places of mmpretrain's MobileNetV2: the last layer of each size.
 
-    Its blocks end without an activation, so that a stage is its own ``_pre``.
+    Its blocks end without an activation, so that ``stage1`` and ``stage1_pre`` are the
+    same place.
     """
     points = {}
     layers = [getattr(backbone, name) for name in backbone.layers if name != 'conv2']
@@ -105,7 +107,7 @@ def _mobilenet(backbone: MobileNetV2) -> dict[str, Point]:
         for index, layer in enumerate(layers)
         if index + 1 == len(layers) or layers[index + 1][0].stride == 2
     ]
-    # The first size, half of the image's, is no stage of any method.
+    # No method compares features of the first size, half of the image's.
     for stage, index in enumerate(ends[1:], 1):
         block = layers[index][-1]
         name = f'backbone.{backbone.layers[index]}'

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -12,20 +12,20 @@ import torch.nn.functional as F
 def speedup(dtype: torch.dtype, device: torch.device) -> float:
     """Return how many times as fast a convolution is in ``dtype`` as in float32.
 
-    Measured, since it depends on the processor: without instructions of its own a CPU
-    computes bfloat16 at a fraction of float32's speed. A layer of an ordinary size, the
-    best of several calls; a tenth of a second in all.
+    It is measured, because it depends on the processor: a CPU without instructions for
+    bfloat16 computes it at a fraction of float32's speed. The layer has an ordinary
+    size, the best of eight calls counts, and all of it takes a tenth of a second.
     """
     images = torch.randn(32, 64, 16, 16, device=device)
     weight = torch.randn(64, 64, 3, 3, device=device)
     best = []
     for kind in (torch.float32, dtype):
         x, w = (t.to(kind, memory_format=torch.channels_last) for t in (images, weight))
-        best.append(min(_seconds(lambda x=x, w=w: F.conv2d(x, w)) for _ in range(8)))
+        best.append(min(_seconds(partial(F.conv2d, x, w)) for _ in range(8)))
     return best[0] / best[1]
 
 
 def _seconds(run: Callable[[], torch.Tensor]) -> float:
     start = time.perf_counter()
-    run().flatten()[0].item()  # waits for a GPU
+    run().flatten()[0].item()  # the result is waited for, on a GPU too
     return time.perf_counter() - start

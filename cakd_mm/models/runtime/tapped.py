@@ -1,7 +1,7 @@
-"""A copy of a net that returns what its modules took and gave, and no hooks in it."""
+"""Runs a net so that the inputs and outputs of its modules are returned as well."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -10,32 +10,34 @@ import torch
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-# Name of a module, its inputs and its output.
+# The name of a module, its inputs and its output.
 Call = tuple[str, tuple, Any]
 
 
 class TappedNet(nn.Module):
     """Runs a net on images; returns its output and the calls of named modules.
 
-    The hooks that others put on the net would run inside of the compiled graph, where
-    only some of what they may do is allowed. The graph has more outputs instead, from
-    which :func:`replay` tells the hooks.
+    Hooks cannot stay on a net that is compiled, because a compiled graph allows only
+    some of what they may do. The graph returns inputs and outputs of the modules
+    instead, and :func:`replay` passes them to the hooks.
 
     Args:
         net (nn.Module): A classifier; ``mode='tensor'`` runs it.
         names (Iterable[str]): Its modules whose calls are returned, in the order in
             which they end.
-        dtype (torch.dtype): What the net computes in; images are cast to it, and all
+        dtype (torch.dtype): What the net computes in. Images are cast to it, and all
             that is returned is cast back.
     """
 
-    def __init__(self, net: nn.Module, names: Iterable[str], dtype: torch.dtype):
+    def __init__(
+        self, net: nn.Module, names: Iterable[str], dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.net = net
         self.dtype = dtype
         self.calls: list[Call] = []
         self.taps = [
-            net.get_submodule(name).register_forward_hook(partial(self._keep, name))
+            net.get_submodule(name).register_forward_hook(partial(self._add_call, name))
             for name in names
         ]
 
@@ -44,7 +46,9 @@ class TappedNet(nn.Module):
         for tap in self.taps:
             tap.remove()
 
-    def _keep(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+    def _add_call(
+        self, name: str, module: nn.Module, inputs: tuple, output: Any
+    ) -> None:
         self.calls.append((name, inputs, output))
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
@@ -61,7 +65,7 @@ def _is_float(data: Any) -> bool:
 
 
 def floats_of(data: Any) -> list[Tensor]:
-    """Return all tensors of floats in nested tuples, lists and dicts."""
+    """Return all float tensors in nested tuples, lists and dicts."""
     found: list[Tensor] = []
     apply_to(data, _is_float, found.append)
     return found
@@ -78,21 +82,24 @@ def hooks_of(net: nn.Module) -> dict[str, tuple[dict, dict]]:
 def copy_without_hooks(net: nn.Module) -> nn.Module:
     """Return a copy of a net without the hooks of its forward pass.
 
-    Hooks belong to recorders, which therefore are not copied either.
+    The recorders that own the hooks are not copied either, because only hooks lead to
+    them.
     """
-    none = {
+    # deepcopy takes what stands here for copies that it has made already.
+    copies: dict[int, Any] = {
         id(hooks): OrderedDict() for pair in hooks_of(net).values() for hooks in pair
     }
-    return deepcopy(net, none)
+    return deepcopy(net, copies)
 
 
 def replay(net: nn.Module, calls: Iterable[Call]) -> None:
-    """Tell the hooks of a net's modules what was taken and given in its copy."""
+    """Call the hooks of a net's modules with the inputs and outputs of its copy."""
+    hook: Callable
     for name, inputs, output in calls:
         module = net.get_submodule(name)
         for key, hook in module._forward_pre_hooks.items():
-            keywords = ({},) if key in module._forward_pre_hooks_with_kwargs else ()
-            hook(module, inputs, *keywords)
+            with_kwargs = key in module._forward_pre_hooks_with_kwargs
+            hook(module, inputs, *([{}] if with_kwargs else []))
         for key, hook in module._forward_hooks.items():
-            keywords = ({},) if key in module._forward_hooks_with_kwargs else ()
-            hook(module, inputs, *keywords, output)
+            with_kwargs = key in module._forward_hooks_with_kwargs
+            hook(module, inputs, *([{}] if with_kwargs else []), output)

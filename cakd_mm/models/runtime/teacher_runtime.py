@@ -1,12 +1,14 @@
 """A frozen teacher, run as fast as a machine can."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch._inductor.config
 from mmengine.logging import print_log
+from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import (
     ModuleInputsRecorder,
     ModuleOutputsRecorder,
@@ -18,17 +20,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...utils.compiling import compiled
 from ...utils.errors import describe, nearest
 from .half_precision import speedup
-from .tapped import TappedNet, copy_without_hooks, floats_of, hooks_of, replay
+from .tapped import Call, TappedNet, copy_without_hooks, floats_of, hooks_of, replay
 
 KEY = 'model.teacher_runtime'
-PAYS = 1.2  # times as fast in half precision as in float32, below which it does not
+# Half precision that is less than so many times as fast as float32 does not pay.
+PAYS = 1.2
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
-# Recorders that hooks tell, or that need no forward pass.
-TOLD = (ModuleInputsRecorder, ModuleOutputsRecorder, ParameterRecorder)
-# Largest deviation from the plain teacher, relative to its largest value.
+# Recorders that work by hooks of modules, or that need no forward pass.
+REACHED = (ModuleInputsRecorder, ModuleOutputsRecorder, ParameterRecorder)
+# How far the copy may be from the plain teacher, relative to its largest value.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 # Settings of earlier versions, and what to write instead of them.
-GONE = dict(
+REMOVED = dict(
     fold_batchnorm='compile=True, the default, folds normalisation by itself. '
     'Remove the key, or write compile=False for layers as they are',
     channels_last='compile=True, the default, chooses the memory format by itself. '
@@ -38,20 +41,20 @@ GONE = dict(
 
 
 class TeacherRuntime:
-    """Runs a compiled copy of the teacher, and tells the teacher's hooks.
+    """Runs a compiled copy of the teacher, and calls the teacher's hooks.
 
-    The teacher itself stays as it is, with its names, weights and hooks; recorders
-    are handed what the copy's modules took and gave. In the first step both run, and
-    training stops if they differ by more than 1e-4 of the largest value (float32;
-    half precision: 0.05 for float16, 0.2 for bfloat16), in the output or in anything
-    that is recorded. TF32 is off in this comparison, since it alone may differ by
-    more. Smaller batches than those before (the last of an epoch) run the copy
-    without compilation. A warning says where half precision does not pay.
+    The teacher itself stays as it is, with its names, weights and hooks; its recorders
+    get the inputs and outputs of the copy's modules. In the first step both run, and
+    training stops if they differ by more than 1e-4 of the largest value (float16:
+    0.05, bfloat16: 0.2), in the output or in anything that is recorded. TF32 is off in
+    this comparison, because it alone may cause a larger difference. A batch that is
+    smaller than the first (the last of an epoch) runs the copy without compilation. A
+    warning tells where half precision does not pay.
 
     Args:
-        compile (bool): Compile with ``torch.compile``: weights frozen into the code
-            on a CPU, which also folds normalisation into convolutions and chooses
-            their memory format; CUDA graphs on a GPU. Defaults to True.
+        compile (bool): Compile with ``torch.compile``. On a CPU the weights become
+            constants, so that normalisation is folded into convolutions and their
+            memory format is chosen; on a GPU CUDA graphs are used. Defaults to True.
         dtype (str): ``'float32'``, ``'bfloat16'`` or ``'float16'`` to compute in;
             ``'auto'`` is what autocast asks for, float32 without it. Normalisation
             is computed, or folded, in float32. Defaults to ``'auto'``.
@@ -60,77 +63,76 @@ class TeacherRuntime:
         ValueError: a setting is out of range; later, the copy's output differs.
     """
 
+    # The copy, compiled and as it is; None before the first step.
+    _fast: Callable[[Tensor], tuple[Tensor, list[Call]]]
+    _eager: TappedNet | None
+    # Hooks of all modules, their number and the shape of the images at the first step.
+    _hook_lists: list[dict]
+    _hook_count: int
+    _shape: torch.Size
+
     def __init__(self, compile: bool = True, dtype: str = 'auto') -> None:
         if dtype != 'auto' and dtype not in DTYPES:
-            raise ValueError(
-                describe(
-                    f'{KEY}.dtype',
-                    dtype,
-                    'A teacher does not compute in that.',
-                    f"Write 'auto' or one of {sorted(DTYPES)}.",
-                )
-            )
+            problem = 'A teacher does not compute in that.'
+            remedy = f"Write 'auto' or one of {sorted(DTYPES)}."
+            raise ValueError(describe(f'{KEY}.dtype', dtype, problem, remedy))
         self.compile = compile
         self.dtype = dtype
         self.reset()
 
     def reset(self) -> None:
         """Forget the copy, because the teacher has changed."""
-        self._eager: TappedNet | None = None
+        self._eager = None
 
     def settings(self) -> dict:
         """Return the arguments."""
         return dict(compile=self.compile, dtype=self.dtype)
 
-    # Copies and pickles hold the settings alone, because what is compiled belongs to
-    # one teacher.
-    __getstate__ = settings
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple:
+        # A copy gets the settings alone, because what is compiled belongs to one
+        # teacher.
+        return type(self), (self.compile, self.dtype)
 
     @torch.no_grad()
     def __call__(self, teacher: nn.Module, inputs: Tensor, recorders: Iterable) -> None:
-        """Run the teacher on images (N, C, H, W), for its hooks alone.
+        """Run the copy on images (N, C, H, W), and call the teacher's hooks.
 
         Args:
             teacher (nn.Module): In eval mode.
             inputs (Tensor): Images, in float32.
-            recorders (Iterable): mmrazor's, recording; they are emptied between the
-                first step's two runs.
+            recorders (Iterable): mmrazor's, recording. They are emptied between the
+                two runs of the first step.
 
         Raises:
             ValueError: the copy's output differs from the teacher's.
         """
-        if self._is_outdated(inputs):
-            self._check(teacher, inputs, list(recorders))
-        _, calls = self._run(inputs)
+        copy = self._eager
+        # A copy for small batches is made again, because a run that is resumed at the
+        # end of an epoch begins with a small batch.
+        if (
+            copy is None
+            or self._count_hooks() != self._hook_count
+            or len(inputs) > self._shape[0]
+        ):
+            copy = self._make(teacher, inputs, list(recorders))
+        _, calls = self._run(copy, inputs)
         replay(teacher, calls)
 
-    def _is_outdated(self, inputs: Tensor) -> bool:
-        """Whether there is no copy, or one for other hooks or for smaller batches.
-
-        A run resumed at the last batch of an epoch begins with a small one.
-        """
-        if self._eager is None or self._count_hooks() != self._hooks:
-            return True
-        return len(inputs) > self._shape[0]
-
-    def _run(self, inputs: Tensor) -> tuple[Tensor, list]:
+    def _run(self, copy: TappedNet, inputs: Tensor) -> tuple[Tensor, list[Call]]:
         same = inputs.shape == self._shape
         if same and inputs.is_cuda and self.compile:
             torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(inputs.device.type, enabled=False):
-            return (self._fast if same else self._eager)(inputs)
+            return self._fast(inputs) if same else copy(inputs)
 
     def _count_hooks(self) -> int:
         return sum(map(len, self._hook_lists))
 
-    def _check(self, teacher: nn.Module, inputs: Tensor, recorders: list) -> None:
-        """Make the copy and compare it with the teacher."""
+    def _make(self, teacher: nn.Module, inputs: Tensor, recorders: list) -> TappedNet:
+        """Make the copy, compile it and compare it with the teacher."""
         hooks = hooks_of(teacher)
-        self._hook_lists = [some for pair in hooks.values() for some in pair]
-        self._hooks = self._count_hooks()
+        self._hook_lists = [of_kind for pair in hooks.values() for of_kind in pair]
+        self._hook_count = self._count_hooks()
         self._shape = inputs.shape
         dtype = self._dtype(inputs)
         names = {name for name, pair in hooks.items() if any(pair)}
@@ -142,11 +144,19 @@ class TeacherRuntime:
                     # A tap refuses a feature that the teacher has overwritten.
                     recorder.get_record_data()
                 recorder.reset_data_buffer()
-            self._eager = self._build(teacher, inputs, names, dtype)
-            self._fast = self._compiled(inputs)
-            with _freezing(not inputs.is_cuda):
-                found = self._run(inputs)
+            copy = self._build(teacher, inputs, names, dtype)
+            self._eager = copy
+            self._fast = copy
+            if self.compile:
+                options = {'triton.cudagraphs' if inputs.is_cuda else 'freezing': True}
+                key = f'{KEY}.compile'
+                self._fast = compiled(copy, key, options=options, dynamic=False)
+            # The option `freezing` alone comes too late, because PyTorch looks at it
+            # only after the weights have been traced as inputs.
+            with torch._inductor.config.patch(freezing=not inputs.is_cuda):
+                found = self._run(copy, inputs)
         self._compare(expected, found, dtype)
+        return copy
 
     def _dtype(self, inputs: Tensor) -> torch.dtype:
         if self.dtype != 'auto':
@@ -171,69 +181,51 @@ class TeacherRuntime:
                     module.float()
         return TappedNet(net, names, dtype)
 
-    def _compiled(self, inputs: Tensor):
-        if not self.compile:
-            return self._eager
-        options = {'triton.cudagraphs': True} if inputs.is_cuda else {'freezing': True}
-        return compiled(self._eager, f'{KEY}.compile', options=options, dynamic=False)
-
-    def _compare(self, expected, found, dtype: torch.dtype) -> None:
-        """Refuse a copy that is another net."""
+    def _compare(self, expected: tuple, found: tuple, dtype: torch.dtype) -> None:
+        """Refuse a copy whose output or records differ from the teacher's."""
         worst = 0.0
         for plain, fast in zip(floats_of(expected), floats_of(found), strict=True):
             if plain.numel():
                 scale = plain.abs().amax().clamp(min=torch.finfo(plain.dtype).tiny)
                 # Python's max would pass over a nan.
-                off = ((fast - plain).abs().amax() / scale).nan_to_num(float('inf'))
-                worst = max(worst, off.item())
+                error = ((fast - plain).abs().amax() / scale).nan_to_num(float('inf'))
+                worst = max(worst, error.item())
         print_log(
             f'The fast teacher computes in {dtype}; it differs from the plain one by '
             f'{worst:.1e} of the largest value at most.',
             'current',
         )
         if worst > TOLERANCE[dtype]:
-            raise ValueError(
-                describe(
-                    KEY,
-                    self.settings(),
-                    f'The fast teacher differs by {worst:.1e} of the largest value '
-                    f'from the plain one, and may by {TOLERANCE[dtype]:.0e}.',
-                    "Set compile=False and dtype='float32', one after the other, to "
-                    'see which of them this teacher does not bear, or remove the key.',
-                )
-            )
+            problem = f'The fast teacher differs by {worst:.1e} of the largest value '
+            problem += f'from the plain one, and may by {TOLERANCE[dtype]:.0e}.'
+            remedy = "Set compile=False and dtype='float32', one after the other, to "
+            remedy += 'see which of them this teacher does not bear, or remove the key.'
+            raise ValueError(describe(KEY, self.settings(), problem, remedy))
 
 
 def build_runtime(settings: dict) -> TeacherRuntime:
     """Return the runtime of ``model.teacher_runtime``.
 
     Raises:
-        ValueError: it has a key that there is not, or a wrong value.
+        ValueError: a key is unknown or no longer there, or a value is wrong.
     """
     known = TeacherRuntime().settings()
-    for name in settings:
-        if name in GONE:
-            problem = 'There is no such setting any more.'
-            remedy = f'{GONE[name]}.'
-            key = f'{KEY}.{name}'
-            raise ValueError(describe(key, settings[name], problem, remedy))
-        if name not in known:
-            raise ValueError(
-                describe(
-                    f'{KEY}.{name}',
-                    settings[name],
-                    f'There is no such setting; like it: {nearest(name, known)}.',
-                    'Correct or remove it.',
-                )
-            )
+    for name, value in settings.items():
+        if name in known:
+            continue
+        problem = f'There is no such setting; like it: {nearest(name, known)}.'
+        remedy = 'Correct or remove it.'
+        if name in REMOVED:
+            problem, remedy = 'There is no such setting any more.', f'{REMOVED[name]}.'
+        raise ValueError(describe(f'{KEY}.{name}', value, problem, remedy))
     return TeacherRuntime(**settings)
 
 
-def check_reach(distiller: nn.Module, teacher_mode: str) -> None:
+def check_reach(distiller: ConfigurableDistiller, teacher_mode: str) -> None:
     """Refuse what looks into the teacher by other means than hooks of its modules.
 
     Args:
-        distiller (nn.Module): With the teacher's recorders, and deliveries.
+        distiller (ConfigurableDistiller): It has the recorders and the deliveries.
         teacher_mode (str): How the teacher is run.
 
     Raises:
@@ -241,7 +233,7 @@ def check_reach(distiller: nn.Module, teacher_mode: str) -> None:
     """
     remedy = f'Remove `{KEY}`, or tap a module (ModuleOutputs, Tap).'
     for name, recorder in distiller.teacher_recorders.recorders.items():
-        if not isinstance(recorder, TOLD):
+        if not isinstance(recorder, REACHED):
             kind = type(recorder).__name__.removesuffix('Recorder')
             key = f'model.distiller.teacher_recorders.{name}.type'
             problem = 'It patches functions, which the fast teacher does not call.'
@@ -256,7 +248,7 @@ def check_reach(distiller: nn.Module, teacher_mode: str) -> None:
 
 
 def _warn_if_slow(dtype: torch.dtype, device: torch.device) -> None:
-    """Say that half precision does not pay, if so."""
+    """Warn if half precision does not pay on this machine."""
     ratio = speedup(dtype, device)
     if ratio < PAYS:
         name = str(dtype).removeprefix('torch.')
@@ -270,8 +262,8 @@ def _warn_if_slow(dtype: torch.dtype, device: torch.device) -> None:
 
 def _run_plain(
     teacher: nn.Module, inputs: Tensor, names: set[str]
-) -> tuple[Tensor, list]:
-    """Run the teacher itself, in float32, for its hooks and for comparison."""
+) -> tuple[Tensor, list[Call]]:
+    """Run the teacher itself, in float32, to compare the copy with it."""
     tapped = TappedNet(teacher, names, torch.float32)
     try:
         with torch.autocast(inputs.device.type, enabled=False):
@@ -280,24 +272,15 @@ def _run_plain(
         tapped.untap()
 
 
-def _freezing(on: bool) -> AbstractContextManager:
-    """Let the first run of a compiled net trace it with its weights as constants.
-
-    The option of the same name alone comes too late, because PyTorch looks at it only
-    after the weights have been traced as inputs; it then does nothing.
-    """
-    return torch._inductor.config.patch(freezing=on)
-
-
 @contextmanager
 def _without_tf32() -> Iterator[None]:
     """Compute float32 on a GPU with all of its bits."""
-    kinds = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [kind.allow_tf32 for kind in kinds]
-    for kind in kinds:
-        kind.allow_tf32 = False
+    switches: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
     try:
         yield
     finally:
-        for kind, allowed in zip(kinds, before, strict=True):
-            kind.allow_tf32 = allowed
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
