@@ -16,13 +16,15 @@ from ..term_axis import TermAxis
 from .base import DistillLoss
 from .functional import batch_mean
 from .functional.crd import (
+    ClassBlocks,
     contrastive_rows,
+    draw_others,
     log_sum_of_scores,
     merge_repeats,
+    sort_by_class,
     unit,
     update_bank,
 )
-from .functional.crd_negatives import ClassBlocks, draw_others, sort_by_class
 
 HOOK = "default_hooks=dict(sample_index=dict(type='SampleIndexHook'))"
 # Rows of a bank drawn at a time.

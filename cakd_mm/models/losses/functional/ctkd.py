@@ -1,4 +1,4 @@
-"""The maths of CTKD (arXiv 2211.16231): a divergence by a learned temperature."""
+"""The maths of CTKD (arXiv 2211.16231): a divergence at a learned temperature."""
 
 import math
 
@@ -10,20 +10,17 @@ SCHEDULES = ('cosine', 'linear')
 
 
 def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor:
-    r"""Return the distillation loss of every row, differentiable in the temperature.
+    r"""Return the loss of every row, float64 (N,), differentiable in the temperature.
 
     .. math:: T^2 \, KL(softmax(z^T / T) \,||\, softmax(z^S / T))
 
-    Its slope in T is what is left of terms that nearly cancel where T is large, so
-    it is worked out in float64, and the result too.
+    It is computed in float64, because the terms of its slope in T nearly cancel
+    where T is large.
 
     Args:
         preds_S (Tensor): The student's logits, (N, C).
         preds_T (Tensor): The teacher's, (N, C); they get no gradient.
         temperature (Tensor): T > 0: a scalar, or one for each row, (N,).
-
-    Returns:
-        Tensor: float64, (N,).
 
     Raises:
         TypeError: logits are no float tensors.
@@ -45,7 +42,7 @@ def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor
 
 
 def reverse_gradient(x: Tensor, factor: float) -> Tensor:
-    """Return ``x``; its gradient is multiplied by ``factor``, reversed below 0."""
+    """Return ``x``, whose gradient is multiplied by ``factor``."""
     fixed = x.detach()
     return fixed + factor * (x - fixed)
 
@@ -65,7 +62,7 @@ def reversal_factor(
     .. math:: \lambda = \lambda_{min} + (\lambda_{max} - \lambda_{min}) \,
               (1 + \cos(\pi e / E)) / 2
 
-    and 'linear' in even steps, of which the original leaves the last one out.
+    and 'linear' in even steps. The last step is left out, as in the original.
 
     Args:
         epoch (int): Epochs begun, from 1.
