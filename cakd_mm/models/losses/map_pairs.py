@@ -1,11 +1,11 @@
-"""Lists of features become pairs of maps, checked."""
+"""Pairs of maps, made from the feature lists of both nets."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..checks import kind_of
+from ..checks import check_float_tensor
 
 
 def paired_maps(
@@ -13,8 +13,8 @@ def paired_maps(
 ) -> list[tuple[Tensor, Tensor]]:
     """Pair the features of student and teacher, as maps, level by level.
 
-    A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32;
-    the teacher's maps are detached.
+    A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32.
+    The teacher's maps are detached.
 
     Args:
         preds_S (Sequence[Tensor]): The student's maps, (N, C, H, W) each.
@@ -59,12 +59,8 @@ def paired_maps(
 
 
 def _as_map(name: str, feature: Tensor) -> Tensor:
-    if not isinstance(feature, Tensor) or not feature.is_floating_point():
-        raise TypeError(
-            f'{name} must be a float tensor, got {kind_of(feature)}: of a module '
-            'that returns a tuple write data_idx=0, or a list of numbers and None for '
-            'each recorder.'
-        )
+    remedy = 'data_idx=0, or a list with a number or None for each recorder,'
+    check_float_tensor(name, feature, remedy)
     if feature.dim() not in (2, 4):
         raise ValueError(
             f'{name} has shape {tuple(feature.shape)}: tap a map (N, C, H, W) or a '
