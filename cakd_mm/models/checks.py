@@ -116,12 +116,9 @@ def class_indices(
 ) -> Tensor:
     """Return one class per sample, int64 (N,).
 
-    Args:
-        gt_labels (Tensor): Class indices, (N,), or label scores, (N, C). The highest
-            score of a row gives its class, as mixup and CutMix need it.
-        preds (Tensor): Scores of the classes, (N, C).
-        several (str): Setting that allows rows that mark several classes. Defaults
-            to those of the one logit loss that has such a setting.
+    ``gt_labels`` holds class indices, (N,), or label scores, (N, C), whose highest
+    gives the class (mixup, CutMix); ``preds`` is (N, C). ``several`` names the setting
+    that allows rows that mark several classes.
 
     Raises:
         TypeError: class indices are no integers.

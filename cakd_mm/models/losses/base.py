@@ -169,6 +169,8 @@ class ForeignLoss(DistillLoss):
         # The module is in a tuple, because a submodule would be saved twice.
         object.__setattr__(self, '_module', (module,))
         super().__init__()
+        self.needs_epoch = hasattr(module, 'set_epoch')
+        self.needs_dataset = hasattr(module, 'set_dataset')
 
     def _of_module(self, name: str) -> Any:
         return getattr(self._module[0], name, None)
@@ -177,16 +179,6 @@ class ForeignLoss(DistillLoss):
     def class_name(self) -> str:
         """The name of the class of the module."""
         return type(self._module[0]).__name__
-
-    @property
-    def needs_epoch(self) -> bool:  # type: ignore[override]
-        """Whether the module has a ``set_epoch``."""
-        return self._of_module('set_epoch') is not None
-
-    @property
-    def needs_dataset(self) -> bool:  # type: ignore[override]
-        """Whether the module has a ``set_dataset``."""
-        return self._of_module('set_dataset') is not None
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -100,10 +100,8 @@ class FeatureLoss(DistillLoss):
         student, teacher = self._checked(preds_S, preds_T)
         # Autocast is off, because scorers would compute in half precision.
         with torch.autocast(teacher.device.type, enabled=False):
-            rows_S, rows_T = self._rows(student, teacher)
             loss = self.compare(
-                rows_S,
-                rows_T,
+                *self._rows(student, teacher),
                 teacher,
                 gt_labels=gt_labels,
                 head_weight=head_weight,

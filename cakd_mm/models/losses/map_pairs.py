@@ -14,19 +14,14 @@ def paired_maps(
     """Pair the features of student and teacher, as maps, level by level.
 
     A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32.
-    The teacher's maps are detached.
-
-    Args:
-        preds_S (Sequence[Tensor]): The student's maps, (N, C, H, W) each.
-        preds_T (Sequence[Tensor]): The teacher's, as many, with the same N and C.
-        same_size (bool): Whether H and W have to agree too. Defaults to True.
+    The teacher's maps are detached. Both lists have the same length, N and C, and unless
+    ``same_size`` is False the same H and W.
 
     Raises:
         TypeError: an argument is no list of float tensors.
         ValueError: lists or shapes do not fit.
     """
-    lists = dict(preds_S=preds_S, preds_T=preds_T)
-    for name, features in lists.items():
+    for name, features in (('preds_S', preds_S), ('preds_T', preds_T)):
         if not isinstance(features, (list, tuple)):
             raise TypeError(
                 f'{name} must be a list of maps, got {type(features).__name__}: write '
@@ -39,11 +34,9 @@ def paired_maps(
             'recorders of the student as of the teacher, at least one.'
         )
     pairs = []
-    for level, pair in enumerate(zip(preds_S, preds_T, strict=True)):
-        ours, theirs = (
-            _as_map(f'{name}[{level}]', feature)
-            for name, feature in zip(lists, pair, strict=True)
-        )
+    for level, (student, teacher) in enumerate(zip(preds_S, preds_T, strict=True)):
+        ours = _as_map(f'preds_S[{level}]', student)
+        theirs = _as_map(f'preds_T[{level}]', teacher)
         dims = 4 if same_size else 2
         if ours.shape[:dims] != theirs.shape[:dims]:
             raise ValueError(

@@ -28,9 +28,7 @@ def pearson_distance(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     the normalised rows. A row of equal scores (to within 1e-19 in float32, the root
     of the smallest normal number) has distance 1 and gradient 0.
 
-    Args:
-        preds_S (Tensor): The student's scores, (N, C).
-        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
+    The scores are (N, C), and the teacher's get no gradient.
 
     Raises:
         TypeError: scores are no float tensors.

@@ -38,13 +38,9 @@ def candidate_scores(
 ) -> Tensor:
     """Return the similarity of anchors to rows of a bank, (B, M), divided by ``tau``.
 
-    This is CRD, Eq. 19, before the exponential.
-
-    Args:
-        anchors (Tensor): Embeddings of length 1, (B, D).
-        bank (Tensor): (N, D).
-        candidates (Tensor): Rows of the bank to compare with, int64, (B, M).
-        tau (float): Temperature.
+    This is CRD, Eq. 19, before the exponential. ``anchors``, (B, D), and ``bank``,
+    (N, D), hold embeddings of length 1; ``candidates``, int64 (B, M), are rows of the
+    bank.
     """
     # To score the whole bank is much less work than to copy the rows of candidates.
     return (anchors @ bank.T).gather(1, candidates) / tau
@@ -59,10 +55,7 @@ def nce_rows(log_ratios: Tensor, num_samples: int, eps: float = 1e-7) -> Tensor:
     .. math:: -\log\frac{q_0}{q_0 + c + eps} - \sum_{k=1}^K
         \log\frac{c}{q_k + c + eps}
 
-    Args:
-        log_ratios (Tensor): (B, 1 + K), the positive pair first.
-        num_samples (int): N, the samples of the training set.
-        eps (float): Added to both denominators. Defaults to 1e-7.
+    ``log_ratios`` is (B, 1 + K), with the positive pair first; ``num_samples`` is N.
     """
     count = log_ratios.shape[1] - 1
     noise = count / num_samples
@@ -162,11 +155,7 @@ def merge_repeats(indices: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, 
 
     A row with a negative index (padding) or an embedding that is not finite is
     replaced by the first good row. No size depends on the data, so that the host need
-    not wait for a GPU. B * B integers are needed on the way.
-
-    Args:
-        indices (Tensor): Sample of each row, int64, (B,), B >= 1.
-        embeddings (Tensor): (B, E).
+    not wait for a GPU. ``indices`` is int64 (B,), B >= 1, and ``embeddings`` (B, E).
 
     Returns:
         tuple: Indices (B,), embeddings (B, E), equal for equal indices, and
@@ -197,12 +186,8 @@ def update_bank(
 
     ``bank[i] <- unit(momentum * bank[i] + (1 - momentum) * embedding``)``, in place.
 
-    Args:
-        bank (Tensor): (N, D).
-        indices (Tensor): int64, (B,); equal ones need equal embeddings.
-        embeddings (Tensor): (B, D).
-        momentum (float): Weight of the bank's old row.
-        valid (Tensor | bool): bool scalar; False leaves the bank as it is.
+    ``bank`` is (N, D), ``indices`` int64 (B,), and ``embeddings`` (B, D), where equal
+    indices need equal embeddings. Nothing changes if ``valid``, a scalar, is False.
     """
     old = bank[indices]
     new = unit(torch.lerp(embeddings.to(old.dtype), old, momentum))
@@ -227,12 +212,9 @@ class ClassBlocks(NamedTuple):
 def sort_by_class(labels: Tensor) -> ClassBlocks:
     """Sort the samples of a training set by class: integer (N,) -> blocks.
 
-    :func:`draw_others` needs these N + C + 1 integers only, where lists of the other
-    samples of every class would have N * (C - 1).
-
-    Args:
-        labels (Tensor): Class of every sample, integers >= 0, (N,). Classes
-            without samples may lie between.
+    The labels are >= 0 and may leave classes out. :func:`draw_others` needs these
+    N + C + 1 integers only, where lists of the other samples of every class would
+    have N * (C - 1).
     """
     counts = torch.bincount(labels)
     starts = F.pad(counts.cumsum(0), (1, 0))

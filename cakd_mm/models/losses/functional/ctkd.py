@@ -15,12 +15,8 @@ def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor
     .. math:: T^2 \, KL(softmax(z^T / T) \,||\, softmax(z^S / T))
 
     It is computed in float64, because the terms of its slope in T nearly cancel
-    where T is large.
-
-    Args:
-        preds_S (Tensor): The student's logits, (N, C).
-        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
-        temperature (Tensor): T > 0: a scalar, or one for each row, (N,).
+    where T is large. The logits are (N, C), and the teacher's get no gradient;
+    ``temperature`` is T > 0, a scalar or one for each row, (N,).
 
     Raises:
         TypeError: logits are no float tensors.
@@ -32,8 +28,7 @@ def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor
             f'temperature has shape {tuple(temperature.shape)} for logits of shape '
             f'{tuple(preds_S.shape)}: give a scalar or one temperature per sample.'
         )
-    # The temperature is used twice. It is made float64 first, so that its two
-    # gradients are added before they are rounded.
+    # It becomes float64 before both uses, so that its gradients are added unrounded.
     temperature = temperature.double()
     scale = temperature.reshape(-1, 1)
     log_S, log_T = ((preds / scale).log_softmax(-1) for preds in (preds_S, preds_T))

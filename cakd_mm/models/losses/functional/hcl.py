@@ -23,15 +23,8 @@ def context_of_levels(
     .. math:: \frac{1}{1 + \sum_k 2^{-k}} \left( MSE(S, T)
               + \sum_k 2^{-k} MSE(A_{l_k} S, A_{l_k} T) \right), \quad k = 1, 2, ...
 
-    where MSE is the mean over all elements.
-
-    Args:
-        preds_S (Sequence[Tensor]): The student's maps (N, C, H, W), or (N, C).
-        preds_T (Sequence[Tensor]): The teacher's, of the same shapes; no gradient.
-
-    Raises:
-        TypeError: an argument is no list of float tensors.
-        ValueError: the lists or shapes differ.
+    where MSE is the mean over all elements. Arguments and errors are those of
+    :func:`paired_maps`.
     """
     return [_context(ours - theirs) for ours, theirs in paired_maps(preds_S, preds_T)]
 

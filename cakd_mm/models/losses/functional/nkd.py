@@ -37,15 +37,8 @@ def normalized_kd(
     ``others`` is. ``others`` does not carry the factor ``tau**2``, and is 0 if there
     is one class only.
 
-    Args:
-        preds_S (Tensor): The student's logits, (N, C).
-        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
-        labels (Tensor): Classes, int64, (N,).
-        tau (float): Temperature that divides the logits in ``others``. Defaults to
-            1.0.
-
-    Returns:
-        NormalizedKD: ``target`` and ``others`` in nats, each (N,).
+    The logits are (N, C), and the teacher's get no gradient; ``labels`` is int64 (N,).
+    Both results are in nats.
 
     Raises:
         TypeError: scores are no float tensors, or ``tau`` is no number.

@@ -21,11 +21,8 @@ def margin_of(bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
 
     or -3 s where :math:`\Phi(-m / s)`, the probability of a negative value, is at
     most 0.001. For s = 0 it is the limit of both, min(m, 0). The margins have the
-    dtype of ``bn_bias`` and no gradient.
-
-    Args:
-        bn_weight (Tensor): Weight of the BN before the ReLU, (C,).
-        bn_bias (Tensor): Its bias, (C,).
+    dtype of ``bn_bias`` and no gradient. The arguments, (C,), are those of the BN
+    before the ReLU.
 
     Raises:
         ValueError: the shapes are not (C,) both.
@@ -52,10 +49,8 @@ def partial_l2(preds_S: Tensor, preds_T: Tensor, margin: Tensor) -> Tensor:
 
     .. math:: d = (s - g)^2 \text{ where } t > 0 \text{ or } s > g, \text{ else } 0
 
-    Args:
-        preds_S (Tensor): The student's map, (N, C, H, W).
-        preds_T (Tensor): The teacher's, of the same shape; gets no gradient.
-        margin (Tensor): The margins of its channels, see :func:`margin_of`, (C,).
+    The maps s and t are (N, C, H, W), and the teacher's, t, gets no gradient. See
+    :func:`margin_of` for ``margin``, (C,).
 
     Raises:
         ValueError: the shapes do not fit.
