@@ -125,19 +125,22 @@ def class_indices(
         ValueError: shapes do not fit, or a row marks several classes with 1. Indices
             out of range are left to :func:`check_classes`.
     """
-    given, expected = tuple(gt_labels.shape), tuple(preds.shape)
-    problem = f'gt_labels has shape {given} for logits of shape {expected}: '
-    if gt_labels.dim() == 2:
-        if given != expected:
-            raise ValueError(
-                f'{problem}rows of label scores need one per class; set num_classes '
-                'of the heads or of the label augmentation alike.'
+    in_rows = gt_labels.dim() == 2
+    if gt_labels.shape != (preds.shape if in_rows else preds.shape[:1]):
+        raise ValueError(
+            f'gt_labels has shape {tuple(gt_labels.shape)} for logits of shape '
+            f'{tuple(preds.shape)}: '
+            + (
+                'rows of label scores need one per class; set num_classes of the heads '
+                'or of the label augmentation alike.'
+                if in_rows
+                else 'give one class index per sample.'
             )
+        )
+    if in_rows:
         rows = gt_labels.to(torch.float32)  # because argmax takes no bool
         refuse_several_labels(rows, several)
         return rows.argmax(1)
-    if given != expected[:1]:
-        raise ValueError(f'{problem}give one class index per sample.')
     if gt_labels.is_floating_point() or gt_labels.dtype == torch.bool:
         raise TypeError(
             f'gt_labels must be integer class indices, got {gt_labels.dtype}; '

@@ -169,8 +169,8 @@ class ForeignLoss(DistillLoss):
         # The module is in a tuple, because a submodule would be saved twice.
         object.__setattr__(self, '_module', (module,))
         super().__init__()
-        self.needs_epoch = hasattr(module, 'set_epoch')
-        self.needs_dataset = hasattr(module, 'set_dataset')
+        self.needs_epoch = self._of_module('set_epoch') is not None
+        self.needs_dataset = self._of_module('set_dataset') is not None
 
     def _of_module(self, name: str) -> Any:
         return getattr(self._module[0], name, None)

@@ -12,12 +12,7 @@ from ..checks import check_number, checked_scores, is_count, is_number
 from ..term_axis import TermAxis
 from .base import DistillLoss
 from .functional import batch_mean
-from .functional.ctkd import (
-    SCHEDULES,
-    reversal_factor,
-    reverse_gradient,
-    tempered_kl,
-)
+from .functional.ctkd import SCHEDULES, reversal_factor, reverse_gradient, tempered_kl
 
 
 @MODELS.register_module()
@@ -33,8 +28,8 @@ class CTKDLoss(DistillLoss):
     its gradient is multiplied by :math:`\lambda \le 0`, see :func:`reversal_factor`.
     The epoch for :math:`\lambda` comes from :class:`DistillEpochHook`, which must be
     among the hooks. ``terms`` holds the last step's ``temperature``, the mean of the
-    batch, and ``reversal``, which is :math:`\lambda`; ``lambda`` is in the log the
-    weight that a :class:`LossRatioBalancer` gives a loss.
+    batch, and ``reversal``, which is :math:`\lambda`. (In the log ``lambda`` is the
+    weight that a :class:`LossRatioBalancer` gives a loss.)
 
     If ``instance_wise``, a network with ``hidden`` ReLUs computes the :math:`\theta`
     of a sample from the logits of both nets minus their means. It begins with

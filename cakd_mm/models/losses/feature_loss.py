@@ -24,8 +24,9 @@ class FeatureLoss(DistillLoss):
             ``'channel'`` (the channels at each position of a map),
             ``'spatial'`` (the positions of each channel) or ``'flat'`` (the
             whole map). Defaults to ``'pooled'``.
-        standardize (bool): Whether both features lose the teacher's running mean of
-            every channel and are divided by its deviation. Defaults to False.
+        standardize (bool): Whether to subtract the teacher's running mean of every
+            channel from both features and to divide them by its deviation. Defaults
+            to False.
         channels (int, optional): Channels of the teacher's feature; needed by
             ``standardize``, checked if given.
         momentum (float): Least weight of a batch in running statistics, see
@@ -169,14 +170,8 @@ class FeatureLoss(DistillLoss):
     ) -> Tensor:
         """Return the loss, ``loss_weight`` included, a scalar.
 
-        Args:
-            rows_S (Tensor): The student's rows, (R, E).
-            rows_T (Tensor): The teacher's, (R, E).
-            feature_T (Tensor): The teacher's feature before standardisation and
-                layout.
-            gt_labels (Tensor, optional): As, like all others, in :meth:`forward`.
-            head_weight (Tensor, optional): The classifier's weight.
-            head_bias (Tensor, optional): The classifier's bias.
+        ``rows_S`` and ``rows_T`` are (R, E); ``feature_T`` is the teacher's feature
+        before standardisation and layout. All others are as in :meth:`forward`.
         """
         raise NotImplementedError
 

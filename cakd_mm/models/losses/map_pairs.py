@@ -14,8 +14,8 @@ def paired_maps(
     """Pair the features of student and teacher, as maps, level by level.
 
     A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32.
-    The teacher's maps are detached. Both lists have the same length, N and C, and unless
-    ``same_size`` is False the same H and W.
+    The teacher's maps are detached. Both lists need the same length, N and C, and the
+    same H and W unless ``same_size`` is False.
 
     Raises:
         TypeError: an argument is no list of float tensors.

@@ -39,10 +39,7 @@ class NKDLoss(DistillLoss):
             TermAxis.CROSS_ENTROPY,
             "target: of the label, times the teacher's probability",
         ),
-        'others': (
-            TermAxis.CROSS_ENTROPY,
-            'others: among the other classes, × τ²',
-        ),
+        'others': (TermAxis.CROSS_ENTROPY, 'others: among the other classes, × τ²'),
     }
 
     def __init__(
