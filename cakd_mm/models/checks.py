@@ -1,10 +1,27 @@
-"""Checks of settings, scores and labels that several losses share."""
+"""Checks of settings, scores and labels that several losses share.
+
+Values on a GPU are never checked, because the host would have to wait for them.
+"""
 
 import math
 from numbers import Real
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether ``value`` is a real number, which a bool is not."""
+    # The type comes first, because it is far faster to compare than Real.
+    return type(value) is float or (
+        isinstance(value, Real) and not isinstance(value, bool)
+    )
+
+
+def is_count(value: Any, least: int = 1) -> TypeGuard[int]:
+    """Return whether ``value`` is an integer, no bool, and at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_number(owner, name: str, value: float, positive: bool = False) -> None:
@@ -13,8 +30,7 @@ def check_number(owner, name: str, value: float, positive: bool = False) -> None
     ``owner`` is the loss whose config sets ``name``.
     """
     rule = 'a positive' if positive else 'a non-negative'
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf or (positive and value == 0):
+    if not is_number(value) or not 0 <= value < math.inf or (positive and value == 0):
         raise ValueError(
             f'{name} must be {rule}, finite number, got {value!r}: set {name} '
             f'in the config of {type(owner).__name__}.'
@@ -24,8 +40,7 @@ def check_number(owner, name: str, value: float, positive: bool = False) -> None
 def refuse_several_labels(rows: Tensor, key: str) -> None:
     """Raise ValueError if a row of label scores, (N, K), marks several classes with 1.
 
-    Only values on the CPU are looked at: reading a GPU's would stop it. ``key`` is
-    the setting that allows such rows.
+    ``key`` is the setting that allows such rows.
     """
     if rows.device.type == 'cpu' and ((rows >= 1).sum(1) > 1).any():
         raise ValueError(
@@ -36,7 +51,7 @@ def refuse_several_labels(rows: Tensor, key: str) -> None:
 
 def check_tau(tau: float) -> None:
     """Raise TypeError or ValueError unless ``tau`` is a positive, finite number."""
-    if type(tau) is not float and (not isinstance(tau, Real) or isinstance(tau, bool)):
+    if not is_number(tau):
         raise TypeError(f'tau must be a number, got {tau!r}; write tau=4.0, say.')
     if not 0 < tau < math.inf:
         raise ValueError(
@@ -44,9 +59,21 @@ def check_tau(tau: float) -> None:
         )
 
 
-def kind_of(value) -> str:
+def kind_of(value: Any) -> str:
     """Return a tensor's dtype, or the type of anything else."""
     return str(getattr(value, 'dtype', type(value).__name__))
+
+
+def check_float_tensor(name: str, value: Any, remedy: str = 'data_idx=0') -> None:
+    """Raise TypeError unless the argument ``name`` of a loss is a float tensor.
+
+    ``remedy`` is the setting with which a recorder finds the tensor in a tuple.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(
+            f'{name} must be a float tensor, got {kind_of(value)}: tap one tensor; of '
+            f'a module that returns a tuple write {remedy} in loss_forward_mappings.'
+        )
 
 
 def checked_scores(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,11 +86,7 @@ def checked_scores(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: one is not (N, C), or the shapes differ.
     """
     for name, preds in (('preds_S', preds_S), ('preds_T', preds_T)):
-        if not isinstance(preds, Tensor) or not preds.is_floating_point():
-            raise TypeError(
-                f'{name} must be a float tensor, got {kind_of(preds)}: of a module '
-                'that returns a tuple write data_idx=0 in loss_forward_mappings.'
-            )
+        check_float_tensor(name, preds)
         if preds.dim() != 2:
             raise ValueError(
                 f'{name} has shape {tuple(preds.shape)}, expected (N, C): pool or '
@@ -79,7 +102,8 @@ def checked_scores(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         )
     double = torch.float64 in (preds_S.dtype, preds_T.dtype)
     dtype = torch.float64 if double else torch.float32
-    # no call that would change nothing: a small batch pays for each
+    # Calls that would change nothing are left out, because a small batch is so fast
+    # that each would be noticed.
     student = preds_S if preds_S.dtype == dtype else preds_S.to(dtype)
     teacher = preds_T if preds_T.dtype == dtype else preds_T.to(dtype)
     return student, teacher.detach() if teacher.requires_grad else teacher
@@ -92,26 +116,31 @@ def class_indices(
 ) -> Tensor:
     """Return one class per sample, int64 (N,).
 
-    Args:
-        gt_labels (Tensor): Class indices, (N,), or label scores, (N, C), of which
-            the highest counts (mixup, CutMix).
-        preds (Tensor): Scores of the classes, (N, C).
-        several (str): Setting that allows rows that mark several classes. Defaults
-            to those of the one logit loss that has such a setting.
+    ``gt_labels`` holds class indices, (N,), or label scores, (N, C), whose highest
+    gives the class (mixup, CutMix); ``preds`` is (N, C). ``several`` names the setting
+    that allows rows that mark several classes.
 
     Raises:
         TypeError: class indices are no integers.
-        ValueError: shapes do not fit, or a row marks several with 1. Only values on
-            the CPU are looked at: reading a GPU's would stop it. Indices are not
-            looked at: see :func:`check_classes`.
+        ValueError: shapes do not fit, or a row marks several classes with 1. Indices
+            out of range are left to :func:`check_classes`.
     """
-    if gt_labels.dim() == 2:
-        return _highest(gt_labels, preds, several)
-    if gt_labels.shape != preds.shape[:1]:
+    in_rows = gt_labels.dim() == 2
+    if gt_labels.shape != (preds.shape if in_rows else preds.shape[:1]):
         raise ValueError(
             f'gt_labels has shape {tuple(gt_labels.shape)} for logits of shape '
-            f'{tuple(preds.shape)}: give one class index per sample.'
+            f'{tuple(preds.shape)}: '
+            + (
+                'rows of label scores need one per class; set num_classes of the heads '
+                'or of the label augmentation alike.'
+                if in_rows
+                else 'give one class index per sample.'
+            )
         )
+    if in_rows:
+        rows = gt_labels.to(torch.float32)  # because argmax takes no bool
+        refuse_several_labels(rows, several)
+        return rows.argmax(1)
     if gt_labels.is_floating_point() or gt_labels.dtype == torch.bool:
         raise TypeError(
             f'gt_labels must be integer class indices, got {gt_labels.dtype}; '
@@ -120,28 +149,21 @@ def class_indices(
     return gt_labels if gt_labels.dtype == torch.int64 else gt_labels.long()
 
 
+def index_outside(indices: Tensor, count: int) -> int | None:
+    """Return an index, if there is one, that is negative or not below ``count``."""
+    if indices.device.type != 'cpu' or not len(indices):
+        return None
+    low, high = (int(value) for value in indices.aminmax())
+    return low if low < 0 else high if high >= count else None
+
+
 def check_classes(labels: Tensor, preds: Tensor) -> None:
-    """Raise ValueError if a class index, (N,), is none of those scored, (N, C).
-
-    Only values on the CPU are looked at: reading a GPU's would stop it.
-    """
-    if labels.device.type == 'cpu' and len(labels):
-        low, high = (value.item() for value in labels.aminmax())
-        if low < 0 or high >= preds.shape[-1]:
-            raise ValueError(
-                f'gt_labels holds {low if low < 0 else high}, but there are '
-                f'{preds.shape[-1]} classes: set num_classes of both heads to '
-                'that of the dataset, and number labels from 0.'
-            )
-
-
-def _highest(gt_labels: Tensor, preds: Tensor, several: str) -> Tensor:
-    if gt_labels.shape != preds.shape:
+    """Raise ValueError if a class index, (N,), is none of those scored, (N, C)."""
+    classes = preds.shape[-1]
+    outside = index_outside(labels, classes)
+    if outside is not None:
         raise ValueError(
-            f'gt_labels has shape {tuple(gt_labels.shape)} for logits of shape '
-            f'{tuple(preds.shape)}: rows of label scores need one per class; set '
-            'num_classes of the heads or of the label augmentation alike.'
+            f'gt_labels holds {outside}, but there are {classes} classes: set '
+            'num_classes of both heads to that of the dataset, and number labels '
+            'from 0.'
         )
-    rows = gt_labels.to(torch.float32)  # argmax knows no bool
-    refuse_several_labels(rows, several)
-    return rows.argmax(1)

@@ -28,8 +28,8 @@ def to_rows(feature: Tensor, granularity: str) -> Tensor:
     ========= ====================================== ===================
 
     Args:
-        feature (Tensor): (N, C) or tokens (N, L, C) for ``'pooled'``, which
-            averages a map first; (N, C, H, W) otherwise.
+        feature (Tensor): (N, C), (N, L, C) or a map, which is averaged first, for
+            ``'pooled'``; a map (N, C, H, W) otherwise.
         granularity (str): One of ``GRANULARITIES``.
 
     Raises:
@@ -47,11 +47,9 @@ def to_rows(feature: Tensor, granularity: str) -> Tensor:
         return feature.reshape(-1, feature.shape[-1])
     if granularity == 'channel':
         return feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
-    return (
-        feature.flatten(2).flatten(0, 1)
-        if granularity == 'spatial'
-        else feature.flatten(1)
-    )
+    if granularity == 'spatial':
+        return feature.flatten(2).flatten(0, 1)
+    return feature.flatten(1)
 
 
 def to_scored(feature: Tensor, granularity: str) -> Tensor:
@@ -84,6 +82,6 @@ def strongest(scores: Tensor, count: int) -> Tensor:
 
 def cluster_sums(rows: Tensor, mask: Tensor) -> Tensor:
     """Return the sums of all elements in S and of all in W: two (N, E) -> (2,)."""
-    # Times 1 and 0: to read a bool for each element takes a CPU far longer.
+    # The mask is a factor of 1 or 0, because a CPU takes far longer to select by it.
     strong = (rows * mask.view(torch.uint8).to(rows.dtype)).sum()
     return torch.stack((strong, rows.sum() - strong))

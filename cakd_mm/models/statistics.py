@@ -1,31 +1,34 @@
-"""Running statistics: equal on all ranks, kept in checkpoints, read without a sync."""
-
-from numbers import Real
+"""Running statistics, which are equal on all ranks and saved in checkpoints."""
 
 import torch
 from mmengine.dist import all_gather, all_reduce, get_world_size
 from torch import Tensor, nn
 
 from ..utils.errors import describe
+from .checks import is_number
 
 # Least variance of a channel, as a share of the mean over the channels.
 LEAST_SHARE = 0.01
 
 
 class RunningMean(nn.Module):
-    """The mean over batches, later an exponential one; right from the first batch.
+    """The mean over batches, which forgets old batches in the long run.
 
-    A new batch gets the weight ``max(1 / batches, momentum)``: the first
-    ``1 / momentum`` batches give their plain mean, then old ones fade.
+    A new batch gets the weight ``max(1 / batches, momentum)``. The first
+    ``1 / momentum`` batches therefore give their plain mean, and later the mean
+    becomes an exponential one.
 
     Args:
-        shape (tuple[int, ...]): Of the quantity. Defaults to a scalar.
+        shape (tuple[int, ...]): Shape of the quantity. Defaults to a scalar.
         momentum (float): Least weight of a new batch; 0 for the plain mean of
             all. Defaults to 0.01.
 
     Raises:
         ValueError: ``momentum`` is not in [0, 1].
     """
+
+    batches: Tensor
+    value: Tensor
 
     def __init__(self, shape: tuple[int, ...] = (), momentum: float = 0.01) -> None:
         super().__init__()
@@ -59,6 +62,10 @@ class RunningNorm(nn.Module):
         ValueError: ``momentum`` is not in [0, 1].
     """
 
+    batches: Tensor
+    mean: Tensor
+    var: Tensor
+
     def __init__(
         self, channels: int, momentum: float = 0.01, eps: float = 1e-5
     ) -> None:
@@ -72,24 +79,26 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Take in a batch of rows (M, C) of this rank; all ranks join theirs."""
-        alone = get_world_size() == 1
-        if alone and not len(rows):
+        """Take in the rows (M, C) of the batch on all ranks; give those of this one."""
+        ranks = get_world_size()
+        if ranks == 1 and not len(rows):
             return
         rows = rows.detach().to(self.mean.dtype)
         var, mean = torch.var_mean(rows, 0, correction=0)
-        if not alone:
-            mean, var = _join(len(rows), mean, var)
+        if ranks > 1:
+            mean, var = _over_ranks(len(rows), mean, var)
         weight = _weight(self)
-        # No mean of squares, whose difference would be lost to rounding.
+        # The variances are added, because the difference of a mean of squares and a
+        # squared mean would be lost to rounding.
         gap = mean - self.mean
-        spread = (var - self.var) * weight + gap.square() * (weight * (1 - weight))
-        self.var.add_(spread)
+        change = (var - self.var) * weight + gap.square() * (weight * (1 - weight))
+        self.var.add_(change)
         self.mean.add_(gap * weight)
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
         """Subtract the mean and divide by the deviation of every channel."""
-        # A channel the teacher hardly uses must not outweigh all others.
+        # The least variance is for a channel that the teacher hardly uses, because
+        # its noise would outweigh all other channels.
         least = LEAST_SHARE * self.var.mean()
         deviation = (self.var.maximum(least) + self.eps).sqrt()
         return (x - self._along(self.mean, x, dim)) / self._along(deviation, x, dim)
@@ -105,27 +114,25 @@ class RunningNorm(nn.Module):
         return stat.view(shape)
 
 
-def _join(count: int, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of the rows of all ranks; some may have none."""
-    own = torch.cat((mean.new_full((1,), count), mean, var)).nan_to_num()
-    counts, means, variances = torch.stack(all_gather(own)).split(
-        (1, len(mean), len(var)), 1
-    )
+def _over_ranks(count: int, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the rows of all ranks; some may have no rows."""
+    sent = torch.cat((mean.new_full((1,), count), mean, var)).nan_to_num()
+    received = torch.stack(all_gather(sent))
+    counts, means, variances = received.split((1, len(mean), len(var)), 1)
     share = counts / counts.sum().clamp(min=1)
     mean = (share * means).sum(0)
     return mean, (share * (variances + (means - mean).square())).sum(0)
 
 
-def _weight(module: nn.Module) -> Tensor:
-    """Count a batch; return its weight."""
+def _weight(module: RunningMean | RunningNorm) -> Tensor:
+    """Count a batch and return its weight."""
     module.batches.add_(1)
     return module.batches.reciprocal().clamp(min=module.momentum)
 
 
 def check_momentum(momentum: float) -> None:
     """Raise ValueError unless it is a number from 0 to 1."""
-    number = isinstance(momentum, Real) and not isinstance(momentum, bool)
-    if not number or not 0 <= momentum <= 1:
+    if not is_number(momentum) or not 0 <= momentum <= 1:
         raise ValueError(
             describe(
                 'momentum',

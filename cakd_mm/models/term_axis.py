@@ -19,7 +19,7 @@ class TermAxis(str, Enum):
     FACTOR = 'factor (no unit)'
 
 
-# By the name of a term: its axis, and what the legend says of it.
+# The name of a term gives its axis and its text in the legend.
 TermLabels = Mapping[str, tuple[TermAxis, str]]
 
 # The terms that both losses of CAKD have.

@@ -1,4 +1,4 @@
-"""What a distillation loss may ask of, and tell, everything around it."""
+"""The base class of all distillation losses, and its part for all others."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -39,22 +39,22 @@ class DistillLoss(nn.Module):
       :attr:`needs_dataset`.
     - ``plot_cakd.py`` draws terms by :attr:`term_labels`.
 
-    A loss that is no subclass (mmrazor's, or any module) works as well. What it has
-    of these names is used, see :func:`as_distill_loss`.
+    A loss that is no subclass (mmrazor's, or any module) works as well, see
+    :func:`as_distill_loss`: if it has an attribute of such a name, that is used.
 
     Args:
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
 
     Attributes:
-        half_precision (bool): Whether ``forward`` gets tensors in the precision in
-            which the nets gave them. Defaults to False: half precision arrives as
-            float32, in which a small divergence does not vanish.
+        half_precision (bool): Whether ``forward`` gets tensors in half precision if
+            the nets compute in it. Defaults to False, which makes them float32,
+            because a small divergence would vanish.
         needs_epoch (bool): Whether the loss changes with the epoch.
         needs_dataset (bool): Whether the loss has to know each image of the
             training set.
         term_labels (TermLabels): Axis and legend of the terms in plots.
         probing (bool): Whether this step is logged, so that ``forward`` may spend
-            time on terms that are only looked at. Defaults to True.
+            time on terms that do not change the loss. Defaults to True.
         indices (Tensor, optional): Places of the batch's images in the training
             set, int64, (N,), on the host.
 
@@ -101,11 +101,11 @@ class DistillLoss(nn.Module):
         return ''
 
     def log_terms(self, **terms: Tensor) -> None:
-        """Keep values of this step, of any shape, whose means are to be logged.
+        """Save values of this step, of any shape, whose means are to be logged.
 
-        ``lambda``, ``ratio`` and ``grad_ratio`` are names of the balancer's terms.
+        The names ``lambda``, ``ratio`` and ``grad_ratio`` belong to the balancer.
         """
-        # Detached at once, because a term would keep the graph of its step alive.
+        # The terms are detached, because they would keep the graph of the step alive.
         self._logged = {
             name: value.detach() if value.requires_grad else value
             for name, value in terms.items()
@@ -113,12 +113,12 @@ class DistillLoss(nn.Module):
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """The means of the last step's terms, detached scalars; {} before it."""
+        """The means of the last step's terms, detached scalars."""
         return {name: batch_mean(value) for name, value in self._logged.items()}
 
     @property
     def auxiliary(self) -> Tensor | None:
-        """What a part of the loss (a scorer, say) is trained by in this step.
+        """The loss of this step that trains a part of this loss (a scorer, say).
 
         The distiller adds the scalar to the sum of all losses, unweighted.
         """
@@ -157,19 +157,23 @@ class DistillLoss(nn.Module):
 
 
 class ForeignLoss(DistillLoss):
-    """Speaks for a loss that is no :class:`DistillLoss`.
+    """Stands for a loss that is no :class:`DistillLoss`.
 
-    What the module has by a name of the protocol is its answer; for all else the
-    defaults hold. Nothing of the module is copied or registered again.
+    An attribute of the module that has a name of the protocol is used; everything
+    else has its default. Nothing of the module is copied or registered again.
     """
 
+    _module: tuple[nn.Module]
+
     def __init__(self, module: nn.Module) -> None:
-        # In a tuple, because a submodule would be saved twice.
+        # The module is in a tuple, because a submodule would be saved twice.
         object.__setattr__(self, '_module', (module,))
         super().__init__()
+        self.needs_epoch = self._of_module('set_epoch') is not None
+        self.needs_dataset = self._of_module('set_dataset') is not None
 
-    def _own(self, name: str, default: Any) -> Any:
-        return getattr(self._module[0], name, default)
+    def _of_module(self, name: str) -> Any:
+        return getattr(self._module[0], name, None)
 
     @property
     def class_name(self) -> str:
@@ -177,39 +181,29 @@ class ForeignLoss(DistillLoss):
         return type(self._module[0]).__name__
 
     @property
-    def needs_epoch(self) -> bool:  # type: ignore[override]
-        """Whether the module has a ``set_epoch``."""
-        return self._own('set_epoch', None) is not None
-
-    @property
-    def needs_dataset(self) -> bool:  # type: ignore[override]
-        """Whether the module has a ``set_dataset``."""
-        return self._own('set_dataset', None) is not None
-
-    @property
     def terms(self) -> dict[str, Tensor]:
         """The module's ``terms``."""
-        return dict(self._own('terms', None) or {})
+        return dict(self._of_module('terms') or {})
 
     @property
     def auxiliary(self) -> Tensor | None:
         """The module's ``auxiliary``."""
-        return self._own('auxiliary', None)
+        return self._of_module('auxiliary')
 
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return the module's ``warning``."""
-        warning = self._own('warning', None)
+        warning = self._of_module('warning')
         return warning(terms) if warning else None
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the module."""
-        self._own('set_epoch', None)(epoch)
+        """Call the module's ``set_epoch``."""
+        self._of_module('set_epoch')(epoch)
 
     def set_dataset(
         self, labels: np.ndarray | Tensor, seed: int = 0, batch_size: int = 0
     ) -> None:
-        """Tell the module."""
-        self._own('set_dataset', None)(labels, seed, batch_size)
+        """Call the module's ``set_dataset``."""
+        self._of_module('set_dataset')(labels, seed, batch_size)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -218,15 +212,14 @@ class ForeignLoss(DistillLoss):
 
 
 def as_distill_loss(module: nn.Module) -> DistillLoss:
-    """Return a loss as something that answers by the protocol."""
+    """Return a loss itself, or what stands for it if it is no DistillLoss."""
     return module if isinstance(module, DistillLoss) else ForeignLoss(module)
 
 
 def losses_of(model: nn.Module) -> list[DistillLoss]:
-    """Return the distillation losses of a model, none of one that distils nothing.
+    """Return the distillation losses of a model, if it has any.
 
-    Args:
-        model (nn.Module): An algorithm of mmrazor, wrapped for several ranks or not.
+    ``model`` is an algorithm of mmrazor, wrapped for several ranks or not.
     """
     distiller = getattr(unwrap(model), 'distiller', None)
     losses = getattr(distiller, 'distill_losses', {})

@@ -1,4 +1,4 @@
-"""CAKD between features: clusters of the teacher's channels."""
+"""CAKD between features, with clusters of the teacher's channels."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from ...utils.compiling import compiled
 from ..checks import check_number
 from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
-from ..scorers.base_scorer import BaseScorer
+from ..scorers.base_scorer import BaseScorer, required
 from ..statistics import RunningMean
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
@@ -34,12 +34,12 @@ class CAKDFeatureLoss(FeatureLoss):
 
     .. math:: L = \tau^2 \, mean(\alpha BCD + \beta SCD + \gamma WCD)
 
-    The terms in ``terms`` (and in the log) carry ``tau**2`` and no weight:
-    ``bcd``, ``scd``, ``wcd``; ``strong_mass`` is the teacher's probability of
-    S; ``r`` its activation in S over that in W, a running mean, meaningful only
-    of features >= 0. If ``head_weight`` is mapped, ``kept_strong``, ``kept_weak``
-    and ``kept_random`` are the shares of the teacher's own predictions that its
-    classifier repeats when it sees S, W or as many random channels as S alone.
+    ``terms`` holds ``bcd``, ``scd`` and ``wcd``, with ``tau**2`` and no weight,
+    ``strong_mass``, the teacher's probability of S, and ``r``, the running mean of its
+    activation in S over that in W, which has a meaning only for features >= 0. If
+    ``head_weight`` is mapped, ``kept_strong``, ``kept_weak`` and ``kept_random`` are
+    the shares of the teacher's own predictions that its classifier repeats when it
+    gets S alone, W alone, or as many random channels as S has.
 
     Args:
         tau (float): Temperature that divides the features. Defaults to 4.0.
@@ -53,8 +53,8 @@ class CAKDFeatureLoss(FeatureLoss):
             ``dict(type='ActivationScorer')``.
         granularity (str): See :class:`FeatureLoss`. Channels are chosen once
             per sample, elements of ``'spatial'`` and ``'flat'`` in each row.
-        round_ratio (bool): Round r to the nearest power of two for the adaptive
-            weight, as the paper's tables do. Defaults to False.
+        round_ratio (bool): Whether the adaptive weight rounds r to the nearest power
+            of two, as in the paper's tables. Defaults to False.
         compile (bool): Whether torch.compile compiles the divergences and their
             gradient, which changes nothing but their rounding. Defaults to False.
         **kwargs: ``standardize``, ``channels``, ``momentum`` and
@@ -94,13 +94,13 @@ class CAKDFeatureLoss(FeatureLoss):
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'alpha', alpha)
         check_number(self, 'beta', beta)
-        if isinstance(gamma, str) and gamma != ADAPTIVE:
+        if not isinstance(gamma, str):
+            check_number(self, 'gamma', gamma)
+        elif gamma != ADAPTIVE:
             raise ValueError(
                 f'gamma must be a number or {ADAPTIVE!r}, got {gamma!r}: set gamma in '
                 'the config of CAKDFeatureLoss.'
             )
-        if gamma != ADAPTIVE:
-            check_number(self, 'gamma', gamma)
         check_number(self, 'strong_share', strong_share, positive=True)
         if strong_share >= 1:
             raise ValueError(
@@ -141,19 +141,16 @@ class CAKDFeatureLoss(FeatureLoss):
 
     @property
     def auxiliary(self) -> Tensor | None:
-        """What the scorer is trained by in this step; the distiller adds it."""
+        """The loss of this step that trains the scorer."""
         return self.scorer.auxiliary
 
     def check_teacher(self, preds_T: Tensor) -> None:
-        """Refuse a negative feature on the first batch if the weight is adaptive.
-
-        Raises:
-            ValueError: it has a value below 0.
-        """
+        """Raise ValueError if the first batch is negative and the weight adaptive."""
         if self.gamma != ADAPTIVE or self._checked_sign:
             return
+        # Only the first batch is checked, because the host waits for the result.
         self._checked_sign = True
-        if preds_T.numel() and preds_T.min() < 0:  # the one synchronisation of a run
+        if preds_T.numel() and preds_T.min() < 0:
             raise ValueError(
                 "gamma='adaptive' compares activations, but the teacher's feature "
                 f'goes down to {preds_T.min().item():.3g}: tap a module after its '
@@ -177,23 +174,35 @@ class CAKDFeatureLoss(FeatureLoss):
             ValueError: the scorer lacks what it needs or gives no score per
                 channel, or a cluster would be empty.
         """
-        self._check_needs(gt_labels=gt_labels, head_weight=head_weight)
-        if head_weight is not None:
-            _check_head(feature_T, head_weight)
+        arguments = {'gt_labels': gt_labels, 'head_weight': head_weight}
+        for name in self.scorer.needs:
+            required(self.scorer, name, arguments[name])
+        # Only a pooled feature can be the input of the classifier.
+        weight = head_weight if feature_T.dim() == 2 else None
+        if weight is not None and weight.shape[-1] != feature_T.shape[1]:
+            raise ValueError(
+                f'head_weight has shape {tuple(weight.shape)}, but the feature has '
+                f'{feature_T.shape[1]} channels: map it only where preds_T is the '
+                'input of that classifier (model.distiller.loss_forward_mappings).'
+            )
         strong = self._strong(feature_T, gt_labels, head_weight)
         row_mask = to_row_mask(strong, rows_T)
         ratio = self.ratio(feature_T, row_mask)
         terms: dict[str, Tensor] = {'r': ratio, **self.scorer.terms}
-        gamma = self.gamma
-        if isinstance(gamma, str):
-            gamma = terms['gamma'] = self.beta / self.rounded(ratio)
-        if self.probing and head_weight is not None and feature_T.dim() == 2:
-            terms |= kept(feature_T, strong, head_weight, head_bias)
+        gamma: float | Tensor
+        if isinstance(self.gamma, str):
+            if self.round_ratio:
+                ratio = ratio.log2().round().exp2()
+            gamma = terms['gamma'] = self.beta / ratio
+        else:
+            gamma = self.gamma
+        if self.probing and weight is not None:
+            terms |= kept(feature_T, strong, weight, head_bias)
         self.log_terms(**terms)
         scale = self.loss_weight * self.tau**2
-        weights = (scale * weight for weight in (self.alpha, self.beta, gamma))
+        alpha, beta, gamma = scale * self.alpha, scale * self.beta, scale * gamma
         self._divergences = weighted_kl(
-            rows_S, rows_T, row_mask, self.tau, *weights, self._function
+            rows_S, rows_T, row_mask, self.tau, alpha, beta, gamma, self._function
         )
         return self._divergences.loss
 
@@ -217,20 +226,6 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'return one per channel, {tuple(scored.shape[:2])}.'
             )
         return strongest(scores, self.count(scores.shape[-1]))
-
-    def _check_needs(self, **given: Tensor | None) -> None:
-        for name in self.scorer.needs:
-            if given[name] is not None:
-                continue
-            record = (
-                "dict(recorder='gt_labels', from_student=True, data_idx=1)"
-                if name == 'gt_labels'
-                else "dict(recorder='head_weight', from_student=False)"
-            )
-            raise ValueError(
-                f'{type(self.scorer).__name__} needs {name}: write {name}={record} '
-                'in model.distiller.loss_forward_mappings of this loss.'
-            )
 
     def count(self, elements: int) -> int:
         """Return how many of a row's elements are strong.
@@ -260,12 +255,8 @@ class CAKDFeatureLoss(FeatureLoss):
         even = (strong <= 0) & (weak <= 0)
         return torch.where(even, 1.0, strong / weak.clamp(min=tiny)).clamp(1e-3, 1e3)
 
-    def rounded(self, ratio: Tensor) -> Tensor:
-        """Return r, to the nearest power of two if ``round_ratio``."""
-        return ratio.log2().round().exp2() if self.round_ratio else ratio
-
     def warning(self, terms: dict[str, float]) -> str | None:
-        """Return the scorer's, or that r is out of any reasonable range."""
+        """Return the warning of the scorer, or one of an unreasonable r."""
         ratio = terms.get('r', 1.0)
         if self.gamma == ADAPTIVE and not 1e-2 < ratio < 1e2:
             return (
@@ -282,20 +273,11 @@ def setting(cfg: Mapping, name: str) -> Any:
     return DEFAULT_SCORER if name == 'scorer' and not value else value
 
 
-def _check_head(feature: Tensor, head_weight: Tensor) -> None:
-    if feature.dim() == 2 and head_weight.shape[-1] != feature.shape[1]:
-        raise ValueError(
-            f'head_weight has shape {tuple(head_weight.shape)}, but the feature has '
-            f'{feature.shape[1]} channels: map it only where preds_T is the input of '
-            'that classifier (model.distiller.loss_forward_mappings).'
-        )
-
-
 @torch.no_grad()
 def kept(
     feature: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return which share of a classifier's predictions parts of its input keep.
+    """Return which share of a classifier's predictions parts of its input repeat.
 
     Args:
         feature (Tensor): The classifier's input, (N, C).
@@ -304,8 +286,8 @@ def kept(
         bias (Tensor, optional): (K,).
 
     Returns:
-        dict[str, Tensor]: ``kept_strong``, ``kept_weak`` and ``kept_random``,
-        which sees as many channels as the first, drawn at random.
+        dict[str, Tensor]: ``kept_strong``, ``kept_weak`` and ``kept_random``, of as
+        many random channels as the mask has strong ones.
     """
     weight = weight.to(feature.dtype)
     bias = None if bias is None else bias.to(feature.dtype)
@@ -313,7 +295,7 @@ def kept(
     def predict(x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x, weight, bias).argmax(-1)
 
-    # A generator of its own: what is only logged must not change the run.
+    # The generator is a separate one, because a logged term must not change the run.
     generator = torch.Generator(feature.device).manual_seed(0)
     order = torch.rand(feature.shape, generator=generator, device=feature.device)
     shuffled = mask.gather(-1, order.argsort(-1))

@@ -1,4 +1,4 @@
-"""CAKD between class logits: the registered loss around the maths."""
+"""CAKD between class logits."""
 
 from collections.abc import Mapping
 
@@ -18,15 +18,15 @@ class CAKDLogitLoss(DistillLoss):
     r"""CAKD between the class logits of student and teacher.
 
     "CAKD: A Correlation-Aware Knowledge Distillation Framework Based on
-    Decoupling Kullback-Leibler Divergence", arXiv 2410.14741, Eq. 7-9: the
+    Decoupling Kullback-Leibler Divergence", arXiv 2410.14741, Eq. 7-9. The
     labelled classes are the strong cluster, all others the weak one, and
 
     .. math:: L = \tau^2 \, mean(\alpha BCD + \beta SCD + \gamma WCD)
 
-    With one label per sample SCD is 0 and this is DKD (arXiv 2203.08679) with
-    ``beta=gamma``. The mean is over the samples of the batch. ``terms`` holds
-    the last step's ``bcd``, ``scd`` and ``wcd``, with ``tau**2`` and no weight,
-    and ``strong_mass``, the teacher's probability of the labels.
+    with the mean over the samples of the batch. With one label per sample SCD is 0,
+    and the loss is DKD (arXiv 2203.08679) with ``beta=gamma``. ``terms`` holds the
+    last step's ``bcd``, ``scd`` and ``wcd``, with ``tau**2`` and no weight, and
+    ``strong_mass``, the teacher's probability of the labels.
 
     Args:
         tau (float): Temperature that divides the logits. Defaults to 4.0.
@@ -38,8 +38,8 @@ class CAKDLogitLoss(DistillLoss):
             classes. Defaults to False.
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
         soft_labels (str): What to do with rows of label scores (mixup, CutMix)
-            where ``multi_label`` is False: ``'argmax'`` takes the class of the
-            highest score, ``'refuse'`` raises. Defaults to ``'argmax'``.
+            unless ``multi_label``: ``'argmax'`` takes the class of the highest
+            score, ``'refuse'`` raises. Defaults to ``'argmax'``.
         compile (bool): Whether torch.compile compiles the loss and its gradient,
             which changes nothing but their rounding. Defaults to False.
 
@@ -88,23 +88,19 @@ class CAKDLogitLoss(DistillLoss):
         return 'strong = the labelled class, weak = all others'
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
-        """Compute the loss.
+        """Return the loss, a float32 (or float64) scalar.
 
         Args:
             preds_S (Tensor): The student's logits, (N, C).
             preds_T (Tensor): The teacher's logits, (N, C); get no gradient.
             gt_labels (Tensor): Class indices, (N,), or label scores, (N, C).
-                With ``multi_label`` rows (N, C) of 0 and 1 (int, bool or
-                float): what is above 0 is a label.
-
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
+                With ``multi_label`` rows (N, C) of int, bool or float; a class
+                with a value above 0 is a label.
 
         Raises:
             TypeError: logits or class indices have the wrong dtype.
             ValueError: shapes do not fit, labels are not classes, or a row of
-                scores marks several with 1. Only values on the CPU are looked
-                at: reading a GPU's would stop it.
+                scores marks several with 1; see :func:`class_indices`.
         """
         preds_S, preds_T = checked_scores(preds_S, preds_T)
         scale = self.loss_weight * self.tau**2

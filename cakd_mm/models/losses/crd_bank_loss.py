@@ -1,4 +1,4 @@
-"""CRD with a memory bank of the whole training set: the registered loss."""
+"""CRD with a memory bank of the whole training set."""
 
 import math
 from collections.abc import Mapping
@@ -10,22 +10,24 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ..checks import check_number, kind_of
+from ..checks import check_float_tensor, check_number, index_outside, is_count
 from ..layout import pool
 from ..term_axis import TermAxis
 from .base import DistillLoss
 from .functional import batch_mean
 from .functional.crd import (
+    ClassBlocks,
     contrastive_rows,
+    draw_others,
     log_sum_of_scores,
     merge_repeats,
+    sort_by_class,
     unit,
     update_bank,
 )
-from .functional.crd_negatives import ClassBlocks, draw_others, sort_by_class
 
 HOOK = "default_hooks=dict(sample_index=dict(type='SampleIndexHook'))"
-# Rows of a bank drawn at a time.
+# Rows of a bank that are drawn at a time.
 _ROWS = 2**14
 
 
@@ -33,13 +35,13 @@ _ROWS = 2**14
 class CRDBankLoss(DistillLoss):
     r"""Contrastive representation distillation with memory banks.
 
-    "Contrastive Representation Distillation", arXiv 1910.10699, Eq. 17-19. Both
-    features are brought to unit vectors of ``feat_dim`` by a trained linear layer
-    each, and two banks hold the last ones of every image of the training set. An
-    image's embedding has to pick out the other net's embedding of the same image,
-    of class y, among ``negatives`` banked ones of other classes. With K negatives,
-    N images and :math:`c = K/N`, for the student (and likewise the teacher, from
-    the student's bank):
+    "Contrastive Representation Distillation", arXiv 1910.10699, Eq. 17-19. A trained
+    linear layer turns the feature of each net into an embedding, a unit vector of
+    ``feat_dim``, and a bank of each net holds the last embedding of every image of the
+    training set. The loss of an embedding is low if the other net's embedding of the
+    same image can be told from those of ``negatives`` images of other classes. With K
+    negatives, N images and :math:`c = K/N` it is for the student (and likewise for the
+    teacher, from the student's bank):
 
     .. math:: q_k = e^{\langle M^T_{i_k}, v^S\rangle / tau} / Z^S, \quad
         L^S = -mean\left[\log\frac{q_0}{q_0 + c} + \sum_{k=1}^K
@@ -50,15 +52,15 @@ class CRDBankLoss(DistillLoss):
 
     The training set's labels and the index of every image in it come from a
     :class:`SampleIndexHook`. Negatives follow from the run's seed, the step and the
-    image alone, and are drawn with replacement. Banks, Z and step are buffers, so a
-    resumed run goes on as if it had not been interrupted: checkpoints grow by
-    ``8 * feat_dim * N`` bytes, 51 MB for CIFAR-100 and 1.3 GB for ImageNet, and
-    so does the memory of every GPU. Every rank puts the embeddings of all ranks
-    into its banks. An image that comes several times in a step is entered once, with
-    the mean of its embeddings; an embedding that is not finite is not entered.
+    image alone, and are drawn with replacement. Banks, Z and step are buffers, so that
+    a resumed run goes on as if it had not been interrupted. Checkpoints, and the
+    memory of every GPU, grow by ``8 * feat_dim * N`` bytes: 51 MB for CIFAR-100,
+    1.3 GB for ImageNet. Every rank enters the embeddings of all ranks into its banks.
+    An image that comes several times in a step is entered once, with the mean of its
+    embeddings; an embedding that is not finite is not entered.
 
-    ``terms`` holds the last step's ``nce_S`` and ``nce_T``, the two sides without
-    ``loss_weight``.
+    ``terms`` holds the last step's ``nce_S`` and ``nce_T``, which add up to the loss
+    without ``loss_weight``.
 
     Args:
         channels_S (int): Channels of the student's feature.
@@ -66,7 +68,7 @@ class CRDBankLoss(DistillLoss):
         feat_dim (int): Width of the embeddings. Defaults to 128.
         negatives (int): Negatives of each image, K. Defaults to 16384.
         tau (float): Temperature that divides similarities. Defaults to 0.07.
-        momentum (float): Weight of what a bank has, in [0, 1). Defaults to 0.5.
+        momentum (float): Weight of a bank's old row, in [0, 1). Defaults to 0.5.
         loss_weight (float): Factor of the whole loss. Defaults to 0.8.
 
     Raises:
@@ -105,13 +107,14 @@ class CRDBankLoss(DistillLoss):
         loss_weight: float = 0.8,
     ) -> None:
         super().__init__(loss_weight)
-        for name, value in (
-            ('channels_S', channels_S),
-            ('channels_T', channels_T),
-            ('feat_dim', feat_dim),
-            ('negatives', negatives),
-        ):
-            _check_count(name, value)
+        counts = dict(channels_S=channels_S, channels_T=channels_T)
+        counts |= dict(feat_dim=feat_dim, negatives=negatives)
+        for name, value in counts.items():
+            if not is_count(value):
+                raise ValueError(
+                    f'{name} must be a positive integer, got {value!r}: set {name} in '
+                    'the config of CRDBankLoss.'
+                )
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'momentum', momentum)
         if momentum >= 1:
@@ -127,13 +130,13 @@ class CRDBankLoss(DistillLoss):
         self.embed_T = nn.Linear(channels_T, feat_dim)
         self.register_buffer('bank_S', torch.zeros(0, feat_dim))
         self.register_buffer('bank_T', torch.zeros(0, feat_dim))
-        # Of the student's anchors and of the teacher's, from the first batch on.
+        # For the student's embeddings and for the teacher's.
         self.register_buffer('log_z', torch.zeros(2))
         self.register_buffer('has_z', torch.zeros((), dtype=torch.bool))
         self.register_buffer('labels', torch.zeros(0, dtype=torch.int32))
         self.register_buffer('seed', torch.zeros((), dtype=torch.int64))
         self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
-        # Made of the labels.
+        # These two are computed from the labels and therefore not saved.
         self.register_buffer('order', None, persistent=False)
         self.register_buffer('starts', None, persistent=False)
         self.batch_size = 0
@@ -146,63 +149,65 @@ class CRDBankLoss(DistillLoss):
 
     # The training set
 
-    def set_dataset(self, labels, seed: int = 0, batch_size: int = 0) -> None:
-        """Take up the training set; make banks, unless a checkpoint has brought them.
+    def set_dataset(
+        self, labels: np.ndarray | Tensor, seed: int = 0, batch_size: int = 0
+    ) -> None:
+        """Take up the training set; fill banks unless a checkpoint has done so.
 
         Args:
             labels (np.ndarray | Tensor): Class of every image, integers, (N,).
-            seed (int): What first banks and negatives are drawn from, the same on
-                all ranks. Defaults to 0. A checkpoint's goes before it.
+            seed (int): Seed of first banks and negatives, the same on all ranks; that
+                of a checkpoint goes before it. Defaults to 0.
             batch_size (int): Images per step and rank at most; needed where ranks
                 may have batches of different sizes. Defaults to 0.
 
         Raises:
             ValueError: these are no class indices of at least two classes, or not
-                those that the banks belong to.
+                those of the banks.
         """
-        labels = _checked_labels(labels)
+        classes = _checked_labels(labels)
         self.batch_size = batch_size
         if len(self.labels):
-            self._compare(labels, 'train_dataloader.dataset')
+            self._compare(classes, 'train_dataloader.dataset')
             return
-        self._take_up(labels)
+        self._take_up(classes)
         generator = torch.Generator().manual_seed(seed)
         bound = (self.feat_dim / 3) ** -0.5
         self.seed.fill_(seed)
         for bank in (self.bank_S, self.bank_T):
             for rows in bank.split(_ROWS):
-                # On the CPU: the same numbers on every device.
-                new = torch.empty(rows.shape).uniform_(
-                    -bound, bound, generator=generator
+                # They are drawn on the CPU, so that all devices get the same numbers.
+                rows.copy_(
+                    torch.empty(rows.shape).uniform_(-bound, bound, generator=generator)
                 )
-                rows.copy_(new)
 
     def _take_up(self, labels: Tensor) -> None:
-        """Make room for banks of these samples and sort them by class."""
+        """Allocate banks for these samples and sort them by class."""
         device, dtype = self.embed_S.weight.device, self.bank_S.dtype
         self.order, self.starts = (x.to(device) for x in sort_by_class(labels))
         self.labels = labels.to(device, torch.int32)
-        shape = (len(labels), self.feat_dim)
-        self.bank_S = torch.empty(shape, dtype=dtype, device=device)
-        self.bank_T = torch.empty(shape, dtype=dtype, device=device)
+        self.bank_S, self.bank_T = (
+            torch.empty(len(labels), self.feat_dim, dtype=dtype, device=device)
+            for _ in range(2)
+        )
 
     def _compare(self, labels: Tensor, key: str) -> None:
-        own, new = self.labels.cpu(), labels.to('cpu', torch.int32)
-        if torch.equal(own, new):
+        """Raise ValueError unless the banks are those of these labels."""
+        banked, new = self.labels.cpu(), labels.to('cpu', torch.int32)
+        if torch.equal(banked, new):
             return
-        bank = 'the bank of CRDBankLoss'
-        problem = f'{bank} has {len(own)} images, this has {len(new)}.'
-        if len(own) == len(new):
-            first = int((own != new).nonzero()[0])
+        problem = f'has {len(banked)} images, this has {len(new)}.'
+        if len(banked) == len(new):
+            first = int((banked != new).nonzero()[0])
             problem = (
-                f'{bank} has other labels: image {first} is of class {own[first]}, '
-                f'here of class {new[first]}.'
+                f'has other labels: image {first} is of class {banked[first]}, here '
+                f'of class {new[first]}.'
             )
         raise ValueError(
             describe(
                 key,
                 f'{len(new)} images',
-                problem[0].upper() + problem[1:],
+                f'The bank of CRDBankLoss {problem}',
                 'Resume with the same training set (files, order, indices); to start '
                 'from this student on another set write model.student_ckpt=... '
                 'instead of load_from.',
@@ -210,7 +215,7 @@ class CRDBankLoss(DistillLoss):
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Load banks of the same training set, or take it up with them."""
+        """Load banks, which must be those of the training set if it is known."""
         labels = state_dict.get(f'{prefix}labels')
         if labels is not None and len(labels):
             if len(self.labels):
@@ -225,40 +230,39 @@ class CRDBankLoss(DistillLoss):
     def forward(
         self, preds_S: Tensor, preds_T: Tensor, indices: Tensor | None = None
     ) -> Tensor:
-        """Compute the loss; in training, enter the embeddings into the banks.
+        """Return the loss, a float32 (or float64) scalar.
+
+        In training the embeddings are entered into the banks.
 
         Args:
             preds_S (Tensor): The student's feature, (B, C_S), or a map
                 (B, C_S, H, W), which is averaged over its positions.
             preds_T (Tensor): The teacher's, (B, C_T) or a map; no gradient.
             indices (Tensor, optional): Place of every image in the training set,
-                integers, (B,). Defaults to what :class:`SampleIndexHook` has put
-                into ``self.indices``, once.
-
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
+                integers, (B,). Defaults to ``self.indices``, which
+                :class:`SampleIndexHook` sets and a step uses up.
 
         Raises:
             RuntimeError: no training set, or no indices were given.
             TypeError: a feature is no float tensor.
-            ValueError: shapes do not fit, or an index is out of range. Only
-                indices on the CPU are looked at: reading a GPU's would stop it.
+            ValueError: shapes do not fit, or an index is out of range. Indices on a
+                GPU are not checked, because the host would have to wait for them.
         """
         vectors_S = _vectors('S', preds_S, self.embed_S)
         vectors_T = _vectors('T', preds_T, self.embed_T).detach()
         indices = self._checked_indices(indices, vectors_S, vectors_T)
         with torch.autocast(vectors_S.device.type, enabled=False):
-            ours = unit(self.embed_S(vectors_S))
-            theirs = unit(self.embed_T(vectors_T))
+            unit_S = unit(self.embed_S(vectors_S))
+            unit_T = unit(self.embed_T(vectors_T))
             candidates = torch.cat((indices.unsqueeze(1), self.draw(indices)), 1)
-            sides = ((ours, self.bank_T), (theirs, self.bank_S))
+            sides = ((unit_S, self.bank_T), (unit_T, self.bank_S))
             log_z = self._normalisers(sides, candidates)
             rows_S, rows_T = (
-                contrastive_rows(anchors, bank, candidates, own_z, self.tau)
-                for (anchors, bank), own_z in zip(sides, log_z, strict=True)
+                contrastive_rows(anchors, bank, candidates, log_z_of_side, self.tau)
+                for (anchors, bank), log_z_of_side in zip(sides, log_z, strict=True)
             )
         if self.training:
-            self._enter(indices, ours.detach(), theirs.detach())
+            self._enter(indices, torch.cat((unit_S, unit_T), 1).detach())
             self.steps.add_(1)
         self.log_terms(nce_S=rows_S, nce_T=rows_T)
         return self.loss_weight * batch_mean(rows_S + rows_T)
@@ -293,38 +297,42 @@ class CRDBankLoss(DistillLoss):
                 f'indices must be integers of shape ({count},), one per image, got '
                 f'{indices.dtype} of shape {tuple(indices.shape)}.'
             )
-        if indices.device.type == 'cpu' and count:
-            low, high = (int(value) for value in indices.aminmax())
-            if low < 0 or high >= len(self.labels):
-                raise ValueError(
-                    f'indices holds {low if low < 0 else high}, but the training set '
-                    f'has {len(self.labels)} images: give places in that set.'
-                )
+        outside = index_outside(indices, len(self.labels))
+        if outside is not None:
+            raise ValueError(
+                f'indices holds {outside}, but the training set has '
+                f'{len(self.labels)} images: give places in that set.'
+            )
         return indices.to(self.labels.device, torch.int64)
 
     # What ranks share
 
-    def _normalisers(self, sides, candidates: Tensor) -> Tensor:
-        """Return log Z of both sides, (2,): of the first batch of all ranks."""
-        # Read from the device only until it is there.
+    def _normalisers(
+        self, sides: tuple[tuple[Tensor, Tensor], ...], candidates: Tensor
+    ) -> Tensor:
+        """Return log Z of both sides, (2,), from the first batch of all ranks."""
+        # The buffer is read only until it is true, because the host waits for it.
         self._reuse_z = self._reuse_z or bool(self.has_z)
         if self._reuse_z:
             return self.log_z
-        sums = [log_sum_of_scores(*side, candidates, self.tau) for side in sides]
-        own = torch.stack((*sums, sums[0].new_tensor(candidates.numel()).log()))
-        total = torch.stack(all_gather(own)).logsumexp(0)
+        sums = [
+            log_sum_of_scores(anchors, bank, candidates, self.tau)
+            for anchors, bank in sides
+        ]
+        of_rank = torch.stack((*sums, sums[0].new_tensor(candidates.numel()).log()))
+        total = torch.stack(all_gather(of_rank)).logsumexp(0)
         log_z = total[:2] - total[2] + math.log(len(self.labels))
         if self.training:
-            # An overflow in the first step must not stay for good.
+            # A Z that is not finite is not saved, because every later step would use
+            # it.
             self.has_z.copy_(log_z.isfinite().all())
             self.log_z.copy_(torch.where(self.has_z, log_z, 0.0))
         return log_z
 
-    def _enter(self, indices: Tensor, ours: Tensor, theirs: Tensor) -> None:
-        """Enter the embeddings of all ranks into the banks."""
-        both = torch.cat((ours, theirs), 1)
+    def _enter(self, indices: Tensor, both: Tensor) -> None:
+        """Enter the embeddings, (B, 2 * D), of all ranks into both banks."""
         if get_world_size() > 1:
-            # Ranks must send equally much; -1 marks what is no image.
+            # All ranks must send tensors of one size; -1 marks a row without an image.
             self.batch_size = max(self.batch_size, len(indices))
             missing = self.batch_size - len(indices)
             indices = nn.functional.pad(indices, (0, missing), value=-1)
@@ -341,23 +349,10 @@ class CRDBankLoss(DistillLoss):
         return f'images={len(self.labels)}, {super().extra_repr()}'
 
 
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            f'{name} must be a positive integer, got {value!r}: set {name} in the '
-            'config of CRDBankLoss.'
-        )
-
-
 def _vectors(side: str, feature: Tensor, layer: nn.Linear) -> Tensor:
     """Return a feature as vectors that the layer can take, (B, C)."""
     name, key, width = f'preds_{side}', f'channels_{side}', layer.in_features
-    if not isinstance(feature, Tensor) or not feature.is_floating_point():
-        raise TypeError(
-            f'{name} must be a float tensor, got {kind_of(feature)}: tap one tensor; '
-            'of a module that returns a tuple write data_idx=0 in '
-            'loss_forward_mappings.'
-        )
+    check_float_tensor(name, feature)
     vectors = pool(feature)
     if vectors.dim() != 2 or vectors.shape[1] != width:
         raise ValueError(
@@ -368,19 +363,19 @@ def _vectors(side: str, feature: Tensor, layer: nn.Linear) -> Tensor:
     return vectors.to(layer.weight.dtype)
 
 
-def _checked_labels(labels) -> Tensor:
+def _checked_labels(given: np.ndarray | Tensor) -> Tensor:
     """Return the classes of a training set as int64 on the CPU, (N,)."""
-    labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    key, kind = 'train_dataloader.dataset', f'labels {labels.dtype}{labels.shape}'
+    labels = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         problem = 'CRD draws negatives from other classes, so it needs one class each.'
         remedy = 'Use a set with one class index per image, or another loss.'
-        raise ValueError(describe(key, kind, problem, remedy))
-    if len(labels) and not 0 <= labels.min() <= labels.max() < 2**31:
+    elif len(labels) and not 0 <= labels.min() <= labels.max() < 2**31:
         problem = 'A class index is negative or far too large.'
-        raise ValueError(describe(key, kind, problem, 'Number classes from 0.'))
-    if len(np.unique(labels)) < 2:
+        remedy = 'Number classes from 0.'
+    elif len(np.unique(labels)) < 2:
         problem = 'There are no images of another class to contrast one with.'
         remedy = 'Use a set of two or more classes, or another loss.'
-        raise ValueError(describe(key, kind, problem, remedy))
-    return torch.from_numpy(labels.astype(np.int64))
+    else:
+        return torch.from_numpy(labels.astype(np.int64))
+    kind = f'labels {labels.dtype}{labels.shape}'
+    raise ValueError(describe('train_dataloader.dataset', kind, problem, remedy))

@@ -1,24 +1,18 @@
-"""CTKD: a temperature that is learned against the student."""
+"""CTKD, whose temperature is learned against the student."""
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 
 import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ..checks import check_number, checked_scores
+from ..checks import check_number, checked_scores, is_count, is_number
 from ..term_axis import TermAxis
 from .base import DistillLoss
 from .functional import batch_mean
-from .functional.ctkd import (
-    SCHEDULES,
-    reversal_factor,
-    reverse_gradient,
-    tempered_kl,
-)
+from .functional.ctkd import SCHEDULES, reversal_factor, reverse_gradient, tempered_kl
 
 
 @MODELS.register_module()
@@ -30,17 +24,16 @@ class CTKDLoss(DistillLoss):
     .. math:: L = T^2 \, mean(KL(p^T_T || p^S_T)), \quad
               T = t_{start} + t_{end} \, sigmoid(\theta)
 
-    The student descends L. :math:`\theta`, a parameter of this module, gets the
-    gradient times :math:`\lambda \le 0` and so climbs, the faster the further the
-    schedule of :math:`\lambda` has come, see :func:`reversal_factor`. The epoch
-    comes from :class:`DistillEpochHook`, which must be among the hooks. ``terms``
-    holds the last step's ``temperature`` (the mean of the batch, if instance-wise)
-    and ``reversal``, which is :math:`\lambda`: in the log ``lambda`` is the weight
-    that a :class:`LossRatioBalancer` gives a loss.
+    The student lowers L. :math:`\theta`, a parameter of this module, raises it, because
+    its gradient is multiplied by :math:`\lambda \le 0`, see :func:`reversal_factor`.
+    The epoch for :math:`\lambda` comes from :class:`DistillEpochHook`, which must be
+    among the hooks. ``terms`` holds the last step's ``temperature``, the mean of the
+    batch, and ``reversal``, which is :math:`\lambda`. (In the log ``lambda`` is the
+    weight that a :class:`LossRatioBalancer` gives a loss.)
 
-    Instance-wise, a layer of ``hidden`` ReLUs reads both nets' logits of a sample,
-    without their means, and puts out its :math:`\theta`. It begins with ``init``
-    for all samples; no gradient goes through it to the student.
+    If ``instance_wise``, a network with ``hidden`` ReLUs computes the :math:`\theta`
+    of a sample from the logits of both nets minus their means. It begins with
+    ``init`` for all samples and passes no gradient on to the student.
 
     Args:
         t_start (float): Least temperature. Defaults to 1.0.
@@ -50,7 +43,8 @@ class CTKDLoss(DistillLoss):
         lambda_min (float): Last factor, at most ``lambda_max``. Defaults to -1.0.
         epochs (int): Epochs from the first factor to the last. Defaults to 10.
         schedule (str): ``'cosine'`` or ``'linear'``. Defaults to ``'cosine'``.
-        instance_wise (bool): One temperature for each sample. Defaults to False.
+        instance_wise (bool): Whether each sample has a temperature of its own.
+            Defaults to False.
         num_classes (int, optional): Number of logits; needed by ``instance_wise``,
             taken from the nets if left out of a config. Defaults to None.
         hidden (int): Width of the network. Defaults to 128.
@@ -61,6 +55,7 @@ class CTKDLoss(DistillLoss):
             ``num_classes``.
     """
 
+    theta: nn.Parameter  # only without ``instance_wise``
     needs_epoch = True
     term_labels = {
         'temperature': (
@@ -87,7 +82,11 @@ class CTKDLoss(DistillLoss):
         super().__init__(loss_weight)
         check_number(self, 't_start', t_start, positive=True)
         check_number(self, 't_end', t_end, positive=True)
-        _check_theta(init)
+        if not is_number(init) or not math.isfinite(init):
+            raise ValueError(
+                f'init must be a finite number, got {init!r}: set init in the config '
+                'of CTKDLoss; 1.0 is the original.'
+            )
         _check_schedule(lambda_max, lambda_min, epochs, schedule)
         self.t_start = t_start
         self.t_end = t_end
@@ -97,7 +96,7 @@ class CTKDLoss(DistillLoss):
         self.schedule = schedule
         self.num_classes = num_classes
         self.epoch: int | None = None
-        self.theta = self.network = None
+        self.network: nn.Sequential | None = None
         if instance_wise:
             self.network = _network(num_classes, hidden, init)
         else:
@@ -114,7 +113,7 @@ class CTKDLoss(DistillLoss):
         Raises:
             ValueError: ``epoch`` is no integer from 0 on.
         """
-        if not _is_int(epoch) or epoch < 0:
+        if not is_count(epoch, least=0):
             raise ValueError(
                 f'epoch must be an integer from 0 on, got {epoch!r}: pass runner.epoch.'
             )
@@ -129,18 +128,16 @@ class CTKDLoss(DistillLoss):
         )
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compute the loss.
+        """Return the loss, a float32 (or float64) scalar.
 
         Args:
             preds_S (Tensor): The student's logits, (N, C).
             preds_T (Tensor): The teacher's logits, (N, C); get no gradient.
 
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
-
         Raises:
             TypeError: logits are no float tensors.
-            ValueError: shapes do not fit, or in training no one tells the epoch.
+            ValueError: shapes do not fit, or :meth:`set_epoch` was never called
+                before a step of training.
         """
         if self.training and self.epoch is None:
             raise ValueError(
@@ -153,22 +150,18 @@ class CTKDLoss(DistillLoss):
                 )
             )
         preds_S, preds_T = checked_scores(preds_S, preds_T)
-        temperature = self._temperature_of(preds_S, preds_T)
+        theta = self._theta(preds_S.detach(), preds_T).double()
+        gate = reverse_gradient(theta, self.reversal).sigmoid()
+        temperature = self.t_start + self.t_end * gate
         reversal = torch.full_like(temperature, self.reversal)
         self.log_terms(temperature=temperature, reversal=reversal)
         rows = tempered_kl(preds_S, preds_T, temperature)
         return (self.loss_weight * batch_mean(rows)).to(preds_S.dtype)
 
-    def _temperature_of(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Return T, a scalar or (N,), with the gradient for what it comes from."""
-        theta = self.theta
-        if self.network is not None:
-            theta = self._theta_of(preds_S.detach(), preds_T)
-        theta = reverse_gradient(theta.double(), self.reversal)
-        return self.t_start + self.t_end * theta.sigmoid()
-
-    def _theta_of(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Ask the network: logits (N, C) without gradient to (N,)."""
+    def _theta(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Return theta, a scalar, or (N,) from the logits if ``instance_wise``."""
+        if self.network is None:
+            return self.theta
         if preds_S.shape[1] != self.num_classes:
             raise ValueError(
                 describe(
@@ -178,35 +171,18 @@ class CTKDLoss(DistillLoss):
                     f'Write num_classes={preds_S.shape[1]} in the config of CTKDLoss.',
                 )
             )
-        dtype = self.network[0].weight.dtype
-        # A constant added to all logits of a net does not matter to its softmax.
+        dtype = next(self.network.parameters()).dtype
+        # The mean is subtracted, because it does not change the net's softmax.
         logits = [x - x.mean(-1, keepdim=True) for x in (preds_S, preds_T)]
         with torch.autocast(preds_S.device.type, enabled=False):
             return self.network(torch.cat(logits, -1).to(dtype)).squeeze(-1)
 
 
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value) -> bool:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _check_theta(init: float) -> None:
-    if not _is_finite(init):
-        raise ValueError(
-            f'init must be a finite number, got {init!r}: set init in the config of '
-            'CTKDLoss; 1.0 is the original.'
-        )
-
-
 def _check_schedule(
     lambda_max: float, lambda_min: float, epochs: int, schedule: str
 ) -> None:
-    numbers = _is_finite(lambda_max) and _is_finite(lambda_min)
-    if not numbers or not lambda_min <= lambda_max <= 0:
+    numbers = is_number(lambda_max) and is_number(lambda_min)
+    if not numbers or not -math.inf < lambda_min <= lambda_max <= 0:
         raise ValueError(
             f'lambda_max={lambda_max!r} and lambda_min={lambda_min!r} must be finite '
             'with lambda_min <= lambda_max <= 0, or the temperature would be learned '
@@ -218,7 +194,7 @@ def _check_schedule(
             'config of CTKDLoss.'
         )
     least = 1 if schedule == 'cosine' else 2
-    if not _is_int(epochs) or epochs < least:
+    if not is_count(epochs, least):
         raise ValueError(
             f'epochs must be an integer from {least} on for schedule={schedule!r}, '
             f'got {epochs!r}: write epochs=10 in the config of CTKDLoss, say.'
@@ -227,13 +203,18 @@ def _check_schedule(
 
 def _network(num_classes: int | None, hidden: int, init: float) -> nn.Sequential:
     """Return the network of the instance-wise form, which begins with ``init``."""
-    for name, value in (('num_classes', num_classes), ('hidden', hidden)):
-        if not _is_int(value) or value < 1:
-            raise ValueError(
-                f'instance_wise=True needs {name}, a positive integer, got {value!r}: '
-                f'set {name} in the config of CTKDLoss.'
-            )
+
+    def positive(name: str, value: int | None) -> int:
+        if is_count(value):
+            return value
+        raise ValueError(
+            f'instance_wise=True needs {name}, a positive integer, got {value!r}: set '
+            f'{name} in the config of CTKDLoss.'
+        )
+
+    inputs = 2 * positive('num_classes', num_classes)
+    hidden = positive('hidden', hidden)
     last = nn.Linear(hidden, 1)
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, init)
-    return nn.Sequential(nn.Linear(2 * num_classes, hidden), nn.ReLU(), last)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)

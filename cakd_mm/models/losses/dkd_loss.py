@@ -1,4 +1,4 @@
-"""DKD between class logits: the registered loss around the maths."""
+"""DKD between class logits."""
 
 from mmrazor.registry import MODELS
 from torch import Tensor
@@ -13,20 +13,20 @@ from .functional import WeightedKL, single_label_kl_and_terms
 class DecoupledKDLoss(DistillLoss):
     r"""DKD between the class logits of student and teacher.
 
-    "Decoupled Knowledge Distillation", arXiv 2203.08679, Eq. 7: the divergence of
-    the label's probability from that of all other classes (TCKD), and the one among
-    the other classes by themselves (NCKD), weighted apart,
+    "Decoupled Knowledge Distillation", arXiv 2203.08679, Eq. 7. TCKD is the
+    divergence between the label and all other classes together, NCKD the one among
+    the other classes,
 
     .. math:: L = \tau^2 \, mean(\alpha TCKD + \beta NCKD)
 
-    The same as :class:`CAKDLogitLoss` with ``gamma=beta`` and one label per sample.
-    MMRazor's ``DKDLoss`` is this formula in probability space: it becomes inf or nan
-    where a probability underflows, takes the label for one of the others where it
-    leads by 1000 ``tau``, lets a gradient through to the teacher and adds the
-    samples up where ``reduction='mean'`` is asked for. The mean here is over the
-    samples of the batch. ``terms`` holds the last step's ``tckd`` and ``nckd``, with
-    ``tau**2`` and no weight, and ``target_mass``, the teacher's probability of the
-    label at ``tau``.
+    with the mean over the samples of the batch. It is :class:`CAKDLogitLoss` with
+    ``gamma=beta`` and one label per sample. MMRazor's ``DKDLoss`` computes the same
+    formula from probabilities. It becomes inf or nan where a probability underflows,
+    counts the label among the other classes where it leads by 1000 ``tau``, lets a
+    gradient through to the teacher, and sums over samples for ``reduction='mean'``.
+
+    ``terms`` holds the last step's ``tckd`` and ``nckd``, with ``tau**2`` and no
+    weight, and ``target_mass``, the teacher's probability of the label at ``tau``.
 
     Args:
         tau (float): Temperature that divides the logits. Defaults to 4.0.
@@ -64,16 +64,13 @@ class DecoupledKDLoss(DistillLoss):
         self._divergences: WeightedKL | None = None
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
-        """Compute the loss.
+        """Return the loss, a float32 (or float64) scalar.
 
         Args:
             preds_S (Tensor): The student's logits, (N, C).
             preds_T (Tensor): The teacher's logits, (N, C); get no gradient.
-            gt_labels (Tensor): Class indices, (N,), or label scores, (N, C), of
-                which the highest counts (mixup, CutMix).
-
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
+            gt_labels (Tensor): Class indices, (N,), or label scores, (N, C). The
+                highest score gives the class (mixup, CutMix).
 
         Raises:
             TypeError: logits or class indices have the wrong dtype.

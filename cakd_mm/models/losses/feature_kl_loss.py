@@ -1,4 +1,4 @@
-"""Plain KL between features: the control without clusters."""
+"""Plain KL between features, the control without clusters."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from .functional import decoupled_kl
 class FeatureKLLoss(FeatureLoss):
     r"""``tau**2 * KL(softmax(preds_T / tau) || softmax(preds_S / tau))`` per row.
 
-    What :class:`CAKDFeatureLoss` is without its clusters: any gain of theirs is
-    to be measured against this loss.
+    It is :class:`CAKDFeatureLoss` without clusters, and the control against which a
+    gain of the clusters has to be measured.
 
     Args:
         tau (float): Temperature that divides the feature. Defaults to 4.0.
@@ -35,17 +35,10 @@ class FeatureKLLoss(FeatureLoss):
         self.tau = tau
 
     def compare(
-        self,
-        rows_S: Tensor,
-        rows_T: Tensor,
-        feature_T: Tensor,
-        *,
-        gt_labels: Tensor | None = None,
-        head_weight: Tensor | None = None,
-        head_bias: Tensor | None = None,
+        self, rows_S: Tensor, rows_T: Tensor, feature_T: Tensor, **_: Tensor | None
     ) -> Tensor:
         """Return the mean divergence of the rows, a scalar."""
-        # With everything in one cluster the decomposition is the plain KL.
+        # SCD is the plain KL if all elements are strong.
         everything = torch.ones_like(rows_T, dtype=torch.bool)
         values = self.tau**2 * decoupled_kl(rows_S, rows_T, everything, self.tau).scd
         self.log_terms(kl=values)

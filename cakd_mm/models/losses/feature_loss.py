@@ -1,4 +1,4 @@
-"""What every loss between two features shares: layout, standardisation, checks."""
+"""The base class of losses between two features: layout, standardisation, checks."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...utils.errors import describe
-from ..checks import kind_of
+from ..checks import check_float_tensor
 from ..layout import GRANULARITIES, channel_dim, pool, to_rows
 from ..statistics import RunningNorm, check_momentum
 from .base import DistillLoss
@@ -24,8 +24,9 @@ class FeatureLoss(DistillLoss):
             ``'channel'`` (the channels at each position of a map),
             ``'spatial'`` (the positions of each channel) or ``'flat'`` (the
             whole map). Defaults to ``'pooled'``.
-        standardize (bool): Subtract the teacher's running mean of every channel
-            from both features and divide by its deviation. Defaults to False.
+        standardize (bool): Whether to subtract the teacher's running mean of every
+            channel from both features and to divide them by its deviation. Defaults
+            to False.
         channels (int, optional): Channels of the teacher's feature; needed by
             ``standardize``, checked if given.
         momentum (float): Least weight of a batch in running statistics, see
@@ -51,17 +52,19 @@ class FeatureLoss(DistillLoss):
                 f'granularity must be one of {GRANULARITIES}, got {granularity!r}: '
                 f'set it in the config of {type(self).__name__}.'
             )
-        if standardize and channels is None:
-            raise ValueError(
-                "standardize=True needs channels, the width of the teacher's "
-                'feature, to keep its statistics in checkpoints: write channels=64, '
-                'say.'
-            )
         check_momentum(momentum)
         self.granularity = granularity
         self.channels = channels
-        self.norm = RunningNorm(channels, momentum) if standardize else None
         self.momentum = momentum
+        self.norm: RunningNorm | None = None
+        if standardize:
+            if channels is None:
+                raise ValueError(
+                    "standardize=True needs channels, the width of the teacher's "
+                    'feature, to keep its statistics in checkpoints: write '
+                    'channels=64, say.'
+                )
+            self.norm = RunningNorm(channels, momentum)
 
     @classmethod
     def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
@@ -76,10 +79,10 @@ class FeatureLoss(DistillLoss):
         head_weight: Tensor | None = None,
         head_bias: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss.
+        """Return the loss, a float32 (or float64) scalar.
 
         Every feature loss takes the same arguments, so that one can replace
-        another in a config; the controls look at the features only.
+        another in a config; not every loss uses all of them.
 
         Args:
             preds_S (Tensor): The student's feature, brought to the teacher's
@@ -91,20 +94,15 @@ class FeatureLoss(DistillLoss):
                 (K, C), for scorers that need it and for the ``kept_*`` terms.
             head_bias (Tensor, optional): Its bias, (K,).
 
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
-
         Raises:
             TypeError: a feature is no float tensor.
             ValueError: shapes differ or do not fit ``granularity``.
         """
         student, teacher = self._checked(preds_S, preds_T)
-        # Autocast is off, because it would score and project in half precision.
+        # Autocast is off, because scorers would compute in half precision.
         with torch.autocast(teacher.device.type, enabled=False):
-            rows_S, rows_T = self._rows(student, teacher)
             loss = self.compare(
-                rows_S,
-                rows_T,
+                *self._rows(student, teacher),
                 teacher,
                 gt_labels=gt_labels,
                 head_weight=head_weight,
@@ -119,13 +117,8 @@ class FeatureLoss(DistillLoss):
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Check both features; return them in the precision to compute in."""
-        for name, feature in (('preds_S', preds_S), ('preds_T', preds_T)):
-            if not isinstance(feature, Tensor) or not feature.is_floating_point():
-                raise TypeError(
-                    f'{name} must be a float tensor, got {kind_of(feature)}: tap one '
-                    'tensor; of a module that returns a tuple write data_idx=0 in '
-                    'loss_forward_mappings.'
-                )
+        check_float_tensor('preds_S', preds_S)
+        check_float_tensor('preds_T', preds_T)
         self.check_teacher(preds_T)
         student, teacher = (
             feature if feature.dtype == torch.float64 else feature.float()
@@ -163,7 +156,7 @@ class FeatureLoss(DistillLoss):
         return to_rows(student, self.granularity), to_rows(teacher, self.granularity)
 
     def check_teacher(self, preds_T: Tensor) -> None:
-        """Refuse a teacher's feature, as it was tapped, that does not suit the loss."""
+        """Raise if the teacher's feature, as it was tapped, does not suit the loss."""
 
     def compare(
         self,
@@ -177,14 +170,8 @@ class FeatureLoss(DistillLoss):
     ) -> Tensor:
         """Return the loss, ``loss_weight`` included, a scalar.
 
-        Args:
-            rows_S (Tensor): The student's rows, (R, E).
-            rows_T (Tensor): The teacher's, (R, E).
-            feature_T (Tensor): The teacher's feature before standardisation and
-                layout.
-            gt_labels (Tensor, optional): As in :meth:`forward`.
-            head_weight (Tensor, optional): As in :meth:`forward`.
-            head_bias (Tensor, optional): As in :meth:`forward`.
+        ``rows_S`` and ``rows_T`` are (R, E); ``feature_T`` is the teacher's feature
+        before standardisation and layout. All others are as in :meth:`forward`.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Squared error between features: the control without a distribution."""
+"""Squared error between features, the control without a distribution."""
 
 from mmrazor.registry import MODELS
 from torch import Tensor
@@ -11,9 +11,9 @@ from .feature_loss import FeatureLoss
 class FeatureSquaredLoss(FeatureLoss):
     """Half the mean squared difference of every row.
 
-    The factor makes it the limit of ``tau**2 * KL`` for a high temperature, up
-    to the shift of a row that softmax does not see. Args and errors are those of
-    :class:`FeatureLoss`.
+    With the factor it is the limit of ``tau**2 * KL`` for a high temperature, apart
+    from a constant that is added to a row, which softmax ignores. Args and errors are
+    those of :class:`FeatureLoss`.
     """
 
     term_labels = {
@@ -21,14 +21,7 @@ class FeatureSquaredLoss(FeatureLoss):
     }
 
     def compare(
-        self,
-        rows_S: Tensor,
-        rows_T: Tensor,
-        feature_T: Tensor,
-        *,
-        gt_labels: Tensor | None = None,
-        head_weight: Tensor | None = None,
-        head_bias: Tensor | None = None,
+        self, rows_S: Tensor, rows_T: Tensor, feature_T: Tensor, **_: Tensor | None
     ) -> Tensor:
         """Return half the mean squared difference of the rows, a scalar."""
         values = (rows_S - rows_T).square().mean(-1) / 2

@@ -1,4 +1,4 @@
-"""The loss of ReviewKD: maps compared at several sizes."""
+"""The loss of ReviewKD, which compares maps at several sizes."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from .functional.hcl import context_of_levels
 class HCLLoss(FeatureListLoss):
     """Hierarchical context loss between lists of maps.
 
-    "Distilling Knowledge via Knowledge Review", arXiv 2104.09044: the student's
-    maps come fused from a :class:`FusionConnector`, the teacher's as they are, see
-    :func:`context_of_levels`. The levels add up. ``terms`` holds the last step's
-    value of each, ``level_1`` of the first, without ``loss_weight``.
+    "Distilling Knowledge via Knowledge Review", arXiv 2104.09044. A
+    :class:`FusionConnector` fuses the student's maps. The loss is the sum of
+    :func:`context_of_levels`. ``terms`` holds the last step's value of each level,
+    ``level_1`` of the first, without ``loss_weight``.
 
     Args:
         loss_weight (float): Factor of the loss. Defaults to 1.0.
@@ -29,7 +29,7 @@ class HCLLoss(FeatureListLoss):
         super().__init__(loss_weight)
 
     def forward(self, preds_S: Sequence[Tensor], preds_T: Sequence[Tensor]) -> Tensor:
-        """Compute the loss.
+        """Return the loss, a float32 (or float64) scalar.
 
         Args:
             preds_S (Sequence[Tensor]): The student's maps (N, C, H, W) or vectors
@@ -37,13 +37,10 @@ class HCLLoss(FeatureListLoss):
             preds_T (Sequence[Tensor]): The teacher's, of the same shapes; get no
                 gradient.
 
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
-
         Raises:
             TypeError: an argument is no list of float tensors.
             ValueError: the lists or shapes differ.
         """
         levels = context_of_levels(preds_S, preds_T)
         self.log_levels(levels)
-        return self.loss_weight * sum(levels)
+        return self.loss_weight * sum(levels[1:], levels[0])

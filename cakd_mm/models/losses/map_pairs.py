@@ -1,11 +1,11 @@
-"""Lists of features become pairs of maps, checked."""
+"""Pairs of maps, made from the feature lists of both nets."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..checks import kind_of
+from ..checks import check_float_tensor
 
 
 def paired_maps(
@@ -13,20 +13,15 @@ def paired_maps(
 ) -> list[tuple[Tensor, Tensor]]:
     """Pair the features of student and teacher, as maps, level by level.
 
-    A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32;
-    the teacher's maps are detached.
-
-    Args:
-        preds_S (Sequence[Tensor]): The student's maps, (N, C, H, W) each.
-        preds_T (Sequence[Tensor]): The teacher's, as many, with the same N and C.
-        same_size (bool): Whether H and W have to agree too. Defaults to True.
+    A vector (N, C) counts as a map (N, C, 1, 1). Half precision becomes float32.
+    The teacher's maps are detached. Both lists need the same length, N and C, and the
+    same H and W unless ``same_size`` is False.
 
     Raises:
         TypeError: an argument is no list of float tensors.
         ValueError: lists or shapes do not fit.
     """
-    lists = dict(preds_S=preds_S, preds_T=preds_T)
-    for name, features in lists.items():
+    for name, features in (('preds_S', preds_S), ('preds_T', preds_T)):
         if not isinstance(features, (list, tuple)):
             raise TypeError(
                 f'{name} must be a list of maps, got {type(features).__name__}: write '
@@ -39,11 +34,9 @@ def paired_maps(
             'recorders of the student as of the teacher, at least one.'
         )
     pairs = []
-    for level, pair in enumerate(zip(preds_S, preds_T, strict=True)):
-        ours, theirs = (
-            _as_map(f'{name}[{level}]', feature)
-            for name, feature in zip(lists, pair, strict=True)
-        )
+    for level, (student, teacher) in enumerate(zip(preds_S, preds_T, strict=True)):
+        ours = _as_map(f'preds_S[{level}]', student)
+        theirs = _as_map(f'preds_T[{level}]', teacher)
         dims = 4 if same_size else 2
         if ours.shape[:dims] != theirs.shape[:dims]:
             raise ValueError(
@@ -59,12 +52,8 @@ def paired_maps(
 
 
 def _as_map(name: str, feature: Tensor) -> Tensor:
-    if not isinstance(feature, Tensor) or not feature.is_floating_point():
-        raise TypeError(
-            f'{name} must be a float tensor, got {kind_of(feature)}: of a module '
-            'that returns a tuple write data_idx=0, or a list of numbers and None for '
-            'each recorder.'
-        )
+    remedy = 'data_idx=0, or a list with a number or None for each recorder,'
+    check_float_tensor(name, feature, remedy)
     if feature.dim() not in (2, 4):
         raise ValueError(
             f'{name} has shape {tuple(feature.shape)}: tap a map (N, C, H, W) or a '

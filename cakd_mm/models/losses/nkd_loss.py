@@ -1,14 +1,9 @@
-"""NKD between class logits: the registered loss around the maths."""
+"""NKD between class logits."""
 
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..checks import (
-    check_classes,
-    check_number,
-    checked_scores,
-    class_indices,
-)
+from ..checks import check_classes, check_number, checked_scores, class_indices
 from ..term_axis import TermAxis
 from .base import DistillLoss
 from .functional import batch_mean, normalized_kd
@@ -19,16 +14,16 @@ class NKDLoss(DistillLoss):
     r"""NKD between the class logits of student and teacher.
 
     "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
-    with Normalized Loss and Customized Soft Labels", arXiv 2303.13005: the label's
-    cross entropy weighted with the teacher's probability, always at temperature 1,
-    and the cross entropy among the other classes by themselves, see
-    :func:`normalized_kd`,
+    with Normalized Loss and Customized Soft Labels", arXiv 2303.13005.
+    ``target`` is the label's cross entropy times the teacher's probability of it, at
+    temperature 1; ``others`` is the cross entropy among the other classes. See
+    :func:`normalized_kd`.
 
     .. math:: L = mean(target + \gamma \, \tau^2 \, others)
 
-    Being cross entropies they do not vanish for equal nets. The mean is over the
-    samples of the batch. ``terms`` holds the last step's ``target`` and ``others``,
-    the latter with ``tau**2``, neither with its weight.
+    L is not 0 for equal nets, because it is made of cross entropies. The mean is over
+    the samples of the batch. ``terms`` holds the last step's ``target`` and
+    ``others``, the latter with ``tau**2`` and without its weight.
 
     Args:
         tau (float): Temperature among the other classes. Defaults to 1.0.
@@ -44,10 +39,7 @@ class NKDLoss(DistillLoss):
             TermAxis.CROSS_ENTROPY,
             "target: of the label, times the teacher's probability",
         ),
-        'others': (
-            TermAxis.CROSS_ENTROPY,
-            'others: among the other classes, × τ²',
-        ),
+        'others': (TermAxis.CROSS_ENTROPY, 'others: among the other classes, × τ²'),
     }
 
     def __init__(
@@ -60,16 +52,13 @@ class NKDLoss(DistillLoss):
         self.gamma = gamma
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
-        """Compute the loss.
+        """Return the loss, a float32 (or float64) scalar.
 
         Args:
             preds_S (Tensor): The student's logits, (N, C).
             preds_T (Tensor): The teacher's logits, (N, C); get no gradient.
-            gt_labels (Tensor): Class indices, (N,), or label scores, (N, C), of
-                which the highest counts (mixup, CutMix).
-
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
+            gt_labels (Tensor): Class indices, (N,), or label scores, (N, C). The
+                highest score gives the class (mixup, CutMix).
 
         Raises:
             TypeError: logits or class indices have the wrong dtype.

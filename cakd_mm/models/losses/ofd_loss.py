@@ -1,7 +1,6 @@
-"""The loss of OFD: the teacher's features before the ReLU, down to a margin."""
+"""The loss of OFD, which compares features before the ReLU, down to a margin."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from mmrazor.registry import MODELS
@@ -16,16 +15,17 @@ from .map_pairs import paired_maps
 class OFDFeatureLoss(FeatureListLoss):
     """Distance to the teacher's features before the ReLU, with margins.
 
-    "A Comprehensive Overhaul of Feature Distillation", arXiv 1904.01866. The
-    student's maps come from a 1x1 convolution and BN each (``MapConnector`` with
-    ``norm_cfg=dict(type='BN')``); the teacher's are averaged to their size. See
-    :func:`partial_l2`; the last, deepest level has weight 1, each before it half of
-    the next. ``terms`` holds the last step's value of each level, unweighted.
+    "A Comprehensive Overhaul of Feature Distillation", arXiv 1904.01866. Each of the
+    student's maps comes from a 1x1 convolution and BN (``MapConnector`` with
+    ``norm_cfg=dict(type='BN')``); the teacher's are averaged to their size. The loss
+    is the weighted sum of :func:`partial_l2` of the levels: the last, deepest level
+    has weight 1, each before it half of the next. ``terms`` holds the last step's
+    value of each level, unweighted.
 
-    The margins are worked out in every step from the teacher's BN layers, which
-    two lists of ``Parameter`` recorders name. So they need no place in a
-    checkpoint and cannot be forgotten. The BN may be another module than the tap:
-    ``backbone.stage1.8.bn2.weight`` for a residual sum ``backbone.stage1_pre``.
+    The margins are computed in every step from the teacher's BN layers, which two
+    lists of ``Parameter`` recorders name. The BN may belong to another module than
+    the tap: ``backbone.stage1.8.bn2.weight`` for the residual sum
+    ``backbone.stage1_pre``.
 
     Args:
         loss_weight (float): Factor of the loss. Defaults to 1e-3.
@@ -44,7 +44,7 @@ class OFDFeatureLoss(FeatureListLoss):
         bn_weights: Sequence[Tensor],
         bn_biases: Sequence[Tensor],
     ) -> Tensor:
-        """Compute the loss.
+        """Return the loss, a float32 (or float64) scalar.
 
         Args:
             preds_S (Sequence[Tensor]): The student's maps, shallow to deep,
@@ -55,31 +55,26 @@ class OFDFeatureLoss(FeatureListLoss):
                 those ReLUs, (C,) each.
             bn_biases (Sequence[Tensor]): Their biases, (C,) each.
 
-        Returns:
-            Tensor: The loss, a float32 (or float64) scalar.
-
         Raises:
             TypeError: an argument is no list, or a feature no float tensor.
             ValueError: the lists or shapes do not fit.
         """
         pairs = paired_maps(preds_S, preds_T, same_size=False)
         for name, values in (('bn_weights', bn_weights), ('bn_biases', bn_biases)):
-            if not isinstance(values, (list, tuple)) or len(values) != len(pairs):
+            is_list = isinstance(values, (list, tuple))
+            if not is_list or len(values) != len(pairs):
+                found = len(values) if is_list else type(values).__name__
                 raise ValueError(
                     f'{name} must be a list of {len(pairs)} tensors, one per map, got '
-                    f'{_count(values)}: name as many Parameter recorders of the '
+                    f'{found}: name as many Parameter recorders of the '
                     "teacher's BN layers in loss_forward_mappings."
                 )
         levels = []
         for (ours, theirs), *norm in zip(pairs, bn_weights, bn_biases, strict=True):
             if theirs.shape != ours.shape:
-                theirs = F.adaptive_avg_pool2d(theirs, ours.shape[2:])
+                height, width = ours.shape[2:]
+                theirs = F.adaptive_avg_pool2d(theirs, (height, width))
             levels.append(partial_l2(ours, theirs, margin_of(*norm)))
         self.log_levels(levels)
         total = sum(level / 2**above for above, level in enumerate(reversed(levels)))
         return self.loss_weight * total
-
-
-def _count(values: Any) -> str:
-    is_list = isinstance(values, (list, tuple))
-    return f'{len(values)}' if is_list else type(values).__name__

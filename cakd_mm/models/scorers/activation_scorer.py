@@ -8,9 +8,9 @@ from .base_scorer import BaseScorer
 
 @MODELS.register_module()
 class ActivationScorer(BaseScorer):
-    """The L1 criterion of filter pruning (Li et al. 2017, arXiv:1608.08710).
+    """A channel's score is the mean magnitude of its activation.
 
-    A channel's score is the mean magnitude of its activation.
+    This is the L1 criterion of filter pruning (Li et al. 2017, arXiv:1608.08710).
     """
 
     meaning = 'mean magnitude of the activation'

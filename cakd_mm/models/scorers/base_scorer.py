@@ -1,4 +1,4 @@
-"""The interface between a loss and whatever says which elements are strong."""
+"""The interface between a loss and what decides which elements are strong."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -17,14 +17,14 @@ class BaseScorer(nn.Module):
     Attributes:
         elementwise (bool): Whether it can score the elements of a map as well
             (granularity ``'spatial'`` and ``'flat'``). Defaults to True.
-        needs (tuple[str, ...]): What it cannot do without, of ``'gt_labels'``
-            and ``'head_weight'``; the loss demands them. Defaults to none.
+        needs (tuple[str, ...]): Which optional arguments it needs, ``'gt_labels'``
+            or ``'head_weight'``; the loss demands them. Defaults to none.
         meaning (str): What a score is, for the title of a plot. Defaults to ''.
         term_labels (TermLabels): Axis and legend of the terms in plots.
-        terms (dict[str, Tensor]): Detached scalars of the last call to be
-            logged beside the loss's.
-        auxiliary (Tensor | None): What the scorer itself is trained by in this
-            step; the distiller adds it to the sum.
+        terms (dict[str, Tensor]): Detached scalars of the last call, which are
+            logged beside those of the loss.
+        auxiliary (Tensor | None): The loss of this step that trains the scorer
+            itself; the distiller adds it to the sum.
     """
 
     elementwise = True
@@ -74,3 +74,20 @@ class BaseScorer(nn.Module):
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return what a user should be told about the logged terms, if anything."""
         return None
+
+
+def required(scorer: nn.Module, name: str, value: Tensor | None) -> Tensor:
+    """Return an argument that a scorer needs.
+
+    Raises:
+        ValueError: it is None.
+    """
+    if value is not None:
+        return value
+    recorder = "dict(recorder='head_weight', from_student=False)"
+    if name == 'gt_labels':
+        recorder = "dict(recorder='gt_labels', from_student=True, data_idx=1)"
+    raise ValueError(
+        f'{type(scorer).__name__} needs {name}: write {name}={recorder} in '
+        'model.distiller.loss_forward_mappings of this loss.'
+    )

@@ -4,23 +4,22 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from .base_scorer import BaseScorer
+from .base_scorer import BaseScorer, required
 
 
 @MODELS.register_module()
 class ClassifierScorer(BaseScorer):
     """A channel's contribution to the teacher's own logit of the labelled class.
 
-    Activation times the weight of the teacher's linear classifier. Only the
-    penultimate, pooled feature has such weights: ``head_weight`` is to be mapped
-    to the teacher's recorder of the classifier's weight
-    (``dict(type='Parameter', source='head.fc.weight')``). For rows of label
-    scores the class weights are averaged by them (what is below 0 does not count); a
-    row without any label ranks by activation.
+    It is the activation times the weight of the teacher's linear classifier. Only
+    the penultimate, pooled feature has such weights: map ``head_weight`` to a
+    recorder of them (``dict(type='Parameter', source='head.fc.weight')``). A row of
+    label scores averages the weights of its classes by the positive scores; a row
+    without any label ranks the channels by activation.
 
     Args:
-        absolute (bool): Take the magnitude, so that a strong vote against the
-            class is strong too. Defaults to False.
+        absolute (bool): Whether the magnitude counts, so that a channel that speaks
+            against the class is strong too. Defaults to False.
     """
 
     elementwise = False
@@ -40,8 +39,11 @@ class ClassifierScorer(BaseScorer):
         """Return the contributions, (N, C).
 
         Raises:
-            ValueError: the feature is not the classifier's input.
+            ValueError: an argument is missing, or the feature is not the input of
+                the classifier.
         """
+        gt_labels = required(self, 'gt_labels', gt_labels)
+        head_weight = required(self, 'head_weight', head_weight)
         if feature.dim() != 2 or feature.shape[1] != head_weight.shape[-1]:
             raise ValueError(
                 f"ClassifierScorer scores the classifier's input, (N, "

@@ -1,4 +1,4 @@
-"""The control: clusters that mean nothing."""
+"""The control, whose clusters mean nothing."""
 
 import torch
 from mmrazor.registry import MODELS
@@ -11,7 +11,7 @@ from .base_scorer import BaseScorer
 class RandomScorer(BaseScorer):
     """Draws every score anew, for each sample and step.
 
-    Whatever a scorer is said to gain has to be measured against this one. Drawn
+    The gain of any other scorer has to be measured against this one. The scores come
     from torch's global generator on the feature's device, which
     ``ResumableTrainLoop`` seeds for each step.
     """

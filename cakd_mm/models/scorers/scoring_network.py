@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ..checks import refuse_several_labels
 from ..statistics import RunningNorm
 from ..term_axis import TermAxis
-from .base_scorer import BaseScorer
+from .base_scorer import BaseScorer, required
 
-# A large feature lets the classifier tell the classes apart whatever the gates do,
-# and the gates learn little (docs/feature_study.md has the figures). All channels
-# share the factor, so that strong ones stay strong.
+# The feature is made small, because a large one lets the classifier tell the classes
+# apart whatever the gates do, so that the gates learn little
+# (research/docs/feature_study.md has the figures). All channels share one factor, so
+# that strong ones stay strong.
 FEATURE_RMS = 0.25
 
 
@@ -23,34 +24,31 @@ FEATURE_RMS = 0.25
 class ScoringNetwork(BaseScorer):
     r"""Squeeze-excite gates, trained beside the student by a loss of their own.
 
-    The gates g in (0, 1) of the standardised teacher feature weight that
-    feature for a linear classifier of its own, and both learn from
+    From the standardised feature of the teacher a network computes gates g in (0, 1).
+    A linear classifier reads the gated feature, and both learn from
 
     .. math:: CE(classifier(g \cdot x), label) + penalty \, (\bar g - share)^2
 
-    where x is the feature brought to a small common size and the mean gate is a
-    sample's. The paper (arXiv 2410.14741) names such a
-    network and gives neither architecture nor rule. On a feature left
-    large the gates hardly tell channels apart, and the weak half still gives many of
-    the teacher's predictions.
-    Nothing of this reaches teacher or student: the feature is detached, and the
-    clusters are chosen by rank, which has no gradient.
+    where x is the feature, brought to the size ``feature_rms``, and the last term
+    holds the mean gate of a sample. The paper (arXiv 2410.14741) names such a network
+    and gives neither architecture nor rule. Teacher and student get no gradient from
+    it, because the feature is detached and the clusters are chosen by rank.
 
     Args:
         channels (int): Channels of the teacher's feature, C.
         num_classes (int): Number of classes.
-        share (float): Mean gate aimed at; the loss's ``strong_share`` is the
-            natural value. Defaults to 0.5.
+        share (float): Mean gate to aim at; a config that leaves it out gets the
+            ``strong_share`` of the loss. Defaults to 0.5.
         reduction (int): C over the hidden width. Defaults to 4.
-        penalty (float): Weight of the budget. Defaults to 2.0.
+        penalty (float): Weight of the mean gate's error. Defaults to 2.0.
         loss_weight (float): Factor of the auxiliary loss. Defaults to 1.0.
-        multi_label (bool): Rows of labels mark any number of classes. Defaults
-            to False.
+        multi_label (bool): Whether rows of labels mark any number of classes.
+            Defaults to False.
         feature_rms (float): The root mean square to which the feature is brought
             for the classifier. Defaults to 0.25.
         min_spread (float): Standard deviation of a sample's gates below which
             the network counts as collapsed. Defaults to 0.05.
-        patience (int): Training steps before that is looked at. Defaults to 200.
+        patience (int): Training steps before that is checked. Defaults to 200.
 
     Raises:
         ValueError: ``share`` is not in (0, 1), or a number is out of range.
@@ -101,13 +99,12 @@ class ScoringNetwork(BaseScorer):
         self.patience = patience
         self.norm = RunningNorm(channels)
         hidden = max(channels // reduction, 4)
-        self.gate = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
-        )
+        last = nn.Linear(hidden, channels)
+        self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), last)
         self.classifier = nn.Linear(channels, num_classes)
         # All gates start about `share`, without a random preference.
-        nn.init.normal_(self.gate[2].weight, std=0.01)
-        nn.init.constant_(self.gate[2].bias, math.log(share / (1 - share)))
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.constant_(last.bias, math.log(share / (1 - share)))
 
     @classmethod
     def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
@@ -142,7 +139,7 @@ class ScoringNetwork(BaseScorer):
             )
         self.auxiliary = None
         feature = feature.to(self.norm.mean.dtype)
-        # Ranks of gates in half precision would have ties.
+        # Autocast is off, because gates in half precision would have equal ranks.
         with torch.autocast(feature.device.type, enabled=False):
             if self.training:
                 self.norm.update(feature)
@@ -154,27 +151,21 @@ class ScoringNetwork(BaseScorer):
             }
             if self.training and torch.is_grad_enabled() and len(feature):
                 scale = self.feature_rms / self.norm.rms()
-                self.auxiliary = self._auxiliary(
-                    feature * scale * gates, gates, gt_labels
-                )
+                logits = self.classifier(feature * scale * gates)
+                error = self._error(logits, required(self, 'gt_labels', gt_labels))
+                budget = (gates.mean(1) - self.share).square().mean()
+                self.auxiliary = self.loss_weight * (error + self.penalty * budget)
         return scores.detach()
 
-    def _auxiliary(
-        self, gated: Tensor, gates: Tensor, gt_labels: Tensor | None
-    ) -> Tensor:
-        logits = self.classifier(gated)
+    def _error(self, logits: Tensor, gt_labels: Tensor) -> Tensor:
+        """Return the cross entropy of the classifier, a scalar."""
         if self.multi_label:
-            error = F.binary_cross_entropy_with_logits(
-                logits, (gt_labels > 0).to(logits.dtype)
-            )
-        else:
-            rows = gt_labels.dim() == 2
-            if rows:
-                refuse_several_labels(gt_labels, 'scorer.multi_label')
-            target = gt_labels.to(logits.dtype) if rows else gt_labels.long()
-            error = F.cross_entropy(logits, target)
-        budget = (gates.mean(1) - self.share).square().mean()
-        return self.loss_weight * (error + self.penalty * budget)
+            marked = (gt_labels > 0).to(logits.dtype)
+            return F.binary_cross_entropy_with_logits(logits, marked)
+        if gt_labels.dim() == 2:
+            refuse_several_labels(gt_labels, 'scorer.multi_label')
+            return F.cross_entropy(logits, gt_labels.to(logits.dtype))
+        return F.cross_entropy(logits, gt_labels.long())
 
     def warning(self, terms: dict[str, float]) -> str | None:
         """Tell of gates that no longer tell channels apart."""

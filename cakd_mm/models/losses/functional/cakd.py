@@ -238,15 +238,15 @@ def two_clusters(
     preds_T: Tensor,
     strong_mask: Tensor,
     tau: float,
-    alpha: float,
-    beta: float,
+    alpha: float | Tensor,
+    beta: float | Tensor,
     gamma: float | Tensor,
 ) -> tuple[Tensor, ...]:
-    """Return the weighted divergence of each row, and the gradient of their sum.
+    """Return the sum of the weighted divergences of all rows, and its gradient.
 
-    The arguments are those of :func:`weighted_kl`, checked. Of the results the
-    gradient, (N, C), is the second; the first is (N, 1), and so are the rest: BCD,
-    SCD, WCD and the teacher's P_W.
+    The arguments are those of :func:`weighted_kl`, checked. The results are the sum,
+    a scalar, the gradient, (N, C), and of each row, (N, 1), BCD, SCD, WCD and the
+    teacher's P_W.
     """
     student, teacher, strong = divide(preds_S, preds_T, strong_mask, tau)
     bcd, scd, wcd, mass, shift = compare(student, teacher, strong)
@@ -462,8 +462,10 @@ class _DecoupledKL(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None]:
         q_S, q_T, strong_mask, shift = ctx.saved_tensors
         strong = strong_mask.to(q_S.dtype)
-        weights = (grad.unsqueeze(-1) for grad in (grad_bcd, grad_scd, grad_wcd))
-        grad = gradient(q_S, q_T, strong, shift, *weights, ctx.tau)
+        alpha, beta, gamma = (
+            grad.unsqueeze(-1) for grad in (grad_bcd, grad_scd, grad_wcd)
+        )
+        grad = gradient(q_S, q_T, strong, shift, alpha, beta, gamma, ctx.tau)
         return grad, None, None, None
 
 

@@ -1,12 +1,11 @@
-"""Linear and rank correlation of the scores of every sample: the maths of CMKD.
+"""The maths of CMKD: linear and rank correlation of the scores of every sample.
 
-Tensors in, tensors out. Half precision is computed and returned in float32. What
-depends on neither scale nor offset of a row is computed from its range, so that
-rows of any size are as exact as those around 1.
+Half precision is computed and returned in float32. A row is first divided by its
+range, because scores of any size are then as exact as scores around 1.
 """
 
 import math
-from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +13,22 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...checks import checked_scores
+from ...checks import checked_scores, is_number
 
-# Below, a gradient between two equal scores could overflow float32.
+# With a lower one a gradient between two equal scores could overflow float32.
 LEAST_REGULARIZATION = 1e-12
 
 
 def pearson_distance(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     r"""Return 1 - rho of every row, (N,), from 0 (same direction) to 2 (opposite).
 
-    rho is Pearson's correlation over the classes, without an epsilon, as CMKD
-    (arXiv 2410.06561) matches it; no positive scale and no offset of a row alters it.
-    Computed from the difference of the normalised rows, it keeps its relative
-    precision near 0. A row without correlation, all of whose scores are the same
-    (or within 1e-19, the root of the smallest normal number, in float32), has
-    distance 1 and gradient 0.
+    rho is Pearson's correlation over the classes (CMKD, arXiv 2410.06561), without an
+    epsilon. A positive scale or an offset of a row does not change it. The distance
+    keeps its relative precision near 0, because it is computed from the difference of
+    the normalised rows. A row of equal scores (to within 1e-19 in float32, the root
+    of the smallest normal number) has distance 1 and gradient 0.
 
-    Args:
-        preds_S (Tensor): The student's scores, (N, C).
-        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
+    The scores are (N, C), and the teacher's get no gradient.
 
     Raises:
         TypeError: scores are no float tensors.
@@ -47,13 +43,13 @@ def spearman_distance(
 ) -> Tensor:
     """Return 1 - rho of the soft ranks of every row, (N,), from 0 to 2.
 
-    The Pearson distance of :func:`soft_ranks` of both nets, which ties and offsets
-    alter alike: equal rows have distance 0. ``regularization`` goes from Spearman's
-    correlation with average ranks for ties (0; no gradient) to Pearson's (infinity).
-    Rows all of whose scores are the same have distance 1 and gradient 0.
+    rho is Pearson's correlation of the :func:`soft_ranks` of both nets. With
+    ``regularization`` 0 it is Spearman's correlation, with average ranks for ties and
+    without gradient; towards infinity it becomes Pearson's. A row of equal scores has
+    distance 1 and gradient 0.
 
-    Arguments and errors are those of :func:`pearson_distance` and
-    :func:`soft_ranks`; what is said there about GPUs holds here.
+    Arguments, errors and the work on the host are those of :func:`pearson_distance`
+    and :func:`soft_ranks`.
     """
     preds_S, preds_T = checked_scores(preds_S, preds_T)
     ranks_S, ranks_T = (
@@ -66,27 +62,26 @@ def soft_ranks(scores: Tensor, regularization: float = 2.0) -> Tensor:
     r"""Return differentiable ranks of every row, (N, C): 1 for the lowest score.
 
     "Fast Differentiable Sorting and Ranking", arXiv 2002.08871, Eq. 6 with the
-    quadratic regulariser: the point of the permutahedron of (1, ..., C) nearest to
+    quadratic regulariser: the point of the permutahedron of (1, ..., C) that is
+    nearest to
 
     .. math:: C z / regularization, \quad z = (score - mean) / deviation
 
-    of its row. Scores whose ranks compete share a block, within which ranks are
-    affine in the scores; alone in its block a score has its ordinary rank and no
-    gradient. z instead of the score, and C, let one regularisation mean the same at
-    every scale and number of classes: of normal scores 6 % share a block at 0.1, 45 %
-    at 1, 72 % at 2, 87 % at 3. From 10 on they are all in one, and the ranks are the
+    Neighbouring scores share a block, in which the ranks are affine in the scores. A
+    score alone in its block has its ordinary rank and no gradient. The row is
+    standardised and C is a factor, because one regularisation then means the same at
+    every scale and number of classes: 6 % of normal scores share a block at 0.1, 45 %
+    at 1, 72 % at 2, 87 % at 3. From 10 on all share one, and the ranks are the
     standardised scores.
 
-    O(C log C) per row: a sort, and pool adjacent violators over the whole batch as
-    one sequence. The latter runs in scipy, in float64 on the host. On a GPU the
-    sorted gaps are copied there, the blocks are copied back, and the device waits
-    for both.
+    The cost is O(C log C) per row: a sort, and pool adjacent violators over the whole
+    batch as one sequence. scipy does the latter in float64 on the host, so that a GPU
+    waits for its copies to and from there.
 
     Args:
         scores (Tensor): (N, C), float32 or float64.
         regularization (float): How soft the ranks are, without unit; 0 gives
-            ordinary ranks, the average one for ties, without gradient. Defaults to
-            2.0.
+            ordinary ranks without gradient, and ties their average. Defaults to 2.0.
 
     Raises:
         ValueError: ``regularization`` is not finite, or neither 0 nor at least
@@ -97,33 +92,34 @@ def soft_ranks(scores: Tensor, regularization: float = 2.0) -> Tensor:
 
 def check_regularization(regularization: float) -> None:
     """Raise ValueError unless it is 0 or a finite number of at least 1e-12."""
-    number = isinstance(regularization, Real) and not isinstance(regularization, bool)
-    if number and (
+    if not is_number(regularization) or not (
         regularization == 0 or LEAST_REGULARIZATION <= regularization < math.inf
     ):
-        return
-    raise ValueError(
-        'regularization must be 0 or a finite number of at least '
-        f'{LEAST_REGULARIZATION}, got {regularization!r}; write regularization=2.0, '
-        'say.'
-    )
+        raise ValueError(
+            'regularization must be 0 or a finite number of at least '
+            f'{LEAST_REGULARIZATION}, got {regularization!r}; write '
+            'regularization=2.0, say.'
+        )
 
 
-def _distance(rows: Tensor, others: Tensor) -> Tensor:
-    unit, inverse = _UnitRows.apply(rows)
-    other, other_inverse = _UnitRows.apply(others)
-    constant = ((inverse == 0) | (other_inverse == 0)).squeeze(-1)
-    # Of unit rows, half the squared difference is 1 - rho.
-    return ((unit - other).square().sum(-1) / 2).masked_fill(constant, 1)
+def _distance(rows_S: Tensor, rows_T: Tensor) -> Tensor:
+    unit_S, inverse_S = _UnitRows.apply(rows_S)
+    unit_T, inverse_T = _UnitRows.apply(rows_T)
+    constant = ((inverse_S == 0) | (inverse_T == 0)).squeeze(-1)
+    # Half the squared difference of unit rows is 1 - rho.
+    return ((unit_S - unit_T).square().sum(-1) / 2).masked_fill(constant, 1)
 
 
 class _UnitRows(torch.autograd.Function):
-    """Rows minus their mean, of length 1 (0 if constant), and 1 / length (or 0)."""
+    """Rows minus their mean, divided by their length, and 1 / length.
+
+    Both are 0 for a constant row.
+    """
 
     @staticmethod
-    def forward(ctx, rows):
-        # Half, from the peak and in units of the range nothing overflows, and what is
-        # constant is 0 and not a rounded mean.
+    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        # Half of the distance from the peak cannot overflow. It is exactly 0 in a
+        # constant row, whose mean would be rounded.
         rows = rows / 2
         rows -= rows.amax(-1, keepdim=True)
         span = -rows.amin(-1, keepdim=True)
@@ -139,7 +135,7 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _):
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
         rows, inverse = ctx.saved_tensors
         grad = grad - grad.mean(-1, keepdim=True)
         along = (grad * rows).sum(-1, keepdim=True)
@@ -147,11 +143,12 @@ class _UnitRows(torch.autograd.Function):
 
 
 def _centred_ranks(scores: Tensor, regularization: float) -> Tensor:
-    """Return :func:`soft_ranks` less their mean, of full precision however small."""
+    """Return :func:`soft_ranks` minus their mean, which makes small ones exact."""
     check_regularization(regularization)
     unit, inverse = _UnitRows.apply(scores)
     ordered, order = scores.detach().sort(-1, descending=True)
-    # From the scores themselves: in the normalised rows neighbours may fall together.
+    # The gaps are those of the scores, because close neighbours may become equal in
+    # the normalised rows.
     gaps = -ordered.diff(dim=-1)
     if regularization:
         gaps = gaps * (inverse * math.sqrt(scores.shape[-1]) / regularization)
@@ -164,15 +161,15 @@ def _centred_ranks(scores: Tensor, regularization: float) -> Tensor:
 def _blocks(gaps: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Return the places of the first and last score of each score's block, (N, C).
 
-    Pools adjacent violators of (score - rank / classes), both from the highest
-    down. ``gaps``, (N, C - 1), are those between neighbouring scores in units of
-    the regularisation. Ranks differ by less than 1, so that nothing pools across
-    a gap of 1: to cut gaps there keeps the sums small and the ties exact, and
-    makes the rows one sequence.
+    The blocks pool adjacent violators of (score - rank / classes), both from the
+    highest down. ``gaps``, (N, C - 1), are those between neighbouring scores in units
+    of the regularisation. They are limited to 1, because the ranks of a row differ by
+    less, so that nothing pools across a gap of 1. This keeps the sums small and the
+    ties exact, and lets one sequence hold all rows.
     """
     count = len(gaps)
     steps = np.ones((count, classes))
-    gaps = gaps.double().nan_to_num(1).clamp_(max=1)  # a nan is for its row alone
+    gaps = gaps.double().nan_to_num(1).clamp_(max=1)  # so that a nan keeps to its row
     steps[:, 1:] = gaps.cpu().numpy()
     rising = steps.cumsum().reshape(count, classes)
     rising -= np.arange(classes) / classes
@@ -181,36 +178,45 @@ def _blocks(gaps: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     offset = np.arange(count)[:, None] * classes
     first = np.repeat(edges[:-1], sizes).reshape(count, classes) - offset
     last = np.repeat(edges[1:] - 1, sizes).reshape(count, classes) - offset
-    return tuple(torch.from_numpy(x).to(gaps.device) for x in (first, last))
+    device = gaps.device
+    return torch.from_numpy(first).to(device), torch.from_numpy(last).to(device)
 
 
 class _SoftRanks(torch.autograd.Function):
-    """Ranks less their mean, from the order and the blocks of every row."""
+    """Ranks minus their mean, from the order and the blocks of every row."""
 
     @staticmethod
-    def forward(ctx, unit, order, first, last, regularization):
+    def forward(
+        ctx: Any,
+        unit: Tensor,
+        order: Tensor,
+        first: Tensor,
+        last: Tensor,
+        regularization: float,
+    ) -> Tensor:
         classes = unit.shape[-1]
         ctx.slope = classes**1.5 / regularization if regularization else 0.0
         ctx.save_for_backward(order, first, last)
         rows = unit.gather(-1, order)
-        # From the first of the block on: 0 for ties, exactly, whatever the slope.
-        rows = _less_mean(rows - rows.gather(-1, first), first, last).mul_(ctx.slope)
+        # The first score of the block is subtracted, because ties are then exactly 0.
+        rows = _minus_mean(rows - rows.gather(-1, first), first, last).mul_(ctx.slope)
         rows += (classes - 1 - first - last) / 2
         return torch.empty_like(rows).scatter_(-1, order, rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         order, first, last = ctx.saved_tensors
-        rows = _less_mean(grad.gather(-1, order), first, last).mul_(ctx.slope)
-        rows = rows.masked_fill_(first == last, 0)  # alone, but for rounding
+        rows = _minus_mean(grad.gather(-1, order), first, last).mul_(ctx.slope)
+        # A score alone in its block has no gradient, only what rounding has left.
+        rows = rows.masked_fill_(first == last, 0)
         grad = torch.empty_like(rows).scatter_(-1, order, rows)
         return grad, None, None, None, None
 
 
-def _less_mean(rows: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def _minus_mean(rows: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Subtract from every element the mean of its block."""
-    # A CPU adds up in float64 anyhow, a GPU in the dtype that it is given.
+    # The sums are in float64, because a GPU would otherwise add up in float32.
     sums = torch.nn.functional.pad(rows.double().cumsum(-1), (1, 0))
     size = last - first + 1
     mean = (sums.gather(-1, last + 1) - sums.gather(-1, first)) / size

@@ -1,53 +1,53 @@
 """The maths of CRD (arXiv 1910.10699) with memory banks: tensors in, tensors out.
 
-Everything is worked out from the logarithm of the scores: at a low temperature
-their exponentials would overflow.
+Everything is computed from the logarithm of the scores, because their exponentials
+would overflow at a low temperature.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Most scores of a bank held at a time: 256 MB in float32.
+# Most scores of a bank that are in memory at a time: 256 MB in float32.
 MOST_SCORES = 2**26
-# Below this an embedding counts as zero.
-_TINY = 1e-12
+# An embedding that is shorter counts as zero.
+LEAST_NORM = 1e-12
+# The constants of the SplitMix64 generator, as signed numbers.
+INCREMENT = 0x9E3779B97F4A7C15 - 2**64
+FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Divide rows by their L2 norm: (B, D) -> (B, D); a zero row stays zero.
+    """Divide rows by their L2 norm: (B, D) -> (B, D).
 
-    The gradient of a zero row is passed on as it is.
+    A zero row stays zero, and its gradient is passed on as it is.
     """
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / torch.where(norm > _TINY, norm, 1.0)
+    return rows / torch.where(norm > LEAST_NORM, norm, 1.0)
+
+
+# The loss
 
 
 def candidate_scores(
     anchors: Tensor, bank: Tensor, candidates: Tensor, tau: float
 ) -> Tensor:
-    """Return the similarity of anchors to rows of a bank, divided by ``tau``.
+    """Return the similarity of anchors to rows of a bank, (B, M), divided by ``tau``.
 
-    CRD, Eq. 19, before the exponential.
-
-    Args:
-        anchors (Tensor): Embeddings of length 1, (B, D).
-        bank (Tensor): (N, D).
-        candidates (Tensor): Rows of the bank to compare with, int64, (B, M).
-        tau (float): Temperature.
-
-    Returns:
-        Tensor: (B, M).
+    This is CRD, Eq. 19, before the exponential. ``anchors``, (B, D), and ``bank``,
+    (N, D), hold embeddings of length 1; ``candidates``, int64 (B, M), are rows of the
+    bank.
     """
     # To score the whole bank is much less work than to copy the rows of candidates.
     return (anchors @ bank.T).gather(1, candidates) / tau
 
 
 def nce_rows(log_ratios: Tensor, num_samples: int, eps: float = 1e-7) -> Tensor:
-    r"""Return the loss of telling the positive from noise, per row.
+    r"""Return the loss of telling the positive from noise, (B,).
 
     CRD, Eq. 17 and 18. With :math:`q = \exp(\text{log\_ratios})` the estimated
     probability of a pair and :math:`c = K / N` the noise, K negatives of N samples:
@@ -55,13 +55,7 @@ def nce_rows(log_ratios: Tensor, num_samples: int, eps: float = 1e-7) -> Tensor:
     .. math:: -\log\frac{q_0}{q_0 + c + eps} - \sum_{k=1}^K
         \log\frac{c}{q_k + c + eps}
 
-    Args:
-        log_ratios (Tensor): (B, 1 + K), the positive pair first.
-        num_samples (int): N, the samples of the training set.
-        eps (float): Added to both denominators. Defaults to 1e-7.
-
-    Returns:
-        Tensor: (B,).
+    ``log_ratios`` is (B, 1 + K), with the positive pair first; ``num_samples`` is N.
     """
     count = log_ratios.shape[1] - 1
     noise = count / num_samples
@@ -77,8 +71,9 @@ def log_sum_of_scores(
 ) -> Tensor:
     """Return the logarithm of the sum of all exponentiated scores, a scalar.
 
-    Arguments are those of :func:`candidate_scores`; -inf for an empty batch. The
-    normaliser Z of CRD (after Eq. 19) is N times the mean of these exponentials.
+    It is -inf for an empty batch. The normaliser Z of CRD (after Eq. 19) is N times
+    the mean of these exponentials. The arguments are those of
+    :func:`candidate_scores`.
     """
     sums = [
         candidate_scores(anchors[rows], bank, candidates[rows], tau).logsumexp((0, 1))
@@ -95,32 +90,38 @@ def contrastive_rows(
     tau: float,
     eps: float = 1e-7,
 ) -> Tensor:
-    """Return the loss of anchors against a bank, per row, in bounded memory.
+    """Return the loss of anchors against a bank, (B,), in bounded memory.
 
     CRD, Eq. 17 to 19. The gradient is computed along with the loss, in parts of
-    the batch, so that neither the scores of the whole bank nor its rows are kept,
-    and the bank may change before the backward.
+    the batch. Therefore the scores of the whole bank are not saved, and the bank may
+    change before the backward pass.
 
     Args:
-        anchors (Tensor): Embeddings of length 1, (B, D); the only ones with a
-            gradient, and once only.
+        anchors (Tensor): Embeddings of length 1, (B, D). Only they have a gradient,
+            which cannot be differentiated again.
         bank (Tensor): Embeddings of the other net, (N, D).
         candidates (Tensor): int64, (B, 1 + K), the positive pair first.
         log_z (Tensor): Logarithm of the normaliser, a scalar.
         tau (float): Temperature.
         eps (float): As in :func:`nce_rows`. Defaults to 1e-7.
-
-    Returns:
-        Tensor: (B,).
     """
     return _ContrastiveRows.apply(anchors, bank, candidates, log_z, tau, eps)
 
 
 class _ContrastiveRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, anchors, bank, candidates, log_z, tau, eps) -> Tensor:
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        bank: Tensor,
+        candidates: Tensor,
+        log_z: Tensor,
+        tau: float,
+        eps: float,
+    ) -> Tensor:
         wanted = ctx.needs_input_grad[0]
-        losses, grads = [], []
+        losses: list[Tensor] = []
+        grads: list[Tensor] = []
         for rows in _parts(bank, candidates):
             part = anchors[rows].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
@@ -134,7 +135,7 @@ class _ContrastiveRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_rows: Tensor):
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * grad_rows.unsqueeze(1), None, None, None, None, None
 
@@ -145,17 +146,16 @@ def _parts(bank: Tensor, candidates: Tensor) -> list[slice]:
     return [slice(i, i + size) for i in range(0, max(len(candidates), 1), size)]
 
 
+# The banks
+
+
 @torch.no_grad()
 def merge_repeats(indices: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give all rows of one sample their mean; leave out what must not be stored.
+    """Give all rows of one sample their mean; replace rows that must not be stored.
 
-    Rows with a negative index (padding) or an embedding that is not finite are left
-    out: they stand for the first good row instead. No size depends on the
-    data, so a GPU need not be waited for. Takes B * B integers.
-
-    Args:
-        indices (Tensor): Sample of each row, int64, (B,), B >= 1.
-        embeddings (Tensor): (B, E).
+    A row with a negative index (padding) or an embedding that is not finite is
+    replaced by the first good row. No size depends on the data, so that the host need
+    not wait for a GPU. ``indices`` is int64 (B,), B >= 1, and ``embeddings`` (B, E).
 
     Returns:
         tuple: Indices (B,), embeddings (B, E), equal for equal indices, and
@@ -186,13 +186,92 @@ def update_bank(
 
     ``bank[i] <- unit(momentum * bank[i] + (1 - momentum) * embedding``)``, in place.
 
-    Args:
-        bank (Tensor): (N, D).
-        indices (Tensor): int64, (B,); equal ones need equal embeddings.
-        embeddings (Tensor): (B, D).
-        momentum (float): Weight of what the bank has.
-        valid (Tensor | bool): bool scalar; False leaves the bank as it is.
+    ``bank`` is (N, D), ``indices`` int64 (B,), and ``embeddings`` (B, D), where equal
+    indices need equal embeddings. Nothing changes if ``valid``, a scalar, is False.
     """
     old = bank[indices]
     new = unit(torch.lerp(embeddings.to(old.dtype), old, momentum))
     bank.index_copy_(0, indices, torch.where(torch.as_tensor(valid), new, old))
+
+
+# The negatives
+
+
+class ClassBlocks(NamedTuple):
+    """All samples, sorted by class.
+
+    Attributes:
+        order (Tensor): int32, (N,), the samples class by class.
+        starts (Tensor): int64, (C + 1,), where each class begins in ``order``.
+    """
+
+    order: Tensor
+    starts: Tensor
+
+
+def sort_by_class(labels: Tensor) -> ClassBlocks:
+    """Sort the samples of a training set by class: integer (N,) -> blocks.
+
+    The labels are >= 0 and may leave classes out. :func:`draw_others` needs these
+    N + C + 1 integers only, where lists of the other samples of every class would
+    have N * (C - 1).
+    """
+    counts = torch.bincount(labels)
+    starts = F.pad(counts.cumsum(0), (1, 0))
+    return ClassBlocks(labels.argsort(stable=True).int(), starts)
+
+
+def draw_others(
+    indices: Tensor,
+    labels: Tensor,
+    blocks: ClassBlocks,
+    count: int,
+    seed: Tensor,
+    step: Tensor,
+) -> Tensor:
+    """Draw samples of other classes with replacement: (B,) -> int64 (B, K).
+
+    A sample's draws follow from ``seed``, ``step`` and its index alone. They are
+    the same on any device, on any number of ranks and at any place of a batch. Each
+    of the n samples of the other classes is drawn with a probability within 2**-62 of
+    1 / n.
+
+    Args:
+        indices (Tensor): The samples to draw for, int64, (B,).
+        labels (Tensor): Class of every sample, integers, (N,); at least two
+            classes have samples.
+        blocks (ClassBlocks): Of the same samples.
+        count (int): Draws for each sample, K.
+        seed (Tensor): int64 scalar.
+        step (Tensor): int64 scalar, another one in every step.
+    """
+    classes = labels[indices].long()
+    start = blocks.starts[classes].unsqueeze(1)
+    size = blocks.starts[classes + 1].unsqueeze(1) - start
+    place = uniform_bits(indices, count, seed, step) % (len(labels) - size)
+    # Places from the sample's own class on are moved behind its block.
+    place = place.add_(size * (place >= start))
+    return blocks.order[place].long()
+
+
+def uniform_bits(indices: Tensor, count: int, seed: Tensor, step: Tensor) -> Tensor:
+    """Return ``count`` random numbers for each index: (B,) -> int64 (B, count).
+
+    They are uniform in [0, 2**63): the outputs of a SplitMix64 generator that every
+    (seed, step, index) starts anew.
+    """
+    key = _mix(_mix(_mix(seed + INCREMENT) + step + INCREMENT) + indices + INCREMENT)
+    numbers = torch.arange(1, count + 1, device=indices.device)
+    return _mix(key.unsqueeze(1) + numbers * INCREMENT).bitwise_and_(2**63 - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Mix the 64 bits of each number; products wrap around."""
+    bits = (bits ^ _shifted(bits, 30)) * FACTORS[0]
+    bits = (bits ^ _shifted(bits, 27)) * FACTORS[1]
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Shift to the right and fill with zeros instead of the sign."""
+    return (bits >> by) & (2 ** (64 - by) - 1)

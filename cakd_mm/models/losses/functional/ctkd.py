@@ -1,4 +1,4 @@
-"""The maths of CTKD (arXiv 2211.16231): a divergence by a learned temperature."""
+"""The maths of CTKD (arXiv 2211.16231): a divergence at a learned temperature."""
 
 import math
 
@@ -10,20 +10,13 @@ SCHEDULES = ('cosine', 'linear')
 
 
 def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor:
-    r"""Return the distillation loss of every row, differentiable in the temperature.
+    r"""Return the loss of every row, float64 (N,), differentiable in the temperature.
 
     .. math:: T^2 \, KL(softmax(z^T / T) \,||\, softmax(z^S / T))
 
-    Its slope in T is what is left of terms that nearly cancel where T is large, so
-    it is worked out in float64, and the result too.
-
-    Args:
-        preds_S (Tensor): The student's logits, (N, C).
-        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
-        temperature (Tensor): T > 0: a scalar, or one for each row, (N,).
-
-    Returns:
-        Tensor: float64, (N,).
+    It is computed in float64, because the terms of its slope in T nearly cancel
+    where T is large. The logits are (N, C), and the teacher's get no gradient;
+    ``temperature`` is T > 0, a scalar or one for each row, (N,).
 
     Raises:
         TypeError: logits are no float tensors.
@@ -35,8 +28,7 @@ def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor
             f'temperature has shape {tuple(temperature.shape)} for logits of shape '
             f'{tuple(preds_S.shape)}: give a scalar or one temperature per sample.'
         )
-    # The temperature is used twice. It is made float64 first, so that its two
-    # gradients are added before they are rounded.
+    # It becomes float64 before both uses, so that its gradients are added unrounded.
     temperature = temperature.double()
     scale = temperature.reshape(-1, 1)
     log_S, log_T = ((preds / scale).log_softmax(-1) for preds in (preds_S, preds_T))
@@ -45,7 +37,7 @@ def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor
 
 
 def reverse_gradient(x: Tensor, factor: float) -> Tensor:
-    """Return ``x``; its gradient is multiplied by ``factor``, reversed below 0."""
+    """Return ``x``, whose gradient is multiplied by ``factor``."""
     fixed = x.detach()
     return fixed + factor * (x - fixed)
 
@@ -65,7 +57,7 @@ def reversal_factor(
     .. math:: \lambda = \lambda_{min} + (\lambda_{max} - \lambda_{min}) \,
               (1 + \cos(\pi e / E)) / 2
 
-    and 'linear' in even steps, of which the original leaves the last one out.
+    and 'linear' in even steps. The last step is left out, as in the original.
 
     Args:
         epoch (int): Epochs begun, from 1.

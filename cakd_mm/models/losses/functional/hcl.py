@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..map_pairs import paired_maps
 from .cakd import batch_mean
 
-# Sizes that a map is averaged down to, if they are less than its height.
+# Sizes to which a map is averaged, if they are less than its height.
 SIZES = (4, 2, 1)
 
 
@@ -18,34 +17,23 @@ def context_of_levels(
 ) -> list[Tensor]:
     r"""Return the hierarchical context distance of every level, scalars.
 
-    ReviewKD, arXiv 2104.09044, section 3.3. With A_l the adaptive average to l x l,
-    for the l of 4, 2, 1 that are less than the height,
+    ReviewKD, arXiv 2104.09044, section 3.3. A_l is the adaptive average to l x l; l
+    is 4, 2 and 1, as far as it is less than the height:
 
     .. math:: \frac{1}{1 + \sum_k 2^{-k}} \left( MSE(S, T)
               + \sum_k 2^{-k} MSE(A_{l_k} S, A_{l_k} T) \right), \quad k = 1, 2, ...
 
-    where MSE is the mean over all elements.
-
-    Args:
-        preds_S (Sequence[Tensor]): The student's maps (N, C, H, W), or (N, C).
-        preds_T (Sequence[Tensor]): The teacher's, of the same shapes; no gradient.
-
-    Raises:
-        TypeError: an argument is no list of float tensors.
-        ValueError: the lists or shapes differ.
+    where MSE is the mean over all elements. Arguments and errors are those of
+    :func:`paired_maps`.
     """
     return [_context(ours - theirs) for ours, theirs in paired_maps(preds_S, preds_T)]
 
 
-def hierarchical_context(
-    preds_S: Sequence[Tensor], preds_T: Sequence[Tensor]
-) -> Tensor:
-    """Return the sum of :func:`context_of_levels`, with its arguments and errors."""
-    return torch.stack(context_of_levels(preds_S, preds_T)).sum()
-
-
 def _context(gap: Tensor) -> Tensor:
-    """Average is linear, so that of the difference will do: (N, C, H, W) -> ()."""
+    """Return the distance, a scalar, from the difference of two maps (N, C, H, W).
+
+    The difference suffices, because an average is linear.
+    """
     total, weight, weights = batch_mean(gap.square()), 1.0, 1.0
     for size in SIZES:
         if size < gap.shape[2]:

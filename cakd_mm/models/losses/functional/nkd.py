@@ -1,11 +1,12 @@
 """The maths of NKD (arXiv 2303.13005) and of how sure a teacher is.
 
-Tensors in, tensors out; in the log domain, from each row's peak, so that no finite
-score makes a row inf or nan. Half precision is computed and returned in float32.
+Logarithms of probabilities are computed from each row's highest score downwards, so
+that no finite score makes a row inf or nan. Half precision is computed and returned
+in float32.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,25 +27,18 @@ def normalized_kd(
 ) -> NormalizedKD:
     r"""Compare the label's probability, and those of the other classes by themselves.
 
-    NKD, arXiv 2303.13005. With p the probabilities at temperature 1, q those of
-    the classes other than the label y at ``tau``, which add up to 1,
+    NKD, arXiv 2303.13005. p are the probabilities at temperature 1. q are those at
+    ``tau`` of the classes other than the label y, which add up to 1:
 
     .. math::
         target = -p_y^T \log p_y^S, \quad others = -\sum_{i \ne y} q_i^T \log q_i^S
 
-    Both are cross entropies: equal nets do not make them 0, only their gradients
-    (``target`` not even that). ``others`` does not carry the factor ``tau**2``; it
-    is 0 where there is one class only.
+    Both are cross entropies, which are not 0 for equal nets; only the gradient of
+    ``others`` is. ``others`` does not carry the factor ``tau**2``, and is 0 if there
+    is one class only.
 
-    Args:
-        preds_S (Tensor): The student's logits, (N, C).
-        preds_T (Tensor): The teacher's, (N, C); they get no gradient.
-        labels (Tensor): Classes, int64, (N,).
-        tau (float): Temperature that divides the logits in ``others``. Defaults to
-            1.0.
-
-    Returns:
-        NormalizedKD: ``target`` and ``others`` in nats, each (N,).
+    The logits are (N, C), and the teacher's get no gradient; ``labels`` is int64 (N,).
+    Both results are in nats.
 
     Raises:
         TypeError: scores are no float tensors, or ``tau`` is no number.
@@ -56,10 +50,10 @@ def normalized_kd(
 
 
 def normalized_entropy(scores: Tensor, tau: float = 1.0) -> Tensor:
-    """Return the entropy of softmax(scores / tau) in units of log C, (N,), no gradient.
+    """Return the entropy of softmax(scores / tau) in units of log C, (N,).
 
-    From 0 for all mass on one class to 1 for equal classes; 0 for C = 1. ``scores``
-    is (N, C), float32 or float64.
+    It is 0 for all mass on one class, 1 for equal classes, and has no gradient. For
+    C = 1 it is 0. ``scores`` is (N, C), float32 or float64.
     """
     log_p = log_softmax(scores.detach(), tau)
     return (log_p.exp() * log_p).sum(-1) / -(math.log(scores.shape[-1]) or 1.0)
@@ -79,7 +73,9 @@ class _NormalizedKD(torch.autograd.Function):
     """The gradients are known: p_y^T (p^S - [i = y]), and (q^S - q^T) / tau."""
 
     @staticmethod
-    def forward(ctx, preds_S, preds_T, labels, tau):
+    def forward(
+        ctx: Any, preds_S: Tensor, preds_T: Tensor, labels: Tensor, tau: float
+    ) -> tuple[Tensor, Tensor]:
         index = labels.unsqueeze(-1)
         scores = torch.stack((preds_S, preds_T))
         log_p = log_softmax(scores, 1.0)
@@ -96,7 +92,9 @@ class _NormalizedKD(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_target, grad_others):
+    def backward(
+        ctx: Any, grad_target: Tensor, grad_others: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         target, others = ctx.saved_tensors
         grad = target * grad_target.unsqueeze(-1)
         return grad.addcmul_(others, grad_others.unsqueeze(-1)), None, None, None

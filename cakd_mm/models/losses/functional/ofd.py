@@ -5,28 +5,24 @@ import math
 import torch
 from torch import Tensor
 
-# Below this probability of a negative value the margin is so many deviations.
+# A channel with at most this probability of a negative value gets the margin of so
+# many deviations below 0.
 RARE = 0.001
 DEVIATIONS = 3.0
 
 
 def margin_of(bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
-    r"""Return what a normalised channel is on average where it is negative.
+    r"""Return the mean of the negative values of channels after BN, (C,).
 
-    OFD, arXiv 1904.01866, Eq. 4: a channel after BN is taken for normal with mean
+    OFD, arXiv 1904.01866, Eq. 4. A channel after BN is assumed to be normal with mean
     m = bias and deviation s = \|weight\|, and its margin is
 
     .. math:: E[x | x < 0] = m - s \, \frac{\phi(m / s)}{\Phi(-m / s)}
 
     or -3 s where :math:`\Phi(-m / s)`, the probability of a negative value, is at
-    most 0.001. For s = 0 it is the limit of both, min(m, 0).
-
-    Args:
-        bn_weight (Tensor): Weight of the BN before the ReLU, (C,).
-        bn_bias (Tensor): Its bias, (C,).
-
-    Returns:
-        Tensor: Margins <= 0, (C,), of the dtype of ``bn_bias``; no gradient.
+    most 0.001. For s = 0 it is the limit of both, min(m, 0). The margins have the
+    dtype of ``bn_bias`` and no gradient. The arguments, (C,), are those of the BN
+    before the ReLU.
 
     Raises:
         ValueError: the shapes are not (C,) both.
@@ -49,17 +45,12 @@ def margin_of(bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
 def partial_l2(preds_S: Tensor, preds_T: Tensor, margin: Tensor) -> Tensor:
     r"""Return the distance of two maps, summed over a sample, averaged over samples.
 
-    OFD, arXiv 1904.01866, Eq. 3 and 5: the goal is g = max(t, margin), and
+    OFD, arXiv 1904.01866, Eq. 3 and 5. The goal is g = max(t, margin), and
 
     .. math:: d = (s - g)^2 \text{ where } t > 0 \text{ or } s > g, \text{ else } 0
 
-    Args:
-        preds_S (Tensor): The student's map, (N, C, H, W).
-        preds_T (Tensor): The teacher's, of the same shape; gets no gradient.
-        margin (Tensor): The margins of its channels, see :func:`margin_of`, (C,).
-
-    Returns:
-        Tensor: A scalar.
+    The maps s and t are (N, C, H, W), and the teacher's, t, gets no gradient. See
+    :func:`margin_of` for ``margin``, (C,).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -73,6 +64,6 @@ def partial_l2(preds_S: Tensor, preds_T: Tensor, margin: Tensor) -> Tensor:
         )
     preds_T = preds_T.detach()
     goal = preds_T.maximum(margin.to(preds_T.dtype)[:, None, None])
-    counts = (preds_T > 0) | (preds_S > goal)
-    gap = torch.where(counts, preds_S - goal, 0)
+    compared = (preds_T > 0) | (preds_S > goal)
+    gap = torch.where(compared, preds_S - goal, 0)
     return gap.square().sum() / max(len(gap), 1)
