@@ -14,8 +14,8 @@ from ..term_axis import TermAxis
 from .base_scorer import BaseScorer
 
 # A large feature lets the classifier tell the classes apart whatever the gates do,
-# and the gates learn little (docs/feature_study.md has the figures). All channels
-# share the factor, so that strong ones stay strong.
+# and the gates learn little (the figures are in research/docs/feature_study.md). All
+# channels share the factor, so that strong ones stay strong.
 FEATURE_RMS = 0.25
 
 
