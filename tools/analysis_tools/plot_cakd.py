@@ -136,14 +136,14 @@ def draw_channels(
     observe.check_images(args.images or [], len(dataset))
     model = observe.build_model(cfg, checkpoint)
     many = observe.spread(labels, MOST_IMAGES)
-    seen = observe.look(model, name, dataset, many)
+    seen = observe.run_loss(model, name, dataset, many)
     channels = seen.scores.shape[1]
     observe.check_channels(count, channels)
     names = observe.class_names(dataset, seen.logits.shape[1])
     title = f'{title}; {checkpoint.name}'
     save(draw_clusters(seen, names, title), args.out / 'clusters.png')
     few = args.images or observe.spread(labels, 6)
-    seen = observe.look(model, name, dataset, few, pictures=True)
+    seen = observe.run_loss(model, name, dataset, few, pictures=True)
     if seen.maps is None:
         print(
             f'images.png is without maps: the teacher has none of the {channels} '
