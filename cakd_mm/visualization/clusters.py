@@ -39,7 +39,9 @@ def draw_clusters(found: Observation, names: list[str], title: str) -> Figure:
     top, main = figure.subplots(2, 1, sharex=True, height_ratios=(1, height))
     draw_classes(main, by_class[:, order], chance)
     label_axes(main, names, order, most=int(6 * width))
-    draw_all(top, overall, chance)
+    top.bar(range(len(overall)), overall, width=1, color='0.6')
+    top.axhline(chance, color='black', linewidth=1.2)
+    top.set(ylim=(0, 1.02), ylabel='all\nimages', yticks=(0, 1))
     always, never = (overall == 1).sum(), (overall == 0).sum()
     counts = f'{always} of {len(order)} channels are always strong, {never} never'
     text = f'{title}\n{len(found.labels)} validation images; {counts}'
@@ -69,10 +71,3 @@ def label_axes(axis: Axes, names: list[str], order: np.ndarray, most: int) -> No
     every = -(-len(order) // most)
     places = range(0, len(order), every)
     axis.set_xticks(places, order[::every], rotation=90, fontsize=7)
-
-
-def draw_all(axis: Axes, shares: np.ndarray, chance: float) -> None:
-    """Draw the (C,) shares of the images of all classes."""
-    axis.bar(range(len(shares)), shares, width=1, color='0.6')
-    axis.axhline(chance, color='black', linewidth=1.2)
-    axis.set(ylim=(0, 1.02), ylabel='all\nimages', yticks=(0, 1))

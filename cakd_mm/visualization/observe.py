@@ -23,6 +23,9 @@ from ..utils import launch
 from ..utils.checkpoint import load_strictly, read_checkpoint
 from ..utils.errors import describe
 
+# In these granularities the clusters consist of channels of a feature.
+CHANNELWISE = ('pooled', 'channel')
+
 
 @dataclass
 class Observation:
@@ -62,12 +65,6 @@ def is_cakd_feature(loss: dict) -> bool:
     return kind is not None and issubclass(kind, CAKDFeatureLoss)
 
 
-def has_clusters(loss: dict) -> bool:
-    """Whether a loss has clusters, and these are channels of a feature."""
-    channelwise = ('pooled', 'channel')
-    return is_cakd_feature(loss) and setting(loss, 'granularity') in channelwise
-
-
 def distill_losses(cfg: Config, work_dir: Path) -> dict[str, dict]:
     """Return the configs of all distillation losses, by name.
 
@@ -92,15 +89,19 @@ def choose_loss(losses: dict[str, dict], name: str | None) -> str | None:
     Raises:
         ValueError: there is no such loss, or it has no clusters of channels.
     """
-    known = [key for key, loss in losses.items() if has_clusters(loss)]
+    known = [
+        key
+        for key, loss in losses.items()
+        if is_cakd_feature(loss) and setting(loss, 'granularity') in CHANNELWISE
+    ]
     if name is None:
         return known[0] if known else None
-    named = [key for key in losses if name in (key, short_name(key))]
-    if named and named[0] in known:
-        return named[0]
     problem = f'The run has the losses {sorted(losses)}.'
-    if named:
-        problem = f'It is a {losses[named[0]]["type"]} without clusters of channels.'
+    for key in losses:
+        if name in (key, short_name(key)):
+            if key in known:
+                return key
+            problem = f'It is a {losses[key]["type"]} without clusters of channels.'
     remedy = 'Leave --loss out: terms.png shows all losses.'
     if known:
         remedy = f'Write --loss {" or ".join(known)}.'

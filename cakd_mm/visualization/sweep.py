@@ -89,6 +89,11 @@ class SweptRun:
         """The last score."""
         return self.scores[self.end]
 
+    @property
+    def shown_seed(self) -> str:
+        """The seed as the table shows it."""
+        return DASH if self.seed is None else str(self.seed)
+
 
 class Group:
     """The runs whose configs agree in everything but the seed, ordered by seed."""
@@ -115,21 +120,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Several runs.
-
-    Attributes:
-        groups: Those with a validation score.
-        without_score: The work dirs of the others.
-    """
+    """The groups of runs with a validation score, and the work dirs of the others."""
 
     groups: list[Group]
     without_score: list[Path]
 
     @property
+    def runs(self) -> list[SweptRun]:
+        """The runs of all groups."""
+        return [run for group in self.groups for run in group.runs]
+
+    @property
     def unit(self) -> str:
         """What the lengths of the runs count."""
-        units = {run.unit for group in self.groups for run in group.runs}
-        return ' or '.join(sorted(units))
+        return ' or '.join(sorted({run.unit for run in self.runs}))
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -166,7 +170,11 @@ def read_sweep(work_dirs: Sequence[Path]) -> Sweep:
         problem = 'Their logs have no validation score, so there is nothing to compare.'
         remedy = 'Wait for the first validation, or name other runs.'
         raise ValueError(describe('WORK_DIR', named, problem, remedy))
-    return Sweep(group_runs(scored), [run.work_dir for run in runs if not run.scores])
+    groups: dict[Hashable, list[SweptRun]] = {}
+    for run in scored:
+        groups.setdefault(frozenset(run.settings.items()), []).append(run)
+    without = [run.work_dir for run in runs if not run.scores]
+    return Sweep([Group(members) for members in groups.values()], without)
 
 
 def read_run(work_dir: Path) -> SweptRun:
@@ -190,14 +198,6 @@ def name_of(stem: str) -> str:
     """Return a config's own name; the copy of ``student.py`` is ``student_run.py``."""
     own = stem.removesuffix('_run')
     return own if EXTRACTED.fullmatch(own) else stem
-
-
-def group_runs(runs: Sequence[SweptRun]) -> list[Group]:
-    """Return groups of runs that differ in the seed only."""
-    groups: dict[Hashable, list[SweptRun]] = {}
-    for run in runs:
-        groups.setdefault(frozenset(run.settings.items()), []).append(run)
-    return [Group(members) for members in groups.values()]
 
 
 def settings_of(value: object, path: Keys = ()) -> Settings:
@@ -316,23 +316,18 @@ def table_rows(group: Group, paths: Sequence[Keys]) -> list[list[str]]:
     rows = []
     if group.finished:
         length = str(group.finished[0].length)
-        seeds = seeds_of(group.finished)
+        seeds = ', '.join(run.shown_seed for run in group.finished)
         rows.append([group.config, seeds, length, group.result, *values])
     for run in group.unfinished:
         part = f'{run.end} of {run.length}, unfinished'
-        rows.append([group.config, seeds_of([run]), part, f'{run.top1:.2f}', *values])
+        rows.append([group.config, run.shown_seed, part, f'{run.top1:.2f}', *values])
     return rows
-
-
-def seeds_of(runs: Sequence[SweptRun]) -> str:
-    """Return the seeds of runs as the table shows them."""
-    return ', '.join(DASH if run.seed is None else str(run.seed) for run in runs)
 
 
 def notes(sweep: Sweep) -> list[str]:
     """Return what a reader of the table has to know."""
     lines = ['Mean ± standard deviation over the seeds, of the last score of a run.']
-    if any(group.unfinished for group in sweep.groups):
+    if not all(run.finished for run in sweep.runs):
         lines.append('An unfinished run has a row of its own, and is in no mean.')
     for group in sweep.groups:
         for seed, count in Counter(run.seed for run in group.finished).items():
@@ -369,7 +364,7 @@ def draw_sweep(sweep: Sweep) -> Figure:
             draw_group(axis, own, entry, number)
         axis.set(xlabel=sweep.unit, ylabel='top-1 (%)')
         axis.grid(alpha=0.3)
-    if any(own.unfinished for own in sweep.groups):
+    if not all(run.finished for run in sweep.runs):
         whole.plot([], [], 'x', color='0.45', label='end of an unfinished run')
     show_late(late, sweep)
     handles, names = whole.get_legend_handles_labels()
@@ -395,9 +390,8 @@ def draw_group(axis: Axes, group: Group, entry: str, number: int) -> None:
 
 def show_late(axis: Axes, sweep: Sweep) -> None:
     """Show the last epochs only, where the groups are close to each other."""
-    runs = [run for group in sweep.groups for run in group.runs]
-    end = max(run.end for run in runs)
-    scores = [y for run in runs for x, y in run.scores.items() if x >= LATE * end]
+    end = max(run.end for run in sweep.runs)
+    scores = [y for run in sweep.runs for x, y in run.scores.items() if x >= LATE * end]
     margin = 0.05 * (max(scores) - min(scores)) or 0.5
     axis.set_xlim(LATE * end, end + 0.02 * end)
     axis.set_ylim(min(scores) - margin, max(scores) + margin)
