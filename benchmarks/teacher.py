@@ -45,7 +45,9 @@ def runners(net: nn.Module, settings: dict[str, dict]) -> dict[str, Callable]:
         settings: By name, the settings of a :class:`TeacherRuntime` that runs it. The
             first function, ``PLAIN``, runs the teacher as it is.
     """
-    recorders = RecorderManager(dict(head=dict(type='ModuleOutputs', source='head')))
+    recorders = RecorderManager(
+        dict(head=dict(type='mmrazor.ModuleOutputs', source='head'))
+    )
     recorders.initialize(net)
 
     def run(runtime: TeacherRuntime, inputs: Tensor) -> Tensor:
