@@ -1,4 +1,8 @@
-"""What all benchmarks share: interleaved timing, hardware, tables and json."""
+"""What all benchmarks share: interleaved timing, hardware, tables and json.
+
+It has to be imported before mmrazor, because the import of ``research`` here imports
+cakd_mm, which makes mmrazor importable.
+"""
 
 import argparse
 import gc
@@ -25,8 +29,8 @@ RESULTS = ROOT / 'research' / 'results' / 'benchmarks'
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with what every benchmark takes.
 
-    ``--quick`` shows that a benchmark runs; what it prints says nothing of speed, and
-    is kept nowhere unless ``--out`` names a folder.
+    ``--quick`` only shows that a benchmark runs. Its times say nothing of speed, so
+    they are not written, unless ``--out`` names a folder.
     """
     parser = argparse.ArgumentParser(description=(description or '').splitlines()[0])
     parser.add_argument('--quick', action='store_true', help='smallest sizes, 1 round')
@@ -60,7 +64,7 @@ def interleave(
     seconds: float = 0.1,
     warmup: int = 3,
 ) -> dict[str, list[float]]:
-    """Time all variants in turn, so that a noisy machine is noisy to all of them.
+    """Time all variants in turn, so that noise of the machine meets all of them.
 
     Args:
         variants: Name to what is timed.
@@ -132,10 +136,8 @@ def summarize(times: dict[str, list[float]], baseline: str) -> list[dict]:
 
 def table(rows: list[dict], baseline: str) -> str:
     """Return the rows as a Markdown table."""
-    lines = [
-        f'| variant | median ms | quartiles | faster than {baseline} | quartiles |',
-        '| --- | --- | --- | --- | --- |',
-    ]
+    head = f'variant | median ms | quartiles | faster than {baseline} | quartiles'
+    lines = [f'| {head} |', '|' + ' --- |' * 5]
     for row in rows:
         low, high = row['quartiles_ms']
         least, most = row['faster_quartiles']
@@ -149,27 +151,21 @@ def table(rows: list[dict], baseline: str) -> str:
 def environment() -> dict:
     """Return what the numbers depend on: hardware, versions, commit."""
     packages = ['torch', 'torchvision', 'mmrazor', 'numpy']
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    flags = cpuinfo().get('flags', '').split()
+    known = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')
     return dict(
         date=date.today().isoformat(),
         commit=commit(),
         python=platform.python_version(),
         versions={name: version(name) for name in packages},
-        cpu=_cpu(),
+        cpu=f'{processor()} ({", ".join(flag for flag in known if flag in flags)})',
         threads=torch.get_num_threads(),
-        gpu=gpu,
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     )
 
 
-def _cpu() -> str:
-    flags = cpuinfo().get('flags', '').split()
-    known = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')
-    found = ', '.join(flag for flag in known if flag in flags)
-    return f'{processor()} ({found})'
-
-
 def save(args: argparse.Namespace, name: str, results: dict) -> None:
-    """Write the results beside what they depend on, if they are to be kept."""
+    """Write the results and the environment, if there is a folder to write to."""
     if args.out is None:
         return
     args.out.mkdir(parents=True, exist_ok=True)

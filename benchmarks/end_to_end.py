@@ -1,10 +1,10 @@
 """Images per second of whole training steps, ours against mmrazor's on the same pair.
 
-The standard Runner, hooks and loader included, noise for images, nets untrained.
-mmrazor's reads jpgs by one worker, as it does for Tiny-ImageNet. One process, all
-variants in turn. ``of_peak`` is the share of a step that its convolutions would take at
-the rate of large matrix products in the same precision. With a GPU also kernels of a
-step.
+A step is one of the standard Runner, with hooks and loader. Images are noise, and the
+nets are untrained. mmrazor's variant reads jpgs by one worker, as it does for
+Tiny-ImageNet. One process visits all variants in turn. ``of_peak`` is the share of a
+step that its convolutions would take at the rate of large matrix products in the same
+precision. On a GPU the kernels of a step are counted as well.
 
     python benchmarks/end_to_end.py --memory [--pair r34_r18] [--batch-sizes 128 1024]
 """
@@ -22,11 +22,7 @@ from common import arguments, interleave, parse, save, summarize, synchronize, t
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
-from torch.utils.flop_counter import FlopCounterMode
-
-import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-
-from steps import (  # isort: skip
+from steps import (
     fast_student,
     imagenet_resnet,
     ours,
@@ -34,6 +30,7 @@ from steps import (  # isort: skip
     started,
     stock,
 )
+from torch.utils.flop_counter import FlopCounterMode
 
 STOCK = 'mmrazor'
 IN_MEMORY = 'mmrazor, images in memory'
@@ -45,21 +42,18 @@ PAIRS = {
 }
 COMPILED = dict(type='StudentRuntimeHook')
 GRAPHS = dict(COMPILED, cuda_graphs=True)
+FAST, BF16 = dict(teacher_runtime=dict()), dict(teacher_runtime=dict(dtype='bfloat16'))
 # Arguments of `ours`, hook of the student, and whether the student trains in bf16.
-OURS = {
+OURS: dict[str, tuple[dict, dict | None, bool]] = {
     'ours, no option': (dict(resident=False), None, False),
-    'ours, resident data': (dict(), None, False),
-    '+ fast teacher': (dict(teacher_runtime=dict()), None, False),
-    '+ fast student: lossless': (dict(teacher_runtime=dict()), COMPILED, False),
-    'lossless, bf16 teacher': (
-        dict(teacher_runtime=dict(dtype='bfloat16')),
-        COMPILED,
-        False,
-    ),
-    'all bf16': (dict(teacher_runtime=dict()), COMPILED, True),
+    'ours, resident data': ({}, None, False),
+    '+ fast teacher': (FAST, None, False),
+    '+ fast student: lossless': (FAST, COMPILED, False),
+    'lossless, bf16 teacher': (BF16, COMPILED, False),
+    'all bf16': (FAST, COMPILED, True),
 }
 if torch.cuda.is_available():
-    OURS['all bf16, CUDA graphs'] = (dict(teacher_runtime=dict()), GRAPHS, True)
+    OURS['all bf16, CUDA graphs'] = (FAST, GRAPHS, True)
 
 
 def config(name: str, pair: str, batch_size: int) -> Config:
@@ -70,8 +64,7 @@ def config(name: str, pair: str, batch_size: int) -> Config:
         folder = tempfile.mkdtemp(prefix='benchmark-') if name == STOCK else None
         return stock(*nets, batch_size, workers=1, size=size, folder=folder)
     model, hook, amp = OURS[name]
-    cfg = ours(*nets, batch_size, size=size, **model)
-    return fast_student(cfg, hook, amp)
+    return fast_student(ours(*nets, batch_size, size=size, **model), hook, amp)
 
 
 def gflop(pair: str) -> tuple[float, float]:
@@ -90,7 +83,7 @@ def gflop(pair: str) -> tuple[float, float]:
 def peak_gflops(dtype: torch.dtype, size: int = 1024) -> float:
     """Return the GFLOP/s of the fastest of some products of square matrices."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    # as convolutions may
+    # Products may use TF32 where convolutions may, to be comparable.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     fastest = math.inf
@@ -133,8 +126,8 @@ def peak(name: str, pair: str, batch_size: int, steps: int) -> float:
 def alone(name: str, pair: str, batch_size: int, steps: int) -> None:
     """Train some steps and print the peak of memory in MiB, for :func:`peak`.
 
-    On a CPU it is the process's own peak, shared libraries included, and what its
-    children (workers), if there are any, have to themselves at the end.
+    On a CPU that is the peak of the process, shared libraries included, plus the
+    private memory that its workers have at the end.
     """
     _, loop = started(config(name, pair, batch_size))
     for _ in range(steps):
@@ -142,7 +135,7 @@ def alone(name: str, pair: str, batch_size: int, steps: int) -> None:
     if torch.cuda.is_available():
         print(torch.cuda.max_memory_allocated() / 2**20)
         return
-    # getrusage's maximum would be that of the process this one was forked from.
+    # getrusage would give the maximum of the process that this one was forked from.
     lines = Path('/proc/self/status').read_text().splitlines()
     fields = dict(line.split(':', 1) for line in lines)
     kilobytes = int(fields['VmHWM'].split()[0])

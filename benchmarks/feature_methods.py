@@ -1,22 +1,20 @@
-"""Steps of methods between features: what compiling their connectors as well gives.
+"""Steps of methods between features: what is gained by compiling their connectors too.
 
-resnet56 to resnet20 by the standard Runner, resident data, teacher and student as fast
-as lossless or bf16 settings make them. One process per method, all variants in turn.
+resnet56 teaches resnet20 by the standard Runner on resident data. Teacher and student
+are as fast as lossless or bf16 settings make them. One process visits all variants of a
+method in turn.
 
     python benchmarks/feature_methods.py [--methods reviewkd ofd]
 """
 
 from common import arguments, interleave, parse, save, summarize, table
 from mmengine.config import Config
-
-import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-
-from steps import CONFIGS, fast_student, ours, resnet, started  # isort: skip
+from steps import CONFIGS, fast_student, ours, resnet, started
 
 METHODS = {
-    'reviewkd': 'reviewkd/reviewkd_{}_cifar100.py',
-    'ofd': 'ofd/ofd_{}_cifar100.py',
-    'cakd': 'cakd/{}_cifar100.py',
+    'reviewkd': 'reviewkd/reviewkd_r56_r20_cifar100.py',
+    'ofd': 'ofd/ofd_r56_r20_cifar100.py',
+    'cakd': 'cakd/r56_r20_cifar100.py',
 }
 BASELINE = 'fast teacher'
 HOOK = dict(type='StudentRuntimeHook')
@@ -34,11 +32,10 @@ def config(
     method: str, variant: str, depths: tuple[int, int], batch_size: int
 ) -> Config:
     """Return a variant's config."""
-    hook, amp = VARIANTS[variant]
     cfg = ours(*map(resnet, depths), batch_size, teacher_runtime=dict())
-    leaf = Config.fromfile(CONFIGS / METHODS[method].format('r56_r20'))
+    leaf = Config.fromfile(CONFIGS / METHODS[method])
     cfg.model.distiller = leaf.model.distiller
-    return fast_student(cfg, hook, amp)
+    return fast_student(cfg, *VARIANTS[variant])
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What mmengine's history of logged scalars costs a step and a checkpoint.
 
-Whole steps of a net that is next to nothing, with as many values in every history as
-so many steps leave, kept whole and bounded by BoundedHistoryHook.
+Whole steps of a net that computes next to nothing. Every history has as many values as
+so many steps leave: all of them, or those that BoundedHistoryHook keeps.
 """
 
 from io import BytesIO
@@ -12,10 +12,7 @@ from common import arguments, interleave, parse, save, spread, summarize, table
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
-
-import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-
-from steps import SteppedLoop, null_net, ours, started  # isort: skip
+from steps import SteppedLoop, null_net, ours, started
 
 LOGGED = ('lr', 'data_time', 'loss', 'student.loss', 'distill.loss_cakd', 'time')
 NEW, BOUNDED = 'new', 'bounded'

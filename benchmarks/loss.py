@@ -1,8 +1,8 @@
 """The losses of CAKD beside mmrazor's DKDLoss: forward and backward, float32.
 
-All take the same two matrices of random scores. The feature loss is timed twice:
-the divergences and their weights alone, with a mask that is there already, and the
-whole module, which ranks the channels first.
+All take the same two matrices of random scores. The feature loss is timed twice: as the
+weighted divergences alone, which get a mask, and as the whole module, which ranks the
+channels first.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,11 @@ from collections.abc import Callable
 import common
 import torch
 import torch.nn.functional as F
+from mmrazor.registry import MODELS
 from torch import Tensor
 
 from cakd_mm.models.layout import strongest
 from cakd_mm.models.losses.functional import weighted_kl
-
-# isort: split
-from mmrazor.registry import MODELS  # needs cakd_mm first
 
 SIZES = [(64, 100), (128, 200), (256, 1000), (1024, 1000)]
 TAU = 4.0

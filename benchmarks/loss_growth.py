@@ -6,58 +6,46 @@ import common
 from loss import BASELINE, build, scores, step
 
 BATCH = 64
-CLASSES = [10, 100, 1000, 5000, 21000]
-CHANNELS = [16, 64, 256, 1024, 2048]
-LAYERS = [1, 2, 3, 4]
 WIDTH = 256
+# By what grows: its sizes, and the losses of a size.
+SERIES: dict[str, tuple[list[int], Callable]] = {
+    'classes': ([10, 100, 1000, 5000, 21000], lambda n: losses('CAKDLogitLoss', n)),
+    'channels': ([16, 64, 256, 1024, 2048], lambda n: losses('CAKDFeatureLoss', n)),
+    'layers': ([1, 2, 3, 4], lambda n: losses('CAKDFeatureLoss', WIDTH, n)),
+}
 
 
-def logit_losses(classes: int) -> dict[str, Callable]:
-    """Return the logit loss, eager and compiled, and DKD."""
-    inputs = scores(BATCH, classes)
-    return {
-        BASELINE: step(build('DKDLoss', beta=8.0), *inputs),
-        'eager': step(build('CAKDLogitLoss'), *inputs),
-        'compiled': step(build('CAKDLogitLoss', compile=True), *inputs),
-    }
+def losses(kind: str, size: int, count: int = 1) -> dict[str, Callable]:
+    """Return DKD, and the sum of some losses of a kind, eager and compiled.
 
+    Args:
+        kind: The class of the losses.
+        size: Columns of the matrix that all take: classes or channels.
+        count: How many layers are distilled.
+    """
+    student, teacher, labels = scores(BATCH, size)
+    inputs = [student, teacher] + ([labels] if kind == 'CAKDLogitLoss' else [])
 
-def feature_losses(channels: int) -> dict[str, Callable]:
-    """Return the feature loss, eager and compiled, and DKD of the same matrix."""
-    student, teacher, labels = scores(BATCH, channels)
-    return {
-        BASELINE: step(build('DKDLoss', beta=8.0), student, teacher, labels),
-        'eager': step(build('CAKDFeatureLoss'), student, teacher),
-        'compiled': step(build('CAKDFeatureLoss', compile=True), student, teacher),
-    }
-
-
-def layers(count: int) -> dict[str, Callable]:
-    """Return the feature losses of several layers, one loss each, added up."""
-    student, teacher, labels = scores(BATCH, WIDTH)
-
-    def several(**settings) -> Callable:
-        losses = [build('CAKDFeatureLoss', **settings) for _ in range(count)]
-        return lambda *inputs: sum(loss(*inputs) for loss in losses)
+    def summed(**settings) -> Callable:
+        modules = [build(kind, **settings) for _ in range(count)]
+        return lambda *tensors: sum(loss(*tensors) for loss in modules)
 
     return {
         BASELINE: step(build('DKDLoss', beta=8.0), student, teacher, labels),
-        'eager': step(several(), student, teacher),
-        'compiled': step(several(compile=True), student, teacher),
+        'eager': step(summed(), *inputs),
+        'compiled': step(summed(compile=True), *inputs),
     }
 
 
 def main() -> None:
     """Time each series and print a table with a row per size."""
     args = common.parse(common.arguments(__doc__))
-    results = {}
-    series = dict(classes=CLASSES, channels=CHANNELS, layers=LAYERS)
-    makers = dict(classes=logit_losses, channels=feature_losses, layers=layers)
-    for name, sizes in series.items():
+    results: dict[str, dict] = {}
+    for name, (sizes, losses_of) in SERIES.items():
         print(f'\n| {name} | DKDLoss ms | eager ms | compiled ms |')
         print('| --- | --- | --- | --- |')
         for size in sizes[:1] if args.quick else sizes:
-            times = common.interleave(makers[name](size), args.rounds, 0.03)
+            times = common.interleave(losses_of(size), args.rounds, 0.03)
             rows = common.summarize(times, BASELINE)
             results.setdefault(name, {})[size] = rows
             cells = ' | '.join(f'{row["median_ms"]:.3g}' for row in rows)

@@ -1,7 +1,7 @@
 """Milliseconds that a toolbox adds to a step, over a hand-written loop.
 
-The nets are next to nothing, so that what is left is preprocessing, bookkeeping, loss
-and hooks. One process, all variants in turn. Ours has channels-last batches
+The nets compute next to nothing, so that preprocessing, bookkeeping, loss and hooks are
+left. One process visits all variants in turn. Ours has channels-last batches
 (``StudentRuntimeHook``), as fast runs have.
 
     python benchmarks/overhead.py
@@ -12,10 +12,7 @@ from itertools import cycle
 
 import torch
 from common import arguments, interleave, parse, save, spread
-
-import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-
-from steps import hand_written, null_net, ours, started, stock  # isort: skip
+from steps import hand_written, null_net, ours, started, stock
 
 STEP = 'hand-written step'
 WHOLE = 'hand-written step and resident batch'

@@ -1,7 +1,7 @@
 """Milliseconds of a step with one rank and with two, and of what ranks exchange.
 
-Each rank has one thread and the same batch; noise for images, nets untrained. The
-processes of both cases run in turn.
+Each rank has one thread and the same batch size. Images are noise, and the nets are
+untrained. The processes of both cases run in turn.
 
     python benchmarks/ranks.py
 """
@@ -15,11 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from common import arguments, parse, save, spread
+from steps import ours, resnet, started
 
-import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 from cakd_mm.engine.launch import adapt_to_device
-
-from steps import ours, resnet, started  # isort: skip
 
 PAIRS = {'r56_r20': (56, 20), 'r20_r8': (20, 8)}
 
@@ -27,13 +25,8 @@ PAIRS = {'r56_r20': (56, 20), 'r20_r8': (20, 8)}
 def train(rank: int, ranks: int, args: Namespace, file: str) -> None:
     """Run one rank; the first one writes its seconds per step."""
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(ranks),
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(args.port),
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(args.port))
     teacher, student = (resnet(depth) for depth in PAIRS[args.pair])
     cfg = ours(teacher, student, args.batch_size)
     cfg.launcher = 'pytorch' if ranks > 1 else 'none'

@@ -1,15 +1,15 @@
 """Images per second of resident data against mmpretrain's pipelines, batch 64.
 
-Tiny-ImageNet's jpgs from data/tiny-imagenet-200 (made-up ones with --quick), through
-the loaders that mmengine builds, to a normalised float32 batch. A loader with workers
-gets its first few batches of each visit for nothing, as they wait from the last one;
-visits are long enough that this is a few per cent, in its favour.
+Tiny-ImageNet's jpgs from data/tiny-imagenet-200 (made-up ones with --quick) go through
+the loaders that mmengine builds and become normalised float32 batches. A loader with
+workers gets its first few batches of each visit for nothing, because they wait from the
+last visit. Visits are so long that this is a few per cent, in its favour.
 
 Where others use the machine, write ``--threads 1``: torch's threads wait for each
 other, and batches this small then take many times as long.
 
-Then an ImageNet pipeline on made-up jpgs of 400x350, with 0 to 4 workers, and what its
-stages take.
+Then made-up jpgs of 400x350 go through an ImageNet pipeline with 0 to 4 workers, and
+the time of each of its stages is printed.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from mmengine.runner import Runner
 from mmpretrain.models.utils import ClsDataPreprocessor
 from torch.utils.data import DataLoader
 
-import cakd_mm  # noqa: F401
 from cakd_mm.datasets import ResidentDataset
 from cakd_mm.datasets.batch_ops import normalized
 
@@ -53,18 +52,18 @@ def paint(
 ) -> float:
     """Write smooth jpgs with some noise; return their mean size in kB."""
     rng = np.random.default_rng(0)
-    files = []
+    total = 0
     for name in range(classes):
         place = folder / 'train' / f'n{name}'
         place.mkdir(parents=True)
         for number in range(each):
             coarse = rng.integers(0, 256, (8, 8, 3), np.uint8)
             image = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
-            image = image + rng.normal(0, noise, image.shape)
-            files.append(place / f'{number}.JPEG')
-            pixels = image.clip(0, 255).astype(np.uint8)
-            cv2.imwrite(str(files[-1]), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return sum(file.stat().st_size for file in files) / len(files) / 1e3
+            image = (image + rng.normal(0, noise, image.shape)).clip(0, 255)
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
+            jpg = cv2.imencode('.jpg', image.astype(np.uint8), quality)[1]
+            total += (place / f'{number}.JPEG').write_bytes(jpg.tobytes())
+    return total / (classes * each) / 1e3
 
 
 def loader(
@@ -105,15 +104,15 @@ def small_variants(root: Path, per_class: int, cache: str) -> tuple[dict, dict]:
     for name in ('first time', 'second time'):
         start = time.perf_counter()
         resident = dict(type='ResidentDataset', dataset=ordinary, cache_dir=cache)
-        kept = loader(resident, collate='resident_collate')
+        in_memory = loader(resident, collate='resident_collate')
         took[f'{name}, s'] = round(time.perf_counter() - start, 2)
-    dataset: ResidentDataset = kept.dataset
+    dataset: ResidentDataset = in_memory.dataset
     took['images'], took['MB'] = len(dataset), dataset.images.nbytes / 1e6
 
     def batches() -> Iterator[dict]:
         for epoch in range(10**9):
             dataset.epoch.fill_(epoch)
-            yield from kept
+            yield from in_memory
 
     def whole(batch: dict) -> torch.Tensor:
         numbers = preprocessor.mean, preprocessor.std
@@ -156,7 +155,7 @@ def stages(root: Path) -> dict[str, float]:
 
 
 def show(rows: list[dict]) -> None:
-    """Print the rows with images per second, and keep these in them."""
+    """Print the rows with images per second, which are also added to the rows."""
     baseline = rows[0]['variant']
     print(f'\n| variant | images/s | quartiles | times {baseline} | quartiles |')
     print('| --- | --- | --- | --- | --- |')

@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parent.parent / 'configs'
 
 @MODELS.register_module()
 class NullBackbone(BaseModule):
-    """Takes one pixel of an image: what is left of a step is the toolbox."""
+    """Takes one pixel of an image, so that a step is the work of the toolbox alone."""
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Map (N, 3, H, W) to (N, 3)."""
@@ -51,22 +51,18 @@ class RandomImages(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Return image (size, size, 3) uint8, or its path, and ``gt_label`` of each."""
         generator = np.random.default_rng(0)
-        images = generator.integers(
-            0, 256, (self.count, self.size, self.size, 3), dtype=np.uint8
-        )
+        shape = self.count, self.size, self.size, 3
+        images = generator.integers(0, 256, shape, dtype=np.uint8)
         labels = generator.integers(0, CLASSES, self.count).tolist()
-        if self.folder is None:
-            places = [dict(img=image) for image in images]
-        else:
-            places = [
-                dict(img_path=f'{self.folder}/{i}.jpg') for i in range(len(images))
-            ]
-            for place, image in zip(places, images, strict=True):
-                cv2.imwrite(place['img_path'], image)
-        return [
-            dict(place, gt_label=label)
-            for place, label in zip(places, labels, strict=True)
-        ]
+        found = []
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            if self.folder is None:
+                found.append(dict(img=image, gt_label=label))
+            else:
+                path = f'{self.folder}/{index}.jpg'
+                cv2.imwrite(path, image)
+                found.append(dict(img_path=path, gt_label=label))
+        return found
 
 
 class _InSteps:
@@ -167,11 +163,17 @@ def fast_student(cfg: Config, hook: dict | None, amp: bool) -> Config:
 def stock(teacher: dict, student: dict, *args, **kwargs) -> Config:
     """Return mmrazor's own algorithm with its DKD loss, which is the same loss.
 
-    What else is given is for :func:`options`.
+    All other arguments are those of :func:`options`.
     """
     cfg = Config(options(False, True, *args, **kwargs))
     labels = dict(type='ModuleInputs', source='head.loss_module')
     logits = dict(type='ModuleOutputs', source='head.fc')
+    loss = dict(type='DKDLoss', tau=4, beta=8.0, reduction='mean')
+    mapping = dict(
+        preds_S=dict(recorder='logits', from_student=True),
+        preds_T=dict(recorder='logits', from_student=False),
+        gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
+    )
     cfg.default_scope = 'mmpretrain'
     cfg.model = dict(
         _scope_='mmrazor',
@@ -182,16 +184,8 @@ def stock(teacher: dict, student: dict, *args, **kwargs) -> Config:
             type='ConfigurableDistiller',
             student_recorders=dict(logits=logits, gt_labels=labels),
             teacher_recorders=dict(logits=logits),
-            distill_losses=dict(
-                loss_dkd=dict(type='DKDLoss', tau=4, beta=8.0, reduction='mean')
-            ),
-            loss_forward_mappings=dict(
-                loss_dkd=dict(
-                    preds_S=dict(recorder='logits', from_student=True),
-                    preds_T=dict(recorder='logits', from_student=False),
-                    gt_labels=dict(recorder='gt_labels', from_student=True, data_idx=1),
-                )
-            ),
+            distill_losses=dict(loss_dkd=loss),
+            loss_forward_mappings=dict(loss_dkd=mapping),
         ),
         data_preprocessor=dict(
             type='mmpretrain.ClsDataPreprocessor', **cfg.data_preprocessor
@@ -210,9 +204,9 @@ def _quiet(cfg: Config) -> None:
 
 
 def hand_written(model, lr: float = 0.05):
-    """Return a step as one would write it for these two nets: images, labels -> None.
+    """Return a step, of images and labels, as one would write it for these two nets.
 
-    The same nets, loss and arithmetic as the algorithm's; no registry, no recorder.
+    Nets, loss and arithmetic are the algorithm's, without registry and recorders.
     """
     student, teacher = model.student, model.teacher
     loss_cakd = model.distiller.distill_losses['loss_cakd']
@@ -250,26 +244,21 @@ def options(
         dict(type='RandomFlip', prob=0.5, direction='horizontal'),
         dict(type='PackInputs'),
     ]
+    dataset = dict(type='RandomImages', size=size, folder=folder, pipeline=pipeline)
+    loader = dict(batch_size=batch_size, num_workers=workers, dataset=dataset)
+    loader.update(sampler=dict(type='DefaultSampler', shuffle=True))
     loop = dict(type='SteppedStockLoop' if stock else 'SteppedLoop', max_epochs=10**6)
     if workers:
-        workers_of = dict(num_workers=workers, persistent_workers=True)
-    else:
-        workers_of = dict(num_workers=0)
+        loader.update(persistent_workers=True)
+    if not stock:
+        loader.update(collate_fn=dict(type='default_collate'))
+        loop.update(resident=resident)
+    sgd = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
     return dict(
         data_preprocessor=dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=False),
-        train_dataloader=dict(
-            batch_size=batch_size,
-            **workers_of,
-            dataset=dict(
-                type='RandomImages', size=size, folder=folder, pipeline=pipeline
-            ),
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            **({} if stock else dict(collate_fn=dict(type='default_collate'))),
-        ),
-        train_cfg=loop if stock else dict(loop, resident=resident),
-        optim_wrapper=dict(
-            optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
-        ),
+        train_dataloader=loader,
+        train_cfg=loop,
+        optim_wrapper=dict(optimizer=sgd),
         param_scheduler=dict(type='MultiStepLR', by_epoch=True, milestones=[10**5]),
     )
 

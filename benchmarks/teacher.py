@@ -1,7 +1,7 @@
 """Milliseconds of a teacher's forward pass: as it is, lossless and fast, in bf16.
 
-Nets untrained, batch 64. Beside the time, how far the logits are from the plain ones,
-relative to the largest.
+The nets are untrained. Beside the time it prints how far the logits are from those of
+the plain teacher, relative to the largest of these.
 
     python benchmarks/teacher.py --teachers resnet56 wrn40-2
 """
@@ -14,27 +14,19 @@ import torch
 from common import arguments, interleave, parse, save, summarize, table
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from mmrazor.models.task_modules import RecorderManager
+from steps import classifier, imagenet_resnet, resnet
+from torch import Tensor, nn
 
-import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 from cakd_mm.models.runtime import TeacherRuntime
 
-from mmrazor.models.recorders import RecorderManager  # isort: skip
-from steps import classifier, imagenet_resnet, resnet  # isort: skip
-
 PLAIN = 'plain'
+X4 = dict(type='CIFARResNet', depth=32, widths=(32, 64, 128, 256))
+WIDE = dict(type='CIFARWideResNet', depth=40, widen_factor=2)
 TEACHERS = {
     'resnet56': (lambda: resnet(56), 32),
-    'resnet32x4': (
-        lambda: classifier(
-            dict(type='CIFARResNet', depth=32, widths=(32, 64, 128, 256)), 256
-        ),
-        32,
-    ),
-    'wrn40-2': (
-        lambda: classifier(dict(type='CIFARWideResNet', depth=40, widen_factor=2), 128),
-        32,
-    ),
+    'resnet32x4': (lambda: classifier(X4, 256), 32),
+    'wrn40-2': (lambda: classifier(WIDE, 128), 32),
     'resnet34': (lambda: imagenet_resnet(34), 224),
 }
 SETTINGS = {
@@ -45,16 +37,30 @@ SETTINGS = {
 }
 
 
-def runner(net, recorders: RecorderManager, options: dict) -> Callable:
-    """Return what runs a teacher fast and gives its logits."""
-    runtime = TeacherRuntime(**options)
+def runners(net: nn.Module, settings: dict[str, dict]) -> dict[str, Callable]:
+    """Return functions that map images (N, C, H, W) to logits (N, K), by name.
 
-    def run(inputs: Tensor) -> Tensor:
+    Args:
+        net: The teacher, a classifier of mmpretrain in eval mode.
+        settings: By name, the settings of a :class:`TeacherRuntime` that runs it. The
+            first function, ``PLAIN``, runs the teacher as it is.
+    """
+    recorders = RecorderManager(
+        dict(head=dict(type='mmrazor.ModuleOutputs', source='head'))
+    )
+    recorders.initialize(net)
+
+    def run(runtime: TeacherRuntime, inputs: Tensor) -> Tensor:
         with recorders:
             runtime(net, inputs, recorders.recorders.values())
         return recorders.get_recorder('head').get_record_data()
 
-    return run
+    @torch.no_grad()
+    def plain(inputs: Tensor) -> Tensor:
+        return net(inputs, mode='tensor')
+
+    fast = {x: partial(run, TeacherRuntime(**own)) for x, own in settings.items()}
+    return {PLAIN: plain, **fast}
 
 
 def measure(name: str, args: Namespace) -> list[dict]:
@@ -65,27 +71,16 @@ def measure(name: str, args: Namespace) -> list[dict]:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         net = MODELS.build(config()).eval().to(device)
-    recorders = RecorderManager(dict(head=dict(type='ModuleOutputs', source='head')))
-    recorders.initialize(net)
     inputs = torch.randn(count, 3, size, size, device=device)
-
-    @torch.no_grad()
-    def plain(inputs: Tensor) -> Tensor:
-        return net(inputs, mode='tensor')
-
-    runs = {PLAIN: plain}
-    for key, options in list(SETTINGS.items())[: 1 if args.quick else None]:
-        runs[key] = runner(net, recorders, options)
-    expected = plain(inputs)
+    runs = runners(net, dict(list(SETTINGS.items())[: 1 if args.quick else None]))
+    expected = runs[PLAIN](inputs)
     largest = expected.abs().max()
-    off = {
-        k: ((run(inputs) - expected).abs().max() / largest) for k, run in runs.items()
-    }
+    gaps = {key: (run(inputs) - expected).abs().max() for key, run in runs.items()}
     timed = {key: partial(run, inputs) for key, run in runs.items()}
     rows = summarize(interleave(timed, args.rounds, 0.2), PLAIN)
     print(f'\n{name}, batch {count}\n\n{table(rows, PLAIN)}\n')
     for row in rows:
-        row['deviation'] = (off[row['variant']] / largest).item()
+        row['deviation'] = (gaps[row['variant']] / largest).item()
         print(f'{row["variant"]:28s} differs by {row["deviation"]:.1e}')
     return rows
 

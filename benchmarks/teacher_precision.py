@@ -1,6 +1,6 @@
 """Top-1 of trained teachers in float32, as they are and fast, and in fast bfloat16.
 
-On real images: the whole test split, and the training split without augmentation.
+The images are real: the whole test split, and the training split without augmentation.
 
     python benchmarks/teacher_precision.py --teacher <config> <checkpoint>
 """
@@ -12,11 +12,11 @@ import torch
 from common import ROOT, arguments, parse, save
 from mmengine.config import Config
 from mmengine.runner import Runner
+from teacher import PLAIN as AS_IT_IS
+from teacher import runners
 from torch import Tensor
 
-import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 from cakd_mm.engine.launch import build_runner, build_test_runner
-from cakd_mm.models.runtime import TeacherRuntime
 from cakd_mm.utils.errors import describe
 
 DIGITS = ROOT / 'configs' / 'vanilla' / 'resnet20_digits.py'
@@ -32,38 +32,8 @@ def loaders(cfg: Config) -> dict[str, dict]:
     return dict(test=test, train={**test, 'dataset': dataset})
 
 
-class Logits:
-    """What a classifier's head gives, seen by a hook as recorders do.
-
-    Args:
-        model (nn.Module): A classifier of mmpretrain, in eval mode.
-        dtype (str, optional): That of a :class:`TeacherRuntime` which runs it; None
-            runs it as it is.
-    """
-
-    def __init__(self, model: torch.nn.Module, dtype: str | None = None) -> None:
-        self.model = model
-        self.runtime = None if dtype is None else TeacherRuntime(dtype=dtype)
-
-    @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the logits (N, C) of images (N, C, H, W)."""
-        seen = []
-        handle = self.model.head.register_forward_hook(
-            lambda head, taken, given: seen.append(given.clone())
-        )
-        try:
-            if self.runtime is None:
-                self.model(inputs, mode='tensor')
-            else:
-                self.runtime(self.model, inputs, [])
-        finally:
-            handle.remove()
-        return seen[-1].float()
-
-
 def score(
-    loader, preprocess: Callable, variants: dict[str, Logits], batches: int | None
+    loader, preprocess: Callable, variants: dict[str, Callable], batches: int | None
 ) -> list[dict]:
     """Return a row per variant: top-1, and what differs from the plain teacher."""
     logits: dict[str, list[Tensor]] = {name: [] for name in variants}
@@ -74,26 +44,29 @@ def score(
         data = preprocess(batch, False)
         labels += [int(sample.gt_label) for sample in data['data_samples']]
         for name, run in variants.items():
-            logits[name].append(run(data['inputs']).cpu())
+            # A copy, because the next batch may be written into the same memory.
+            logits[name].append(run(data['inputs']).float().cpu().clone())
     truth = torch.tensor(labels)
     plain = torch.cat(logits[PLAIN])
-    rows = []
+    rows: list[dict] = []
     for name, parts in logits.items():
         found = torch.cat(parts)
-        same = found.argmax(1) == plain.argmax(1)
-        rows.append(
-            dict(
-                variant=name,
-                images=len(truth),
-                top1=100 * (found.argmax(1) == truth).double().mean().item(),
-                same_predictions=100 * same.double().mean().item(),
-                largest_deviation=(found - plain).abs().max().item(),
-                largest_logit=plain.abs().max().item(),
-            )
+        row = dict(
+            variant=name,
+            images=len(truth),
+            top1=percent_equal(found.argmax(1), truth),
+            same_predictions=percent_equal(found.argmax(1), plain.argmax(1)),
+            largest_deviation=(found - plain).abs().max().item(),
+            largest_logit=plain.abs().max().item(),
         )
-    for row in rows:
+        rows.append(row)
         row['points'] = row['top1'] - rows[0]['top1']
     return rows
+
+
+def percent_equal(a: Tensor, b: Tensor) -> float:
+    """Return how many classes are the same, in percent."""
+    return 100 * (a == b).double().mean().item()
 
 
 def compare(cfg: Config, checkpoint: str | None, batches: int | None) -> dict:
@@ -105,8 +78,8 @@ def compare(cfg: Config, checkpoint: str | None, batches: int | None) -> dict:
     else:
         runner = build_test_runner(cfg, checkpoint)
     model = runner.model.eval()
-    variants = {PLAIN: Logits(model)}
-    variants.update({name: Logits(model, dtype) for name, dtype in FAST.items()})
+    runs = runners(model, {name: dict(dtype=x) for name, x in FAST.items()})
+    variants = {PLAIN: runs.pop(AS_IT_IS), **runs}
     return {
         split: score(
             Runner.build_dataloader(loader), model.data_preprocessor, variants, batches
@@ -143,25 +116,17 @@ def main() -> None:
     )
     args = parse(parser)
     if not args.teacher and not args.quick:
-        parser.error(
-            describe(
-                '--teacher', None, 'No teacher to score.', 'Name config and checkpoint.'
-            )
-        )
+        remedy = 'Name config and checkpoint.'
+        parser.error(describe('--teacher', None, 'No teacher to score.', remedy))
     results = {}
     for config, checkpoint in args.teacher or [(DIGITS, None)]:
         cfg = Config.fromfile(config)
         splits = compare(cfg, checkpoint, 1 if args.quick else None)
         name = Path(config).stem
-        bf16 = list(FAST)[-1]
-        largest = max(
-            abs(row['points'])
-            for rows in splits.values()
-            for row in rows
-            if row['variant'] == bf16
-        )
+        # The last row of a split is that of bfloat16.
+        largest = max(abs(rows[-1]['points']) for rows in splits.values())
         verdict = 'within' if largest <= BOUND else 'NOT within'
-        print(f'\n{name}: {bf16} is {verdict} {BOUND} point of {PLAIN}\n')
+        print(f'\n{name}: bfloat16 is {verdict} {BOUND} point of float32\n')
         print(table(splits))
         results[name] = splits
     save(args, 'teacher_precision', dict(bound_points=BOUND, teachers=results))

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif command == 'run' and rest:
         script = rest[0]
         sys.argv = rest
-        # As Python does for a script, whose neighbours it may import.
+        # Python does so for a script, because it may import its neighbours.
         sys.path.insert(0, str(Path(script).resolve().parent))
     elif command == 'run':
         raise SystemExit(f'cakd-mm run: which script?\n{USAGE}')

@@ -13,7 +13,7 @@ import importlib.util
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,10 +25,10 @@ from packaging.version import Version
 CURRENT = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain')
 # Each module of the original family has more than one distribution.
 ORIGINAL = (('mmengine', 'mmengine-lite'), ('mmcv-lite', 'mmcv'), ('mmpretrain',))
-# What both families need; an install without dependencies lacks it.
+# Both families need these. An install without dependencies lacks them.
 RUNTIME = ('mmrazor', 'torch', 'torchvision', 'joblib', 'scipy', 'scikit-learn')
-# What lies beyond these limits fails without naming a version: mmengine 0.10.7 needs
-# `pkg_resources`, for instance, which setuptools 81 no longer has.
+# Beyond these limits imports fail with messages that name no version. For instance,
+# mmengine 0.10.7 needs `pkg_resources`, which setuptools 81 no longer has.
 LIMITS = {
     'current': ('torch>=2.4',),
     'original': ('torch>=2.1,<2.6', 'numpy<2', 'setuptools<81'),
@@ -40,7 +40,7 @@ class StackError(ImportError):
 
 
 def _refuse(found: str, remedy: str) -> NoReturn:
-    raise StackError(f'cakd_mm cannot run: {found} Remedy: {remedy}')
+    raise StackError(f'cakd_mm cannot run: {found} Remedy: {remedy}.')
 
 
 def _use(family: str) -> str:
@@ -57,10 +57,7 @@ def _installed(*names: str) -> dict[str, str]:
 
 
 def check_stack() -> str:
-    """Check the installed distributions and name the family in use.
-
-    Returns:
-        str: ``'current'`` or ``'original'``.
+    """Check the installed distributions and return ``'current'`` or ``'original'``.
 
     Raises:
         StackError: neither family, both, an incomplete one, or versions that
@@ -69,16 +66,16 @@ def check_stack() -> str:
     current = _installed(*CURRENT)
     original = _installed(*(name for names in ORIGINAL for name in names))
     if current and original:
+        problem = f'{", ".join(current)} and {", ".join(original)} are both installed'
+        uninstall = f'pip uninstall -y {" ".join([*current, *original])}'
         _refuse(
-            f'{", ".join(current)} and {", ".join(original)} are both installed; they '
-            "overwrite each other's files.",
-            f'pip uninstall -y {" ".join([*current, *original])}, then '
-            f'{_use("current")}.',
+            f"{problem}; they overwrite each other's files.",
+            f'{uninstall}, then {_use("current")}',
         )
     if not (current or original):
         _refuse(
             'neither family of mmengine, mmcv and mmpretrain is installed.',
-            f'{_use("current")} (or {_use("original")} for the original packages).',
+            f'{_use("current")} (or {_use("original")} for the original packages)',
         )
     family = 'current' if current else 'original'
     members = [(name,) for name in CURRENT] if current else [*ORIGINAL, ('setuptools',)]
@@ -86,7 +83,7 @@ def check_stack() -> str:
     found = _installed(*(name for names in needed for name in names))
     missing = sorted(names[0] for names in needed if not {*names} & {*found})
     if missing:
-        _refuse(f'{", ".join(missing)} not installed.', f'{_use(family)}.')
+        _refuse(f'{", ".join(missing)} not installed.', _use(family))
     _check_versions(family, {**current, **original})
     _check_files(found)
     _check_torchvision(found, family)
@@ -94,37 +91,37 @@ def check_stack() -> str:
 
 
 def _check_versions(family: str, members: dict[str, str]) -> None:
-    """Compare what is installed with :data:`LIMITS`."""
+    """Compare the installed versions with :data:`LIMITS`."""
     [other] = LIMITS.keys() - {family}
     for limit in map(Requirement, LIMITS[family]):
         found = version(limit.name)
-        # Of a build such as 2.4.0a0+nv24 the base, 2.4.0, tells the interface.
+        # A build such as 2.4.0a0+nv24 has the interface of its base version, 2.4.0.
         if not limit.specifier.contains(Version(found).base_version):
             _refuse(
                 f'the {family} family needs {limit}, found {found}.',
                 f'{_use(family)}, which installs what fits; or change families: '
-                f'pip uninstall -y {" ".join(members)}, then {_use(other)}.',
+                f'pip uninstall -y {" ".join(members)}, then {_use(other)}',
             )
 
 
 def _check_files(found: dict[str, str]) -> None:
-    """Find modules whose files went with another distribution of the same name."""
+    """Refuse modules whose files went when another distribution was uninstalled."""
     for name in found:
         module = name.removeprefix('onedl-').removesuffix('-lite')
         if not module.startswith('mm'):
             continue
         spec = importlib.util.find_spec(module)
-        # An empty folder left behind is a module without origin.
+        # An empty folder that was left behind is a module without origin.
         if spec is None or spec.origin is None:
             _refuse(
                 f'{name} is installed, but there is no module {module}; uninstalling '
                 'another distribution of that module has removed its files.',
-                f'pip install --force-reinstall --no-deps {name}=={found[name]}.',
+                f'pip install --force-reinstall --no-deps {name}=={found[name]}',
             )
 
 
 def _check_torchvision(found: dict[str, str], family: str) -> None:
-    """A torchvision for another torch (CPU and CUDA mixed, say) fails on import."""
+    """Import torchvision, which fails if it was made for another torch."""
     importlib.import_module('torch')
     try:
         importlib.import_module('torchvision')
@@ -133,16 +130,16 @@ def _check_torchvision(found: dict[str, str], family: str) -> None:
             f'torchvision {found["torchvision"]} is not made for torch '
             f'{found["torch"]} ({error}).',
             f'pip uninstall -y torch torchvision, then {_use(family)}, which takes '
-            'both from one index.',
+            'both from one index',
         )
 
 
 def import_mmrazor() -> None:
     """Import MMRazor with all that it registers, whatever the torch version.
 
-    MMRazor 1.0.0, its last release, asserts mmcv <= 2.1.0, and takes torch >= 1.13 to
-    mean that private quantisation APIs of exactly 1.13 exist. Distillation uses no
-    quantisation, so both versions are masked during the import, and only then.
+    MMRazor 1.0.0, its last release, asserts mmcv <= 2.1.0. On torch >= 1.13 it imports
+    private quantisation APIs that only torch 1.13 had. Both versions are masked during
+    the import, and only then, because distillation uses no quantisation.
     """
     masked = version('mmrazor') == '1.0.0'
     with _masked_versions() if masked else nullcontext():
@@ -155,32 +152,33 @@ def import_mmrazor() -> None:
 def _masked_versions() -> Iterator[None]:
     """Import the bare MMRazor past its assertion, and let it take torch for 1.12.
 
-    What is masked is put back in every module that took a copy, because MMRazor's
-    tracer asks for the version of torch again when it runs. The module mmcls is
-    hidden: MMRazor imports this former name of mmpretrain where it can, and mmcls
-    refuses mmcv >= 2.1.
+    Afterwards every module that copied the masked function gets the genuine one,
+    because MMRazor's tracer asks for the version of torch again when it runs. The
+    module mmcls is hidden, because MMRazor imports this former name of mmpretrain
+    where it can, and mmcls refuses mmcv >= 2.1.
     """
     import mmcv
     import torch
 
     mmcv_version, mmcv.__version__ = mmcv.__version__, '2.1.0'
     try:
-        import mmrazor
+        mmrazor: Any = importlib.import_module('mmrazor')
     finally:
         mmcv.__version__ = mmcv_version
+    modules: MutableMapping[str, Any] = sys.modules
     genuine = mmrazor.digit_version
 
-    def masked(text: str):
+    def masked(text: str) -> Any:
         return genuine('1.12.0' if text == torch.__version__ else text)
 
     mmrazor.digit_version = masked
-    hides_mmcls = sys.modules.setdefault('mmcls', None) is None
+    hides_mmcls = modules.setdefault('mmcls', None) is None
     try:
         yield
     finally:
         if hides_mmcls:
-            del sys.modules['mmcls']
-        for name, module in sys.modules.copy().items():
+            del modules['mmcls']
+        for name, module in list(modules.items()):
             copy = name.startswith('mmrazor') and vars(module).get('digit_version')
             if copy is masked:
                 module.digit_version = genuine
@@ -189,16 +187,15 @@ def _masked_versions() -> Iterator[None]:
 def register_package() -> None:
     """Let mmengine read ``cakd_mm::...`` wherever it reads a config's name.
 
-    For a name without a distribution mmengine takes the folder of the module, which
-    is right for a clone, an editable install and a wheel. By the distribution's name
-    the original mmengine misses an editable install, and either one may find another
-    copy than the one that is imported.
+    The name that mmengine gets here is that of a module, for which it takes the folder
+    of the module. By the distribution's name the original mmengine misses an editable
+    install, and either mmengine may find another copy than the imported one.
     """
     from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE.setdefault('cakd_mm', 'cakd_mm.version')
-    # The first reads configs of the old style, the second those of the new one.
+    # The first function reads configs of the old style, the second of the new style.
     for name in ('_file2dict', '_parse_lazy_import'):
         read = getattr(Config, name)
         if not hasattr(read, 'genuine'):
@@ -210,12 +207,11 @@ def _with_own_bases(genuine: Callable) -> Callable:
 
     Two things are changed in what mmengine has read:
 
-    - mmengine notes the package of a base ``package::...`` as the scope of what is
-      built from it. Our configs are written for the scope ``mmpretrain``, as mmengine
-      takes them when they are read by path, and there is no registry of ours.
-    - A relative ``cfg_path`` of a net belongs to the file that says it. Later nobody
-      knows which file that was, so the path is made absolute here, if there is such a
-      file.
+    - mmengine makes the package of a base ``package::...`` the scope of what is built
+      from it. That scope is dropped, because ``cakd_mm`` has no registry of its own:
+      our configs are written for the scope ``mmpretrain``.
+    - A relative ``cfg_path`` of a net starts at the folder of the file that says it.
+      It is made absolute, because later nobody knows which file that was.
     """
 
     @functools.wraps(genuine)
@@ -224,15 +220,15 @@ def _with_own_bases(genuine: Callable) -> Callable:
         _as_in_file(content, Path(filename).expanduser().absolute().parent)
         return (content, *rest)
 
-    read.genuine = genuine  # type: ignore[attr-defined]
+    read.genuine = genuine  # type: ignore[attr-defined]  # a mark, not a part of it
     return read
 
 
 def _as_in_file(node: Any, folder: Path, is_net: bool = False) -> None:
-    """Drop our scope, and anchor each net's ``cfg_path``, in a config file's content.
+    """Drop our scope, and make the ``cfg_path`` of a net absolute if it is a file.
 
-    The plain ``dict`` methods are used, because those of mmengine's dicts build what is
-    imported lazily.
+    The plain methods of ``dict`` are used, because those of mmengine's dicts build what
+    is imported lazily.
     """
     if isinstance(node, dict):
         if dict.get(node, '_scope_') == 'cakd_mm':
@@ -251,22 +247,22 @@ def _as_in_file(node: Any, folder: Path, is_net: bool = False) -> None:
 def load_data_only(path: str) -> Any:
     """Read a torch file on the CPU without running any code that it may hold.
 
-    Beside tensors and plain containers, numbers of numpy and an argument parser's
-    options are taken, which training scripts store with the weights; before torch
-    2.5 these are refused as well.
+    Beside tensors and plain containers the file may hold numbers of numpy and the
+    options of an argument parser, because training scripts store these with the
+    weights. Before torch 2.5 these are refused as well.
 
     Raises:
         pickle.UnpicklingError: the file holds something else.
     """
     import torch
 
-    # In torch 2.4 and before, nothing can be allowed for one file alone.
+    # Before torch 2.5 nothing can be allowed for one file alone.
     allow = getattr(torch.serialization, 'safe_globals', lambda _: nullcontext())
     try:
         with allow(_plain_data()):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        # Torch's own message first tells how to run the file's code after all.
+        # Torch's own message is not shown, because it says how to run the code.
         found = re.search(r'(?:GLOBAL|class) ([\w.]+)', str(error))
         text = 'it is not as torch.save writes files'
         if found:
@@ -275,17 +271,17 @@ def load_data_only(path: str) -> Any:
 
 
 def _plain_data() -> list:
-    """Return the classes and functions that numbers of numpy and options consist of."""
+    """Return the classes and functions that numpy's numbers and options consist of."""
     import numpy as np
 
-    kinds = {type(np.dtype(name)) for name in ('f4', 'f8', 'i4', 'i8', '?')}
-    make = np.float64(0).__reduce__()[0]
-    allowed = [argparse.Namespace, np.dtype, *kinds]
-    # Numpy 1 and numpy 2 write different names of the function that makes a number.
-    # Torch finds an allowed function by its name; only torch >= 2.6 lets one give
-    # another name, so the function is wrapped and the wrapper renamed.
+    make: Any = np.float64(0).__reduce__()[0]
+    allowed = [argparse.Namespace, np.dtype]
+    allowed += {type(np.dtype(name)) for name in ('f4', 'f8', 'i4', 'i8', '?')}
+    # Numpy 1 and numpy 2 write the function that makes a number by different names.
+    # Torch finds an allowed function by its name, so a wrapper bears each name: only
+    # torch >= 2.6 lets one give a name beside the function.
     for core in ('core', '_core'):
-        scalar = functools.partial(make)
+        scalar: Any = functools.partial(make)
         scalar.__module__, scalar.__qualname__ = f'numpy.{core}.multiarray', 'scalar'
         allowed.append(scalar)
     return allowed

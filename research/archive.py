@@ -1,4 +1,4 @@
-"""What finished runs leave, kept where another machine can go on from it."""
+"""Keeps what finished runs leave, so that another machine can go on from it."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
         archive (Path): Where :func:`store` has put them.
 
     Returns:
-        int: How many were taken.
+        int: How many runs were taken.
 
     Raises:
         ValueError: a run there has other settings or another teacher, another result
@@ -55,7 +55,7 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
             continue
         run.work_dir.mkdir(parents=True, exist_ok=True)
         write_json(run.work_dir / 'starts.json', dict(starts=result['starts']))
-        write_json(run.work_dir / RESULT, result)  # finished from now on
+        write_json(run.work_dir / RESULT, result)  # From now on it is finished.
         taken += 1
     return taken
 
@@ -63,8 +63,8 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
 def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
     """Keep the results of finished runs, and the checkpoints of teachers.
 
-    A page can be written from it and a table continued, on any machine; a student's
-    weights are not kept. What is there already stays.
+    From the archive a page can be written and a table continued, on any machine. The
+    weights of students are not kept. What is there already stays.
 
     Args:
         runs (Sequence[Run]): The planned ones.

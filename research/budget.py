@@ -7,7 +7,7 @@ from cakd_mm.utils.errors import describe
 _RESIDENT = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
 _COMPILED = ('default_hooks.student_runtime.type=StudentRuntimeHook',)
 _BF16 = ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16')
-# Settings of docs/speed.md, and what a page says of them.
+# Combinations of the settings in docs/speed.md, and what a page says of each.
 SPEEDS = {
     'plain': 'All in float32, nothing of docs/speed.md',
     'resident': 'All in float32, resident data',
@@ -15,7 +15,7 @@ SPEEDS = {
     'bf16-teacher': 'Teachers compute in bf16, students in float32',
     'bf16': 'Trained in bf16 (autocast), scored in float32',
 }
-SCORED = 5  # the last epochs, to see whether training has levelled off
+SCORED = 5  # so many last epochs show whether training has levelled off
 IN1K = 'in1k'
 
 
@@ -74,7 +74,8 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
         f'train_cfg.dynamic_intervals=[({max(1, epochs - SCORED + 1)},1)]',
         'default_hooks.checkpoint.max_keep_ckpts=2',
     ]
-    if data != IN1K:  # whose epochs take long: one each, as shipped
+    # ImageNet keeps its checkpoint of every epoch, because an epoch takes long.
+    if data != IN1K:
         written = 10 if data == 'digits' else 50
         options.append(f'default_hooks.checkpoint.interval={max(1, epochs // written)}')
     if epochs == full:
@@ -85,7 +86,7 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
         raise ValueError(
             describe('param_scheduler', scheduler, problem, 'Leave out --epochs.')
         )
-    # Milestones that fall together decay as often in one step.
+    # Milestones may fall on the same epoch. The rate then decays once for each of them.
     milestones = [max(1, round(m * epochs / full)) for m in scheduler.milestones]
     options.append(f'train_cfg.max_epochs={epochs}')
     options.append(f'param_scheduler.milestones=[{",".join(map(str, milestones))}]')
@@ -95,7 +96,7 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
 
 
 def _other_schedules(cfg: Config) -> dict[str, int]:
-    """Return what else counts epochs: the warm-up, and CTKD's curriculum."""
+    """Return the other settings that count epochs: warm-up and CTKD's curriculum."""
     found = {}
     warmup = cfg.default_hooks.get('warmup')
     if warmup:

@@ -5,8 +5,8 @@ place of its feature loss; student, connector and statistics stay. On the same t
 batches, in float32 and at the balance of the config, each loss's gradient at the
 student's backbone is compared with the run's own (cosine), and with that of all other
 losses together (length, cosine). Losses whose gradients point the same way can hardly
-be told apart by the accuracy of a few seeds. A config with a RandomScorer given twice
-shows what two draws of its clusters differ by.
+be told apart by the accuracy of a few seeds. If a config with a RandomScorer is given
+twice, its two rows show how much two draws of its clusters differ.
 """
 
 import argparse
@@ -58,11 +58,12 @@ def adopt(loss: nn.Module, own: nn.Module) -> nn.Module:
 def gradients(model: Any, name: str, batch: dict, seed: int) -> tuple[Tensor, Tensor]:
     """Return the backbone's gradient of one loss, and of all others together.
 
-    The model is a ``FrozenTeacherDistill``, both gradients are flat. What trains a
-    scorer has no gradient there and is left out.
+    The model is a ``FrozenTeacherDistill``, both gradients are flat. The loss of a
+    scorer is left out, because it has no gradient at the backbone.
     """
-    torch.manual_seed(seed)  # of a random scorer's clusters
-    if model.distiller.balancer is not None:  # by this loss's value, not the run's own
+    torch.manual_seed(seed)  # A random scorer draws its clusters from it.
+    # The balancer starts anew, so that it balances this loss and not the run's own.
+    if model.distiller.balancer is not None:
         model.distiller.balancer.means.batches.zero_()
     losses = model(**batch, mode='loss')
     one = losses.pop(f'distill.{name}')
@@ -131,7 +132,7 @@ def main() -> None:
             remedy = f'Write {nearest(args.loss, known)}, or another config.'
             raise ValueError(describe('--loss', args.loss, problem, remedy))
     launch.check_data(cfgs[0], ('train',))
-    seed_everything(0)  # of the crops and flips
+    seed_everything(0)  # Crops and flips are drawn from it.
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         loader = Runner.build_dataloader(cfgs[0].train_dataloader, seed=0)
     raw = [batch for batch, _ in zip(loader, range(args.batches), strict=False)]

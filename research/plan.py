@@ -58,7 +58,7 @@ def plan(
     if seeds < 1:
         problem = 'It counts seeds.'
         raise ValueError(describe('--seeds', seeds, problem, 'Write 3, say.'))
-    if ',' in str(work_dir):  # which --cfg-options would read as a list
+    if ',' in str(work_dir):  # --cfg-options would read it as a list.
         problem = 'It has a comma.'
         raise ValueError(
             describe('--work-dir', str(work_dir), problem, 'Write another.')

@@ -14,7 +14,7 @@ from cakd_mm.visualization.history import mean_curve
 from .paired_statistics import Difference
 from .tables import STUDENT
 
-FAR = 4  # times as far as half of the rows: out of the picture
+FAR = 4  # A row that reaches so many times as far as the median row is not drawn.
 
 
 def plot_gain(summary: Mapping, title: str, path: Path) -> None:
@@ -34,12 +34,12 @@ def plot_gain(summary: Mapping, title: str, path: Path) -> None:
         limit = FAR * median(reach.values()) if reach else 1.0
         for place, name in enumerate(names):
             x = found[name]
-            if reach[name] > limit:  # would leave nothing to see of the others
+            if reach[name] > limit:  # Its scale would hide the others.
                 text = f'{Difference(**x)}, not drawn'
                 axis.annotate(text, (0, place), ha='center', va='center', zorder=3)
                 continue
             style = dict(fmt='o', capsize=3, color='C0')
-            if x['half'] is None:  # one seed: no interval, and hollow
+            if x['half'] is None:  # One seed has no interval and a hollow mark.
                 style.update(markerfacecolor='white')
             axis.errorbar(x['mean'], place, xerr=x['half'], **style)
         axis.set_yticks(range(len(names)), names)

@@ -26,7 +26,8 @@ from .scheduling import Outcome, Schedule, bars, slots
 from .summary import summarise
 from .tables import read_tables, select
 
-# Two cores: compiling takes longer than Digits, and bf16 halves CIFAR-10's time.
+# For two cores: compiling takes longer than Digits does, and bf16 halves the time of
+# CIFAR-10.
 SPEED = {'digits': 'resident', 'cifar10-mini': 'bf16'}
 SEEDS = 3
 
@@ -143,7 +144,7 @@ def name_of(args: argparse.Namespace, planned: list[PlannedPair]) -> str:
         parts.append(f'{args.seeds}s')
     if args.speed != args.full_speed:
         parts.append(args.speed)
-    # Names of methods have spaces, commas and colons.
+    # Spaces, commas and colons in the names of methods become dashes.
     return '_'.join(re.sub(r'[^\w.-]+', '-', part) for part in parts)
 
 
@@ -197,7 +198,7 @@ def main() -> None:
         print(f'{taken} finished runs taken from {args.archive}')
     try:
         outcome = Outcome() if args.page else train(runs, args)
-    finally:  # also when it is interrupted
+    finally:  # The archive is also written when training is interrupted.
         if args.archive:
             store(runs, args.work_dir, args.archive)
     for name, reason in outcome.failed.items():
@@ -205,7 +206,8 @@ def main() -> None:
     try:
         print(write(args, planned).read_text(encoding='utf-8'))
     except ValueError as error:
-        if not outcome.out_of_time:  # else there will be as many runs in the end
+        # A call that ran out of time may have fewer runs. A later one has as many.
+        if not outcome.out_of_time:
             raise
         print(error)
     if outcome.out_of_time:

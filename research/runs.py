@@ -40,14 +40,14 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def _epoch(line: dict) -> int:
-    return line.get('epoch', line['step'])  # a validation's step is its epoch
+    return line.get('epoch', line['step'])  # The step of a validation is its epoch.
 
 
 def _die_with(parent: int) -> None:
     """Let the kernel kill this training when its ``parent`` is killed (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # killed before that
+        if os.getppid() != parent:  # The parent was killed before that.
             os._exit(1)
 
 
@@ -72,13 +72,13 @@ def end_of(path: Path, size: int = 1 << 13) -> str:
 class Run:
     """One training run: what it is, and what its files say so far.
 
-    Done is what has a ``result.json``, written after the process has ended well. A
-    file locked by the process itself keeps two of them from one work dir.
+    A run is finished when it has a ``result.json``, which is written after its process
+    has ended well. The process locks a file, so that no second one uses its work dir.
 
     Args:
-        name (str): For people.
+        name (str): What messages call the run.
         config (Path): The config file.
-        work_dir (Path): Where it goes; its output to ``<work_dir>.log``.
+        work_dir (Path): Its folder; what it prints goes to ``<work_dir>.log``.
         options (list[str]): As after ``--cfg-options``.
         teacher (Run, optional): Has to be finished first; its checkpoint becomes
             ``model.teacher_ckpt``. Defaults to None.
@@ -102,9 +102,9 @@ class Run:
         cfg.merge_from_dict(parsed)
         self.epochs = int(cfg.train_cfg.max_epochs)
         content = cfg.to_dict()
-        if self.teacher is not None:  # known by its hash; it may move
+        if self.teacher is not None:  # Its file may move: a hash identifies it.
             content['model'].pop('teacher_ckpt')
-        # How often something is written changes no result.
+        # These hooks are left out, because what is written when changes no result.
         for hook in ('checkpoint', 'logger'):
             content.get('default_hooks', {}).pop(hook, None)
         text = json.dumps(content, sort_keys=True, default=str)
@@ -116,7 +116,7 @@ class Run:
         """Refuse a work dir that holds another run.
 
         Args:
-            starts (list[dict], optional): What to look at instead of its own.
+            starts (list[dict], optional): Starts to check. Defaults to its own.
 
         Raises:
             ValueError: it was started with other settings, with a teacher that is lost
@@ -203,7 +203,7 @@ class Run:
         """Return the checkpoint to go on from; one that a kill cut short is none."""
         found = self.work_dir.glob('epoch_*.pth')
         for path in sorted(found, key=lambda p: -int(p.stem.rpartition('_')[2])):
-            if zipfile.is_zipfile(path):  # its directory is written last
+            if zipfile.is_zipfile(path):  # The directory of a zip is written last.
                 return path
         return None
 
@@ -235,7 +235,7 @@ class Run:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **(environment or {})},
-                    pass_fds=[lock.fileno()],  # held as long as the process lives
+                    pass_fds=[lock.fileno()],  # so that the process holds the lock
                     preexec_fn=partial(_die_with, os.getpid()),
                 )
         return True
@@ -313,7 +313,7 @@ class Run:
     def curve(self, key: str) -> list[tuple[int, float]]:
         """Return (epoch, value) of a scalar; of an epoch run twice, the latest."""
         found = {}
-        for file in sorted(self.work_dir.glob(LOG)):  # of all its starts in turn
+        for file in sorted(self.work_dir.glob(LOG)):  # the logs of all starts, in turn
             for line in logged_lines(file.read_text()):
                 if key in line:
                     found[_epoch(line)] = line[key]
@@ -333,7 +333,7 @@ class Run:
 def made_with(runs: Iterable[Run]) -> dict[str, list]:
     """Return what finished runs were trained with: each thing once.
 
-    Threads are those of a process; older starts do not say.
+    Threads are those of a process; older starts did not note them.
     """
     starts = [start for run in runs if run.finished for start in run.result['starts']]
     versions = [start['versions'] for start in starts]

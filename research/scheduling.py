@@ -20,7 +20,8 @@ from cakd_mm.utils.machine import cores
 
 from .runs import THREADS, Run, end_of
 
-# Small nets leave most of a GPU idle. A guess: more do not fit the cores beside it.
+# Small nets leave most of a GPU idle. The number is a guess, because the cores beside
+# the GPU limit it as well.
 RUNS_A_GPU = 4
 POLL = 0.5  # seconds
 EVERY = 300  # seconds between two lines where no bar can be shown
@@ -83,7 +84,7 @@ class Schedule:
         for run in self.runs:
             run.check()
         for run in self.runs:
-            run.note_failure(None)  # tried again
+            run.note_failure(None)  # It is tried again.
         self.free = list(slots)
         self.jobs = len(slots)
         self.running: list[tuple[Run, dict[str, str]]] = []
@@ -120,7 +121,7 @@ class Schedule:
         left = []
         for run in waiting:
             teacher = run.teacher
-            if run.finished:  # by another process meanwhile
+            if run.finished:  # Another process has finished it meanwhile.
                 continue
             if teacher is not None and teacher.name in self.outcome.failed:
                 self._fail(run, f'not run, because {teacher.name} failed')
@@ -152,7 +153,7 @@ class Schedule:
                 continue
             try:
                 run.write_result()
-            except Exception as error:  # one run's trouble, whatever it is
+            except Exception as error:  # Whatever it is, the other runs go on.
                 self._fail(run, f'it ended, but left no result: {error!r}')
             else:
                 self._print(f'{run.name}: {run.top1:.2f} %')

@@ -8,9 +8,9 @@ from .plan import PlannedPair, in_turn
 from .runs import Run, made_with
 from .tables import CONTROL, KD, STUDENT, TEACHER
 
-NEAR = 1.0  # points from the paper's number that seeds and versions may make
-LEVEL = 1.0  # points that the plain student may still move in its last epochs
-COLLAPSED = 0.5  # of the plain student's mean: below it a run has not learned
+NEAR = 1.0  # Seeds and versions may move a number so many points from the paper's.
+LEVEL = 1.0  # A student that moves less in its last epochs, in points, is level.
+COLLAPSED = 0.5  # A run below this share of the plain student's mean has not learned.
 
 
 def summarise(planned: Sequence[PlannedPair], speed: str) -> dict:
@@ -70,7 +70,7 @@ def compare_with_paper(
 ) -> list[str]:
     """Say whether teacher and plain student are where the paper's are.
 
-    They know nothing of any method: what sets them apart is data, image size or recipe.
+    Neither depends on a method, so a gap comes from data, image size or recipe.
     Nothing is said of a scaled budget or an unfinished pair.
     """
     rows = [planned.pair.row(name) for name in (TEACHER, STUDENT)]
@@ -109,7 +109,7 @@ def missing_seeds(
 
 
 def collapsed(scores: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """Name the runs that have not learned: one of them rules its row's mean."""
+    """Name the runs that have not learned, because one of them rules its row's mean."""
     alone = scores[STUDENT].values()
     least = COLLAPSED * mean(alone) if alone else 0.0
     found = [

@@ -100,7 +100,7 @@ def select(
             whatever their case. Defaults to all.
 
     Raises:
-        ValueError: the table has no such table, pair or method.
+        ValueError: there is no such table, pair or method.
     """
     tables = read_tables()
     if table not in tables:
@@ -130,7 +130,7 @@ def select(
 
 
 def method_of(pair: Pair) -> Row:
-    """Return some method of a pair, of whatever table: it knows the teacher."""
+    """Return any method of a pair, of whatever table, because it names the teacher."""
     return next(
         row
         for pairs in read_tables().values()

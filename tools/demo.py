@@ -53,10 +53,10 @@ class Run:
     """One training run.
 
     Args:
-        name (str): For people.
-        config (str): Of ``configs/``.
+        name (str): What messages call the run.
+        config (str): Its path in ``configs/``.
         work_dir (Path): Its folder; what the process prints goes to ``<work_dir>.log``.
-        seed (int): Of weights, order and augmentation.
+        seed (int): Fixes weights, order and augmentation.
         teacher (Run, optional): Has to be finished first. Defaults to None.
     """
 
@@ -67,11 +67,11 @@ class Run:
     teacher: 'Run | None' = None
 
     def __post_init__(self) -> None:
-        """Read how long it is."""
+        """Read the number of epochs."""
         cfg = Config.fromfile(CONFIGS / self.config, import_custom_modules=False)
         self.epochs: int = cfg.train_cfg.max_epochs
         self.log = self.work_dir.with_name(f'{self.work_dir.name}.log')
-        self.end = self.work_dir / 'finished'  # written when the process ended well
+        self.end = self.work_dir / 'finished'  # written when its process ended well
 
     @property
     def finished(self) -> bool:
@@ -260,7 +260,7 @@ def main() -> None:
     console = Console()
     runs = [*groups['teacher'], *alone, *cakd]
     written = args.work_dir / 'summary.json'
-    if written.is_file():  # the last demo has ended
+    if written.is_file():  # The last demo has ended, so this one begins anew.
         written.unlink()
         for run in runs:
             shutil.rmtree(run.work_dir, ignore_errors=True)

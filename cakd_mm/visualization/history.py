@@ -17,7 +17,7 @@ METRIC = 'accuracy/top1'
 
 @dataclass
 class History:
-    """The log of a run, of all its starts."""
+    """The log of a run, of all its starts: lines of training and of validation."""
 
     train: list[dict]
     val: list[dict]
@@ -75,18 +75,17 @@ class History:
 def mean_curve(
     curves: Sequence[Sequence[tuple[int, float]]],
 ) -> list[tuple[int, float]]:
-    """Return (epoch, mean) over the seeds' curves, of the epochs that all have."""
+    """Return (epoch, mean over the curves) of the epochs that all curves have."""
     if not curves:
         return []
     scores = [dict(curve) for curve in curves]
     common = sorted(set.intersection(*map(set, scores)))
-    return [(epoch, mean(own[epoch] for own in scores)) for epoch in common]
+    return [(epoch, mean(score[epoch] for score in scores)) for epoch in common]
 
 
 def is_run(work_dir: Path) -> bool:
     """Whether a folder is the work dir of a run that has logged something."""
-    logs = (parse(file.read_text()) for file in work_dir.glob(LOG))
-    return any(log.train or log.val for log in logs)
+    return any(logged_lines(file.read_text()) for file in work_dir.glob(LOG))
 
 
 def configs_of(work_dir: Path) -> list[Path]:
@@ -102,30 +101,28 @@ def read_history(work_dir: Path) -> tuple[History, Config]:
         FileNotFoundError: nothing was logged there, or the config is missing.
     """
     history, last = read_logs(work_dir)
-    if last is None:
-        problem = f'It has no {LOG} with logged lines.'
-        remedy = 'Name the work dir of a run of tools/train.py.'
-        raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
-    saved = [last / 'config.py', *configs_of(work_dir)]
-    saved = [file for file in saved if file.is_file()]
-    if not saved:
+    problem = f'It has no {LOG} with logged lines.'
+    remedy = 'Name the work dir of a run of tools/train.py.'
+    if last is not None:
+        for file in (last / 'config.py', *configs_of(work_dir)):
+            if file.is_file():
+                return history, Config.fromfile(file)
         problem = 'The config that training leaves there is missing.'
         remedy = 'Copy the config of the run into it.'
-        raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
-    return history, Config.fromfile(saved[0])
+    raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
 
 
 def read_logs(work_dir: Path) -> tuple[History, Path | None]:
     """Join the logs of all starts of a run; a later one replaces what it repeats.
 
     Returns:
-        The log, empty if there is none yet, and the folder of the last start's.
+        The joined log, and the folder of the log of the last start. Before anything
+        is logged, an empty log and None.
     """
     history, last = History([], []), None
     for file in sorted(work_dir.glob(LOG)):
-        new = parse(file.read_text())
-        if new.train or new.val:
-            history, last = join(history, new), file.parent
+        if lines := logged_lines(file.read_text()):
+            history, last = join(history, lines), file.parent
     return history, last
 
 
@@ -135,27 +132,21 @@ def logged_lines(text: str) -> list[dict]:
     for line in text.splitlines():
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError:  # a run under way is writing it, or was killed
-            continue
+        except json.JSONDecodeError:
+            continue  # The run is writing this line, or was killed while it did.
     return [line for line in lines if 'step' in line]
 
 
-def parse(text: str) -> History:
-    """Read the lines of a log, one start's."""
-    history = History([], [])
-    for line in logged_lines(text):
-        (history.train if 'loss' in line else history.val).append(line)
-    return history
-
-
-def join(old: History, new: History) -> History:
-    """Return ``old`` as far as ``new`` does not repeat it, and then ``new``."""
+def join(old: History, lines: list[dict]) -> History:
+    """Return ``old`` as far as a later start does not repeat it, then its lines."""
     train, val = old.train, old.val
-    if new.train:
-        first = new.train[0]
+    new_train = [line for line in lines if 'loss' in line]
+    new_val = [line for line in lines if 'loss' not in line]
+    if new_train:
+        first = new_train[0]
         train = [line for line in train if line['step'] < first['step']]
         bound = first.get('epoch', first['step'])
         val = [line for line in val if line['step'] < bound]
-    if new.val:
-        val = [line for line in val if line['step'] < new.val[0]['step']]
-    return History(train + new.train, val + new.val)
+    if new_val:
+        val = [line for line in val if line['step'] < new_val[0]['step']]
+    return History(train + new_train, val + new_val)

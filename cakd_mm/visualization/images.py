@@ -1,12 +1,13 @@
-"""images.png: what the strongest channels look at."""
+"""images.png: where in an image the strongest channels are active."""
 
+import numpy as np
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from .observe import Seen
+from .observe import Observation
 
 
 def strongest_channels(scores: Tensor, count: int) -> list[int]:
@@ -22,76 +23,77 @@ def verdict(logits: Tensor, labels: list[int], names: list[str]) -> tuple[str, b
     return text, int(best) in labels
 
 
-def draw_images(seen: Seen, names: list[str], count: int, title: str) -> Figure:
+def draw_images(found: Observation, names: list[str], count: int, title: str) -> Figure:
     """Draw images beside the maps of their strongest channels and their clusters.
 
     Args:
-        seen: What the loss saw of the images, with pictures.
+        found: What the loss made of the images, with pictures.
         names: The names of all classes.
-        count: Maps of each image, if there are any.
-        title: What was looked at.
+        count: How many channels are shown of each image, if there are maps.
+        title: Which loss and checkpoint it was.
     """
-    errs = not all(
-        verdict(*pair, names)[1] for pair in zip(seen.logits, seen.labels, strict=True)
-    )
+    pairs = zip(found.logits, found.labels, strict=True)
+    errs = not all(verdict(*pair, names)[1] for pair in pairs)
+    images = len(found.indices)
     legend = 'bar, channels by number: red strong, grey weak'
-    legend += '' if seen.maps is None else ', dots: the channels shown'
-    legend += '; red title: the teacher errs' if errs else ''
-    images = len(seen.indices)
-    if seen.maps is None:
-        size = 9.75, 2 * images + 0.8
-    else:
+    size = 9.75, 2 * images + 0.8
+    if found.maps is not None:
+        legend += ', dots: the channels shown'
         size = max(1.75 * (count + 1) + 1, 9), 2.8 * images + 0.8
+    legend += '; red title: the teacher errs' if errs else ''
     figure = Figure(figsize=size, layout='constrained')
-    figure.suptitle(f'{title}\nscore: {seen.score}\n{legend}', fontsize=10)
+    figure.suptitle(f'{title}\nscore: {found.score}\n{legend}', fontsize=10)
     rows = figure.subfigures(images, 1, squeeze=False)[:, 0]
     for place, row in enumerate(rows):
-        draw_row(row, seen, place, names, count)
+        draw_row(row, found, place, names, count)
     return figure
 
 
 def draw_row(
-    row: SubFigure, seen: Seen, place: int, names: list[str], count: int
+    row: SubFigure, found: Observation, place: int, names: list[str], count: int
 ) -> None:
     """Draw one image, the maps if there are any, and the clusters."""
-    shown = strongest_channels(seen.scores[place], count)
-    if seen.maps is None:
-        ratios = dict(width_ratios=(1, 4), height_ratios=(4, 1, 4))
-        grid = row.add_gridspec(3, 2, **ratios)
-        draw_image(row.add_subplot(grid[:, 0]), seen, place, names)
-        draw_strip(row.add_subplot(grid[1, 1]), seen.strong[place], [])
+    if found.maps is None:
+        grid = row.add_gridspec(3, 2, width_ratios=(1, 4), height_ratios=(4, 1, 4))
+        draw_image(row.add_subplot(grid[:, 0]), found, place, names)
+        draw_strip(row.add_subplot(grid[1, 1]), found.strong[place], [])
         return
+    scores = found.scores[place]
+    shown = strongest_channels(scores, count)
     grid = row.add_gridspec(2, count + 1, height_ratios=(9, 1))
-    draw_image(row.add_subplot(grid[0, 0]), seen, place, names)
+    draw_image(row.add_subplot(grid[0, 0]), found, place, names)
     cells = [row.add_subplot(grid[0, column + 1]) for column in range(count)]
-    draw_maps(row, cells, seen, place, shown)
-    draw_strip(row.add_subplot(grid[1, 1:]), seen.strong[place], shown)
+    titles = [f'channel {x}\nscore {scores[x].item():.3g}' for x in shown]
+    draw_maps(row, cells, found.images[place], found.maps[place, shown], titles)
+    draw_strip(row.add_subplot(grid[1, 1:]), found.strong[place], shown)
 
 
-def draw_image(axis: Axes, seen: Seen, place: int, names: list[str]) -> None:
+def draw_image(axis: Axes, found: Observation, place: int, names: list[str]) -> None:
     """Draw an image under its class and what the teacher takes it for."""
-    axis.imshow(seen.images[place])
-    labels = seen.labels[place]
-    text, right = verdict(seen.logits[place], labels, names)
+    axis.imshow(found.images[place])
+    labels = found.labels[place]
+    text, right = verdict(found.logits[place], labels, names)
     own = ', '.join(names[label] for label in labels)[:22]
-    title = f'image {seen.indices[place]}\nclass: {own}\n{text}'
+    title = f'image {found.indices[place]}\nclass: {own}\n{text}'
     axis.set_title(title, fontsize=8, color='black' if right else 'C3')
     axis.set_axis_off()
 
 
 def draw_maps(
-    row: SubFigure, cells: list[Axes], seen: Seen, place: int, shown: list[int]
+    row: SubFigure,
+    cells: list[Axes],
+    image: np.ndarray,
+    maps: Tensor,
+    titles: list[str],
 ) -> None:
-    """Lay each channel's map over the image, all on one scale."""
-    image = seen.images[place]
-    maps = seen.maps[place, shown][None]
-    maps = F.interpolate(maps, image.shape[:2], mode='bilinear', align_corners=False)[0]
+    """Lay each channel's map, (C, H, W) in all, over the image, on one scale."""
+    size = image.shape[:2]
+    maps = F.interpolate(maps[None], size, mode='bilinear', align_corners=False)[0]
     low, high = min(0.0, maps.min().item()), max(maps.max().item(), 1e-6)
-    for cell, channel, heat in zip(cells, shown, maps, strict=True):
+    for cell, title, heat in zip(cells, titles, maps, strict=True):
         cell.imshow(image.mean(-1), cmap='gray', vmin=0, vmax=1)
         drawn = cell.imshow(heat, cmap='inferno', alpha=0.65, vmin=low, vmax=high)
-        score = seen.scores[place, channel].item()
-        cell.set_title(f'channel {channel}\nscore {score:.3g}', fontsize=8)
+        cell.set_title(title, fontsize=8)
         cell.set_axis_off()
     bar = row.colorbar(drawn, ax=cells, fraction=0.02, pad=0.01)
     bar.set_label('activation', fontsize=8)

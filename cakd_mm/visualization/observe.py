@@ -1,4 +1,4 @@
-"""What a feature loss of a run sees of validation images: scores and clusters."""
+"""What a feature loss of a run makes of validation images: scores and clusters."""
 
 import re
 from collections.abc import Iterator
@@ -9,34 +9,38 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, DefaultScope
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ..engine import launch
+from ..models.algorithms import FrozenTeacherDistill
 from ..models.distillers.strict_distiller import short_name
 from ..models.layout import strongest
 from ..models.losses.cakd_feature_loss import CAKDFeatureLoss, setting
 from ..utils.checkpoint import load_strictly, read_checkpoint
 from ..utils.errors import describe
 
+# In these granularities the clusters consist of channels of a feature.
+CHANNELWISE = ('pooled', 'channel')
+
 
 @dataclass
-class Seen:
-    """What a loss saw of N images.
+class Observation:
+    """What a loss made of N images.
 
     Attributes:
-        indices: Which images of the split.
-        labels: The classes of each.
-        logits: The teacher's, (N, K).
-        scores: Of its channels, (N, C).
-        strong: The strong ones, bool, (N, C).
+        indices: The places of the images in the split.
+        labels: The classes of each image.
+        logits: The teacher's logits, (N, K).
+        scores: The scores of the teacher's channels, (N, C).
+        strong: Which channels are strong, bool, (N, C).
         score: What a score is: the name of the scorer's class, and its meaning.
-        images: The images, (H, W, 3) in [0, 1], RGB, if asked for.
-        maps: The channels' activation, (N, C, H, W), if asked for and there.
+        images: The images, (H, W, 3) in [0, 1], RGB; empty unless asked for.
+        maps: The activation of the channels, (N, C, H, W); None unless asked for, or
+            if the teacher has no such maps.
     """
 
     indices: list[int]
@@ -49,22 +53,16 @@ class Seen:
     maps: Tensor | None
 
 
-def is_cakd_feature(loss: dict) -> bool:
-    """Whether a loss is built from a CAKDFeatureLoss, or a subclass of it."""
-    kind = class_of(loss)
-    return kind is not None and issubclass(kind, CAKDFeatureLoss)
-
-
 def class_of(loss: dict) -> type | None:
     """Return the class that the config of a loss names, None if there is none."""
     kind = loss['type']
     return kind if isinstance(kind, type) else MODELS.get(kind)
 
 
-def has_clusters(loss: dict) -> bool:
-    """Whether a loss has clusters, and these are channels of a feature."""
-    channelwise = ('pooled', 'channel')
-    return is_cakd_feature(loss) and setting(loss, 'granularity') in channelwise
+def is_cakd_feature(loss: dict) -> bool:
+    """Whether a loss is built from a CAKDFeatureLoss, or a subclass of it."""
+    kind = class_of(loss)
+    return kind is not None and issubclass(kind, CAKDFeatureLoss)
 
 
 def distill_losses(cfg: Config, work_dir: Path) -> dict[str, dict]:
@@ -91,15 +89,19 @@ def choose_loss(losses: dict[str, dict], name: str | None) -> str | None:
     Raises:
         ValueError: there is no such loss, or it has no clusters of channels.
     """
-    known = [key for key, loss in losses.items() if has_clusters(loss)]
+    known = [
+        key
+        for key, loss in losses.items()
+        if is_cakd_feature(loss) and setting(loss, 'granularity') in CHANNELWISE
+    ]
     if name is None:
         return known[0] if known else None
-    named = [key for key in losses if name in (key, short_name(key))]
-    if named and named[0] in known:
-        return named[0]
     problem = f'The run has the losses {sorted(losses)}.'
-    if named:
-        problem = f'It is a {losses[named[0]]["type"]} without clusters of channels.'
+    for key in losses:
+        if name in (key, short_name(key)):
+            if key in known:
+                return key
+            problem = f'It is a {losses[key]["type"]} without clusters of channels.'
     remedy = 'Leave --loss out: terms.png shows all losses.'
     if known:
         remedy = f'Write --loss {" or ".join(known)}.'
@@ -112,18 +114,19 @@ def latest_checkpoint(work_dir: Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    pattern = re.compile(r'(?:epoch|iter)_(\d+)')
-    matches = {f: pattern.fullmatch(f.stem) for f in work_dir.glob('*.pth')}
-    found = {file: int(match[1]) for file, match in matches.items() if match}
+    found: dict[int, Path] = {}
+    for file in work_dir.glob('*.pth'):
+        if match := re.fullmatch(r'(?:epoch|iter)_(\d+)', file.stem):
+            found[int(match[1])] = file
     if not found:
         problem = 'It holds no epoch_*.pth or iter_*.pth to take the scorer from.'
         remedy = 'Name one with --checkpoint, or wait for the first epoch to end.'
         raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))
-    return max(found, key=found.get)
+    return found[max(found)]
 
 
-def build_algorithm(cfg: Config) -> nn.Module:
-    """Build the run's model with its teacher; nothing of the run is in it yet.
+def build_algorithm(cfg: Config) -> FrozenTeacherDistill:
+    """Build a run's model with its teacher, before any checkpoint of the run.
 
     Raises:
         FileNotFoundError, ValueError: the teacher is missing or does not fit.
@@ -135,7 +138,7 @@ def build_algorithm(cfg: Config) -> nn.Module:
         return MODELS.build(config)
 
 
-def build_model(cfg: Config, checkpoint: Path) -> nn.Module:
+def build_model(cfg: Config, checkpoint: Path) -> FrozenTeacherDistill:
     """Build the run's model with its teacher and the state in ``checkpoint``.
 
     Raises:
@@ -149,20 +152,20 @@ def build_model(cfg: Config, checkpoint: Path) -> nn.Module:
     return model.to(get_device()).eval()
 
 
-def build_dataset(cfg: Config) -> Dataset:
+def build_dataset(cfg: Config) -> BaseDataset:
     """Build the split that the run was validated on."""
     launch.check_data(cfg, ('val',))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return DATASETS.build(cfg.val_dataloader.dataset)
 
 
-def labels_of(dataset: Dataset) -> list[list[int]]:
+def labels_of(dataset: BaseDataset) -> list[list[int]]:
     """Return the classes of every image."""
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))
     return [np.atleast_1d(info['gt_label']).tolist() for info in infos]
 
 
-def class_names(dataset: Dataset, classes: int) -> list[str]:
+def class_names(dataset: BaseDataset, classes: int) -> list[str]:
     """Return the names of all classes, shortened; numbers where there are none."""
     names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if not names or len(names) != classes:
@@ -172,25 +175,21 @@ def class_names(dataset: Dataset, classes: int) -> list[str]:
 
 def spread(labels: list[list[int]], count: int) -> list[int]:
     """Choose ``count`` images with as many classes, evenly, as there can be."""
-    seen: dict[int, int] = {}
+    counts: dict[int, int] = {}
     order = []
     for index, label in enumerate(labels):
         first = label[0] if label else -1
-        seen[first] = seen.get(first, 0) + 1
-        order.append((seen[first], first, index))
+        counts[first] = counts.get(first, 0) + 1
+        order.append((counts[first], first, index))
     chosen = [index for _, _, index in sorted(order)]
-    if count < len(seen):
-        places = np.linspace(0, len(seen) - 1, count).round().astype(int)
+    if count < len(counts):
+        places = np.linspace(0, len(counts) - 1, count).round().astype(int)
         return [chosen[place] for place in places]
     return chosen[:count]
 
 
 def check_images(images: list[int], size: int) -> None:
-    """Check that the split has such images.
-
-    Raises:
-        IndexError: it has not.
-    """
+    """Raise an IndexError unless a split of that size has such images."""
     for index in images:
         if not 0 <= index < size:
             problem = f'The validation split has {size} images.'
@@ -199,85 +198,89 @@ def check_images(images: list[int], size: int) -> None:
 
 
 def check_channels(count: int, channels: int) -> None:
-    """Check that so many channels can be shown.
-
-    Raises:
-        ValueError: they cannot.
-    """
+    """Raise a ValueError unless so many of the channels can be shown."""
     if not 1 <= count <= channels:
         problem = f'The feature has {channels} channels.'
         raise ValueError(describe('--channels', count, problem, 'Write 1 to 10, say.'))
 
 
 @torch.no_grad()
-def look(
-    model: nn.Module,
+def run_loss(
+    model: FrozenTeacherDistill,
     name: str,
-    dataset: Dataset,
+    dataset: BaseDataset,
     indices: list[int],
     pictures: bool = False,
     batch: int = 64,
-) -> Seen:
-    """Show images to the model and note what the loss ``name`` makes of them.
+) -> Observation:
+    """Show images to the model and record what the loss ``name`` makes of them.
 
-    The loss is computed as in training, so the scorer gets what its config maps.
-    The images and the teacher's maps are kept only with ``pictures``.
+    The loss is computed as in training, because its scorer then gets what the config
+    maps to it. Images and maps of the teacher are recorded only with ``pictures``.
     """
     loss = model.distiller.distill_losses[name]
-    torch.manual_seed(0)  # of a RandomScorer
+    torch.manual_seed(0)  # A RandomScorer draws its clusters from it.
     scores, logits, labels, images, maps = [], [], [], [], []
-    with recorded(loss, model.teacher) as got:
+    with recorded(loss, model.teacher) as outputs:
         for start in range(0, len(indices), batch):
             items = [dataset[index] for index in indices[start : start + batch]]
             data = model.data_preprocessor(pseudo_collate(items))
             model.loss(data['inputs'], data['data_samples'])
-            scores.append(got['scores'].float().cpu())
-            logits.append(got['logits'].float().cpu())
+            scores.append(outputs['scores'].float().cpu())
+            logits.append(outputs['logits'].float().cpu())
             labels += [sample.gt_label.tolist() for sample in data['data_samples']]
             if pictures:
                 images += originals(data, model.data_preprocessor)
-                maps += maps_of(got)
-    scores, logits = torch.cat(scores), torch.cat(logits)
-    strong = strongest(scores, loss.count(scores.shape[1]))
+                maps += maps_of(outputs)
+    all_scores = torch.cat(scores)
     parts = type(loss.scorer).__name__, loss.scorer.meaning
-    score = ', '.join(part for part in parts if part)
-    maps = torch.stack(maps) if maps else None
-    return Seen(indices, labels, logits, scores, strong, score, images, maps)
+    return Observation(
+        indices=indices,
+        labels=labels,
+        logits=torch.cat(logits),
+        scores=all_scores,
+        strong=strongest(all_scores, loss.count(all_scores.shape[1])),
+        score=', '.join(part for part in parts if part),
+        images=images,
+        maps=torch.stack(maps) if maps else None,
+    )
 
 
 @contextmanager
-def recorded(loss: nn.Module, teacher: nn.Module) -> Iterator[dict[str, Tensor]]:
+def recorded(loss: CAKDFeatureLoss, teacher: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Yield what the last batch left in a loss and in the teacher around it."""
-    got: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def keep(name: str, value) -> None:  # of several stages, the last
-        got[name] = value[-1] if isinstance(value, tuple | list) else value
+    def record(name: str, value: Tensor | tuple | list) -> None:
+        """Store a feature; of those of several stages, the last."""
+        outputs[name] = value[-1] if isinstance(value, tuple | list) else value
 
+    def record_teacher(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        record('feature', kwargs['preds_T'])
+
+    head, neck = teacher.get_submodule('head'), getattr(teacher, 'neck', None)
     hooks = [
-        loss.scorer.register_forward_hook(lambda m, a, out: keep('scores', out)),
-        loss.register_forward_pre_hook(
-            lambda m, a, kwargs: keep('feature', kwargs['preds_T']), with_kwargs=True
-        ),
-        teacher.head.register_forward_hook(lambda m, a, out: keep('logits', out)),
+        loss.scorer.register_forward_hook(lambda m, a, out: record('scores', out)),
+        loss.register_forward_pre_hook(record_teacher, with_kwargs=True),
+        head.register_forward_hook(lambda m, a, out: record('logits', out)),
     ]
-    if getattr(teacher, 'neck', None) is not None:
-        before = teacher.neck.register_forward_pre_hook
-        hooks.append(before(lambda m, a: keep('before_neck', a[0])))
+    if neck is not None:
+        before = neck.register_forward_pre_hook
+        hooks.append(before(lambda m, a: record('before_neck', a[0])))
     try:
-        yield got
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def maps_of(got: dict[str, Tensor]) -> list[Tensor]:
+def maps_of(outputs: dict[str, Tensor]) -> list[Tensor]:
     """Return each image's map whose channels the loss clusters, (C, H, W).
 
-    Of a pooled feature these went into the neck; there may be none.
+    The maps of a pooled feature went into the neck. There may be no maps.
     """
-    feature, before = got['feature'], got.get('before_neck')
-    pooled = feature.dim() == 2 and isinstance(before, Tensor)
-    if pooled and before.shape[:2] == feature.shape:
+    feature, before = outputs['feature'], outputs.get('before_neck')
+    if isinstance(before, Tensor) and before.shape[:2] == feature.shape:
         feature = before
     return [*feature.float().cpu()] if feature.dim() == 4 else []
 
@@ -288,7 +291,7 @@ def originals(data: dict, preprocessor: nn.Module) -> list[np.ndarray]:
     if hasattr(preprocessor, 'mean'):
         images = images * preprocessor.std + preprocessor.mean
     images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-    # What is read from files is BGR until a preprocessor turns it.
+    # Images that were read from files are BGR until a preprocessor turns them.
     if not preprocessor.to_rgb and 'img_path' in data['data_samples'][0]:
         images = images.flip(1)
     return [*(images / 255).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()]

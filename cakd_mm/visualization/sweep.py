@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,8 +22,8 @@ MOST_COLUMNS = 8
 DASH = '–'
 Keys = tuple[str, ...]  # These lead to a value or a part of a config.
 Settings = dict[Keys, Hashable]  # The values of a config, or of a part of it.
-# What a run is made of. The other keys of a config are its own variables: a run does
-# not read them, and `distiller`, say, is there again as `model.distiller`.
+# The keys that a run reads. The others are variables of the config, and what they hold
+# is read under another key: `distiller`, for instance, as `model.distiller`.
 RUN_KEYS = {
     *signature(Runner.__init__).parameters,
     'activation_checkpointing',
@@ -88,9 +89,14 @@ class SweptRun:
         """The last score."""
         return self.scores[self.end]
 
+    @property
+    def shown_seed(self) -> str:
+        """The seed as the table shows it."""
+        return DASH if self.seed is None else str(self.seed)
+
 
 class Group:
-    """The runs whose configs agree in everything but the seed, in order of it."""
+    """The runs whose configs agree in everything but the seed, ordered by seed."""
 
     def __init__(self, runs: list[SweptRun]) -> None:
         self.runs = sorted(runs, key=lambda run: (run.seed is None, run.seed or 0))
@@ -108,27 +114,26 @@ class Group:
 
     @property
     def mean_curve(self) -> list[tuple[int, float]]:
-        """The mean of the finished runs, of the epochs that all of them scored."""
+        """The mean of the finished runs at the epochs that all of them scored."""
         return mean_curve([sorted(run.scores.items()) for run in self.finished])
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Several runs.
-
-    Attributes:
-        groups: Those with a validation score.
-        without_score: The work dirs of the others.
-    """
+    """The groups of runs with a validation score, and the work dirs of the others."""
 
     groups: list[Group]
     without_score: list[Path]
 
     @property
+    def runs(self) -> list[SweptRun]:
+        """The runs of all groups."""
+        return [run for group in self.groups for run in group.runs]
+
+    @property
     def unit(self) -> str:
         """What the lengths of the runs count."""
-        units = {run.unit for group in self.groups for run in group.runs}
-        return ' or '.join(sorted(units))
+        return ' or '.join(sorted({run.unit for run in self.runs}))
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -139,8 +144,8 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for folder in folders:
-        if folder.is_file():  # The pattern `runs/*` also names logs beside the runs.
-            continue
+        if folder.is_file():
+            continue  # The pattern `runs/*` also names logs beside the runs.
         work_dirs = {log.parents[2] for log in folder.rglob(LOG)}
         runs = [work_dir for work_dir in sorted(work_dirs) if is_run(work_dir)]
         if not runs:
@@ -165,7 +170,11 @@ def read_sweep(work_dirs: Sequence[Path]) -> Sweep:
         problem = 'Their logs have no validation score, so there is nothing to compare.'
         remedy = 'Wait for the first validation, or name other runs.'
         raise ValueError(describe('WORK_DIR', named, problem, remedy))
-    return Sweep(group_runs(scored), [run.work_dir for run in runs if not run.scores])
+    groups: dict[Hashable, list[SweptRun]] = {}
+    for run in scored:
+        groups.setdefault(frozenset(run.settings.items()), []).append(run)
+    without = [run.work_dir for run in runs if not run.scores]
+    return Sweep([Group(members) for members in groups.values()], without)
 
 
 def read_run(work_dir: Path) -> SweptRun:
@@ -189,14 +198,6 @@ def name_of(stem: str) -> str:
     """Return a config's own name; the copy of ``student.py`` is ``student_run.py``."""
     own = stem.removesuffix('_run')
     return own if EXTRACTED.fullmatch(own) else stem
-
-
-def group_runs(runs: Sequence[SweptRun]) -> list[Group]:
-    """Return groups of runs that differ in the seed only."""
-    groups: dict[Hashable, list[SweptRun]] = {}
-    for run in runs:
-        groups.setdefault(frozenset(run.settings.items()), []).append(run)
-    return [Group(own) for own in groups.values()]
 
 
 def settings_of(value: object, path: Keys = ()) -> Settings:
@@ -257,8 +258,10 @@ def differing(parts: Sequence[Settings], path: Keys = ()) -> list[Keys]:
         return [path]
     found: list[Keys] = []
     texts = [short_form(part) for part in parts]
-    is_value = any(() in part for part in parts)
-    if path and len(set(texts)) > 1 and (is_value or differs_entirely(parts)):
+    keys = {key for part in parts for key in part}
+    common = set.intersection(*(set(part.items()) for part in parts))
+    differs_entirely = len(keys) > MOST_LEAVES and not common
+    if path and len(set(texts)) > 1 and (() in keys or differs_entirely):
         found = [path]
         for text in dict.fromkeys(texts):
             alike = [part for part in parts if short_form(part) == text]
@@ -270,18 +273,11 @@ def differing(parts: Sequence[Settings], path: Keys = ()) -> list[Keys]:
     return list(dict.fromkeys(found))
 
 
-def differs_entirely(parts: Sequence[Settings]) -> bool:
-    """Whether parts of settings have many values and none in common."""
-    keys = {key for part in parts for key in part}
-    common = set.intersection(*(set(part.items()) for part in parts))
-    return len(keys) > MOST_LEAVES and not common
-
-
 def sweep_table(sweep: Sweep) -> str:
     """Return the table of a sweep, in Markdown, and what has to be said about it.
 
-    A few keys that differ are columns; of more than :data:`MOST_COLUMNS` each is a line
-    below the table, because nobody can read such a wide one.
+    The keys that differ are columns. If they are more than :data:`MOST_COLUMNS`, each
+    is a line below the table, because nobody can read such a wide table.
     """
     paths = differing([group.settings for group in sweep.groups])
     listed = paths if len(paths) > MOST_COLUMNS else []
@@ -320,23 +316,18 @@ def table_rows(group: Group, paths: Sequence[Keys]) -> list[list[str]]:
     rows = []
     if group.finished:
         length = str(group.finished[0].length)
-        seeds = seeds_of(group.finished)
+        seeds = ', '.join(run.shown_seed for run in group.finished)
         rows.append([group.config, seeds, length, group.result, *values])
     for run in group.unfinished:
         part = f'{run.end} of {run.length}, unfinished'
-        rows.append([group.config, seeds_of([run]), part, f'{run.top1:.2f}', *values])
+        rows.append([group.config, run.shown_seed, part, f'{run.top1:.2f}', *values])
     return rows
-
-
-def seeds_of(runs: Sequence[SweptRun]) -> str:
-    """Return the seeds of runs as the table shows them."""
-    return ', '.join(DASH if run.seed is None else str(run.seed) for run in runs)
 
 
 def notes(sweep: Sweep) -> list[str]:
     """Return what a reader of the table has to know."""
     lines = ['Mean ± standard deviation over the seeds, of the last score of a run.']
-    if any(group.unfinished for group in sweep.groups):
+    if not all(run.finished for run in sweep.runs):
         lines.append('An unfinished run has a row of its own, and is in no mean.')
     for group in sweep.groups:
         for seed, count in Counter(run.seed for run in group.finished).items():
@@ -350,18 +341,11 @@ def notes(sweep: Sweep) -> list[str]:
     return [f'- {line}' for line in lines]
 
 
-def labels_of(groups: Sequence[Group]) -> list[str]:
-    """Return the config of each group; of a config with several, what differs too."""
-    labels = []
-    for group in groups:
-        paths = differing([x.settings for x in groups if x.config == group.config])
-        words = (f'{path[-1]}={shown_at(path, group)}' for path in paths)
-        labels.append(', '.join([group.config, *words]))
-    return labels
-
-
-def legend_entry(label: str, group: Group) -> str:
-    """Return a group's entry of the legend."""
+def legend_entry(group: Group, groups: Sequence[Group]) -> str:
+    """Return a group's config, what sets it apart from the same config's, its score."""
+    paths = differing([x.settings for x in groups if x.config == group.config])
+    words = (f'{path[-1]}={shown_at(path, group)}' for path in paths)
+    label = ', '.join([group.config, *words])
     number = len(group.finished)
     if not number:
         return fill(f'{label}: unfinished', 60)
@@ -371,16 +355,16 @@ def legend_entry(label: str, group: Group) -> str:
 
 def draw_sweep(sweep: Sweep) -> Figure:
     """Draw top-1 over the epochs, all of them and the last ones, with a legend."""
-    labels = labels_of(sweep.groups)
-    height = max(4.5, 1 + 0.4 * len(labels))
+    entries = [legend_entry(group, sweep.groups) for group in sweep.groups]
+    height = max(4.5, 1 + 0.4 * len(entries))
     figure = Figure(figsize=(15, height), layout='constrained')
     whole, late = figure.subplots(1, 2)
     for axis in (whole, late):
-        for number, (label, own) in enumerate(zip(labels, sweep.groups, strict=True)):
-            draw_group(axis, own, legend_entry(label, own), number)
+        for number, (entry, own) in enumerate(zip(entries, sweep.groups, strict=True)):
+            draw_group(axis, own, entry, number)
         axis.set(xlabel=sweep.unit, ylabel='top-1 (%)')
         axis.grid(alpha=0.3)
-    if any(own.unfinished for own in sweep.groups):
+    if not all(run.finished for run in sweep.runs):
         whole.plot([], [], 'x', color='0.45', label='end of an unfinished run')
     show_late(late, sweep)
     handles, names = whole.get_legend_handles_labels()
@@ -390,24 +374,24 @@ def draw_sweep(sweep: Sweep) -> Figure:
 
 def draw_group(axis: Axes, group: Group, entry: str, number: int) -> None:
     """Draw the runs of a group thin, and the mean of the finished ones thick."""
-    style = dict(color=f'C{number % 10}', linestyle=('-', '--', ':')[number // 10 % 3])
+    colour, style = f'C{number % 10}', ('-', '--', ':')[number // 10 % 3]
+    draw = partial(axis.plot, color=colour, linestyle=style)
     curve = group.mean_curve
     if curve:
         marker = '.' if len(curve) < 60 else ''
-        axis.plot(*zip(*curve, strict=True), linewidth=2.2, marker=marker, **style)
+        draw(*zip(*curve, strict=True), linewidth=2.2, marker=marker)
     for run in group.runs:
         x, y = zip(*sorted(run.scores.items()), strict=True)
-        axis.plot(x, y, linewidth=0.8, alpha=0.6, **style)
+        draw(x, y, linewidth=0.8, alpha=0.6)
         if not run.finished:
-            axis.plot(x[-1], y[-1], 'x', color=style['color'])
-    axis.plot([], [], linewidth=2.2, label=entry, **style)
+            axis.plot(x[-1], y[-1], 'x', color=colour)
+    draw([], [], linewidth=2.2, label=entry)
 
 
 def show_late(axis: Axes, sweep: Sweep) -> None:
     """Show the last epochs only, where the groups are close to each other."""
-    runs = [run for group in sweep.groups for run in group.runs]
-    end = max(run.end for run in runs)
-    scores = [y for run in runs for x, y in run.scores.items() if x >= LATE * end]
+    end = max(run.end for run in sweep.runs)
+    scores = [y for run in sweep.runs for x, y in run.scores.items() if x >= LATE * end]
     margin = 0.05 * (max(scores) - min(scores)) or 0.5
     axis.set_xlim(LATE * end, end + 0.02 * end)
     axis.set_ylim(min(scores) - margin, max(scores) + margin)

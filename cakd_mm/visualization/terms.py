@@ -18,6 +18,7 @@ from .term_labels import colour_of, describe_term
 
 LOG_SPAN = 30
 CHANCE = '0.45'
+Curves = dict[str, tuple[list[float], list[float]]]  # x and y by label
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Panel:
     """Curves that share an axis."""
 
     ylabel: str
-    curves: dict[str, tuple[list[float], list[float]]]
+    curves: Curves
     levels: dict[str, float] = field(default_factory=dict)
     log: bool = False
     note: str = ''
@@ -36,35 +37,25 @@ class Panel:
         return len(self.curves) + len(self.levels) + bool(self.note)
 
 
-def positive(curves: dict) -> list[float]:
+def positive(curves: Curves) -> list[float]:
     """Return the values that a logarithmic axis can show."""
     return [v for _, y in curves.values() for v in y if 0 < v < math.inf]
 
 
-def spans(curves: dict) -> bool:
-    """Whether the positive values need a logarithmic axis."""
+def needs_log(curves: Curves) -> bool:
+    """Whether the positive values span so much that they need a logarithmic axis."""
     values = positive(curves)
     return bool(values) and max(values) > LOG_SPAN * min(values)
 
 
-def value_panel(axis: str, curves: dict) -> Panel | None:
-    """Return the panel of terms with an axis; of what is 0 throughout a mention."""
-    drawn = {k: curve for k, curve in curves.items() if any(curve[1])}
+def value_panel(axis: str, curves: Curves) -> Panel | None:
+    """Return a panel of terms, which only names those that are 0 throughout."""
+    drawn = {label: curve for label, curve in curves.items() if any(curve[1])}
     if not drawn:
         return None
-    zero = [short_label(name) for name in curves if name not in drawn]
+    zero = [label.partition(':')[0] for label in curves if label not in drawn]
     note = f'not drawn, 0 throughout: {", ".join(zero)}' if zero else ''
-    return Panel(axis, labelled(drawn), log=spans(drawn), note=note)
-
-
-def labelled(curves: dict) -> dict:
-    """Return curves by their explanations."""
-    return {describe_term(term)[1]: curve for term, curve in curves.items()}
-
-
-def short_label(term: str) -> str:
-    """Return a term's explanation up to its colon."""
-    return describe_term(term)[1].partition(':')[0]
+    return Panel(axis, drawn, log=needs_log(drawn), note=note)
 
 
 def loss_panels(
@@ -79,36 +70,38 @@ def loss_panels(
         classes: Number of classes.
         target: The ratio that a balancer aims at for this loss.
     """
-    by_axis: dict[TermAxis, dict] = {axis: {} for axis in TermAxis}
-    for term in history.terms().get(short, ()):
-        by_axis[describe_term(term)[0]][term] = history.curve(f'{short}/{term}')
+    terms = history.terms().get(short, [])
+    by_axis: dict[TermAxis, Curves] = {axis: {} for axis in TermAxis}
+    for term in terms:
+        axis, label = describe_term(term)
+        by_axis[axis][label] = history.curve(f'{short}/{term}')
     shares, factors = by_axis.pop(TermAxis.SHARE), by_axis.pop(TermAxis.FACTOR)
     panels = [value_panel(axis.value, curves) for axis, curves in by_axis.items()]
     if shares:
-        levels = share_levels(shares, loss, classes)
-        panels.append(Panel(TermAxis.SHARE.value, labelled(shares), levels))
+        levels = share_levels(terms, loss, classes)
+        panels.append(Panel(TermAxis.SHARE.value, shares, levels))
     if factors:
         levels = {'1: equal': 1.0}
-        if target not in (None, 1):
+        if target is not None and target != 1:
             levels[f'{target:g}: ratio aimed at'] = target
-        panels.append(Panel(TermAxis.FACTOR.value, labelled(factors), levels, log=True))
+        panels.append(Panel(TermAxis.FACTOR.value, factors, levels, log=True))
     return [panel for panel in panels if panel is not None]
 
 
-def share_levels(curves: dict, loss: dict, classes: int | None) -> dict[str, float]:
-    """Return what the shares would be by chance."""
+def share_levels(terms: list[str], loss: dict, classes: int | None) -> dict[str, float]:
+    """Return the values that shares have by chance, or are to have."""
     if not is_cakd_feature(loss):
-        mass = [term for term in ('strong_mass', 'target_mass') if term in curves]
+        mass = [term for term in ('strong_mass', 'target_mass') if term in terms]
         if not classes or not mass or loss.get('multi_label'):
             return {}
         return {f'1/{classes}: {mass[0]} of equal classes': 1 / classes}
     share, scorer = setting(loss, 'strong_share'), setting(loss, 'scorer')
     levels = {f'{share:g}: strong_share, the strong_mass of equal channels': share}
-    # What fill_widths takes if the config says nothing.
+    # fill_widths gives the scorer the share of the loss if the config says nothing.
     aim = scorer.get('share', share)
-    if 'gate_mean' in curves and aim != share:
+    if 'gate_mean' in terms and aim != share:
         levels[f'{aim:g}: gate_mean aimed at'] = aim
-    if classes and 'kept_strong' in curves:
+    if classes and 'kept_strong' in terms:
         levels[f'1/{classes}: kept_* of guesses'] = 1 / classes
     return levels
 
@@ -121,7 +114,9 @@ def run_panels(history: History) -> list[Panel]:
     curves = {part_name(key): history.curve(key) for key in parts}
     panels = []
     if curves:
-        panels.append(Panel('value in the training loss', curves, log=spans(curves)))
+        panels.append(
+            Panel('value in the training loss', curves, log=needs_log(curves))
+        )
     x, y = history.validation()
     if x:
         label = f'top-1 of the student: {y[-1]:.2f} % last, {max(y):.2f} % best'
@@ -170,7 +165,7 @@ def panel_rows(
 def draw_terms(history: History, cfg: Config, losses: dict[str, dict]) -> Figure:
     """Draw one row of panels for each loss, and one for the run."""
     rows = panel_rows(history, cfg, losses)
-    # The explanations above the tallest panel of a row take their own room.
+    # A row needs room for the legends above its panels.
     heights = [3.3 + 0.16 * max(p.entries for p in row) for row in rows.values()]
     figure = Figure(figsize=(17, sum(heights)), layout='constrained')
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -181,7 +176,8 @@ def draw_terms(history: History, cfg: Config, losses: dict[str, dict]) -> Figure
         axes = part.subplots(1, len(row), squeeze=False)[0]
         for axis, panel in zip(axes, row, strict=True):
             draw_panel(axis, panel, history.unit)
-            # sharex would draw the whole figure for each axis of another row.
+            # The limit is set by hand, because with sharex each axis of another row
+            # would draw the whole figure.
             axis.set_xlim(0, 1.02 * end)
     return figure
 
@@ -189,8 +185,9 @@ def draw_terms(history: History, cfg: Config, losses: dict[str, dict]) -> Figure
 def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
     """Draw curves, with their explanations above."""
     for label, (x, y) in panel.curves.items():
-        style = dict(linewidth=1.4, marker='.' if len(x) < 60 else '')
-        axis.plot(x, y, label=label, color=colour_of(label), **style)
+        marker = '.' if len(x) < 60 else ''
+        color = colour_of(label)
+        axis.plot(x, y, marker=marker, linewidth=1.4, label=label, color=color)
     styles = (':', '--', '-.')
     for (label, value), style in zip(panel.levels.items(), styles, strict=False):
         axis.axhline(value, color=CHANCE, linestyle=style, linewidth=1.2, label=label)
@@ -204,8 +201,14 @@ def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
     elif not panel.ylabel.startswith('top-1'):
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
     axis.grid(alpha=0.3)
-    place = dict(loc='lower left', bbox_to_anchor=(0, 1.01), borderaxespad=0)
-    axis.legend(**place, frameon=False, fontsize=8, labelspacing=0.25)
+    axis.legend(
+        loc='lower left',
+        bbox_to_anchor=(0, 1.01),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=8,
+        labelspacing=0.25,
+    )
 
 
 def log_axis(axis: Axes, values: list[float]) -> None:

@@ -53,7 +53,7 @@ def features(config: str, checkpoint: str) -> tuple[Tensor, Tensor, torch.nn.Mod
 
 
 def measure(scorer: dict, share: float, x: Tensor, y: Tensor, head, args) -> dict:
-    """Return r and what is kept for one scorer and share."""
+    """Return r, and the shares of predictions kept, of one scorer and share."""
     torch.manual_seed(args.seed)
     scorer = dict(scorer)
     network = scorer['type'] == 'ScoringNetwork'
@@ -107,7 +107,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print a table."""
     args = parse_args()
-    seed_everything(args.seed)  # of the crops and flips
+    seed_everything(args.seed)  # Crops and flips are drawn from it.
     x, y, teacher = features(args.config, args.checkpoint)
     if x.min() < 0:
         raise ValueError(

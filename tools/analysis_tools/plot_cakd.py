@@ -3,7 +3,7 @@
 Of the work dir of one distillation run:
 ``terms.png``: the terms of every loss over the epochs. Of a run with a
 CAKDFeatureLoss over channels also ``clusters.png``: how often each channel is
-strong, by class; and ``images.png``: what the strongest channels look at.
+strong, by class; and ``images.png``: where the strongest channels are active.
 
 Of several work dirs, or of a folder that contains work dirs, however deep (also of
 runs without distillation): ``sweep.png``: top-1 over the epochs; and ``sweep.md``,
@@ -136,21 +136,21 @@ def draw_channels(
     observe.check_images(args.images or [], len(dataset))
     model = observe.build_model(cfg, checkpoint)
     many = observe.spread(labels, MOST_IMAGES)
-    seen = observe.look(model, name, dataset, many)
-    channels = seen.scores.shape[1]
+    found = observe.run_loss(model, name, dataset, many)
+    channels = found.scores.shape[1]
     observe.check_channels(count, channels)
-    names = observe.class_names(dataset, seen.logits.shape[1])
+    names = observe.class_names(dataset, found.logits.shape[1])
     title = f'{title}; {checkpoint.name}'
-    save(draw_clusters(seen, names, title), args.out / 'clusters.png')
+    save(draw_clusters(found, names, title), args.out / 'clusters.png')
     few = args.images or observe.spread(labels, 6)
-    seen = observe.look(model, name, dataset, few, pictures=True)
-    if seen.maps is None:
+    found = observe.run_loss(model, name, dataset, few, pictures=True)
+    if found.maps is None:
         print(
             f'images.png is without maps: the teacher has none of the {channels} '
             f'channels of {name} (neither the tapped feature nor what goes into its '
             'neck is one).'
         )
-    save(draw_images(seen, names, count, title), args.out / 'images.png')
+    save(draw_images(found, names, count, title), args.out / 'images.png')
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -105,14 +105,14 @@ def measure(data: Dataset, workers: int, console: Console) -> tuple[int, list[in
     loader = DataLoader(Sums(data), BATCH, num_workers=workers, collate_fn=add)
     columns = (TextColumn('{task.description}'), BarColumn())
     columns += (TextColumn('{task.completed}/{task.total}'), TimeElapsedColumn())
-    total, seen = 0, 0
+    total, images_read = 0, 0
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task('images', total=len(data))
         for count, sums in loader:
-            seen += count
-            total = total + sums.astype(object)  # integers of any size
-            progress.update(bar, completed=seen)
-    return seen, list(total)
+            images_read += count
+            total = total + sums.astype(object)  # Python's integers do not overflow.
+            progress.update(bar, completed=images_read)
+    return images_read, list(total)
 
 
 def statistics(sums: list[int]) -> tuple[list[float], list[float]]:
@@ -140,7 +140,7 @@ def parse_args() -> argparse.Namespace:
         default={},
         help='settings to override: train_dataloader.dataset.data_root=/path',
     )
-    # What the reader of configs knows beside, from training.
+    # The reader of configs expects these options of tools/train.py as well.
     parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
     return parser.parse_args()
 
@@ -149,7 +149,7 @@ def main() -> None:
     args = parse_args()
     cfg = launch.read_config(args)
     data = images(cfg, args.split, args.size)
-    console = Console(stderr=True)  # the lines alone can be piped
+    console = Console(stderr=True)  # Only the lines go to stdout, to be piped.
     count, sums = measure(data, args.workers, console)
     mean, std = statistics(sums)
     preprocessor = cfg.get('data_preprocessor') or cfg.get('model', {}).get(

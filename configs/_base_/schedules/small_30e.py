@@ -1,5 +1,5 @@
 # The paper's CIFAR recipe (cakd_240e.py), an eighth as long, for small sets. Long
-# enough for the small student to level off (see docs/feature_study.md).
+# enough for the small student to level off (see research/docs/feature_study.md).
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
 )
