@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
@@ -24,6 +25,15 @@ def seed_everything(*numbers: int, cpu_only: bool = False) -> None:
     random.seed(int(state[0]))
     np.random.seed(state[1])
     (torch.default_generator if cpu_only else torch).manual_seed(int(state[2]))
+
+
+def shared_seed(runner) -> int:
+    """Return the seed of a run that all its ranks share.
+
+    mmengine adds the rank to the seed if ``randomness.diff_rank_seed`` is set.
+    """
+    apart = runner._randomness_cfg.get('diff_rank_seed', False)
+    return runner.seed - (get_rank() if apart else 0)
 
 
 @DATASETS.register_module()
