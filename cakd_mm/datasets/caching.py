@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -16,7 +15,6 @@ from filelock import FileLock
 from torch import Tensor
 
 FORMAT = 2  # of the cache files: raise it when that changes
-FOOTER = 1024  # bytes of json behind the data
 # Some file systems count time in steps of up to 2 s, so that a later change may get
 # the same time.
 TICK = 2_000_000_000
@@ -148,30 +146,22 @@ def _locked(file: Path) -> Iterator[None]:
 def _read(file: Path, valid_for: str) -> Tensor | None:
     """Return the data of a file, None if it is missing, damaged or out of date."""
     try:
-        size = file.stat().st_size - FOOTER
-        with file.open('rb') as opened:
-            opened.seek(size)
-            footer = json.loads(opened.read())
-        shape = footer['shape']
-        if footer['valid_for'] != valid_for or prod(shape) != size:
-            return None
-        data = torch.from_file(str(file), size=size, dtype=torch.uint8)
-        if footer['sha256'] != sha256(data.numpy().data).hexdigest():
-            return None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        found = torch.load(str(file), mmap=True, weights_only=True)
+        data = found['data']
+        digest = sha256(data.numpy().data).hexdigest()
+        return data if found['valid_for'] == [valid_for, digest] else None
+    except Exception:  # a damaged file makes torch raise many kinds of errors
         return None
-    return data.view(shape)
 
 
 def _write(file: Path, valid_for: str, data: np.ndarray) -> None:
     """Write a file that other processes see whole or not at all."""
     digest = sha256(data.data).hexdigest()
-    footer = dict(valid_for=valid_for, shape=data.shape, sha256=digest)
+    content = dict(valid_for=[valid_for, digest], data=torch.from_numpy(data))
     try:
         with NamedTemporaryFile(dir=file.parent, delete=False) as part:
             try:
-                part.write(data.data)
-                part.write(json.dumps(footer).encode().ljust(FOOTER))
+                torch.save(content, part)
                 part.close()
                 os.replace(part.name, file)
             except OSError:

@@ -56,7 +56,8 @@ def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]
         weights, prefix = checkpoint['ema_state_dict'], 'module.'
     found = strip_prefix(weights, prefix)
     if not found:
-        problem = f'It is not a distillation checkpoint: no key starts with {STUDENT_PREFIX!r}.'
+        start = STUDENT_PREFIX
+        problem = f'It is not a distillation checkpoint: no key starts with {start!r}.'
         remedy = 'Give an epoch_*.pth or iter_*.pth of a distillation run.'
         raise ValueError(describe(KEY, sorted(weights)[:3], problem, remedy))
     return found

@@ -467,7 +467,9 @@ class TestCache:
     def test_a_broken_cache_does_no_harm(self, folder, caches):
         TinyImageNet(str(folder))
         [path] = caches.glob('*.bin')
-        path.write_text(path.read_text().replace('n01_0', 'n09_9'))
+        content = path.read_bytes()
+        assert b'n01_0' in content
+        path.write_bytes(content.replace(b'n01_0', b'n09_9'))
         data = TinyImageNet(str(folder))
         assert labelled(data)[0] == ('n01_0.JPEG', 0)
 
