@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 
 from .errors import describe
 
-# PyTorch 2.1 silently leaves out the hooks of a net that it compiles.
+# PyTorch 2.1 gives wrong results for a compiled net with hooks, without a warning.
 OLDEST = '2.4'
 
 _COPIES = count()

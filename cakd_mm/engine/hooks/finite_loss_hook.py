@@ -151,7 +151,7 @@ class _Step:
     def text(self) -> str:
         """Return step, bad components and ranges of scores in words."""
         rows = zip(self.names, self.bad.tolist(), self.values.tolist(), strict=True)
-        # On this rank, a loss may be finite that is not on another.
+        # A loss may be finite on this rank though it is not on another.
         parts = [
             f'{name} = {value}'
             + (' on this rank, not finite on another' if isfinite(value) else '')
