@@ -1,7 +1,8 @@
-"""A folder of images, decoded once and kept in memory."""
+"""A folder of images that is decoded once and held in memory."""
 
 import cv2
 import mmcv
+import numpy as np
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
@@ -11,18 +12,18 @@ from .whole_image import ends_well, why_unreadable
 
 @DATASETS.register_module()
 class DecodedImages(CustomDataset):
-    """mmpretrain's ``CustomDataset`` of a small set, decoded when it is built.
+    """mmpretrain's ``CustomDataset`` for a small set, decoded when it is built.
 
-    Items hold ``img``, (H, W, 3) uint8 in BGR, so the pipeline starts without
-    ``LoadImageFromFile``. A part of each class can be taken, in the order of the
-    file names: the first thousand for training, say, and the next two hundred
-    to choose hyper-parameters with.
+    Items hold ``img``, (H, W, 3) uint8 in BGR, so that the pipeline needs no
+    ``LoadImageFromFile``.
 
     Args:
         size (int, optional): Height and width to resize to, by averaging areas.
-            Defaults to None (as they are).
+            Defaults to None, which keeps the images' size.
         per_class (tuple[int, int], optional): First and last + 1 image of each
-            class to take. Defaults to None (all).
+            class to take, in the order of the file names: ``(0, 1000)`` to train,
+            say, and ``(1000, 1200)`` to choose hyper-parameters. Defaults to None
+            (all).
         **kwargs: As in ``CustomDataset`` (``data_root``, ``data_prefix``, ...).
 
     Raises:
@@ -57,33 +58,22 @@ class DecodedImages(CustomDataset):
             return items
         start, stop = self.per_class
         if not 0 <= start < stop <= len(items):
-            raise ValueError(
-                describe(
-                    'dataset.per_class',
-                    self.per_class,
-                    f'Class {label} has {len(items)} images in {self.img_prefix}.',
-                    'Write (first, last + 1) within that, or leave it out.',
-                )
-            )
+            problem = f'Class {label} has {len(items)} images in {self.img_prefix}.'
+            remedy = 'Write (first, last + 1) within that, or leave it out.'
+            key = 'dataset.per_class'
+            raise ValueError(describe(key, self.per_class, problem, remedy))
         return items[start:stop]
 
-    def _read(self, path: str):
+    def _read(self, path: str) -> np.ndarray:
         try:
             image = mmcv.imread(path)
         except cv2.error:  # an empty file
             image = None
         if image is None or not (ends_well(path) or why_unreadable(path) is None):
+            problem = 'It is no readable image, or no whole one.'
             raise ValueError(
-                describe(
-                    'dataset.data_root',
-                    path,
-                    'It is no readable image, or no whole one.',
-                    'Unpack anew.',
-                )
+                describe('dataset.data_root', path, problem, 'Unpack anew.')
             )
-        size = self.size
-        return (
-            image
-            if size is None
-            else mmcv.imresize(image, (size, size), interpolation='area')
-        )
+        if self.size is None:
+            return image
+        return mmcv.imresize(image, (self.size, self.size), interpolation='area')

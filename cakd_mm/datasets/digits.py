@@ -14,11 +14,10 @@ TRAIN_SIZE = 1000
 class Digits(BaseDataset):
     """The 1,797 scans of 8x8 pixels that scikit-learn bundles.
 
-    The UCI test set of optical digits (Alpaydin and Kaynak 1998): sixteen grey
-    levels, ten classes, 13 writers. The first 1,000 scans are for training, the
-    last 797 for testing, in the file's order, which keeps some writers apart.
-    Images come as (8, 8, 3) uint8 arrays, the grey level repeated; the pipeline
-    resizes them.
+    They are the UCI test set of optical digits (Alpaydin and Kaynak 1998), with
+    sixteen grey levels, ten classes and 13 writers. In the file's order, which keeps
+    some writers apart, the first 1,000 scans are for training and the last 797 for
+    testing. Images are (8, 8, 3) uint8 arrays that repeat the grey level.
 
     Args:
         split (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
@@ -33,14 +32,8 @@ class Digits(BaseDataset):
 
     def __init__(self, split: str = 'train', **kwargs) -> None:
         if split not in ('train', 'test'):
-            raise ValueError(
-                describe(
-                    'dataset.split',
-                    split,
-                    'Digits has no such split.',
-                    "Write 'train' or 'test'.",
-                )
-            )
+            problem, remedy = 'Digits has no such split.', "Write 'train' or 'test'."
+            raise ValueError(describe('dataset.split', split, problem, remedy))
         self.split = split
         super().__init__(ann_file='', **kwargs)
 

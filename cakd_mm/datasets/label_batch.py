@@ -2,24 +2,30 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
+from torch import Tensor
 
 
 class LabelBatch(BaseDataElement):
-    """A batch's annotations; a list of ``DataSample`` for those who ask for one.
+    """The annotations of a batch, which also behaves like a list of ``DataSample``.
 
-    Indexed or iterated, it makes the samples, once, so that what is set on them
-    stays. Whoever takes the fields as a whole pays for none. As an element of
-    mmengine's it is moved by preprocessors as one; a moved one makes its samples
-    anew.
+    The samples are made when the batch is first indexed or iterated, and only once,
+    so that what is set on a sample stays. Code that takes the fields as a whole does
+    not pay for them. Preprocessors move the batch as one element of mmengine's; a
+    moved batch makes its samples again.
 
     Args:
-        gt_label (Tensor): Class of every image, (N,) int64.
-        sample_idx (np.ndarray): Its place in the dataset, (N,) int64, always on the
-            host.
-        img_path (list[str], optional): Its file, N of them.
+        gt_label (Tensor): Class of each image, (N,) int64.
+        sample_idx (np.ndarray): Place of each image in the dataset, (N,) int64,
+            always on the host.
+        img_path (list[str], optional): File of each image.
     """
+
+    gt_label: Tensor
+    sample_idx: np.ndarray
+    img_path: list[str]
 
     def __len__(self) -> int:
         return len(self.gt_label)
@@ -32,7 +38,7 @@ class LabelBatch(BaseDataElement):
 
     @property
     def samples(self) -> list[DataSample]:
-        """The ``DataSample`` of each image, made when first asked for."""
+        """The ``DataSample`` of each image, made at the first use."""
         made = self.__dict__.get('_samples')
         if made is None:
             made = self.__dict__['_samples'] = self._make_samples()
@@ -53,7 +59,7 @@ class LabelBatch(BaseDataElement):
     def as_single(self) -> list[DataSample]:
         """Return one sample with the labels of all, (N,).
 
-        mmpretrain's heads concatenate the labels of the samples they are given, so
-        that this gives them the batch's.
+        mmpretrain's heads concatenate the labels of their samples, so they get the
+        labels of the batch from this one.
         """
         return [DataSample().set_gt_label(self.gt_label)]

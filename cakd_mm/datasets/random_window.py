@@ -1,4 +1,4 @@
-"""The random part of a pipeline that whole batches can go through."""
+"""The random transforms of a pipeline, applied to whole batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torch import Tensor
 from ..utils.errors import describe
 from .batch_ops import windows
 
-# Give the same image the same pixels whenever they are run.
+# These transforms give an image the same pixels every time.
 DETERMINISTIC = (
     LoadImageFromFile,
     Resize,
@@ -42,24 +42,28 @@ SWITCH_OFF = (
 
 
 def split(pipeline: Sequence) -> tuple[list[BaseTransform], 'RandomWindow']:
-    """Divide a pipeline's transforms into what is run once and what in batches.
+    """Divide a pipeline into what is done once and what is done with each batch.
 
     Returns:
-        tuple: Those that give an image the same pixels every time, and what
+        tuple: The transforms that give an image the same pixels every time, and what
         ``RandomCrop`` and ``RandomFlip`` behind them do.
 
     Raises:
-        ValueError: another transform, another order, or an option of them that
-            batches cannot go through.
+        ValueError: another transform, another order, or an option that cannot be
+            applied to a batch.
     """
     rest = list(pipeline)
-    fixed, random = [], {}
+    fixed = []
+    crop: RandomCrop | None = None
+    flip: RandomFlip | None = None
     while rest and type(rest[0]) in DETERMINISTIC:
         fixed.append(rest.pop(0))
-    for kind, why_not in ((RandomCrop, _why_not_crop), (RandomFlip, _why_not_flip)):
-        if rest and type(rest[0]) is kind:
-            _refuse_if(why_not(rest[0]), rest[0])
-            random[kind] = rest.pop(0)
+    if rest and type(rest[0]) is RandomCrop:
+        crop = rest.pop(0)
+    if rest and type(rest[0]) is RandomFlip:
+        flip = rest.pop(0)
+    for step in (crop, flip):
+        _refuse_if(_why_not(step), step)
     if not (rest and type(rest[0]) is PackInputs):
         known = ', '.join(kind.__name__ for kind in DETERMINISTIC)
         _refuse_if(
@@ -67,11 +71,10 @@ def split(pipeline: Sequence) -> tuple[list[BaseTransform], 'RandomWindow']:
             'then PackInputs; this stands where the next of these should.',
             rest[0] if rest else None,
         )
-    _refuse_if(_why_not_pack(rest[0]), rest[0])
+    _refuse_if(_why_not(rest[0]), rest[0])
     if rest[1:]:
         _refuse_if('It comes after PackInputs.', rest[1])
-    flip = random.get(RandomFlip)
-    return fixed, RandomWindow(random.get(RandomCrop), flip.prob if flip else 0.0)
+    return fixed, RandomWindow(crop, flip.prob if flip else 0.0)
 
 
 def _refuse_if(problem: str | None, transform) -> None:
@@ -80,29 +83,28 @@ def _refuse_if(problem: str | None, transform) -> None:
         raise ValueError(describe(KEY, transform, problem, remedy))
 
 
-def _why_not_crop(crop: RandomCrop) -> str | None:
-    if crop.padding_mode != 'constant':
-        return f'Batches are not padded with padding_mode={crop.padding_mode!r}.'
-    if crop.pad_if_needed:
-        return 'Batches are not padded with pad_if_needed=True.'
-    return None
-
-
-def _why_not_flip(flip: RandomFlip) -> str | None:
-    if flip.direction != 'horizontal' or not isinstance(flip.prob, float):
-        return "Batches are only flipped with one `prob` and direction='horizontal'."
-    return None
-
-
-def _why_not_pack(pack: PackInputs) -> str | None:
-    if pack.input_key != 'img' or pack.algorithm_keys:
+def _why_not(step: BaseTransform | None) -> str | None:
+    """Return why an option of a transform cannot be applied to a batch, if any."""
+    if isinstance(step, RandomCrop):
+        if step.padding_mode != 'constant':
+            return f'Batches are not padded with padding_mode={step.padding_mode!r}.'
+        if step.pad_if_needed:
+            return 'Batches are not padded with pad_if_needed=True.'
+    elif isinstance(step, RandomFlip):
+        if step.direction != 'horizontal' or not isinstance(step.prob, float):
+            return (
+                "Batches are only flipped with one `prob` and direction='horizontal'."
+            )
+    elif isinstance(step, PackInputs) and (
+        step.input_key != 'img' or step.algorithm_keys
+    ):
         return 'Batches hold images, labels, sample_idx and img_path, nothing else.'
     return None
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Corner of each image's window and whether it is mirrored, (N,) each."""
+    """Corner of the window of each image and whether it is mirrored, (N,) each."""
 
     top: np.ndarray
     left: np.ndarray
@@ -114,7 +116,10 @@ class Draws:
 
 @lru_cache
 def _border(pad_val: Number | tuple, channels: int) -> tuple[int, ...]:
-    """Return what mmcv pads with: one number is the first channel's alone."""
+    """Return the pixel with which mmcv pads.
+
+    It is asked because it gives a single number to the first channel alone.
+    """
     pixel = np.zeros((1, 1, channels), dtype=np.uint8)
     padded = mmcv.impad(pixel, padding=(1, 0, 0, 0), pad_val=pad_val)
     return tuple(padded[0, 0].flatten().tolist())
@@ -125,8 +130,8 @@ class RandomWindow:
     """A random window of a padded image, mirrored with some probability.
 
     Args:
-        crop (RandomCrop, optional): Whose options are taken.
-        flip_prob: Probability of mirroring it.
+        crop (RandomCrop, optional): The transform whose options hold.
+        flip_prob: Probability that a window is mirrored.
     """
 
     crop: RandomCrop | None
@@ -134,20 +139,21 @@ class RandomWindow:
 
     @property
     def is_random(self) -> bool:
-        """Whether there is anything to do for a batch."""
+        """Whether there is anything to do with a batch."""
         return self.crop is not None or self.flip_prob > 0
 
     @cached_property
     def padding(self) -> tuple[int, int, int, int]:
-        """Pixels left, top, right and below."""
+        """Pixels that are added left, top, right and below."""
         padding = getattr(self.crop, 'padding', None) or 0
         if not isinstance(padding, Sequence):
             padding = (padding,)
-        # One number for all, or one for left and right and one for top and bottom.
-        return tuple(padding) * (4 // len(padding))
+        # One number is for all sides. Of two, the first is for left and right.
+        left, top, right, below = tuple(padding) * (4 // len(padding))
+        return left, top, right, below
 
     def draw(self, seed: int, epoch: int, count: int, shape: tuple[int, int]) -> Draws:
-        """Draw for ``count`` images of a ``shape``, the same each time it is called."""
+        """Draw for ``count`` images of a ``shape``, equally for equal numbers."""
         source = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
         padded, size = self._sizes(shape)
         top, left = (
@@ -158,12 +164,13 @@ class RandomWindow:
 
     def cut(self, images: Tensor, places: np.ndarray, draws: Draws) -> Tensor:
         """Return the windows that were drawn for some of (M, H, W, C) images."""
-        _, size = self._sizes(images.shape[1:3])
-        fill = (0,)
-        if any(self.padding):
+        _, height, width, channels = images.shape
+        _, size = self._sizes((height, width))
+        fill: tuple[int, ...] = (0,)
+        if self.crop is not None and any(self.padding):
             value = self.crop.pad_val
             value = tuple(value) if isinstance(value, Sequence) else value
-            fill = _border(value, images.shape[-1])
+            fill = _border(value, channels)
         drawn = draws.top, draws.left, draws.flips
         return windows(images, places, *drawn, size, self.padding, fill)
 

@@ -1,7 +1,8 @@
-"""A dataset decoded once into one tensor, of which batches are cut."""
+"""A dataset that is decoded once into one tensor, from which batches are cut."""
 
 import os
 from numbers import Integral
+from typing import Any, NoReturn
 
 import cv2
 import mmcv
@@ -12,19 +13,17 @@ from mmcv.transforms import Compose, LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, FUNCTIONS
-from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..utils.caching import cache_folder
 from ..utils.errors import describe
 from .batch_ops import select
-from .image_cache import cached_images
+from .caching import cache_folder, cached_images
 from .label_batch import LabelBatch
 from .random_window import KEY, SWITCH_OFF, Draws, split
 from .seeded_dataset import SeededDataset
 
-# Other versions may decode or resize to other pixels.
+# Another version of these may decode or resize to other pixels.
 VERSIONS = [
     f'{module.__name__} {module.__version__}' for module in (cv2, mmcv, np, PIL)
 ]
@@ -32,7 +31,7 @@ VERSIONS = [
 
 @FUNCTIONS.register_module()
 def resident_collate(batch: dict) -> dict:
-    """Return what :class:`ResidentDataset` has collated already."""
+    """Return the batch as it is, because :class:`ResidentDataset` collated it."""
     return batch
 
 
@@ -40,29 +39,28 @@ def resident_collate(batch: dict) -> dict:
 class ResidentDataset(SeededDataset):
     """Wraps a dataset whose images, all decoded, fit into memory.
 
-    What the pipeline does before its first random transform is done once, and its
-    result kept, on disk too if images are read from files. ``RandomCrop`` and
-    ``RandomFlip`` are done for whole batches. They draw from the same distribution as
-    one by one, other numbers though, which depend on seed, epoch and index alone.
+    What the pipeline does before its first random transform is done once. The result
+    is also cached on disk if the images are read from files. ``RandomCrop`` and
+    ``RandomFlip`` work on whole batches. Their distribution is the same as for single
+    images, but the numbers are others, which depend on seed, epoch and index alone.
 
     A batch is a dict of ``inputs``, (N, C, H, W) uint8 with the strides of
-    ``channels_last``, and ``data_samples``, a :class:`LabelBatch`. So a loader needs
-    ``collate_fn=dict(type='resident_collate')``, and no workers; ``train_cfg`` and
-    ``val_cfg`` have switches that see to all.
+    ``channels_last``, and ``data_samples``, a :class:`LabelBatch`. A loader therefore
+    needs ``collate_fn=dict(type='resident_collate')`` and no workers; the loops set
+    both if their ``resident`` is True.
 
     Args:
-        dataset (dict | BaseDataset): The dataset with its pipeline. One that is built
-            from a config does not keep a copy of its own of images that it has in
-            memory (CIFAR): it has no ``img`` any more.
+        dataset (dict | BaseDataset): The dataset with its pipeline. If it is built
+            from a config here and has images in memory (CIFAR), it drops them: its
+            items have no ``img`` any more.
         seed (int): The run's seed. Defaults to 0.
-        device (str): Where images are kept and batches made. Defaults to ``'cpu'``.
-        cache_dir (str, optional): Where decoded files are kept; None for no cache.
-            Defaults to ``'auto'``: ``cakd_mm`` in ``$XDG_CACHE_HOME`` or
-            ``~/.cache``.
+        device (str): Device of the images and batches. Defaults to ``'cpu'``.
+        cache_dir (str, optional): Folder of the cache; None for no cache. Defaults
+            to ``'auto'``: ``cakd_mm`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises:
-        ValueError: a transform that batches cannot go through, images of several
-            sizes or not of uint8, or one without a single class index.
+        ValueError: a transform cannot be applied to a batch, images have several
+            sizes or are not uint8, or an image has no single class index.
     """
 
     def __init__(
@@ -81,24 +79,21 @@ class ResidentDataset(SeededDataset):
             )
         self.dataset.full_init()
         self._fixed, self._window = split(self.dataset.pipeline.transforms)
-        self._read_annotations()
+        self._labels, self._paths = self._read_annotations()
+        reads_files = any(type(step) is LoadImageFromFile for step in self._fixed)
         images = cached_images(
-            cache_folder(cache_dir) if self._reads_files else None,
+            cache_folder(cache_dir) if reads_files else None,
             [[_spell(transform) for transform in self._fixed], VERSIONS],
             [os.path.abspath(path) for path in self._paths or []],
             self._decode,
         )
         self.images: Tensor = images.to(device)
-        if self.dataset is not dataset:  # nobody else's
-            _forget_pixels(self.dataset)
+        if self.dataset is not dataset:  # it was built here, so nobody else reads it
+            _drop_pixels(self.dataset)
         self._drawn: tuple[tuple[int, int], Draws] | None = None
 
-    @property
-    def _reads_files(self) -> bool:
-        return any(type(step) is LoadImageFromFile for step in self._fixed)
-
-    def _read_annotations(self) -> None:
-        """Set the labels, (N,) int64, and the paths, if there are any."""
+    def _read_annotations(self) -> tuple[Tensor, list[str] | None]:
+        """Return the labels, (N,) int64, and the paths, if all images have one."""
         labels, paths = [], []
         for index in range(len(self.dataset)):
             info = self.dataset.get_data_info(index)
@@ -112,8 +107,7 @@ class ResidentDataset(SeededDataset):
                 )
             labels.append(int(label))
             paths.append(info.get('img_path'))
-        self._labels = torch.tensor(labels)
-        self._paths = None if None in paths else paths
+        return torch.tensor(labels), None if None in paths else paths
 
     def _decode(self) -> np.ndarray:
         """Return every image after the fixed part of the pipeline, (N, H, W, C)."""
@@ -150,7 +144,7 @@ class ResidentDataset(SeededDataset):
 
     @property
     def pipeline(self):
-        """The wrapped dataset's, of which the tensor was made."""
+        """The wrapped dataset's pipeline, with which the tensor was made."""
         return self.dataset.pipeline
 
     @pipeline.setter
@@ -167,16 +161,14 @@ class ResidentDataset(SeededDataset):
         """Return the class of every image, (N,) int64."""
         return self._labels.numpy()
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | DataSample]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Return one image, (C, H, W) uint8, with its ``DataSample``."""
         batch = self.__getitems__([range(len(self))[index]])
-        return dict(
-            inputs=batch['inputs'][0].contiguous(),
-            data_samples=batch['data_samples'][0],
-        )
+        image = batch['inputs'][0].contiguous()
+        return dict(inputs=image, data_samples=batch['data_samples'][0])
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor | LabelBatch]:
-        """Return the batch of these images; loaders ask for it as a whole."""
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        """Return the batch of these images; a loader calls this once a batch."""
         places = np.asarray(indices)
         if self._window.is_random:
             images = self._window.cut(self.images, places, self._draws()[places])
@@ -191,13 +183,13 @@ class ResidentDataset(SeededDataset):
         """Return the epoch's windows, drawn when it has changed."""
         key = (self.seed, int(self.epoch))
         if self._drawn is None or self._drawn[0] != key:
-            count, *shape, _ = self.images.shape
-            self._drawn = key, self._window.draw(*key, count, tuple(shape))
+            count, height, width, _ = self.images.shape
+            self._drawn = key, self._window.draw(*key, count, (height, width))
         return self._drawn[1]
 
 
-def _forget_pixels(dataset: BaseDataset) -> None:
-    """Let a dataset go of images (``img``) that it has in memory itself."""
+def _drop_pixels(dataset: BaseDataset) -> None:
+    """Remove the images (``img``) that a dataset holds in memory itself."""
     if 'img' not in dataset.get_data_info(0):
         return
     infos = []
@@ -211,10 +203,10 @@ def _forget_pixels(dataset: BaseDataset) -> None:
 
 
 def _spell(transform) -> str:
-    """Return all that a transform's pixels depend on."""
+    """Return the class and all options of a transform, which decide on its pixels."""
     options = sorted((name, repr(value)) for name, value in vars(transform).items())
     return f'{type(transform).__name__} {options}'
 
 
-def _refuse(key: str, value, problem: str, remedy: str = 'Use another') -> None:
+def _refuse(key: str, value, problem: str, remedy: str = 'Use another') -> NoReturn:
     raise ValueError(describe(key, value, problem, f'{remedy}, or {SWITCH_OFF}'))

@@ -1,9 +1,11 @@
 """A dataset whose random transforms depend on seed, epoch and index alone."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
@@ -11,12 +13,13 @@ from torch.utils.data import Dataset
 def seed_everything(*numbers: int, cpu_only: bool = False) -> None:
     """Seed ``random``, ``numpy`` and ``torch`` from several numbers.
 
-    Unlike a sum of them, the hash keeps (1, 2) and (2, 1) apart.
+    The numbers are hashed, so that (1, 2) and (2, 1) give different states.
 
     Args:
         *numbers: Non-negative integers.
-        cpu_only: Leave other devices' generators alone. ``torch.manual_seed``
-            asks every kind of device, too slow for every sample.
+        cpu_only: Leave the generators of other devices alone, because
+            ``torch.manual_seed``, which asks every kind of device, is too slow to be
+            called for every sample. Defaults to False.
     """
     state = np.random.SeedSequence(numbers).generate_state(3)
     random.seed(int(state[0]))
@@ -24,13 +27,22 @@ def seed_everything(*numbers: int, cpu_only: bool = False) -> None:
     (torch.default_generator if cpu_only else torch).manual_seed(int(state[2]))
 
 
+def shared_seed(runner) -> int:
+    """Return the seed of a run that all its ranks share.
+
+    mmengine adds the rank to the seed if ``randomness.diff_rank_seed`` is set.
+    """
+    apart = runner._randomness_cfg.get('diff_rank_seed', False)
+    return runner.seed - (get_rank() if apart else 0)
+
+
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """Wraps a dataset so that an item depends on seed, epoch and index alone.
 
     Random transforms then give the same result in any worker, with any number
-    of workers, and after a restart in the middle of an epoch. Everything else
-    is the wrapped dataset's.
+    of workers, and after a restart in the middle of an epoch. All attributes are
+    those of the wrapped dataset.
 
     Args:
         dataset (dict | Dataset): The dataset with its random pipeline.
@@ -38,23 +50,26 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: dict | Dataset, seed: int) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        # Any, because what it has besides items depends on its class.
+        self.dataset: Any = dataset
+        if isinstance(dataset, dict):
+            self.dataset = DATASETS.build(dataset)
         self.seed = seed
-        # Shared with persistent workers, which keep their copy of the dataset.
+        # In shared memory, because persistent workers have copies of the dataset.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __getattr__(self, name: str):
-        if name == 'dataset':  # not yet there while a worker unpickles
+        if name == 'dataset':  # not set yet while a worker unpickles
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self.epoch.share_memory_()  # a deep copy's is not
+        self.epoch.share_memory_()  # a deep copy has it in ordinary memory
 
     @property
     def pipeline(self):
-        """The wrapped dataset's, so that setting it (SwitchRecipeHook) works."""
+        """The wrapped dataset's pipeline, which ``SwitchRecipeHook`` can set."""
         return self.dataset.pipeline
 
     @pipeline.setter

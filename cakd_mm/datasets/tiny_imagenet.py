@@ -8,9 +8,8 @@ from pathlib import Path
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from ..utils.caching import cache_folder
 from ..utils.errors import describe
-from .scan_cache import cached, stamp
+from .caching import cache_folder, cached_scan, stamp
 from .whole_image import ends_well, why_unreadable
 
 FORMAT = 1  # of the cached scan: raise it when `_scan` changes
@@ -30,25 +29,24 @@ class TinyImageNet(BaseDataset):
         train/<wnid>/images/*.JPEG
         val/images/*.JPEG  val/val_annotations.txt
 
-    A class's label is its place among the sorted wnids, its name what
-    ``words.txt`` says; ``metainfo['classes']`` is in that order. What the scan
-    finds is cached until a list or a folder of images changes.
+    The label of a class is its place among the sorted wnids, and its name is the one
+    in ``words.txt``. The list of images is cached until a folder of images or one of
+    the text files changes.
 
     Args:
         data_root (str): The folder with ``wnids.txt``.
         split (str): ``'train'`` or ``'val'``. Defaults to ``'train'``.
         allow_unequal (bool): Take training classes of different sizes, which are
             otherwise the sign of a half-unpacked archive. Defaults to False.
-        cache_dir (str, optional): Where the scan is cached; None for no cache.
-            Defaults to ``'auto'``: ``cakd_mm`` in ``$XDG_CACHE_HOME`` or
-            ``~/.cache``.
+        cache_dir (str, optional): Folder of the cache; None for no cache. Defaults
+            to ``'auto'``: ``cakd_mm`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
         **kwargs: As in mmpretrain's ``BaseDataset`` (``pipeline``, ``indices``,
             ...).
 
     Raises:
         FileNotFoundError: a file or folder is missing.
         ValueError: unknown ``split``, a class without images or name, classes of
-            different sizes, empty files, images and annotations that do not
+            different sizes, empty files, or images and annotations that do not
             belong together; later, an image that cannot be read or is truncated.
     """
 
@@ -61,14 +59,9 @@ class TinyImageNet(BaseDataset):
         **kwargs,
     ) -> None:
         if split not in ('train', 'val'):
-            raise ValueError(
-                describe(
-                    'dataset.split',
-                    split,
-                    'Tiny-ImageNet has no such split with labels.',
-                    "Write 'train' or 'val'.",
-                )
-            )
+            problem = 'Tiny-ImageNet has no such split with labels.'
+            remedy = "Write 'train' or 'val'."
+            raise ValueError(describe('dataset.split', split, problem, remedy))
         self.split = split
         self.allow_unequal = allow_unequal
         self.cache_dir = cache_dir
@@ -78,22 +71,23 @@ class TinyImageNet(BaseDataset):
         """Return ``img_path`` and ``gt_label`` of every image; set the classes."""
         root = self._path('.')
         key = [FORMAT, str(root.resolve()), self.split]
-        found = cached(cache_folder(self.cache_dir), key, self._stamps, self._scan)
-        wnids, labels = found['wnids'], found['labels']
-        self._metainfo.setdefault('classes', tuple(found['classes']))
+        folder = cache_folder(self.cache_dir)
+        scan = cached_scan(folder, key, self._stamps, self._scan)
+        wnids, labels = scan['wnids'], scan['labels']
+        self._metainfo.setdefault('classes', tuple(scan['classes']))
         if self.split == 'train':
             self._check_sizes(wnids, labels)
         folders = [str(root / self._images(wnid)) for wnid in wnids]
         return [
             dict(img_path=f'{folders[label]}/{name}', gt_label=label)
-            for name, label in zip(found['names'], labels, strict=True)
+            for name, label in zip(scan['names'], labels, strict=True)
         ]
 
     def prepare_data(self, idx: int):
-        """Return an item through the pipeline.
+        """Return an item after the pipeline.
 
         Raises:
-            ValueError: the image cannot be read or is truncated, naming its path.
+            ValueError: the image of the named path cannot be read or is truncated.
         """
         info = self.get_data_info(idx)
         path = info['img_path']
@@ -102,7 +96,8 @@ class TinyImageNet(BaseDataset):
         except Exception as error:
             self._refuse_broken(path, error)
             raise
-        # Only what the pipeline has loaded. Other ends than a jpeg's are rare.
+        # An image that the pipeline did not load is not checked. One with another end
+        # than a jpeg's is decoded once more, which is rare.
         if 'img' in info and not ends_well(path):
             self._refuse_broken(path)
         return data
@@ -122,13 +117,13 @@ class TinyImageNet(BaseDataset):
     def _images(self, wnid: str) -> str:
         return f'train/{wnid}/images' if self.split == 'train' else 'val/images'
 
-    def _refuse(
-        self, found: Collection[str], problem: str, remedy: str = UNPACK
+    def _refuse_any(
+        self, names: Collection[str], problem: str, remedy: str = UNPACK
     ) -> None:
-        """Raise ``problem`` with examples if there is any name in ``found``."""
-        if found:
-            examples = ', '.join(sorted(found)[:3])
-            problem = f'{problem} {examples} ({len(found)} in all).'
+        """Raise ``problem`` with the first of ``names``, if there are any."""
+        if names:
+            examples = ', '.join(sorted(names)[:3])
+            problem = f'{problem} {examples} ({len(names)} in all).'
             raise ValueError(describe(KEY, self.data_root, problem, remedy))
 
     def _check_sizes(self, wnids: list[str], labels: list[int]) -> None:
@@ -137,7 +132,7 @@ class TinyImageNet(BaseDataset):
         fewer = [wnids[label] for label, size in sizes.items() if size < most]
         if not self.allow_unequal:
             problem = f'Other classes have {most} training images, but fewer have'
-            self._refuse(fewer, problem, f'{UNPACK} {ON_PURPOSE}')
+            self._refuse_any(fewer, problem, f'{UNPACK} {ON_PURPOSE}')
 
     def _stamps(self) -> list[list]:
         names = ['wnids.txt', 'words.txt']
@@ -156,8 +151,12 @@ class TinyImageNet(BaseDataset):
         classes = self._names(wnids)
         labels = {wnid: label for label, wnid in enumerate(wnids)}
         pairs = self._train(labels) if self.split == 'train' else self._val(labels)
-        names, found = zip(*pairs, strict=True)
-        return dict(wnids=wnids, classes=classes, names=names, labels=found)
+        return dict(
+            wnids=wnids,
+            classes=classes,
+            names=[name for name, _ in pairs],
+            labels=[label for _, label in pairs],
+        )
 
     def _wnids(self) -> list[str]:
         return sorted(self._path('wnids.txt').read_text('utf-8').split())
@@ -165,15 +164,15 @@ class TinyImageNet(BaseDataset):
     def _names(self, wnids: list[str]) -> list[str]:
         lines = self._path('words.txt').read_text('utf-8').splitlines()
         words = dict(line.split('\t', 1) for line in lines if '\t' in line)
-        self._refuse(set(wnids) - words.keys(), 'words.txt has no name for')
+        self._refuse_any(set(wnids) - words.keys(), 'words.txt has no name for')
         return [words[wnid] for wnid in wnids]
 
     def _list(self, folder: Path) -> list[str]:
-        """Return the sorted names of a folder's images, of which none is empty."""
+        """Return the sorted names of a folder's images; none may be empty."""
         with os.scandir(folder) as entries:
             images = [entry for entry in entries if entry.name.endswith('.JPEG')]
         empty = [entry.path for entry in images if not entry.stat().st_size]
-        self._refuse(empty, 'Nothing is in')
+        self._refuse_any(empty, 'Nothing is in')
         return sorted(entry.name for entry in images)
 
     def _train(self, labels: dict[str, int]) -> list[tuple[str, int]]:
@@ -184,24 +183,25 @@ class TinyImageNet(BaseDataset):
             for wnid, folder in folders.items()
         }
         none = [wnid for wnid, names in images.items() if not names]
-        self._refuse(none, f'{root / "train"} has no images of')
+        self._refuse_any(none, f'{root / "train"} has no images of')
         return [(name, labels[wnid]) for wnid in labels for name in images[wnid]]
 
     def _val(self, labels: dict[str, int]) -> list[tuple[str, int]]:
         lines = self._path(ANNOTATIONS).read_text('utf-8').splitlines()
-        # Name, wnid and a bounding box.
+        # A row holds name, wnid and a bounding box. The tab that is added gives a line
+        # with nothing but a name an empty wnid.
         rows = [(line + '\t').split('\t') for line in lines if line.strip()]
         wnids = {image: wnid for image, wnid, *_ in rows}
         strange = [image for image, wnid in wnids.items() if wnid not in labels]
-        self._refuse(strange, f'{ANNOTATIONS} gives no class of wnids.txt to')
+        self._refuse_any(strange, f'{ANNOTATIONS} gives no class of wnids.txt to')
         names = set(self._list(self._path('val/images')))
-        self._refuse(wnids.keys() - names, 'val/images lacks')
-        self._refuse(names - wnids.keys(), f'{ANNOTATIONS} lacks')
+        self._refuse_any(wnids.keys() - names, 'val/images lacks')
+        self._refuse_any(names - wnids.keys(), f'{ANNOTATIONS} lacks')
         if not wnids:
             problem = f'{ANNOTATIONS} and val/images are empty.'
             raise ValueError(describe(KEY, self.data_root, problem, UNPACK))
         return [(image, labels[wnid]) for image, wnid in wnids.items()]
 
     def extra_repr(self) -> list[str]:
-        """Return what the print-out says beside the number of samples."""
+        """Return what a printed dataset shows beside the number of samples."""
         return [f'Root of data: \t{self.data_root}', f'Split: \t{self.split}']

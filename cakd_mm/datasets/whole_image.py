@@ -1,4 +1,4 @@
-"""Is a file a whole image?"""
+"""Tests of whether a file is a whole image."""
 
 import os
 
@@ -8,19 +8,20 @@ JPEG_END = b'\xff\xd9'
 
 
 def ends_well(path: str) -> bool:
-    """Whether a file ends as a whole jpeg does: cheap, and no decoding."""
+    """Return whether a file ends as a whole jpeg does, without decoding it."""
     try:
         with open(path, 'rb', buffering=0) as file:
             file.seek(-len(JPEG_END), os.SEEK_END)
             return file.read() == JPEG_END
-    except OSError:  # nothing in it, or no such file
+    except OSError:  # an empty file, or no such file
         return False
 
 
 def why_unreadable(path: str) -> str | None:
-    """Return what Pillow finds wrong with an image, None if nothing.
+    """Return why Pillow cannot read an image, None if it can.
 
-    Pillow refuses a truncated image. OpenCV 4 may fill up what is missing.
+    Pillow is asked because it refuses a truncated image, whose missing part OpenCV 4
+    may fill up.
     """
     try:
         with Image.open(path) as image:

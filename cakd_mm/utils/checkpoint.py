@@ -1,7 +1,8 @@
-"""Reading and strictly loading weights, and telling two sets of them apart."""
+"""Reading, strictly loading and comparing weights."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from pathlib import Path
 
@@ -17,7 +18,7 @@ STUDENT_PREFIX = 'architecture.'
 
 
 def is_remote(path: str) -> bool:
-    """Whether mmengine fetches ``path`` (``https://``, ``s3://``, ``torchvision://``)."""
+    """Return whether ``path`` is a URL (``https://``, ``s3://``, ``torchvision://``)."""
     return '://' in str(path)
 
 
@@ -26,11 +27,11 @@ def require_file(path: str, key: str, remedy: str) -> None:
 
     Args:
         path: A checkpoint's path or URL.
-        key: The config key it was read from.
-        remedy: The command that would make it, or what to write instead.
+        key: The config key that named it.
+        remedy: The command that makes it, or what to write instead.
 
     Raises:
-        FileNotFoundError: naming key, path and remedy.
+        FileNotFoundError: the file does not exist.
     """
     if not is_remote(path) and not Path(path).expanduser().is_file():
         here = f'There is no such file (looked from {Path.cwd()}).'
@@ -38,16 +39,13 @@ def require_file(path: str, key: str, remedy: str) -> None:
 
 
 def read_checkpoint(path: str, key: str, remedy: str) -> dict:
-    """Read a checkpoint of mmengine on the CPU.
+    """Read a checkpoint of mmengine on the CPU; see :func:`require_file`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a readable checkpoint, or holds no weights.
     """
-
-    def load(file: str) -> dict:
-        return CheckpointLoader.load_checkpoint(file, map_location='cpu')
-
+    load = partial(CheckpointLoader.load_checkpoint, map_location='cpu')
     checkpoint = _read(load, path, key, remedy)
     _weights(checkpoint, ('state_dict',), path, key, remedy)
     return checkpoint
@@ -56,12 +54,12 @@ def read_checkpoint(path: str, key: str, remedy: str) -> dict:
 def read_foreign_weights(path: str, key: str, remedy: str) -> dict[str, Tensor]:
     """Read the weights of another code base on the CPU, running no code of the file.
 
-    They may lie in the file as they are, or under ``state_dict`` or ``model``.
+    The file may be the weights themselves, or hold them as ``state_dict`` or ``model``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable checkpoint, holds no weights or other
-            things among them, or holds objects that only code can make.
+        ValueError: the file is not a readable checkpoint, holds no weights, holds
+            something else among them, or holds objects that only code can make.
     """
     checkpoint = _read(load_data_only, path, key, remedy)
     weights = _weights(checkpoint, ('state_dict', 'model'), path, key, remedy)
@@ -76,7 +74,7 @@ def _read(load: Callable[[str], dict], path: str, key: str, remedy: str) -> dict
     require_file(path, key, remedy)
     try:
         return load(str(path))
-    except Exception as error:  # torch, zipfile, pickle: each raises its own
+    except Exception as error:  # torch, zipfile and pickle have their own errors
         problem = f'The file cannot be read as a checkpoint ({error!s:.300}).'
         raise ValueError(describe(key, path, problem, remedy)) from error
 
@@ -84,23 +82,21 @@ def _read(load: Callable[[str], dict], path: str, key: str, remedy: str) -> dict
 def _weights(
     checkpoint: dict, names: Sequence[str], path: str, key: str, remedy: str
 ) -> Mapping[str, Tensor]:
-    """Return the first entry of ``names``, or the whole, if it holds tensors."""
-    found = checkpoint
+    """Return the first of the entries ``names``, or else the whole checkpoint."""
+    weights = checkpoint
     if isinstance(checkpoint, Mapping):
-        found = next((checkpoint[x] for x in names if x in checkpoint), checkpoint)
-    if not isinstance(found, Mapping) or not any(
-        isinstance(value, Tensor) for value in found.values()
-    ):
+        weights = next((checkpoint[x] for x in names if x in checkpoint), checkpoint)
+    values = weights.values() if isinstance(weights, Mapping) else ()
+    if not any(isinstance(value, Tensor) for value in values):
         problem = f'The file holds no `{"` or `".join(names)}`.'
         raise ValueError(describe(key, path, problem, remedy))
-    return found
+    return weights
 
 
 def model_weights(checkpoint: Mapping) -> dict[str, Tensor]:
-    """Return the weights of a classifier from its own or a distillation checkpoint.
+    """Return the weights of a classifier, or of a distillation checkpoint's student.
 
-    Of a checkpoint written while distilling, these are the student's. Prefixes
-    that wrappers leave (``module.``) are dropped.
+    The prefix of a wrapper (``module.``) is removed.
     """
     weights = dict(checkpoint.get('state_dict', checkpoint))
     for prefix in ('module.', STUDENT_PREFIX):
@@ -120,40 +116,36 @@ def load_strictly(
     """Load ``weights``, refusing anything missing, unexpected or of another shape.
 
     Raises:
-        ValueError: naming the config key, the file and every kind of mismatch.
+        ValueError: the weights do not fit; the message names every kind of mismatch.
     """
-    own = module.state_dict()
+    wanted = module.state_dict()
     problems = []
     for title, names in (
-        ('missing', own.keys() - weights.keys()),
-        ('unexpected', weights.keys() - own.keys()),
+        ('missing', wanted.keys() - weights.keys()),
+        ('unexpected', weights.keys() - wanted.keys()),
     ):
         if names:
-            problems.append(f'{len(names)} {title} keys ({_some(names)})')
-    for name in sorted(own.keys() & weights.keys()):
-        got, want = tuple(weights[name].shape), tuple(own[name].shape)
+            some = ', '.join(sorted(names)[:4]) + (', ...' if len(names) > 4 else '')
+            problems.append(f'{len(names)} {title} keys ({some})')
+    for name in sorted(wanted.keys() & weights.keys()):
+        got, want = tuple(weights[name].shape), tuple(wanted[name].shape)
         if got != want:
             problems.append(f'{name} is {got} in the file, {want} in the model')
     if problems:
-        classes = _class_counts(own, weights)
+        classes = _class_counts(wanted, weights)
         text = f'The weights do not fit: {"; ".join(problems[:8])}.{classes}'
         raise ValueError(describe(key, value, text, remedy))
     module.load_state_dict(weights, strict=True)
 
 
-def _class_counts(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    """Spell out a mismatch of the classifier's bias, the usual wrong dataset."""
-    for name in own.keys() & weights.keys():
-        if name.startswith('head.') and own[name].ndim == 1:
-            got, want = len(weights[name]), len(own[name])
+def _class_counts(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Say if the numbers of classes differ, because that means another dataset."""
+    for name in wanted.keys() & weights.keys():
+        if name.startswith('head.') and wanted[name].ndim == 1:
+            got, want = len(weights[name]), len(wanted[name])
             if got != want:
                 return f' The file scores {got} classes, the config asks for {want}.'
     return ''
-
-
-def _some(names, most: int = 4) -> str:
-    names = sorted(names)
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> Tensor:
@@ -174,19 +166,21 @@ def hash_of(path: Path) -> str:
 def last_scores(checkpoint: Mapping) -> dict[str, float]:
     """Return the validation scores that a checkpoint's run had logged last.
 
-    mmengine writes a checkpoint before it scores the epoch, so of a checkpoint
-    ``epoch_*.pth`` these may be the scores of the epoch before. What other code has
-    put in their place is no score.
+    mmengine writes ``epoch_*.pth`` before it scores the epoch, so these may be the
+    scores of the epoch before. Entries of other code that are no scores are ignored.
 
     Returns:
         dict[str, float]: Such as ``{'accuracy/top1': 97.2}``; empty if there are none.
     """
-    kept = _mapping(_mapping(checkpoint.get('meta')).get('scores'))
-    if kept:
-        return {k: float(v) for k, v in kept.items() if isinstance(v, Real)}
-    return scores_in(
-        _mapping(_mapping(checkpoint.get('message_hub')).get('log_scalars'))
-    )
+
+    def entry(section: str, name: str) -> Mapping:
+        found = checkpoint.get(section)
+        found = found.get(name) if isinstance(found, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
+
+    if scores := entry('meta', 'scores'):
+        return {k: float(v) for k, v in scores.items() if isinstance(v, Real)}
+    return scores_in(entry('message_hub', 'log_scalars'))
 
 
 def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:
@@ -202,8 +196,3 @@ def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:
 def spell_out(scores: Mapping[str, float]) -> list[str]:
     """Return scores as a log shows them, ``accuracy/top1 97.20`` each."""
     return [f'{name} {value:.2f}' for name, value in scores.items()]
-
-
-def _mapping(value) -> Mapping:
-    """Return a mapping as it is, and nothing in the place of anything else."""
-    return value if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Compiled where torch.compile works, plain PyTorch where it does not."""
+"""torch.compile where it works, and plain PyTorch where it does not."""
 
 import logging
 import types
@@ -12,24 +12,22 @@ from mmengine.utils import digit_version
 
 from .errors import describe
 
-# PyTorch 2.1 compiles a net with hooks to another net, without a word.
+# PyTorch 2.1 gives wrong results for a compiled net with hooks, without a warning.
 OLDEST = '2.4'
 
 _COPIES = count()
-_TOLD: set[str] = set()  # keys whose warning has been given in this process
-_ANNOUNCED: set[str] = set()  # keys whose compilation has been announced
+_LOGGED: set[tuple[str, int]] = set()  # keys and levels of this process's messages
 
-# PyTorch 2.1 cannot trace the function that asks.
+# PyTorch 2.1 lacks this function.
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
 def compiled(function: Callable, key: str, **options: Any) -> Callable:
     """Return ``function`` compiled at its first call, or run eagerly if that fails.
 
-    Where compiling fails (no C++ compiler, no Triton, a system that torch.compile
-    does not know), one warning a process names ``key``, and the function runs eagerly
-    from then on. What the function raises eagerly too is no such failure: it is the
-    caller's error and goes to the caller.
+    If compiling fails (no C++ compiler, no Triton, a system that torch.compile does
+    not know), one warning per process names ``key``, and the function runs eagerly
+    from then on. An error that the function also raises eagerly goes to the caller.
 
     Args:
         function (Callable): A function or a module.
@@ -37,8 +35,8 @@ def compiled(function: Callable, key: str, **options: Any) -> Callable:
         **options: For :func:`torch.compile`.
 
     Returns:
-        Callable: Takes what ``function`` takes; it can be copied and pickled, and
-        compiles anew afterwards.
+        Callable: Takes what ``function`` takes. It can be copied and pickled; a copy
+        compiles again.
     """
     return _Compiled(function, key, options)
 
@@ -51,11 +49,12 @@ class _Compiled:
         self._run: Callable | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if is_compiling():  # as part of something larger
+        if is_compiling():  # a larger function of which this one is part
             return self.function(*args, **kwargs)
         try:
             if self._run is None:
-                self._announce()
+                text = f'{self.key}: compiling, which takes up to a minute'
+                _log_once(self.key, text, logging.INFO)
                 self._run = _compile(self.function, self.options)
             return self._run(*args, **kwargs)
         except Exception as error:
@@ -64,38 +63,33 @@ class _Compiled:
             failure = error
         result = self.function(*args, **kwargs)
         self._run = self.function
-        self._tell(failure)
+        _log_once(self.key, _warning(self.key, failure), logging.WARNING)
         return result
-
-    def _announce(self) -> None:
-        """Say why nothing happens for a while."""
-        if self.key not in _ANNOUNCED:
-            _ANNOUNCED.add(self.key)
-            print_log(f'{self.key}: compiling, which takes up to a minute', 'current')
-
-    def _tell(self, failure: Exception) -> None:
-        if self.key not in _TOLD:
-            _TOLD.add(self.key)
-            print_log(_warning(self.key, failure), 'current', logging.WARNING)
 
     def __getstate__(self) -> dict:
         return dict(vars(self), _run=None)
 
 
+def _log_once(key: str, text: str, level: int) -> None:
+    if (key, level) not in _LOGGED:
+        _LOGGED.add((key, level))
+        print_log(text, 'current', level)
+
+
 def _compile(function: Callable, options: dict) -> Callable:
     if digit_version(torch.__version__) < digit_version(OLDEST):
         raise RuntimeError(f'torch.compile is relied on from PyTorch {OLDEST} on')
-    # Otherwise a net with other hooks than one compiled before would run without them.
+    # Otherwise a net would run without its hooks if it was compiled before with others.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
-    return torch.compile(_own(function), **options)
+    return torch.compile(_renamed(function), **options)
 
 
-def _own(function: Callable) -> Callable:
-    """Return a copy of a plain function, under a name of its own.
+def _renamed(function: Callable) -> Callable:
+    """Return a copy of a plain function whose code has another name.
 
-    PyTorch counts compilations by the code, and remembers by its name with which
-    sizes it was called: what another loss was called with would make this one's sizes
-    variable, and its loops half as fast.
+    PyTorch counts compilations by code and remembers sizes by its name. Without the
+    copy, the sizes of one loss would make those of another variable, and its loops
+    half as fast.
     """
     if not isinstance(function, types.FunctionType):
         return function
@@ -109,7 +103,7 @@ def _own(function: Callable) -> Callable:
 
 
 def _of_compiling(error: Exception) -> bool:
-    """Tell whether an error comes from compiling or what it calls."""
+    """Return whether an error comes from compiling or what it calls."""
     makers = 'torch._dynamo', 'torch._inductor', 'triton'
     made = any(kind.__module__.startswith(makers) for kind in type(error).__mro__)
     text = str(error).lower()

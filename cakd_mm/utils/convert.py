@@ -1,4 +1,4 @@
-"""Weights of other code bases, renamed, as checkpoints of mmpretrain classifiers."""
+"""Conversion of other code bases' weights to checkpoints of mmpretrain."""
 
 import argparse
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ KEY = '--arch'
 
 @dataclass(frozen=True)
 class Arch:
-    """A net: its backbone's config, and the channels its linear classifier takes."""
+    """A net: the config of its backbone, and the channels of its linear classifier."""
 
     backbone: dict
     width: int
@@ -33,11 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, archs: Mapping[str, Arch]) ->
 
 
 def find_arch(name: str, archs: Mapping[str, Arch]) -> Arch:
-    """Return the net of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the net of that name, or raise ValueError if there is none."""
     if name not in archs:
         remedy = f'Use one of these: {nearest(name, archs)}.'
         raise ValueError(describe(KEY, name, 'Not converted here.', remedy))
@@ -59,16 +55,16 @@ def write_classifier(
         name: A key of ``archs``.
         archs: The nets of that source.
         out: Path of the checkpoint to write.
-        source: Where the weights are from; noted in the checkpoint's ``meta``.
-        num_classes: Classes the file must score. Defaults to None (as it does).
+        source: Origin of the weights, for the checkpoint's ``meta``.
+        num_classes: Classes that the file must score. Defaults to None (any number).
 
     Raises:
-        ValueError: unknown name, or weights of another net or number of classes;
-            the message gives both shapes.
+        ValueError: the name is unknown, or the weights have another net's names or
+            shapes, or another number of classes.
     """
     arch = find_arch(name, archs)
     if num_classes is None:
-        # Without a bias the strict check below says what is missing.
+        # If there is no bias, the strict check below says what is missing.
         num_classes = len(weights.get('head.fc.bias', [None] * 1000))
     model = build_classifier(
         dict(

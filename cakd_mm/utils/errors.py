@@ -1,5 +1,6 @@
-"""One wording for all user errors: the key, its value, what is wrong, the remedy."""
+"""The wording of all user errors: key, value, problem and remedy."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -8,15 +9,15 @@ def describe(key: str, value, problem: str, remedy: str) -> str:
 
     Args:
         key: Config key, spelled as in the config (``model.teacher_ckpt``).
-        value: The value it has.
-        problem: Why that does not work, a full sentence.
+        value: Its value.
+        problem: Why the value does not work, a full sentence.
         remedy: What to write or run instead, a full sentence.
     """
     return f'`{key}` = {value!r}: {problem} {remedy}'
 
 
-def nearest(name: str, known) -> str:
-    """Return a hint at the known names most like ``name``, or all of a few."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known names most like ``name``, or the first ones if none is."""
     known = sorted(known)
     close = get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
     return ', '.join(repr(match) for match in close) if close else 'none at all'

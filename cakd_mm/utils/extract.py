@@ -16,8 +16,8 @@ from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix
 from .errors import describe
 from .net_config import net_config
 
-# What evaluation and inference with mmpretrain read; nothing of training.
-KEPT = (
+# The entries that evaluation and inference with mmpretrain read.
+EVALUATION = (
     'test_dataloader',
     'test_evaluator',
     'test_cfg',
@@ -27,93 +27,80 @@ KEPT = (
     'log_level',
 )
 KEY = 'checkpoint'
-# Stems of the files that extraction writes: at the end of a run, and of a checkpoint.
+# Stems of the files that extraction writes, at the end of a run or from a checkpoint.
 EXTRACTED = re.compile(r'student(_ema|_best.*)?|(epoch|iter|best)_.*_student')
 
 
 def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
-    """Pick the student's weights from a distillation checkpoint.
+    """Return the student's weights of a distillation checkpoint.
+
+    If there is an average, mmengine stores it in ``state_dict``, and the trained
+    weights in ``ema_state_dict``.
 
     Args:
-        checkpoint: As saved by mmengine while distilling.
-        ema: Take the averaged weights. mmengine keeps the average in
-            ``state_dict`` and the raw weights in ``ema_state_dict``.
+        checkpoint: A checkpoint that mmengine wrote while distilling.
+        ema: Whether to take the averaged weights. Defaults to False.
 
     Raises:
-        ValueError: not a distillation checkpoint, or it has no average.
+        ValueError: it is no distillation checkpoint, or it has no average.
     """
     weights, prefix = checkpoint.get('state_dict', {}), STUDENT_PREFIX
     has_average = 'ema_state_dict' in checkpoint
     if ema and not has_average:
-        raise ValueError(
-            describe(
-                '--ema',
-                True,
-                'The checkpoint holds no averaged weights.',
-                "Train with custom_hooks=[dict(type='StudentEMAHook')], or leave "
-                '--ema out.',
-            )
+        problem = 'The checkpoint holds no averaged weights.'
+        remedy = (
+            "Train with custom_hooks=[dict(type='StudentEMAHook')], or leave --ema out."
         )
+        raise ValueError(describe('--ema', True, problem, remedy))
     if has_average and not ema:
         weights, prefix = checkpoint['ema_state_dict'], 'module.'
     found = strip_prefix(weights, prefix)
     if not found:
-        raise ValueError(
-            describe(
-                KEY,
-                sorted(weights)[:3],
-                'It is not a distillation checkpoint: no key starts with '
-                f'{STUDENT_PREFIX!r}.',
-                'Give an epoch_*.pth or iter_*.pth of a distillation run.',
-            )
-        )
+        start = STUDENT_PREFIX
+        problem = f'It is not a distillation checkpoint: no key starts with {start!r}.'
+        remedy = 'Give an epoch_*.pth or iter_*.pth of a distillation run.'
+        raise ValueError(describe(KEY, sorted(weights)[:3], problem, remedy))
     return found
 
 
 def meta_of(checkpoint: Mapping) -> dict:
-    """Return what a plain student keeps of a checkpoint's metadata."""
-    meta, kept = checkpoint.get('meta', {}), ('epoch', 'iter', 'dataset_meta', 'seed')
-    return {name: meta[name] for name in kept if name in meta}
+    """Return the metadata of a checkpoint that its plain student has too."""
+    meta, names = checkpoint.get('meta', {}), ('epoch', 'iter', 'dataset_meta', 'seed')
+    return {name: meta[name] for name in names if name in meta}
 
 
 def student_model(cfg: Config) -> ConfigDict:
     """Return the student's model config of a distillation config."""
     model = cfg.get('model', {})
     if 'architecture' not in model:
-        raise ValueError(
-            describe(
-                'model',
-                model.get('type'),
-                'The config describes no distillation (no model.architecture).',
-                'Give the config that the checkpoint was trained with.',
-            )
-        )
+        problem = 'The config describes no distillation (no model.architecture).'
+        remedy = 'Give the config that the checkpoint was trained with.'
+        raise ValueError(describe('model', model.get('type'), problem, remedy))
     student = net_config(model.architecture, 'model.architecture')
     student.pop('_scope_', None)
-    _forget_pretrained(student)
+    _drop_pretrained(student)
     student.pop('data_preprocessor', None)
     return student
 
 
-def _forget_pretrained(net: ConfigDict) -> None:
-    """Drop the weights that a net began with; it has those of its run."""
+def _drop_pretrained(net: ConfigDict) -> None:
+    """Remove the initial weights of a net, because it gets those of its run."""
+
+    def pretrained(init) -> bool:
+        return isinstance(init, Mapping) and init.get('type') == 'Pretrained'
+
     init = net.get('init_cfg')
-    kept = [
-        one
-        for one in (init if isinstance(init, (list, tuple)) else [init])
-        if not (isinstance(one, Mapping) and one.get('type') == 'Pretrained')
-    ]
     if isinstance(init, (list, tuple)):
-        net.init_cfg = kept
-    elif init is not None and not kept:
+        net.init_cfg = [one for one in init if not pretrained(one)]
+    elif pretrained(init):
         del net.init_cfg
 
 
 def plain_config(cfg: Config) -> Config:
     """Return the config of the student alone, for mmpretrain.
 
-    It holds the model, its preprocessing and the evaluation settings. Only if
-    one of these uses a class of ours does it import ``cakd_mm``.
+    It holds the model, its preprocessing and the evaluation settings. It imports
+    ``cakd_mm`` only if one of these uses a class of this package.
     """
     preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor')
     if preprocessor is None:
@@ -124,7 +111,9 @@ def plain_config(cfg: Config) -> Config:
         preprocessor = copy.deepcopy(preprocessor)
         preprocessor.pop('_scope_', None)
         plain['data_preprocessor'] = preprocessor
-    plain.update({k: copy.deepcopy(cfg[k]) for k in KEPT if cfg.get(k) is not None})
+    plain.update(
+        {k: copy.deepcopy(cfg[k]) for k in EVALUATION if cfg.get(k) is not None}
+    )
     if 'test_evaluator' in plain:
         plain['test_cfg'] = dict()
     if 'val_evaluator' in plain:
@@ -135,7 +124,7 @@ def plain_config(cfg: Config) -> Config:
 
 
 def _uses_ours(node) -> bool:
-    """Whether any ``type`` below is a class of this package."""
+    """Return whether any ``type`` in a config is a class of this package."""
     if isinstance(node, Mapping):
         name = node.get('type')
         if isinstance(name, str) and _defined_here(name):
@@ -161,14 +150,15 @@ def save_student(
         cfg: The distillation config.
         weights: The student's weights, see :func:`student_weights`.
         path: Where the checkpoint goes; the config gets the suffix ``.py``.
-        meta: Kept in the checkpoint (``dataset_meta``, ``epoch``, ...).
+        meta: Metadata of the checkpoint (``dataset_meta``, ``epoch``, ...). Defaults
+            to None (nothing).
 
     Returns:
         Path: ``path``.
 
     Raises:
-        RuntimeError: the student loaded back from the two files does not give
-            exactly the outputs of the one that was trained.
+        RuntimeError: the student that is loaded back from the two files does not give
+            exactly the outputs of the trained one.
     """
     trained = build_student(cfg, weights)
     weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
@@ -180,7 +170,7 @@ def save_student(
 
 
 def build_student(cfg: Config, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Build the student as the distillation run did and load it strictly."""
+    """Build the student as the distillation run did, and load it strictly."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         student = MODELS.build(net_config(cfg.model.architecture, 'model.architecture'))
     load_strictly(student, weights, KEY, cfg.filename, 'Give the config it belongs to.')
@@ -210,7 +200,7 @@ def image_shape(cfg: Config) -> tuple[int, int, int]:
     backbone = cfg.model.get('backbone', {})
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
     dataset = loader.get('dataset', {})
-    sizes = [dataset.get('size') or 224]  # DecodedImages resizes by itself
+    sizes = [dataset.get('size') or 224]  # DecodedImages resizes with `size`
     for transform in dataset.get('pipeline', []):
         sizes += [transform[key] for key in ('scale', 'crop_size') if key in transform]
     size = backbone.get('img_size', sizes[-1])

@@ -8,9 +8,9 @@ MIM = Path(__file__).resolve().parents[1] / '.mim'
 
 
 def register_models() -> None:
-    """Let ``ModelHub.get('dkd_r56_r20_cifar100')`` find the configs of an install.
+    """Let ``ModelHub.get('dkd_r56_r20_cifar100')`` find the installed configs.
 
-    A checkout that is not installed has no index, and registers nothing.
+    A checkout that is not installed has no index, so nothing is registered.
     """
     index = MIM / 'model-index.yml'
     if index.is_file():

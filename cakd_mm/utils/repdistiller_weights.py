@@ -1,4 +1,4 @@
-"""RepDistiller's and mdistiller's names of weights, and where they go in our nets."""
+"""Renames weights of RepDistiller and mdistiller to those of this package's nets."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -37,8 +37,8 @@ STAGED = (
     (r'layer([123])\.(.+)', r'backbone.stage\1.\2'),
     (r'((?:conv|bn)[12]\..+)', r'backbone.\1'),
 )
-# In a wide net the normalisation that a block begins with is that of the sum before
-# it, where the width changes.
+# A wide net of theirs normalises a sum at the beginning of the next block. Where the
+# width changes, our nets do it at the end of the stage before.
 WIDE = (
     HEAD,
     (r'block2\.layer\.0\.bn1\.(.+)', r'backbone.stage1_pre.\1'),
@@ -49,7 +49,7 @@ WIDE = (
     (r'block([123])\.layer\.(.+)', r'backbone.stage\1_sum.\2'),
     (r'(conv1\..+)', r'backbone.\1'),
 )  # fmt: skip
-# Places of MobileNet's blocks in its one list: a stage, and the block in it.
+# MobileNet has one list of all blocks: stage and block in that stage for each place.
 BLOCKS = [(stage, i) for stage, n in enumerate((3, 2, 6, 2), 1) for i in range(n)]
 
 
@@ -58,30 +58,25 @@ def convert_repdistiller_state_dict(
 ) -> dict[str, Tensor]:
     """Rename a reference net's weights to those of an mmpretrain ``ImageClassifier``.
 
-    The net is told by its names: the residual, wide residual and shuffle nets of
-    RepDistiller and mdistiller, and mdistiller's MobileNetV1. The ``module.`` of
-    ``DataParallel`` is dropped.
+    It knows the residual, wide residual and shuffle nets of RepDistiller and mdistiller
+    and mdistiller's MobileNetV1 by their names. The ``module.`` of ``DataParallel`` is
+    removed.
 
     Args:
-        state_dict: A net's, or a whole distiller's of mdistiller.
-        part: Of a distiller, the net to take: ``'student'`` or ``'teacher'``.
+        state_dict: Weights of a net, or of a whole distiller of mdistiller.
+        part: The net to take from a distiller, ``'student'`` or ``'teacher'``.
             Defaults to ``'student'``.
 
     Raises:
-        ValueError: a name is of none of these nets, or there is no such part.
+        ValueError: a name belongs to none of these nets, or there is no such part.
     """
     weights = strip_prefix(state_dict, 'module.') or dict(state_dict)
     if any(name.startswith(('student.', 'teacher.')) for name in weights):
         weights = strip_prefix(weights, f'{part}.')
         if not weights:
-            raise ValueError(
-                describe(
-                    'part',
-                    part,
-                    'The distiller in the file has no such net.',
-                    "Take the other of 'student' and 'teacher'.",
-                )
-            )
+            problem = 'The distiller in the file has no such net.'
+            remedy = "Take the other of 'student' and 'teacher'."
+            raise ValueError(describe('part', part, problem, remedy))
     rename = _renaming(weights)
     return {rename(name): value for name, value in weights.items()}
 
@@ -94,8 +89,7 @@ def _renaming(names: Mapping[str, Tensor]) -> Callable[[str], str]:
 
     def rename(name: str) -> str:
         for pattern, target in patterns:
-            match = pattern.fullmatch(name)
-            if match:
+            if match := pattern.fullmatch(name):
                 return match.expand(target)
         raise _unknown(name)
 
@@ -103,14 +97,14 @@ def _renaming(names: Mapping[str, Tensor]) -> Callable[[str], str]:
 
 
 def _mobilenet(name: str) -> str:
-    """``model.4.3.weight``, the fourth block's second convolution."""
+    """Rename ``model.4.3.weight``, say, the fourth block's second convolution."""
     if match := re.fullmatch(HEAD[0], name):
         return match.expand(HEAD[1])
     match = re.fullmatch(r'model\.(\d+)\.([0134])\.(.+)', name)
-    place = int(match[1]) if match else len(BLOCKS) + 1
-    if place > len(BLOCKS):
+    if match is None or int(match[1]) > len(BLOCKS):
         raise _unknown(name)
     layer = {'0': 'conv1', '1': 'bn1', '3': 'conv2', '4': 'bn2'}[match[2]]
+    place = int(match[1])
     if place == 0:
         return f'backbone.{layer}.{match[3]}'
     stage, block = BLOCKS[place - 1]
@@ -118,11 +112,6 @@ def _mobilenet(name: str) -> str:
 
 
 def _unknown(name: str) -> ValueError:
-    return ValueError(
-        describe(
-            'state_dict',
-            name,
-            'No net of RepDistiller or mdistiller that is converted here has that.',
-            'Give the weights of resnet*, wrn_*, ShuffleV1, ShuffleV2 or MobileNetV1.',
-        )
-    )
+    problem = 'No net of RepDistiller or mdistiller that is converted here has that.'
+    remedy = 'Give the weights of resnet*, wrn_*, ShuffleV1, ShuffleV2 or MobileNetV1.'
+    return ValueError(describe('state_dict', name, problem, remedy))

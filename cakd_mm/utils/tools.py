@@ -1,4 +1,4 @@
-"""Where the command-line tools are, and how somebody here would call them."""
+"""The place of the command-line tools and the commands that call them here."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Short names of the tools, for those who have no checkout: `cakd-mm train CONFIG`.
+# Short names of the tools, for users without a checkout: `cakd-mm train CONFIG`.
 COMMANDS = {
     'train': 'train.py',
     'test': 'test.py',
@@ -21,20 +21,20 @@ COMMANDS = {
 
 
 def tool(name: str) -> Path:
-    """Return a command-line tool: the checkout's, or the installed one."""
+    """Return the path of a command-line tool in the checkout, or else installed."""
     checkout = PACKAGE.parent / 'tools' / name
     return checkout if checkout.is_file() else PACKAGE / '.mim' / 'tools' / name
 
 
 def add_research(script: str) -> None:
-    """Make ``research`` importable, which lies beside the tools of a clone alone.
+    """Make ``research`` importable, which only a clone has, beside its tools.
 
     Args:
-        script (str): The path of the tool that needs it, its ``__file__``.
+        script (str): The ``__file__`` of the tool that needs it.
 
     Raises:
-        SystemExit: the tool is not one of a clone, or the package that is imported is
-            not the one of that clone.
+        SystemExit: the tool is not in a clone, or the imported package is not the one
+            of that clone.
     """
     path = Path(script).resolve()
     root = next(x.parent for x in path.parents if x.name == 'tools')
@@ -53,11 +53,11 @@ def add_research(script: str) -> None:
 
 
 def as_typed_here(text: str) -> str:
-    """Return a command of a config, and what it is for somebody outside a checkout.
+    """Return a command of a config as it has to be typed in the current folder.
 
     Configs say ``python tools/train.py configs/vanilla/x.py``, which works in a
-    checkout. Elsewhere the same is ``cakd-mm train cakd_mm::vanilla/x.py``, and with a
-    wheel there is nothing else.
+    checkout only. Elsewhere it is ``cakd-mm train cakd_mm::vanilla/x.py``. If there is
+    a checkout somewhere else, both are given.
     """
     if Path('tools', 'train.py').is_file():
         return text
@@ -72,10 +72,9 @@ def as_typed_here(text: str) -> str:
 
 
 def other_copy(script: str) -> Path | None:
-    """Return the package beside a tool, if another copy of it has been imported.
+    """Return the package beside a tool, if another copy of it is imported.
 
-    Python takes the installed package, wherever a tool lies: the tool of one checkout
-    may run the code of another.
+    This happens because Python imports the installed package, wherever the tool is.
 
     Args:
         script (str): The path of the tool, ``sys.argv[0]``.

@@ -1,4 +1,4 @@
-"""Torchvision's names of weights, and where they go in mmpretrain's nets."""
+"""Reads torchvision's weights and renames them to those of mmpretrain's nets."""
 
 import re
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ ARCHS = {
     'resnet50': _resnet(50, 2048),
     'mobilenetv2': Arch(dict(type='MobileNetV2', widen_factor=1.0), 1280),
 }
-# Torchvision's own spelling, where it differs.
+# Names of published weights that are spelled in another way.
 PUBLISHED = {'mobilenetv2': 'mobilenet_v2'}
-# Blocks of MobileNetV2's stages; torchvision counts through.
+# Blocks in each stage of MobileNetV2. Torchvision numbers them across all stages.
 STAGES = (1, 2, 3, 4, 3, 3, 1)
 
 
@@ -34,7 +34,7 @@ def read_torchvision(source: str, arch: str) -> dict[str, Tensor]:
         arch: One of :data:`ARCHS`.
 
     Raises:
-        FileNotFoundError: neither a file nor published weights.
+        FileNotFoundError: there is neither such a file nor such weights.
         ValueError: the file is not a checkpoint.
     """
     enum = torchvision.models.get_model_weights(PUBLISHED.get(arch, arch))
@@ -51,7 +51,7 @@ def convert_torchvision_state_dict(
     """Rename a torchvision net's weights to those of an ``ImageClassifier``.
 
     Args:
-        state_dict: Of a ResNet or a MobileNetV2.
+        state_dict: Weights of a ResNet or a MobileNetV2.
     """
     rename = _mobilenet if 'features.0.0.weight' in state_dict else _residual
     return {rename(name): value for name, value in state_dict.items()}
@@ -62,7 +62,7 @@ def _residual(name: str) -> str:
 
 
 def _mobilenet(name: str) -> str:
-    """Rename a weight of MobileNetV2; names that are not of it stay as they are."""
+    """Rename a weight of MobileNetV2; a name of another net stays as it is."""
     if match := re.fullmatch(r'classifier\.1\.(weight|bias)', name):
         return f'head.fc.{match[1]}'
     layers = {'0': 'conv', '1': 'bn'}
@@ -73,8 +73,9 @@ def _mobilenet(name: str) -> str:
     match = re.fullmatch(r'features\.(\d+)\.conv\.(\d)(?:\.([01]))?\.(\w+)', name)
     if match is None or not 0 < int(match[1]) < last:
         return name
-    # In a block each convolution has its normalisation beside it, but the last two
-    # entries are the projection and its own. The first block does not expand.
+    # In a block, an entry is a convolution with its normalisation, but the last two
+    # entries are the projection and the normalisation of the projection. The
+    # projection of the first block is entry 1, because that block does not expand.
     branch, layer = int(match[2]), match[3]
     if layer is None:
         projection = 1 if match[1] == '1' else 2
@@ -86,7 +87,7 @@ def _mobilenet(name: str) -> str:
 
 
 def _stage(place: int) -> tuple[int, int]:
-    """Return the stage, from 1, and the block in it, from 0, of the n-th block."""
+    """Return stage, from 1, and block of that stage, from 0, for the n-th block."""
     place -= 1
     for stage, blocks in enumerate(STAGES, 1):
         if place < blocks:

@@ -33,7 +33,7 @@ def warnings(monkeypatch):
             texts.append(text)
 
     monkeypatch.setattr(compiling, 'print_log', print_log)
-    monkeypatch.setattr(compiling, '_TOLD', set())
+    monkeypatch.setattr(compiling, '_LOGGED', set())
     return texts
 
 
@@ -65,7 +65,7 @@ def test_it_compiles_once_and_says_nothing(warnings):
 def test_what_is_about_to_take_long_is_announced_once(monkeypatch):
     texts = []
     monkeypatch.setattr(compiling, 'print_log', lambda text, *_: texts.append(text))
-    monkeypatch.setattr(compiling, '_ANNOUNCED', set())
+    monkeypatch.setattr(compiling, '_LOGGED', set())
     for key in ('speed', 'speed', 'other'):
         run = compiled(double, key, backend=lambda graph, inputs: graph)
         assert not texts or key == 'other' or len(texts) == 1

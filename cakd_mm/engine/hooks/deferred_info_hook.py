@@ -1,23 +1,23 @@
-"""Reads what a GPU has computed when it is logged, and not in every step."""
+"""Reads losses from a GPU when they are logged, and not in every step."""
 
 import torch
 from mmengine.hooks import RuntimeInfoHook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
-from .deferral import check_mode, is_deferred
-from .logged import is_logged, logger_hook
+from .logged import check_mode, is_deferred, is_logged
 
 
 @HOOKS.register_module()
 class DeferredInfoHook(RuntimeInfoHook):
     """mmengine's ``RuntimeInfoHook`` that does not wait for the GPU in each step.
 
-    mmengine reads every loss of every step, for which the GPU has to be done with it;
-    meanwhile nothing is queued. Here losses stay where they are until ``LoggerHook``
-    writes a line, a checkpoint is saved or an epoch ends, and are read all at once: the
-    history is the same. On a CPU, where reading costs nothing, it is mmengine's hook.
-    Write ``default_hooks=dict(runtime_info=dict(type='DeferredInfoHook'))``.
+    mmengine reads the losses of every step, which waits for the GPU to finish the step
+    while nothing more is queued. With this hook the losses stay on the device until
+    ``LoggerHook`` writes a line, a checkpoint is saved or an epoch ends. Then all are
+    read at once, and the history is the same. On a CPU, where reading costs nothing, it
+    does what mmengine's hook does. Write
+    ``default_hooks=dict(runtime_info=dict(type='DeferredInfoHook'))``.
 
     Args:
         mode (str): ``'immediate'``, ``'deferred'`` or ``'auto'`` (deferred on any
@@ -30,19 +30,19 @@ class DeferredInfoHook(RuntimeInfoHook):
     def __init__(self, mode: str = 'auto') -> None:
         check_mode('default_hooks.runtime_info.mode', mode)
         self.mode = mode
-        # Names and values of each step since the last reading.
+        self._deferred = False
+        # Names and values of the losses of each step that is not read yet.
         self._steps: list[tuple[tuple[str, ...], Tensor]] = []
 
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
         super().before_train(runner)
         self._deferred = is_deferred(self.mode, runner.model)
-        self._logger_hook = logger_hook(runner)
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        """Keep the step's losses, and read all that are kept if a line follows."""
+        """Store the losses of the step, and read all steps if a line follows."""
         if not self._deferred:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
             return
@@ -51,15 +51,15 @@ class DeferredInfoHook(RuntimeInfoHook):
             device = next((v.device for v in values if v.device.type != 'cpu'), None)
             stacked = torch.stack([value.float().to(device) for value in values])
             self._steps.append((tuple(outputs), stacked))
-        if is_logged(runner, self._logger_hook, batch_idx):
+        if is_logged(runner, batch_idx):
             self._read(runner)
 
     def after_train_epoch(self, runner) -> None:
-        """Leave nothing unread behind an epoch."""
+        """Read the steps that are left."""
         self._read(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Put what is unread into the history that is saved."""
+        """Read the steps that are left into the history that is saved."""
         if self._steps:
             self._read(runner)
             checkpoint['message_hub'] = runner.message_hub.state_dict()

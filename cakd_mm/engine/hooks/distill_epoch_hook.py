@@ -12,30 +12,27 @@ from ...utils.errors import describe
 class DistillEpochHook(Hook):
     """Call ``set_epoch`` of every distillation loss that needs the epoch.
 
-    Before each epoch, with its number from 0. A resumed run goes on with the right
-    one, from the middle of an epoch too. Does nothing for other losses and models.
-    Write ``default_hooks=dict(distill_epoch=dict(type='DistillEpochHook'))``.
+    It is called before each epoch with the number of the epoch, counted from 0, and
+    also when a run is resumed in the middle of an epoch. Write
+    ``default_hooks=dict(distill_epoch=dict(type='DistillEpochHook'))``.
 
     Raises:
-        ValueError: a loss needs the epoch and the loop counts none.
+        ValueError: a loss needs the epoch, but the loop counts no epochs.
     """
 
     def before_train(self, runner) -> None:
         """Refuse a loop without epochs if a loss needs them."""
         losses = [x for x in losses_of(runner.model) if x.needs_epoch]
         if losses and not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise ValueError(
-                describe(
-                    'train_cfg.type',
-                    type(runner.train_loop).__name__,
-                    f'It counts no epochs, and {losses[0].class_name} changes with '
-                    'them.',
-                    "Write train_cfg.type='ResumableTrainLoop'.",
-                )
+            loop = type(runner.train_loop).__name__
+            problem = (
+                f'It counts no epochs, and {losses[0].class_name} changes with them.'
             )
+            remedy = "Write train_cfg.type='ResumableTrainLoop'."
+            raise ValueError(describe('train_cfg.type', loop, problem, remedy))
 
     def before_train_epoch(self, runner) -> None:
-        """Tell them the epoch."""
+        """Tell the losses the epoch."""
         for loss in losses_of(runner.model):
             if loss.needs_epoch:
                 loss.set_epoch(runner.epoch)

@@ -1,4 +1,6 @@
-"""Shows what goes on inside the distillation losses."""
+"""Logs the terms of the distillation losses."""
+
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -6,7 +8,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor
 
 from ...utils.model import unwrap
-from .logged import is_logged, logger_hook
+from .logged import is_logged
 
 
 @HOOKS.register_module()
@@ -15,10 +17,10 @@ class DistillTermsHook(Hook):
 
     The terms (``bcd``, ``scd``, ``wcd``, ``r``, ``lambda``, ...) appear as
     ``<loss>/<term>`` wherever mmengine logs: console, json, TensorBoard. They are
-    added up on the device and read when ``LoggerHook`` writes a line, which is
-    the one synchronisation. What costs extra (``kept_*``, ``grad_ratio``) is
-    computed in those steps only. A collapsed scorer is reported here, once. Does
-    nothing for a model without a :class:`StrictDistiller`. Put it into
+    added up on the device and are only read when ``LoggerHook`` writes a line. Terms
+    that cost time (``kept_*``, ``grad_ratio``) are computed in those steps alone. A
+    warning of a loss, such as that of a collapsed scorer, is printed once. The hook
+    does nothing for a model without a :class:`StrictDistiller`. Put it into
     ``default_hooks``.
     """
 
@@ -26,27 +28,29 @@ class DistillTermsHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self) -> None:
-        # By the names that came together: sums on the device, and their count.
+        self.model: Any = None
+        self.distiller: Any = None
+        # By the names of the terms of a step: their sums on the device, and the count
+        # of such steps.
         self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
         self._warned: set[str] = set()
 
     def before_train(self, runner) -> None:
-        """Look up what is logged, and when."""
+        """Look for a distiller that has terms."""
         self.model = unwrap(runner.model)
         distiller = getattr(self.model, 'distiller', None)
         self.distiller = distiller if hasattr(distiller, 'terms') else None
-        self.logger_hook = logger_hook(runner)
         self._sums.clear()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Let the losses compute what is only logged if a line follows."""
+        """Let the losses compute terms that cost time only if a line follows."""
         if self.distiller is not None:
-            self.distiller.probing = is_logged(runner, self.logger_hook, batch_idx)
+            self.distiller.probing = is_logged(runner, batch_idx)
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        """Add the step's terms up; hand their means over before a line is logged."""
+        """Add up the terms of the step, and log their means if a line follows."""
         stopped = getattr(self.model, 'distillation_stopped', False)
         if self.distiller is None or stopped:
             return
@@ -54,12 +58,12 @@ class DistillTermsHook(Hook):
         if terms:
             names = tuple(terms)
             values = torch.stack([value.detach().float() for value in terms.values()])
-            sums, count = self._sums.get(names, (0, 0))
+            sums, count = self._sums.get(names, (torch.zeros_like(values), 0))
             self._sums[names] = (sums + values, count + 1)
-        if is_logged(runner, self.logger_hook, batch_idx):
-            self._hand_over(runner)
+        if is_logged(runner, batch_idx):
+            self._log(runner)
 
-    def _hand_over(self, runner) -> None:
+    def _log(self, runner) -> None:
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for names, (total, count) in self._sums.items():
@@ -71,7 +75,7 @@ class DistillTermsHook(Hook):
         for name, mean in means.items():
             runner.message_hub.update_scalar(f'train/{name}', mean)
         for text in self.distiller.warnings(means):
-            key = text[:90]  # what is wrong with which loss
+            key = text[:90]  # names the loss and the problem, without numbers
             if key not in self._warned:
                 self._warned.add(key)
                 runner.logger.warning(text)

@@ -17,26 +17,28 @@ from .student_ema_hook import StudentEMAHook
 class ExtractStudentHook(Hook):
     """Write ``student.pth`` and ``student.py`` into the work dir after training.
 
-    A plain mmpretrain checkpoint of the last step's student and its config,
-    loaded back and compared, as ``tools/model_converters/extract_student.py``
-    does for any checkpoint. If a ``StudentEMAHook`` averages the student, the
-    average is written too, to ``student_ema.pth``, and if the ``CheckpointHook`` keeps
-    the best checkpoint, its student, to ``student_best.pth``. Does nothing for a model
-    without a teacher. Put it into ``default_hooks``.
+    They are a plain mmpretrain checkpoint of the student after the last step and its
+    config. Both are loaded back and compared, as
+    ``tools/model_converters/extract_student.py`` does for any checkpoint. If a
+    ``StudentEMAHook`` averages the student, the average is written to
+    ``student_ema.pth``, and if the ``CheckpointHook`` keeps the best checkpoint, its
+    student is written to ``student_best.pth`` (``student_best_<metric>.pth`` if there
+    are several). The hook does nothing for a model without a teacher. Put it into
+    ``default_hooks``.
     """
 
     # After the last checkpoint has been written.
     priority = 'LOWEST'
 
     def before_train(self, runner) -> None:
-        """Keep the student's config as it is now; its file may change meanwhile."""
+        """Put the student's config in place of its file, which may change."""
         if hasattr(unwrap(runner.model), 'teacher') and 'model' in runner.cfg:
             net = runner.cfg.model.get('architecture')
             if isinstance(net, dict) and 'cfg_path' in net:
                 runner.cfg.model.architecture = net_config(net, 'model.architecture')
 
     def after_train(self, runner) -> None:
-        """Extract on the main process."""
+        """Write the students, on the main process."""
         model = unwrap(runner.model)
         if not hasattr(model, 'teacher') or not is_main_process():
             return
@@ -62,9 +64,9 @@ class ExtractStudentHook(Hook):
             self._extract_best(runner, metric, file)
 
     def _extract_best(self, runner, metric: str, file: str) -> None:
-        """Write the student of the checkpoint that ``save_best`` has kept."""
+        """Write the student of a checkpoint that ``save_best`` keeps."""
         checkpoint = read_checkpoint(file, 'default_hooks.checkpoint.save_best', '')
-        average = 'ema_state_dict' in checkpoint  # which validation has scored
+        average = 'ema_state_dict' in checkpoint  # then validation scored the average
         meta = dict(meta_of(checkpoint), scores=last_scores(checkpoint))
         best = f'best_{metric.replace("/", "_")}' if metric else 'best'
         path = Path(runner.work_dir) / f'student_{best}.pth'
@@ -77,15 +79,14 @@ class ExtractStudentHook(Hook):
 
 
 def _when(meta: dict) -> str:
-    """Say when a student was taken; a loop by iterations counts no epochs."""
+    """Return the student's epoch, or its iteration in a loop without epochs."""
     return f'epoch {meta["epoch"]}' if meta['epoch'] else f'iteration {meta["iter"]}'
 
 
 def _best_checkpoints(runner) -> dict[str, str]:
     """Return the file of the best checkpoint, by metric if there are several."""
-    start = 'best_ckpt'
-    found = {}
-    for name, file in runner.message_hub.runtime_info.items():
-        if name.startswith(start) and file and Path(file).is_file():
-            found[name.removeprefix(start).removeprefix('_')] = file
-    return found
+    return {
+        name.removeprefix('best_ckpt').removeprefix('_'): file
+        for name, file in runner.message_hub.runtime_info.items()
+        if name.startswith('best_ckpt') and file and Path(file).is_file()
+    }

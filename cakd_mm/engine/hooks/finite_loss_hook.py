@@ -10,11 +10,11 @@ from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
-from .deferral import check_mode, is_deferred
+from .logged import check_mode, is_deferred
 
 ADVICE = (
     'Lower optim_wrapper.optimizer.lr, or clip gradients with '
@@ -31,39 +31,33 @@ class NonFiniteError(RuntimeError):
 class FiniteLossHook(Hook):
     """Stop at a non-finite loss with step, component, score ranges and advice.
 
-    Where reading a value costs nothing (CPU) the run stops at that very step.
-    On a GPU nothing is read per step: the losses stay on the device, and the run
-    stops at the next logging point, checkpoint, validation or end of epoch, whichever
-    comes first. The message names the first bad step. The weights in memory may be
-    bad by then, but no checkpoint, average or extracted student is written after a
-    bad step, nor one with non-finite weights, so that the run can be resumed from
-    its last checkpoint.
-
-    Put it into ``default_hooks``. Several ranks stop together.
+    On a CPU, where reading a value costs nothing, the run stops at that very step. On
+    a GPU the losses stay on the device, and the run stops at the next reading,
+    checkpoint, validation or end of epoch, whichever comes first; the message names
+    the first bad step. The weights in memory may be bad by then. But after a bad step,
+    or with non-finite weights, no checkpoint, average or extracted student is written,
+    so that the run can be resumed from its last checkpoint. Several ranks stop
+    together. Put it into ``default_hooks``.
 
     Args:
-        mode (str): ``'immediate'``, ``'deferred'`` or ``'auto'`` (deferred on
-            any device but the CPU). Defaults to ``'auto'``.
-        interval (int): Steps between two readings of the losses when deferred;
-            matches ``LoggerHook``. Defaults to 10.
+        mode (str): ``'immediate'``, ``'deferred'`` or ``'auto'`` (deferred on any
+            device but the CPU). Defaults to ``'auto'``.
+        interval (int): Steps between two readings of the losses when deferred.
+            Defaults to 10, as in ``LoggerHook``.
 
     Raises:
         ValueError: unknown ``mode`` or ``interval`` below 1.
     """
 
-    # Ahead of every hook that would use the weights or the losses.
+    # Ahead of every hook that uses the weights or the losses.
     priority = 'VERY_HIGH'
 
     def __init__(self, mode: str = 'auto', interval: int = 10) -> None:
         check_mode('default_hooks.finite.mode', mode)
         if interval < 1:
+            key = 'default_hooks.finite.interval'
             raise ValueError(
-                describe(
-                    'default_hooks.finite.interval',
-                    interval,
-                    'It counts steps.',
-                    'Write 1 or more.',
-                )
+                describe(key, interval, 'It counts steps.', 'Write 1 or more.')
             )
         self.mode = mode
         self.interval = interval
@@ -79,7 +73,7 @@ class FiniteLossHook(Hook):
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        """Check every component of the step's loss, or keep it to be checked."""
+        """Check every component of the step's loss, or store it to be checked."""
         self._done = runner.iter + 1
         losses = {
             name: value.detach()
@@ -96,18 +90,18 @@ class FiniteLossHook(Hook):
             bad = bad.bool()
         if not self._deferred and not bad.any():
             return
-        ranges = _ranges(runner.model)
+        recorded = getattr(unwrap(runner.model), 'recorded_ranges', dict)
         place = runner.iter, runner.epoch
-        self._unread.append(_Step(*place, list(losses), bad, values, ranges))
+        self._unread.append(_Step(*place, list(losses), bad, values, recorded()))
         if not self._deferred or self.every_n_inner_iters(batch_idx, self.interval):
             self._read(runner)
 
     def after_train_epoch(self, runner) -> None:
-        """Do not carry a bad step over the end of an epoch."""
+        """Stop at the end of the epoch of a bad step."""
         self._read(runner)
 
     def before_val(self, runner) -> None:
-        """Do not score weights that a bad step has changed."""
+        """Stop before weights are scored that a bad step has changed."""
         self._read(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -118,7 +112,7 @@ class FiniteLossHook(Hook):
     def after_train(self, runner) -> None:
         """Refuse to extract a student whose weights are not finite.
 
-        The last update is followed by no loss that would tell.
+        They are checked because no loss follows the last update.
         """
         self._check_weights(runner, unwrap(runner.model).state_dict())
 
@@ -157,25 +151,21 @@ class _Step:
     def text(self) -> str:
         """Return step, bad components and ranges of scores in words."""
         rows = zip(self.names, self.bad.tolist(), self.values.tolist(), strict=True)
-        parts = [_component(name, value) for name, is_bad, value in rows if is_bad]
+        # A loss may be finite on this rank though it is not on another.
+        parts = [
+            f'{name} = {value}'
+            + (' on this rank, not finite on another' if isfinite(value) else '')
+            for name, is_bad, value in rows
+            if is_bad
+        ]
         scores = [
-            f'{name} in [{low:.4g}, {high:.4g}]'
-            for name, (low, high) in ((k, v.tolist()) for k, v in self.ranges.items())
+            '{} in [{:.4g}, {:.4g}]'.format(name, *ends.tolist())
+            for name, ends in self.ranges.items()
         ]
         return (
             f'step {self.iter + 1} (epoch {self.epoch + 1}): {", ".join(parts)}. '
             f'Scores: {", ".join(scores) or "not recorded"}.'
         )
-
-
-def _ranges(model: nn.Module) -> dict[str, Tensor]:
-    recorded = getattr(unwrap(model), 'recorded_ranges', None)
-    return recorded() if recorded is not None else {}
-
-
-def _component(name: str, value: float) -> str:
-    elsewhere = ' on this rank, not finite on another' if isfinite(value) else ''
-    return f'{name} = {value}{elsewhere}'
 
 
 def _last_good(runner) -> str:

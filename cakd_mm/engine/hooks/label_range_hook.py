@@ -1,4 +1,4 @@
-"""Checks labels on the host, where a wrong one can still be named."""
+"""Checks labels on the host, where a wrong label can still be named."""
 
 import torch
 from mmengine.hooks import Hook
@@ -15,9 +15,9 @@ from ...utils.model import unwrap
 class LabelRangeHook(Hook):
     """Refuse a batch whose labels do not fit the classifier.
 
-    On a GPU such a label ends in a device-side assert without a name, or in a
-    silently wrong loss. Checked before the batch is moved, in training,
-    validation and test. Put it into ``default_hooks``.
+    On a GPU such a label ends in a device-side assert that does not name it, or in a
+    wrong loss. Therefore the labels are checked before the batch is moved, in
+    training, validation and test. Put it into ``default_hooks``.
 
     Raises:
         ValueError: naming the label, its place and the number of classes.
@@ -26,48 +26,42 @@ class LabelRangeHook(Hook):
     priority = 'VERY_HIGH'
 
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train') -> None:
-        num_classes = _num_classes(runner.model)
-        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
+        model = unwrap(runner.model)
+        head = getattr(getattr(model, 'student', model), 'head', None)
+        num_classes = getattr(head, 'num_classes', None)
+        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else ()
         if num_classes is None or not isinstance(samples, (list, tuple, LabelBatch)):
             return
-        if isinstance(samples, LabelBatch) and _all_fit(samples.gt_label, num_classes):
+        if isinstance(samples, LabelBatch):
+            flat = samples.gt_label
+        else:
+            flat = torch.cat([*map(_labels, samples), torch.zeros(0, dtype=torch.int)])
+        if not flat.numel():
             return
-        labels = {i: label for i, s in enumerate(samples) if _has(label := _label(s))}
-        if not labels:
-            return
-        flat = torch.cat([label.reshape(-1) for label in labels.values()])
-        low, high = int(flat.min()), int(flat.max())
+        low, high = map(int, flat.aminmax())
         if low < 0 or high >= num_classes:
             wrong = low if low < 0 else high
-            index = next(i for i, label in labels.items() if (label == wrong).any())
-            where = samples[index].get('img_path', f'sample {index} of the batch')
-            raise ValueError(
-                describe(
-                    f'{mode}_dataloader.dataset',
-                    f'label {wrong}',
-                    f'{where} has it, but the head scores {num_classes} classes '
-                    f'(labels 0 to {num_classes - 1}).',
-                    'Set head.num_classes (of teacher and student) to the number '
-                    'of classes, or correct the annotation.',
-                )
+            index, sample = next(
+                (i, sample)
+                for i, sample in enumerate(samples)
+                if wrong in _labels(sample)
             )
+            where = sample.get('img_path', f'sample {index} of the batch')
+            problem = (
+                f'{where} has it, but the head scores {num_classes} classes (labels 0 '
+                f'to {num_classes - 1}).'
+            )
+            remedy = (
+                'Set head.num_classes (of teacher and student) to the number of '
+                'classes, or correct the annotation.'
+            )
+            key = f'{mode}_dataloader.dataset'
+            raise ValueError(describe(key, f'label {wrong}', problem, remedy))
 
 
-def _all_fit(labels: Tensor, num_classes: int) -> bool:
-    low, high = labels.aminmax()
-    return bool(low >= 0 and high < num_classes)
-
-
-def _label(sample):
-    return sample.get('gt_label') if isinstance(sample, BaseDataElement) else None
-
-
-def _has(label) -> bool:
-    """Whether it is a tensor with something in it that the host can read freely."""
-    return isinstance(label, Tensor) and label.numel() > 0 and not label.is_cuda
-
-
-def _num_classes(model) -> int | None:
-    model = unwrap(model)
-    student = getattr(model, 'student', model)
-    return getattr(getattr(student, 'head', None), 'num_classes', None)
+def _labels(sample) -> Tensor:
+    """Return the labels of a sample that the host can read without waiting, (N,)."""
+    label = sample.get('gt_label') if isinstance(sample, BaseDataElement) else None
+    if not isinstance(label, Tensor) or label.is_cuda:
+        return torch.zeros(0, dtype=torch.int)
+    return label.reshape(-1)

@@ -1,6 +1,22 @@
-"""When a line is logged."""
+"""When hooks read and log what a device has computed."""
 
 from mmengine.hooks import LoggerHook
+from torch import nn
+
+from ...utils.errors import describe
+
+
+def check_mode(key: str, mode: str) -> None:
+    """Raise ValueError, naming ``key``, unless ``mode`` says when values are read."""
+    if mode not in ('auto', 'immediate', 'deferred'):
+        remedy = "Write 'auto', 'immediate' or 'deferred'."
+        raise ValueError(describe(key, mode, 'There is no such mode.', remedy))
+
+
+def is_deferred(mode: str, model: nn.Module) -> bool:
+    """Return whether values are read later; ``'auto'`` does so on all but the CPU."""
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    return mode == 'deferred' or (mode == 'auto' and not on_cpu)
 
 
 def logger_hook(runner) -> LoggerHook | None:
@@ -8,8 +24,9 @@ def logger_hook(runner) -> LoggerHook | None:
     return next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
 
 
-def is_logged(runner, hook: LoggerHook | None, batch_idx: int) -> bool:
-    """Whether ``LoggerHook`` writes a line after this training step."""
+def is_logged(runner, batch_idx: int) -> bool:
+    """Return whether ``LoggerHook`` writes a line after this training step."""
+    hook = logger_hook(runner)
     if hook is None:
         return False
     if hook.every_n_inner_iters(batch_idx, hook.interval):

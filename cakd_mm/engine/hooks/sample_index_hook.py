@@ -1,16 +1,16 @@
-"""Tells losses with a memory of the training set which images a batch is of."""
+"""Tells losses that remember the training set which images a batch holds."""
 
 from contextlib import suppress
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor
 
 from ...datasets.label_batch import LabelBatch
+from ...datasets.seeded_dataset import shared_seed
 from ...models.losses.base import DistillLoss, losses_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
@@ -20,21 +20,20 @@ KEY = 'train_dataloader.dataset'
 
 @HOOKS.register_module()
 class SampleIndexHook(Hook):
-    """Hand the training set's labels, and every batch's indices, to losses.
+    """Give losses the labels of the training set and the indices of every batch.
 
-    Before training each loss that needs it (:attr:`DistillLoss.needs_dataset`) is
-    given the labels of the training set, the run's seed and the batch size; before
-    every step ``indices``, the places of the batch's images in that set,
-    int64, (N,), on the host. They are the ``sample_idx`` that every mmengine
-    ``BaseDataset`` puts into its items and ``PackInputs`` keeps by default, so
-    nothing else has to be written than
+    A loss that asks for it (:attr:`DistillLoss.needs_dataset`) gets the labels of the
+    training set, the run's seed and the batch size before training, and ``indices``
+    before every step: the places of the images in that set, int64, (N,), on the host.
+    These are the ``sample_idx`` that every mmengine ``BaseDataset`` puts into its items
+    and ``PackInputs`` keeps by default, so that no config needs more than
     ``default_hooks=dict(sample_index=dict(type='SampleIndexHook'))``. Without such a
-    loss it does nothing.
+    loss the hook does nothing.
 
     Raises:
-        ValueError: the set has no class index for every image or numbers its
-            images twice, images are mixed, a batch has no indices, or an index does
-            not belong to the image of that place.
+        ValueError: the set has no class index for every image or numbers its images
+            twice, images are mixed, a batch has no indices, or the image at an index
+            has another class.
     """
 
     def __init__(self) -> None:
@@ -42,7 +41,7 @@ class SampleIndexHook(Hook):
         self._losses: list[DistillLoss] = []
 
     def before_run(self, runner) -> None:
-        """Set the losses up, before a checkpoint is loaded into them."""
+        """Give the losses the training set, before a checkpoint is loaded."""
         loop = runner._train_loop
         if not isinstance(loop, BaseLoop):  # validation or test
             return
@@ -52,22 +51,20 @@ class SampleIndexHook(Hook):
             return
         augments = getattr(model.data_preprocessor, 'batch_augments', None)
         if augments is not None:
-            raise ValueError(
-                describe(
-                    'data_preprocessor.batch_augments',
-                    type(augments).__name__,
-                    f'{self._names()} knows images by their place in the training set, '
-                    'and mixed ones have none.',
-                    'Remove batch_augments, or use another loss.',
-                )
+            key, name = 'data_preprocessor.batch_augments', type(augments).__name__
+            problem = (
+                f'{self._names()} knows images by their place in the training set, and '
+                'mixed ones have none.'
             )
+            remedy = 'Remove batch_augments, or use another loss.'
+            raise ValueError(describe(key, name, problem, remedy))
         self._labels = self._read_labels(loop.dataloader.dataset)
         batch_size = getattr(loop.dataloader.batch_sampler, 'batch_size', 0)
         for loss in self._losses:
-            loss.set_dataset(self._labels, _seed(runner), batch_size)
+            loss.set_dataset(self._labels, shared_seed(runner), batch_size)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Hand over the indices of the batch about to be trained on."""
+        """Give the losses the indices of the batch."""
         if not self._losses:
             return
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
@@ -84,20 +81,19 @@ class SampleIndexHook(Hook):
         """Return index and class of each sample, -1 for one without a class."""
         indices = [sample.get('sample_idx') for sample in samples]
         if not indices or not all(isinstance(i, (int, np.integer)) for i in indices):
-            raise ValueError(
-                describe(
-                    f'{KEY}.pipeline',
-                    f'sample_idx {indices[:3]}',
-                    f'{self._names()} needs the index of every image, which this '
-                    'batch does not have.',
-                    "End the pipeline with dict(type='PackInputs'); if that sets "
-                    "meta_keys, add 'sample_idx'.",
-                )
+            problem = (
+                f'{self._names()} needs the index of every image, which this batch '
+                'does not have.'
             )
-        labels = [sample.get('gt_label') for sample in samples]
+            remedy = (
+                "End the pipeline with dict(type='PackInputs'); if that sets "
+                "meta_keys, add 'sample_idx'."
+            )
+            value = f'sample_idx {indices[:3]}'
+            raise ValueError(describe(f'{KEY}.pipeline', value, problem, remedy))
         labels = [
             int(label) if isinstance(label, Tensor) and label.numel() == 1 else -1
-            for label in labels
+            for label in (sample.get('gt_label') for sample in samples)
         ]
         return np.array(indices), np.array(labels)
 
@@ -105,8 +101,8 @@ class SampleIndexHook(Hook):
         return ', '.join(sorted({loss.class_name for loss in self._losses}))
 
     def _read_labels(self, dataset) -> np.ndarray:
-        """Return the class of every image of the set that indices count in."""
-        # Wrappers that repeat images keep the index of the image itself.
+        """Return the class of every image of the set to which the indices belong."""
+        # A wrapper that repeats images keeps the index of the image itself.
         while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
             dataset = dataset.dataset
         problem = 'is no set of images with one class index each'
@@ -114,19 +110,16 @@ class SampleIndexHook(Hook):
         if not hasattr(dataset, 'get_gt_labels'):
             problem = 'has no get_gt_labels(), which tells the class of every image'
         else:
-            # It fails if there are no labels, or several.
+            # This fails if an image has no label, or several.
             with suppress(ValueError, TypeError, KeyError):
                 labels = np.asarray(dataset.get_gt_labels())
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                describe(
-                    KEY,
-                    type(dataset).__name__,
-                    f'It {problem}, as {self._names()} needs.',
-                    'Use one dataset of single-label images (of several make one '
-                    'CustomDataset), or another loss.',
-                )
+            remedy = (
+                'Use one dataset of single-label images (of several make one '
+                'CustomDataset), or another loss.'
             )
+            problem = f'It {problem}, as {self._names()} needs.'
+            raise ValueError(describe(KEY, type(dataset).__name__, problem, remedy))
         return labels
 
     def _check(self, samples, indices: np.ndarray, labels: np.ndarray) -> None:
@@ -138,21 +131,14 @@ class SampleIndexHook(Hook):
             return
         wrong = int(np.flatnonzero(~right)[0])
         there = f'class {self._labels[indices[wrong]]}' if inside[wrong] else 'nothing'
-        raise ValueError(
-            describe(
-                KEY,
-                f'sample_idx {indices[wrong]}',
-                f'{samples[wrong].get("img_path", f"image {wrong} of the batch")} has '
-                f'class {labels[wrong]}, but the set of {size} images has {there} '
-                'there: its items are numbered otherwise than its labels, or their '
-                'labels were changed.',
-                'Use one dataset (no concatenation) whose pipeline keeps sample_idx '
-                'and gt_label.',
-            )
+        problem = (
+            f'{samples[wrong].get("img_path", f"image {wrong} of the batch")} has '
+            f'class {labels[wrong]}, but the set of {size} images has {there} there: '
+            'its items are numbered otherwise than its labels, or their labels were '
+            'changed.'
         )
-
-
-def _seed(runner) -> int:
-    """Return the seed that all ranks share."""
-    apart = runner._randomness_cfg.get('diff_rank_seed', False)
-    return runner.seed - (get_rank() if apart else 0)
+        remedy = (
+            'Use one dataset (no concatenation) whose pipeline keeps sample_idx and '
+            'gt_label.'
+        )
+        raise ValueError(describe(KEY, f'sample_idx {indices[wrong]}', problem, remedy))

@@ -1,4 +1,4 @@
-"""Exponential moving average of the student alone."""
+"""An exponential moving average of the student alone."""
 
 from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS, MODELS
@@ -12,13 +12,14 @@ from ...utils.model import unwrap
 class StudentEMAHook(EMAHook):
     """:class:`mmengine.EMAHook` that leaves teacher and distiller alone.
 
-    mmengine's averages (and copies) the whole algorithm, teacher included.
-    Works for plain classifiers too. As in mmengine, a checkpoint's
-    ``state_dict`` holds the averaged student and its ``ema_state_dict`` the raw
-    one, and validation uses the average.
+    mmengine's hook copies and averages the whole algorithm with its teacher. This hook
+    also works for plain classifiers. As in mmengine, validation uses the average, and
+    a checkpoint holds the averaged student in ``state_dict`` and the trained one in
+    ``ema_state_dict``.
 
     Args:
-        ema_type (str): ``'ExponentialMovingAverage'`` (default) and others.
+        ema_type (str): Class of the average. Defaults to
+            ``'ExponentialMovingAverage'``.
         **kwargs: As in mmengine (``momentum``, ``begin_epoch``, ...).
     """
 
@@ -32,7 +33,7 @@ class StudentEMAHook(EMAHook):
         )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Take up the average, or start it from the loaded student."""
+        """Load the average, or start it from the loaded student."""
         if 'ema_state_dict' in checkpoint and runner._resume:
             super().after_load_checkpoint(runner, checkpoint)
             return
@@ -41,9 +42,9 @@ class StudentEMAHook(EMAHook):
         load_state_dict(self.ema_model.module, weights, strict=self.strict_load)
 
     def _swap_ema_state_dict(self, checkpoint: dict) -> None:
-        """Exchange average and raw student between the two state dicts."""
+        """Exchange the averaged and the trained student in a checkpoint."""
         weights, average = checkpoint['state_dict'], checkpoint['ema_state_dict']
         for name in average:
             if name.startswith('module.'):
-                own = self.prefix + name[len('module.') :]
-                average[name], weights[own] = weights[own], average[name]
+                trained = self.prefix + name.removeprefix('module.')
+                average[name], weights[trained] = weights[trained], average[name]

@@ -1,4 +1,4 @@
-"""Trains the student faster, and leaves it as it is for everybody else."""
+"""Trains the student faster without a change to what others see of it."""
 
 from collections.abc import Callable
 
@@ -19,32 +19,29 @@ KEY = 'default_hooks.student_runtime'
 class StudentRuntimeHook(Hook):
     """Train with channels-last memory and a compiled backbone.
 
-    Of a distillation algorithm it is the student, of a plain classifier the
-    classifier. The compiled form exists within training steps alone: names of
-    weights, checkpoints, validation, extraction and averages of weights see a plain
-    module, and a run may be resumed with or without the hook. Smaller batches
-    than those before (the last of an epoch) are not compiled.
-
-    Results are those of other kernels, equal up to rounding. For bf16 write
-    ``optim_wrapper.type='AmpOptimWrapper'`` or ``tools/train.py --amp``. Write
-    ``default_hooks=dict(student_runtime=dict(type='StudentRuntimeHook'))``.
+    The net is the student of a distillation algorithm, or a plain classifier. The
+    compiled form exists in training steps only, so that checkpoints, validation,
+    extraction and averages of weights see a plain module, and a run may be resumed with
+    or without the hook. A batch smaller than those before (the last of an epoch) runs
+    eagerly. Results equal those without the hook up to rounding. Write
+    ``default_hooks=dict(student_runtime=dict(type='StudentRuntimeHook'))``, and for
+    bf16 ``optim_wrapper.type='AmpOptimWrapper'`` or ``tools/train.py --amp``.
 
     Args:
         channels_last (bool): Use that memory format. Defaults to True.
         compile (bool): Compile the backbone with ``torch.compile``, which takes up to
             a minute at the first step. Defaults to True.
-        cuda_graphs (bool): Record what is compiled as CUDA graphs, which pays where a
-            GPU waits for launches (small nets and batches). Not with accumulated
-            gradients, which would be overwritten; without effect on a CPU. Defaults
-            to False.
-        connectors (bool): Compile the distiller's connectors as well, which pays where
-            they take much of a step (ReviewKD). Never as CUDA graphs; without effect
-            on a plain classifier. Defaults to False.
+        cuda_graphs (bool): Record the compiled backbone as CUDA graphs, which pays
+            where a GPU waits for launches (small nets and batches). It has no effect
+            on a CPU. Defaults to False.
+        connectors (bool): Compile the distiller's connectors too, never as CUDA
+            graphs, which pays where they take much of a step (ReviewKD). It has no
+            effect on a plain classifier. Defaults to False.
 
     Raises:
         ValueError: the config's ``compile`` asks mmengine to compile as well,
-            gradients are accumulated under ``cuda_graphs``, or ``connectors`` is set
-            without ``compile``.
+            gradients are accumulated under ``cuda_graphs``, which would overwrite
+            them, or ``connectors`` is set without ``compile``.
     """
 
     def __init__(
@@ -55,43 +52,34 @@ class StudentRuntimeHook(Hook):
         connectors: bool = False,
     ) -> None:
         if connectors and not compile:
-            raise ValueError(
-                describe(
-                    f'{KEY}.connectors',
-                    connectors,
-                    f'It compiles connectors, and {KEY}.compile=False nothing.',
-                    'Remove one of the two.',
-                )
-            )
+            problem = f'It compiles connectors, and {KEY}.compile=False nothing.'
+            key, remedy = f'{KEY}.connectors', 'Remove one of the two.'
+            raise ValueError(describe(key, connectors, problem, remedy))
         self.channels_last = channels_last
         self.compile = compile
         self.cuda_graphs = cuda_graphs
         self.connectors = connectors
-        self._size = 0
-        self._fast: dict[nn.Module, Callable] = {}
+        self._size = 0  # of the largest batch
+        self._compiled: dict[nn.Module, Callable] = {}
 
     def before_train(self, runner) -> None:
         """Prepare the net, once it is on its device and has its weights."""
         if self.compile and runner.cfg.get('compile'):
+            problem = (
+                f'`{KEY}.compile` compiles the backbone, and this the whole model.'
+            )
+            remedy = f'Remove it, or write {KEY}.compile=False.'
             raise ValueError(
-                describe(
-                    'compile',
-                    runner.cfg['compile'],
-                    f'`{KEY}.compile` compiles the backbone, and this the whole model.',
-                    f'Remove it, or write {KEY}.compile=False.',
-                )
+                describe('compile', runner.cfg['compile'], problem, remedy)
             )
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if self.cuda_graphs and counts > 1:
-            raise ValueError(
-                describe(
-                    f'{KEY}.cuda_graphs',
-                    True,
-                    'The next step would overwrite the gradients that '
-                    f'optim_wrapper.accumulative_counts={counts} keeps.',
-                    'Remove one of the two.',
-                )
+            problem = (
+                'The next step would overwrite the gradients that '
+                f'optim_wrapper.accumulative_counts={counts} keeps.'
             )
+            key, remedy = f'{KEY}.cuda_graphs', 'Remove one of the two.'
+            raise ValueError(describe(key, True, problem, remedy))
         model = unwrap(runner.model)
         net = getattr(model, 'student', model)
         if self.channels_last:
@@ -100,28 +88,25 @@ class StudentRuntimeHook(Hook):
                 model.data_preprocessor.channels_last = True
         if self.compile:
             options = dict(mode='reduce-overhead') if self.cuda_graphs else {}
-            self._fast = {
-                net.backbone: compiled(
-                    net.backbone._call_impl, f'{KEY}.compile', **options
-                )
-            }
+            form = compiled(net.backbone._call_impl, f'{KEY}.compile', **options)
+            self._compiled = {net.backbone: form}
         if self.connectors and hasattr(model, 'distiller'):
             for connector in model.distiller.connectors.values():
                 form = compiled(connector._call_impl, f'{KEY}.connectors')
-                self._fast[connector] = form
+                self._compiled[connector] = form
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Put the compiled form in."""
+        """Let the modules run their compiled form."""
         size = len(data_batch['inputs'])
-        # A run resumed at the last batch of an epoch begins with a small one.
+        # It may grow, because a resumed run may begin with the last batch of an epoch.
         self._size = max(self._size, size)
         if size == self._size:
-            for module, form in self._fast.items():
+            for module, form in self._compiled.items():
                 module._compiled_call_impl = form
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
     ) -> None:
-        """Take it out again."""
-        for module in self._fast:
+        """Let the modules run eagerly again."""
+        for module in self._compiled:
             module._compiled_call_impl = None

@@ -1,4 +1,4 @@
-from .resident_val_loop import ResidentValLoop
+from .resident import ResidentValLoop
 from .resumable_train_loop import ResumableTrainLoop
 from .student_teacher_val_loop import StudentTeacherValLoop
 

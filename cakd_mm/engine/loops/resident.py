@@ -1,12 +1,14 @@
-"""Loaders of images that are kept in memory."""
+"""Loaders and validation of images that stay in memory."""
 
+from mmengine.registry import LOOPS
+from mmengine.runner import ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
-# Options of worker processes, which a resident loader does without.
+# Options of worker processes, which a resident loader does not have.
 WORKERS = (
     'worker_init_fn',
     'prefetch_factor',
@@ -21,27 +23,22 @@ WORKERS = (
 def resident_loader(
     dataloader: dict | DataLoader, model: nn.Module, seed: int = 0
 ) -> dict:
-    """Return a loader's config with its dataset kept on the model's device.
+    """Return a loader's config whose decoded images stay on the model's device.
 
-    Its sampler and batch size stay; the images are decoded when it is built.
+    Sampler and batch size stay the same. The images are decoded when it is built.
 
     Args:
         dataloader: Config of the ordinary loader.
-        model: Where its parameters are, the images go.
-        seed: The run's seed.
+        model: The model whose parameters are on the device to use.
+        seed: The run's seed. Defaults to 0.
 
     Raises:
         ValueError: the loader is built already.
     """
     if not isinstance(dataloader, dict):
-        raise ValueError(
-            describe(
-                'train_cfg.resident',
-                True,
-                'A loader that is built already cannot be made resident.',
-                'Give the config of train_dataloader (val_dataloader).',
-            )
-        )
+        problem = 'A loader that is built already cannot be made resident.'
+        remedy = 'Give the config of train_dataloader (val_dataloader).'
+        raise ValueError(describe('train_cfg.resident', True, problem, remedy))
     dataset = dict(
         type='ResidentDataset',
         dataset=dataloader['dataset'],
@@ -49,7 +46,7 @@ def resident_loader(
         device=str(next(unwrap(model).parameters()).device),
     )
     if isinstance(dataloader['dataset'], dict):
-        # Who keeps no scan of the folder keeps no images either.
+        # A user who wants no cache of the file list wants none of the images either.
         dataset['cache_dir'] = dataloader['dataset'].get('cache_dir', 'auto')
     return {
         **{key: dataloader[key] for key in dataloader if key not in WORKERS},
@@ -59,3 +56,25 @@ def resident_loader(
         'persistent_workers': False,
         'pin_memory': False,
     }
+
+
+@LOOPS.register_module()
+class ResidentValLoop(ValLoop):
+    """:class:`mmengine.ValLoop` whose decoded images stay on the model's device.
+
+    Use it with ``val_cfg=dict(type='ResidentValLoop')``; see
+    :class:`ResidentDataset`.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (dict): Config of the loader.
+        *args: As in mmengine.
+        **kwargs: As in mmengine.
+
+    Raises:
+        ValueError: the data cannot be made resident.
+    """
+
+    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        loader = resident_loader(dataloader, runner.model, runner.seed)
+        super().__init__(runner, loader, *args, **kwargs)

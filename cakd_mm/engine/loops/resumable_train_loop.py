@@ -1,32 +1,37 @@
-"""Epoch-based training whose continuation equals the uninterrupted run."""
+"""Epoch-based training that, when resumed, equals the uninterrupted run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
-import torch
 from mmengine.dist import get_rank
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ...datasets.seeded_dataset import SeededDataset, seed_everything
+from ...datasets.seeded_dataset import SeededDataset, seed_everything, shared_seed
 from .resident import resident_loader
 
-# Where the running epoch began, in the runner's message hub.
+# Entry of the runner's message hub that says where the running epoch began.
 BEGAN = 'epoch_began'
 
 
 class _From:
-    """The sampler's indices from ``start`` on; its length stays the epoch's."""
+    """The sampler's indices from ``start`` on.
+
+    Its length stays that of the epoch, because logs and hooks that act at the end of
+    an epoch depend on it.
+    """
 
     def __init__(self, sampler, start: int) -> None:
         self.sampler, self.start = sampler, start
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return islice(iter(self.sampler), self.start, None)
 
     def __len__(self) -> int:
-        return len(self.sampler)  # of which logs and end-of-epoch checks are made
+        return len(self.sampler)
 
 
 @LOOPS.register_module()
@@ -34,20 +39,19 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     """:class:`mmengine.EpochBasedTrainLoop` that can be interrupted anywhere.
 
     mmengine saves no random state and starts an epoch again from its first
-    batch. Here every sample's augmentation is seeded by (seed, epoch, index),
-    every step by (seed, step, rank), and an epoch goes on with the batch after
-    the checkpoint's. On CPU the result equals the uninterrupted run bit for bit. A
-    checkpoint is written before its epoch is scored, so that a run resumed at the end
-    of an epoch begins with that score, and its log lacks none.
-    A checkpoint taken between two steps of gradient accumulation loses the
-    gradients accumulated so far.
+    batch. Here the augmentation of a sample is seeded by (seed, epoch, index) and a
+    step by (seed, step, rank), and an epoch goes on with the batch after that of the
+    checkpoint. On a CPU the result equals the uninterrupted run bit for bit. A
+    checkpoint is written before its epoch is scored, so a run that is resumed at the
+    end of an epoch begins with that score, and its log lacks none. A checkpoint taken
+    between two steps of gradient accumulation loses the gradients accumulated so far.
 
     Args:
         runner (Runner): The runner.
-        dataloader (DataLoader | dict): Config of the loader, or the loader;
-            only a loader built here has its samples seeded.
-        resident (bool): Keep the decoded images in memory, on the model's device;
-            see :class:`ResidentDataset`. Defaults to False.
+        dataloader (DataLoader | dict): Config of the loader, or the loader, whose
+            samples then are not seeded here.
+        resident (bool): Whether the decoded images stay on the model's device; see
+            :class:`ResidentDataset`. Defaults to False.
         **kwargs: As in mmengine.
 
     Raises:
@@ -62,36 +66,31 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         **kwargs,
     ) -> None:
         sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
+        self._shares_seed = isinstance(sampler, dict) and 'seed' not in sampler
         if resident:
             dataloader = resident_loader(dataloader, runner.model, runner.seed)
         elif isinstance(dataloader, dict):
-            dataset = dict(
+            seeded = dict(
                 type='SeededDataset', dataset=dataloader['dataset'], seed=runner.seed
             )
-            dataloader = {**dataloader, 'dataset': dataset}
+            dataloader = {**dataloader, 'dataset': seeded}
         super().__init__(runner, dataloader, **kwargs)
         dataset = self.dataloader.dataset
         if not isinstance(dataset, SeededDataset):
             # `num_batch_per_epoch` puts mmengine's slice around it.
             dataset = getattr(dataset, '_dataset', None)
         self._dataset = dataset if isinstance(dataset, SeededDataset) else None
-        self._shares_seed = isinstance(sampler, dict) and 'seed' not in sampler
         self._on_cpu = next(runner.model.parameters()).device.type == 'cpu'
         self._start = 0
 
-    @property
-    def seed(self) -> int:
-        """The seed that all ranks share."""
-        apart = self.runner._randomness_cfg.get('diff_rank_seed', False)
-        return self.runner.seed - (get_rank() if apart else 0)
-
-    def run(self) -> torch.nn.Module:
-        """Train; seed and place may have come from a checkpoint just loaded."""
+    def run(self) -> nn.Module:
+        """Train, with the seed and from the step that a checkpoint has set if any."""
+        seed = shared_seed(self.runner)
         if self._dataset is not None:
-            self._dataset.seed = self.seed
-        sampler = getattr(self.dataloader.batch_sampler, 'sampler', None)
+            self._dataset.seed = seed
+        sampler: Any = getattr(self.dataloader.batch_sampler, 'sampler', None)
         if self._shares_seed and hasattr(sampler, 'seed'):
-            sampler.seed = self.seed
+            sampler.seed = seed
         self._start = self._steps_done()
         runner = self.runner
         runner.call_hook('before_train')
@@ -112,7 +111,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             self.runner.val_loop.run()
 
     def _ends_epoch(self) -> bool:
-        """Whether the checkpoint just loaded was taken at the end of an epoch."""
+        """Return whether the checkpoint was taken at the end of an epoch."""
         began = self.runner.message_hub.get_info(BEGAN, {})
         return (
             self._iter > 0
@@ -121,7 +120,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         )
 
     def _steps_done(self) -> int:
-        """Return how many steps of this epoch a checkpoint has behind it."""
+        """Return how many steps of this epoch the checkpoint has done."""
         began = self.runner.message_hub.get_info(BEGAN, {})
         if began.get('epoch') != self._epoch:
             return 0
@@ -136,14 +135,12 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         return self._iter - began['iter']
 
     def run_epoch(self) -> None:
-        """Train one epoch, or what a checkpoint left of it."""
+        """Train one epoch, or the steps of it that a checkpoint has not done."""
         start, self._start = self._start, 0
-        # Travels in every checkpoint.
+        began, steps = self._iter - start, len(self.dataloader)
+        # Every checkpoint holds the message hub.
         self.runner.message_hub.update_info(
-            BEGAN,
-            dict(
-                epoch=self._epoch, iter=self._iter - start, steps=len(self.dataloader)
-            ),
+            BEGAN, dict(epoch=self._epoch, iter=began, steps=steps)
         )
         if self._dataset is not None:
             self._dataset.epoch.fill_(self._epoch)
@@ -156,18 +153,20 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Train one step, its dropout and batch augmentation seeded."""
-        # Asking every kind of device for its generator takes as long as a small step.
-        seed_everything(self.seed, self._iter, get_rank(), cpu_only=self._on_cpu)
+        seed = shared_seed(self.runner)
+        # To seed the generators of all devices takes as long as a small step.
+        seed_everything(seed, self._iter, get_rank(), cpu_only=self._on_cpu)
         super().run_iter(idx, data_batch)
 
-    def _batches(self, start: int):
+    def _batches(self, start: int) -> Iterator[tuple[int, Any]]:
         """Yield (index, batch) from batch ``start`` of the epoch on."""
         loader = self.dataloader
         batches = loader.batch_sampler
-        if start == 0 or type(batches) is not BatchSampler:  # may group otherwise
+        # Another batch sampler may put images together in another way.
+        if start == 0 or type(batches) is not BatchSampler:
             yield from islice(enumerate(loader), start, None)
             return
-        # Skip indices instead of batches: nothing is loaded to be thrown away.
+        # Indices are skipped instead of batches, so that no image is loaded in vain.
         sampler = batches.sampler
         batches.sampler = _From(sampler, start * batches.batch_size)
         try:

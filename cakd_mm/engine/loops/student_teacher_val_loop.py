@@ -1,4 +1,4 @@
-"""Validation of the teacher beside the student, for those who ask."""
+"""Validation of the teacher beside the student."""
 
 import torch
 from mmengine.registry import LOOPS
@@ -14,7 +14,7 @@ from .resident import resident_loader
 class StudentTeacherValLoop(ValLoop):
     """Score the student as usual, then the teacher on the same images.
 
-    The teacher's metrics are prefixed with ``teacher/``. Use it with
+    The teacher's metrics have the prefix ``teacher/``. Use it with
     ``val_cfg=dict(type='StudentTeacherValLoop')``; the default loop scores the
     student only.
 
@@ -22,8 +22,8 @@ class StudentTeacherValLoop(ValLoop):
         runner (Runner): The runner.
         dataloader (DataLoader | dict): Config of the loader, or the loader.
         *args: As in mmengine.
-        resident (bool): Keep the decoded images in memory, on the model's device;
-            see :class:`ResidentDataset`. Defaults to False.
+        resident (bool): Whether the decoded images stay on the model's device; see
+            :class:`ResidentDataset`. Defaults to False.
         **kwargs: As in mmengine.
 
     Raises:
@@ -46,14 +46,9 @@ class StudentTeacherValLoop(ValLoop):
         """Validate both and return all metrics."""
         model = unwrap(self.runner.model)
         if not hasattr(model, 'teacher'):
-            raise ValueError(
-                describe(
-                    'val_cfg.type',
-                    type(self).__name__,
-                    f'{type(model).__name__} has no teacher to score.',
-                    'Write val_cfg=dict().',
-                )
-            )
+            problem = f'{type(model).__name__} has no teacher to score.'
+            name, remedy = type(self).__name__, 'Write val_cfg=dict().'
+            raise ValueError(describe('val_cfg.type', name, problem, remedy))
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
         self.runner.model.eval()

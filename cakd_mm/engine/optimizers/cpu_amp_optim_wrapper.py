@@ -12,12 +12,12 @@ from ...utils.errors import describe
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """bf16 autocast on the CPU, where mmengine's ``AmpOptimWrapper`` refuses.
+    """bf16 autocast on the CPU, which mmengine's ``AmpOptimWrapper`` refuses.
 
-    bf16 has float32's range, so no loss scaling is needed.
+    No loss scaling is needed, because bf16 has the range of float32.
 
     Args:
-        dtype (str): Only ``'bfloat16'``, the default.
+        dtype (str): Must be ``'bfloat16'``, which is the default.
         **kwargs: As in mmengine's ``OptimWrapper``.
 
     Raises:

@@ -79,7 +79,7 @@ def test_a_cpu_is_read_at_once(tmp_path, make_runner):
 
 def test_numbers_beside_tensors(monkeypatch):
     hook = DeferredInfoHook('deferred')
-    hook._deferred, hook._logger_hook = True, None
+    hook._deferred = True
     monkeypatch.setattr(deferred_info_hook, 'is_logged', lambda *_: False)
     hook.after_train_iter(None, 0, outputs=dict(loss=torch.tensor(2.0), acc=0.5))
     hook.after_train_iter(None, 1, outputs={})

@@ -21,6 +21,7 @@ from cakd_mm.datasets import (
     LabelBatch,
     ResidentDataset,
     SeededDataset,
+    seeded_dataset,
 )
 from cakd_mm.engine.hooks import SampleIndexHook
 
@@ -378,8 +379,7 @@ def test_either_way_to_collate(collate):
 def test_ranks_with_seeds_apart_share_one(monkeypatch):
     runner = runner_of(Digits(indices=20, pipeline=PACK))
     hook = SampleIndexHook()
-    globals_ = SampleIndexHook.__init__.__globals__
-    monkeypatch.setitem(globals_, 'get_rank', lambda: 3)
+    monkeypatch.setattr(seeded_dataset, 'get_rank', lambda: 3)
     hook.before_run(runner)
     assert losses_in(runner)[0].told[1] == 12
     runner._randomness_cfg['diff_rank_seed'] = True

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from tiny import digits_config, distill_config
 from torch.utils.data import BatchSampler
 
-from cakd_mm.datasets import Digits, SeededDataset
+from cakd_mm.datasets import Digits, SeededDataset, seeded_dataset
 from cakd_mm.engine.loops import ResumableTrainLoop, resumable_train_loop
 
 STEPS = 3  # batches an epoch, of two epochs
@@ -377,7 +377,7 @@ def test_ranks_share_the_order_even_if_their_seeds_differ(
     loop, monkeypatch, apart, seed
 ):
     """mmengine adds the rank to the seed if ``diff_rank_seed`` is set."""
-    monkeypatch.setattr(resumable_train_loop, 'get_rank', lambda: 3)
+    monkeypatch.setattr(seeded_dataset, 'get_rank', lambda: 3)
     loop.runner._seed = 7
     loop.runner._randomness_cfg.update(diff_rank_seed=apart)
     loop._max_epochs = 0
