@@ -54,6 +54,7 @@ test-gpu: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 test-original: $(STAMP_ORIGINAL)
 	$(ON_CPU) PYTHONPATH=tests $(VENV_ORIGINAL)/bin/python -m pytest -n $(JOBS) \
