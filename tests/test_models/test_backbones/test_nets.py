@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from known_nets import spread
 from tiny import build
 from torch import nn
 from torch.testing import assert_close
@@ -75,6 +76,13 @@ def make(net, **settings):
     return getattr(backbones, net.kind)(**(net.settings | settings))
 
 
+def trained(net):
+    """A net whose normalisations have statistics of their own, as after training."""
+    model = make(net)
+    model.init_weights()
+    return spread(model).eval()
+
+
 def classifier(kind, width, classes, **settings):
     return build(
         dict(
@@ -84,18 +92,6 @@ def classifier(kind, width, classes, **settings):
             head=dict(type='LinearClsHead', num_classes=classes, in_channels=width),
         )
     )
-
-
-def spread(net):
-    """Give every BatchNorm statistics of its own, as after training."""
-    net.init_weights()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.3)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.normal_(module.weight, 1.0, 0.3)
-            nn.init.normal_(module.bias, 0.0, 0.3)
-    return net.eval()
 
 
 def record(model, images):
@@ -126,7 +122,7 @@ def test_the_stages_halve_the_size(net):
 @EVERY
 @pytest.mark.parametrize('training', [False, True])
 def test_taps_lie_before_and_after_the_last_relu(net, training):
-    model = spread(make(net)).train(training)
+    model = trained(net).train(training)
     seen, outs = record(model, torch.randn(4, 3, net.size, net.size))
     for index in range(1, len(net.widths) + 1):
         pre, post = seen[f'stage{index}_pre'], seen[f'stage{index}']
@@ -158,7 +154,7 @@ def test_taps_lie_before_and_after_the_last_relu(net, training):
 @EVERY
 @pytest.mark.parametrize('indices', [(1,), (2, 0)])
 def test_out_indices_select_maps_in_order_of_depth(net, indices):
-    model = spread(make(net))
+    model = trained(net)
     images = torch.randn(2, 3, net.size, net.size)
     model.out_indices = indices
     seen, outs = record(model, images)
@@ -175,7 +171,7 @@ def test_out_indices_select_maps_in_order_of_depth(net, indices):
 
 @EVERY
 def test_gradients_go_through_a_tap_and_no_deeper(net):
-    model = spread(make(net))
+    model = trained(net)
     seen, outs = record(model, torch.randn(2, 3, net.size, net.size))
     seen['stage1_pre'].square().sum().backward(retain_graph=True)
     assert model.conv1.weight.grad.abs().sum() > 0

@@ -1,6 +1,5 @@
 """CAKDFeatureLoss against loops over rows and elements."""
 
-import itertools
 import math
 
 import hypothesis.strategies as st
@@ -12,6 +11,7 @@ from mmrazor.registry import MODELS
 from test_contract import Reads
 from torch.testing import assert_close
 
+from cakd_mm.models.layout import to_rows
 from cakd_mm.models.losses import CAKDFeatureLoss
 from cakd_mm.models.losses.cakd_feature_loss import kept
 from cakd_mm.models.scorers import BaseScorer
@@ -65,46 +65,17 @@ def value_and_grad(loss, student, *args, **kwargs):
 # The slow reference
 
 
-def slow_pool(feature):
-    samples, channels, height, width = feature.shape
-    places = list(itertools.product(range(height), range(width)))
-    rows = [
-        torch.stack([sum(feature[n, c, y, x] for y, x in places) / len(places)])
-        for n in range(samples)
-        for c in range(channels)
-    ]
-    return torch.cat(rows).view(samples, channels)
-
-
-def slow_rows(shape, granularity):
-    """Return (sample, indices of the row's elements) of every row."""
-    samples, others = range(shape[0]), [range(size) for size in shape[1:]]
-    if len(shape) == 2:
-        return [(n, [(n, c) for c in others[0]]) for n in samples]
-    if len(shape) == 3:
-        tokens, channels = others
-        return [(n, [(n, i, c) for c in channels]) for n in samples for i in tokens]
-    channels, height, width = others
-    places = list(itertools.product(height, width))
-    if granularity == 'channel':
-        return [(n, [(n, c, *p) for c in channels]) for n in samples for p in places]
-    if granularity == 'spatial':
-        return [(n, [(n, c, *p) for p in places]) for n in samples for c in channels]
-    return [(n, [(n, c, *p) for c in channels for p in places]) for n in samples]
-
-
 def slow_marks(teacher, granularity, share):
     """Which elements of every row are strong: magnitude, by sorting."""
-    rows = slow_rows(teacher.shape, granularity)
+    rows = to_rows(teacher, granularity)
+    per_sample = len(rows) // len(teacher)
     marks = []
-    for sample, indices in rows:
-        mates = [index for other, index in rows if other == sample]
-        if granularity in ('spatial', 'flat'):
-            mates = [indices]  # elements compete within their row
-        scores = [
-            sum(abs(teacher[index[e]].item()) for index in mates)
-            for e in range(len(indices))
-        ]
+    for sample, own in enumerate(rows.tolist()):
+        mates = [own]  # elements of a map compete within their row, channels do not
+        if granularity not in ('spatial', 'flat'):
+            first = sample - sample % per_sample
+            mates = rows[first : first + per_sample].tolist()
+        scores = [sum(map(abs, column)) for column in zip(*mates, strict=True)]
         count = math.floor(share * len(scores) + 0.5)
         best = sorted(range(len(scores)), key=lambda e: -scores[e])[:count]
         marks.append([e in best for e in range(len(scores))])
@@ -126,21 +97,10 @@ def slow_terms(student, teacher, marks, tau):
 
 def slow(student, teacher, granularity='pooled', share=SHARE, marks=None, tau=2.5):
     """Terms and mass of every row as (4, R); float64, by autograd."""
-    if granularity == 'pooled' and student.dim() == 4:
-        student, teacher = slow_pool(student), slow_pool(teacher)
-    rows = slow_rows(student.shape, granularity)
-    if marks is None:
-        marks = slow_marks(teacher, granularity, share)
+    marks = marks or slow_marks(teacher, granularity, share)
+    rows = (to_rows(feature, granularity) for feature in (student, teacher))
     found = [
-        torch.stack(
-            slow_terms(
-                torch.stack([student[index] for index in indices]),
-                torch.stack([teacher[index] for index in indices]),
-                row_marks,
-                tau,
-            )
-        )
-        for (_, indices), row_marks in zip(rows, marks, strict=True)
+        torch.stack(slow_terms(*row, tau)) for row in zip(*rows, marks, strict=True)
     ]
     return torch.stack(found, 1)
 
@@ -417,14 +377,12 @@ def activations(batches, granularity='pooled', share=SHARE):
     """Sum over S and over W of all batches, element by element."""
     strong = weak = 0.0
     for batch in batches:
-        if granularity == 'pooled' and batch.dim() == 4:
-            batch = slow_pool(batch)
-        rows = slow_rows(batch.shape, granularity)
+        rows = to_rows(batch, granularity).tolist()
         marks = slow_marks(batch, granularity, share)
-        for (_, indices), row_marks in zip(rows, marks, strict=True):
-            for index, mark in zip(indices, row_marks, strict=True):
-                strong += batch[index].item() * mark
-                weak += batch[index].item() * (not mark)
+        for row, row_marks in zip(rows, marks, strict=True):
+            for element, mark in zip(row, row_marks, strict=True):
+                strong += element * mark
+                weak += element * (not mark)
     return strong, weak
 
 

@@ -9,21 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from mmrazor.registry import MODELS
+from test_cakd_feature_loss import LAID_OUT, pair, value_and_grad
 from torch.testing import assert_close
 
 from cakd_mm.models.layout import pool, to_rows
 
-LAID_OUT = pytest.mark.parametrize(
-    ('granularity', 'shape'),
-    [
-        pytest.param('pooled', (4, 7), id='vector'),
-        pytest.param('pooled', (2, 6, 2, 3), id='averaged'),
-        pytest.param('pooled', (2, 3, 6), id='tokens'),
-        pytest.param('channel', (2, 6, 2, 3), id='channel'),
-        pytest.param('spatial', (2, 3, 2, 4), id='spatial'),
-        pytest.param('flat', (3, 2, 2, 3), id='flat'),
-    ],
-)
 CONTROLS = pytest.mark.parametrize('kind', ['FeatureKLLoss', 'FeatureSquaredLoss'])
 EVERY = pytest.mark.parametrize(
     'kind', ['CAKDFeatureLoss', 'FeatureKLLoss', 'FeatureSquaredLoss']
@@ -32,19 +22,6 @@ EVERY = pytest.mark.parametrize(
 
 def build(kind, **settings):
     return MODELS.build(dict(type=kind, **settings))
-
-
-def pair(shape, seed=0, scale=2.0):
-    draw = torch.Generator().manual_seed(seed)
-    return tuple(
-        scale * torch.randn(shape, generator=draw, dtype=torch.float64) for _ in 'ST'
-    )
-
-
-def value_and_grad(loss, student, teacher):
-    leaf = student.clone().requires_grad_()
-    value = loss(leaf, teacher)
-    return value.detach(), torch.autograd.grad(value, leaf)[0]
 
 
 def slow_kl(student, teacher, granularity='pooled', tau=4.0):

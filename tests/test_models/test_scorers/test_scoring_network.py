@@ -170,15 +170,6 @@ def test_what_a_checkpoint_holds(channels, reduction, hidden):
     assert count == 2 * hidden * channels + hidden + channels + K * (channels + 1)
 
 
-def test_a_checkpoint_goes_on_where_it_stopped():
-    first, second = trained(), build()
-    first(numbers(N, C), LABELS)
-    second.load_state_dict(first.state_dict())
-    later = numbers(N, C, seed=1)
-    assert_close(second(later, LABELS), first(later, LABELS), rtol=0, atol=0)
-    assert_close(second.auxiliary, first.auxiliary, rtol=0, atol=0)
-
-
 def test_positions_are_averaged():
     scorer, feature = trained().eval(), numbers(N, C, 5)
     means = torch.stack([feature[..., place] for place in range(5)]).mean(0)
