@@ -1,8 +1,7 @@
-"""CMKDLoss: what its weights and the difficulty do, terms, extremes, mistakes."""
+"""CMKDLoss: what its weights and the difficulty do, terms, mistakes."""
 
 import math
 
-import goldens
 import pytest
 import torch
 from mmrazor.registry import MODELS
@@ -11,7 +10,6 @@ from torch.testing import assert_close
 from cakd_mm.models.losses import CMKDLoss
 from cakd_mm.models.losses.functional import pearson_distance, spearman_distance
 
-BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 ROWS, CLASSES = 6, 9
 
 
@@ -28,35 +26,6 @@ def logits():
 def entropy(preds_T, tau):
     p = (preds_T / tau).softmax(1)
     return -(p * p.log()).sum(1) / math.log(preds_T.shape[1])
-
-
-def usual(loss):
-    """The stored numbers but those of constant rows."""
-    return [
-        param
-        for param in goldens.cases(loss)
-        if param.values[0] is None or param.values[0]['case'] != 'constant row'
-    ]
-
-
-@BOTH
-@pytest.mark.parametrize('entry', usual('CMKD-Pearson'))
-def test_pearson_alone(entry, dtype):
-    golden = goldens.load(entry)
-    leaf = golden['logits_student'].to(dtype).requires_grad_()
-    value = build(difficulty=0.0)(leaf, golden['logits_teacher'].to(dtype))
-    value.backward()
-    goldens.assert_matches(entry, value.detach(), leaf.grad)
-
-
-@BOTH
-@pytest.mark.parametrize('entry', usual('CMKD-Spearman'))
-def test_hard_spearman_alone(entry, dtype):
-    golden = goldens.load(entry)
-    preds = (golden[f'logits_{net}'].to(dtype) for net in ('student', 'teacher'))
-    value = build(difficulty=1.0, regularization=0.0)(*preds)
-    rtol = entry['tolerance'][str(dtype).removeprefix('torch.')]['loss_rtol']
-    assert_close(value.double(), golden['loss'], rtol=rtol, atol=0)
 
 
 def test_the_teachers_entropy_shifts_the_weight_to_the_ranks(logits):
@@ -120,8 +89,9 @@ def test_rows_of_equal_scores(logits):
 
 def test_zero_and_one():
     build(alpha=0, beta=0, difficulty=1, regularization=0, loss_weight=0)
-    with pytest.raises(ValueError, match=r'tau must be a positive.*got 0'):
-        build(tau=0)
+    for wrong in (-1.0, math.nan, None):
+        with pytest.raises(ValueError, match=f'difficulty must be .*, got {wrong!r}'):
+            build(difficulty=wrong)
     with pytest.raises(ValueError, match=r'difficulty must be at most 1, got 1\.5'):
         build(difficulty=1.5)
     with pytest.raises(ValueError, match=r'regularization must be 0 or .*got 1e-13'):
