@@ -174,16 +174,15 @@ def test_only_the_batch_is_entered_and_every_row_has_length_one():
 
 def test_an_image_that_comes_twice_is_entered_once_in_any_order():
     ours, theirs = features(4)
-    first, second = make(), make()
+    first, second, one = (make(momentum=0.25) for _ in range(3))
     first(ours, theirs, torch.tensor([3, 7, 3, 3]))
     order = [2, 0, 3, 1]
     second(ours[order], theirs[order], torch.tensor([3, 3, 3, 7]))
     assert_close(first.bank_S, second.bank_S)
     assert_close(first.bank_T, second.bank_T)
     # The mean of its embeddings, taken in once.
-    one = make()
     rows = module.unit(one.embed_S(ours[[0, 2, 3]])).mean(0)
-    mixed = 0.5 * one.bank_S[3] + 0.5 * rows
+    mixed = 0.25 * one.bank_S[3] + 0.75 * rows
     assert_close(first.bank_S[3], (mixed / mixed.norm()).detach())
 
 
