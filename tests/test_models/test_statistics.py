@@ -1,7 +1,6 @@
 """Running statistics against plain loops over all that they have seen."""
 
 import math
-import threading
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from torch.testing import assert_close
 
-from cakd_mm.models import statistics
 from cakd_mm.models.statistics import RunningMean, RunningNorm
 
 
@@ -181,94 +179,6 @@ def test_a_batch_without_rows_changes_nothing():
 
 
 # Checkpoints, ranks, mistakes
-
-
-@pytest.mark.parametrize('kind', [RunningMean, RunningNorm])
-def test_a_checkpoint_goes_on_where_it_stopped(kind):
-    def make():
-        module = RunningMean((3,)) if kind is RunningMean else RunningNorm(3)
-        return module.double()
-
-    def feed(module, batches):
-        for batch in batches:
-            module.update(batch.mean(0) if kind is RunningMean else batch)
-
-    batches = batches_of(5)
-    whole, first, second = make(), make(), make()
-    feed(whole, batches)
-    feed(first, batches[:2])
-    second.load_state_dict(first.state_dict())
-    feed(second, batches[2:])
-    state = whole.state_dict()
-    assert set(state) == {'batches'} | (
-        {'value'} if kind is RunningMean else {'mean', 'var'}
-    )
-    assert_close(dict(second.state_dict()), dict(state), rtol=0, atol=0)
-
-
-class Ranks:
-    """Runs a function on two threads that stand for the ranks of mmengine.dist."""
-
-    def __init__(self, monkeypatch):
-        self.barrier = threading.Barrier(2, timeout=20)
-        self.local = threading.local()
-        self.slots = [None, None]
-        monkeypatch.setattr(statistics, 'get_world_size', lambda: 2)
-        monkeypatch.setattr(statistics, 'all_gather', self.all_gather)
-        monkeypatch.setattr(statistics, 'all_reduce', self.all_reduce)
-
-    def all_gather(self, tensor):
-        self.barrier.wait()
-        self.slots[self.local.rank] = tensor.clone()
-        self.barrier.wait()
-        return [slot.clone() for slot in self.slots]
-
-    def all_reduce(self, tensor, op):
-        total = sum(self.all_gather(tensor))
-        tensor.copy_(total / 2 if op == 'mean' else total)
-
-    def run(self, function):
-        results = [None, None]
-
-        def work(rank):
-            self.local.rank = rank
-            results[rank] = function(rank)
-
-        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return results
-
-
-def test_the_mean_of_all_ranks(monkeypatch):
-    values = torch.tensor([[1.0, 9.0], [4.0, 0.0], [7.0, 5.0]], dtype=torch.float64)
-
-    def work(rank):
-        mean = RunningMean((), momentum=0.0).double()
-        for value in values[:, rank]:
-            mean.update(value)
-        return mean.value.item()
-
-    got = Ranks(monkeypatch).run(work)
-    assert got == [pytest.approx(values.mean().item())] * 2
-    assert values[0].tolist() == [1.0, 9.0]  # the callers' tensors are as before
-
-
-def test_the_norm_of_all_ranks_is_that_of_all_their_rows(monkeypatch):
-    batches = batches_of(4)
-
-    def work(rank):
-        norm = RunningNorm(3, momentum=0.0).double()
-        for batch in batches[rank::2]:
-            norm.update(batch)
-        return norm
-
-    rows = batches.flatten(0, 1).numpy()
-    for norm in Ranks(monkeypatch).run(work):
-        assert_close(norm.mean, torch.from_numpy(rows.mean(0)))
-        assert_close(norm.var, torch.from_numpy(rows.var(0)))
 
 
 @pytest.mark.parametrize('momentum', [-0.1, 1.5, float('nan')])

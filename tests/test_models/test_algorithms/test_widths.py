@@ -69,14 +69,11 @@ def widths(distiller):
     return fit.get('in_channels'), fit.get('out_channels')
 
 
-@pytest.mark.parametrize('connector', ['PooledConnector', 'MapConnector'])
 @pytest.mark.parametrize(
     ('source', 'expected'),
     [
         pytest.param('neck', (7, 14), id='neck'),
         pytest.param('backbone.stage1', (5, 10), id='stage1'),
-        pytest.param('backbone.stage2', (6, 12), id='stage2'),
-        pytest.param('backbone.stage3', (7, 14), id='stage3'),
         pytest.param('backbone.stage2_pre', (6, 12), id='before-the-relu'),
         pytest.param('backbone.conv1', (4, 8), id='convolution'),
         pytest.param('backbone.stage2.0.bn1', (6, 12), id='normalisation'),
@@ -84,10 +81,11 @@ def widths(distiller):
     ],
 )
 def test_a_connector_gets_the_students_and_the_teachers_width(
-    student, teacher, source, expected, connector
+    student, teacher, source, expected
 ):
-    filled = fill_widths(method(source, connector=connector), student, teacher)
-    assert widths(filled) == expected
+    for connector in ('PooledConnector', 'MapConnector'):
+        filled = fill_widths(method(source, connector=connector), student, teacher)
+        assert widths(filled) == expected
 
 
 def test_each_side_has_its_own_tap(student, teacher):
@@ -311,14 +309,9 @@ def shipped(name):
     ('pair', 'source', 'expected'),
     [
         ('wrn40-2_shv1_cifar100', 'neck', (960, 128)),
-        ('wrn40-2_shv1_cifar100', 'backbone.stage1', (240, 32)),
-        ('wrn40-2_shv1_cifar100', 'backbone.stage2', (480, 64)),
-        ('wrn40-2_shv1_cifar100', 'backbone.stage3', (960, 128)),
         ('wrn40-2_shv1_cifar100', 'backbone.stage1_pre', (240, 32)),
-        ('wrn40-2_wrn16-2_cifar100', 'backbone.stage3', (128, 128)),
         ('wrn40-2_wrn16-2_cifar100', 'backbone.stage2_sum', (64, 64)),
         ('r32x4_r8x4_cifar100', 'backbone.stage2', (128, 128)),
-        ('r56_r20_cifar100', 'backbone.stage2_pre', (32, 32)),
     ],
 )
 def test_the_pairs_of_the_paper(pair, source, expected):
@@ -330,24 +323,18 @@ def test_the_pairs_of_the_paper(pair, source, expected):
     assert loss['scorer']['num_classes'] == 100
 
 
-@pytest.mark.parametrize(
-    ('source', 'expected'),
-    [
-        ('backbone.layer1', (64, 256)),
-        ('backbone.layer3', (256, 1024)),
-        ('backbone.layer4', (512, 2048)),
-        ('backbone.layer3.1', (256, 1024)),
-        ('neck', (512, 2048)),
-    ],
-)
-def test_nets_of_mmpretrain(source, expected):
+def test_nets_of_mmpretrain():
     """Blocks that end in a wider convolution, and blocks that do not."""
     nets = [get_model(f'resnet{depth}_8xb32_in1k') for depth in (18, 50)]
-    cfg = method(source, scorer=network())
-    filled = fill_widths(cfg, *nets)
-    assert widths(filled) == expected
-    scorer = filled['distill_losses']['loss_a']['scorer']
-    assert (scorer['channels'], scorer['num_classes']) == (expected[1], 1000)
+    for source, expected in (
+        ('backbone.layer1', (64, 256)),
+        ('backbone.layer3.1', (256, 1024)),
+        ('neck', (512, 2048)),
+    ):
+        filled = fill_widths(method(source, scorer=network()), *nets)
+        assert widths(filled) == expected
+        scorer = filled['distill_losses']['loss_a']['scorer']
+        assert (scorer['channels'], scorer['num_classes']) == (expected[1], 1000)
 
 
 def test_a_plain_block_that_declares_its_width(teacher):

@@ -8,7 +8,7 @@ import torch
 from goldens import ABSENT, FOLDER
 from mmrazor.models.task_modules import RecorderManager
 from reference_nets import GIVEN, entry, facts, filled, forward, their_name
-from test_wide_resnet import macs
+from test_nets import macs
 from tiny import build
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -110,13 +110,6 @@ def test_keys_parameters_and_multiplications_are_the_references(theirs, arch):
 
 
 @needs_shared
-@pytest.mark.parametrize(('theirs', 'arch'), GIVEN.items())
-def test_parameters_with_200_classes(theirs, arch):
-    count = sum(p.numel() for p in classifier(arch, 200).parameters())
-    assert count == facts()['facts'][theirs]['params_200']
-
-
-@needs_shared
 @pytest.mark.parametrize('theirs', ['resnet20', 'resnet8x4', 'wrn_16_2', 'ShuffleV2'])
 @torch.no_grad()
 def test_logits_and_features_are_the_references(theirs):
@@ -179,39 +172,6 @@ def test_renaming_there_and_back(arch):
     renamed = convert_repdistiller_state_dict(theirs)
     assert renamed.keys() == ours.keys()
     assert all(renamed[name] is value for name, value in ours.items())
-
-
-@needs_shared
-@pytest.mark.parametrize(('theirs', 'arch'), GIVEN.items())
-def test_renaming_of_the_given_keys_and_back(theirs, arch):
-    weights = {key: object() for key, _ in facts()['state_dict_keys'][theirs]}
-    renamed = convert_repdistiller_state_dict(weights)
-    assert {their_name(arch, name): x for name, x in renamed.items()} == weights
-
-
-@pytest.mark.parametrize('arch', sorted(ARCHS))
-def test_taps_are_recorded_with_their_widths(arch):
-    model = classifier(arch, classes=7)
-    stages = 4 if arch == 'mobilenetv1' else 3
-    names = {f'stage{i}{end}' for i in range(1, stages + 1) for end in ('', '_pre')}
-    if arch.startswith('wrn'):
-        names |= {'stage1_sum', 'stage2_sum', 'stage3_sum'}
-    assert model.backbone.tap_channels.keys() == names | {'pooled'}
-    size = 32 if arch == 'mobilenetv1' else 8
-    with torch.no_grad():
-        found = recorded(model, torch.randn(2, 3, size, size))
-    for tap, channels in model.backbone.tap_channels.items():
-        assert found[tap].shape[:2] == (2, channels)
-    assert found['pooled'].ndim == 2
-    assert all(found[tap].ndim == 4 for tap in names)
-
-
-@pytest.mark.parametrize('size', [32, 64])
-@pytest.mark.parametrize('arch', SMALLEST)
-def test_a_row_of_logits_for_each_image(arch, size):
-    with torch.no_grad():
-        logits = classifier(arch, 7)(torch.randn(2, 3, size, size), mode='tensor')
-    assert logits.shape == (2, 7)
 
 
 @pytest.mark.parametrize('arch', [*SMALLEST, 'resnet20', 'wrn40-2'])

@@ -98,18 +98,6 @@ def test_warmup_multiplies_every_distillation_loss_and_no_other(make, factor):
             assert torch.equal(found[name], loss), name
 
 
-def test_the_gradient_is_warmed_up_too(make):
-    grads = []
-    for factor in (1.0, 0.25):
-        model = make()
-        model.distiller.warmup = factor
-        loss = losses_of(model)['distill.loss_feature']
-        (grad,) = torch.autograd.grad(loss, model.student.backbone.conv1.weight)
-        grads.append(grad)
-    assert grads[0].abs().max() > 0
-    torch.testing.assert_close(grads[1], 0.25 * grads[0])
-
-
 def test_terms_are_those_of_a_step_at_full_weight(make):
     """``ratio`` and the clusters' terms do not shrink with the warm-up."""
     plain, warmed = make(), make()
@@ -134,22 +122,6 @@ def test_names_of_the_terms(make, probing):
         assert value.shape == (), name
         assert not value.requires_grad, name
         assert value.isfinite(), name
-
-
-def test_before_the_first_step_there_are_none(make):
-    assert make().distiller.terms() == {}
-
-
-def test_probed_terms_are_gone_in_a_step_without(make):
-    model = make()
-    losses_of(model)
-    assert model.distiller.terms().keys() >= PROBED
-    model.distiller.probing = False
-    losses_of(model)
-    assert not PROBED & model.distiller.terms().keys()
-    model.distiller.probing = True
-    losses_of(model)
-    assert model.distiller.terms().keys() >= PROBED
 
 
 def test_probing_changes_no_loss_and_no_gradient(make):
@@ -192,14 +164,6 @@ def test_the_sum_takes_the_scorers_loss_and_no_term(make):
     assert losses[SCORER_LOSS].item() > 1  # cross-entropy of ten classes
     assert total.item() > losses[SCORER_LOSS].item() + 1
     assert logged.keys() == {'loss', *losses}
-
-
-def test_a_scorer_without_parameters_adds_no_loss(make):
-    losses = losses_of(make(DOUBLE))
-    assert losses.keys() == {
-        'student.loss',
-        *(f'distill.loss_{name}' for name in ('cakd', 'feature', 'second')),
-    }
 
 
 def test_in_eval_the_scorer_has_no_loss(make):

@@ -297,11 +297,6 @@ def test_what_a_list_cannot_be(change, match):
         strict(distiller)
 
 
-def test_the_unchanged_configs_build():
-    strict(with_widths(review()))
-    strict(with_widths(overhaul()))
-
-
 def test_a_connector_of_one_feature_gets_no_list():
     distiller = with_widths(overhaul())
     mapping = distiller['loss_forward_mappings']['loss_ofd']

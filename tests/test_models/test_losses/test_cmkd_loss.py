@@ -1,24 +1,16 @@
-"""CMKDLoss: what its weights and the difficulty do, terms, extremes, mistakes."""
+"""CMKDLoss: what its weights and the difficulty do, terms, mistakes."""
 
 import math
 
-import goldens
-import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis.extra import numpy as hnp
 from mmrazor.registry import MODELS
 from torch.testing import assert_close
 
 from cakd_mm.models.losses import CMKDLoss
 from cakd_mm.models.losses.functional import pearson_distance, spearman_distance
 
-BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 ROWS, CLASSES = 6, 9
-SCORES = hnp.arrays(
-    'float32', (2, ROWS, CLASSES), elements=st.floats(-1e4, 1e4, width=32)
-)
 
 
 def build(**config) -> CMKDLoss:
@@ -34,35 +26,6 @@ def logits():
 def entropy(preds_T, tau):
     p = (preds_T / tau).softmax(1)
     return -(p * p.log()).sum(1) / math.log(preds_T.shape[1])
-
-
-def usual(loss):
-    """The stored numbers but those of constant rows."""
-    return [
-        param
-        for param in goldens.cases(loss)
-        if param.values[0] is None or param.values[0]['case'] != 'constant row'
-    ]
-
-
-@BOTH
-@pytest.mark.parametrize('entry', usual('CMKD-Pearson'))
-def test_pearson_alone(entry, dtype):
-    golden = goldens.load(entry)
-    leaf = golden['logits_student'].to(dtype).requires_grad_()
-    value = build(difficulty=0.0)(leaf, golden['logits_teacher'].to(dtype))
-    value.backward()
-    goldens.assert_matches(entry, value.detach(), leaf.grad)
-
-
-@BOTH
-@pytest.mark.parametrize('entry', usual('CMKD-Spearman'))
-def test_hard_spearman_alone(entry, dtype):
-    golden = goldens.load(entry)
-    preds = (golden[f'logits_{net}'].to(dtype) for net in ('student', 'teacher'))
-    value = build(difficulty=1.0, regularization=0.0)(*preds)
-    rtol = entry['tolerance'][str(dtype).removeprefix('torch.')]['loss_rtol']
-    assert_close(value.double(), golden['loss'], rtol=rtol, atol=0)
 
 
 def test_the_teachers_entropy_shifts_the_weight_to_the_ranks(logits):
@@ -112,33 +75,6 @@ def test_the_terms(logits):
     assert_close(fixed.terms['difficulty'].item(), 0.25)
 
 
-@pytest.mark.parametrize('difficulty', ['entropy', 0.0, 0.4, 1.0])
-def test_the_gradient_goes_to_the_student_alone(logits, difficulty):
-    student, teacher = (preds.requires_grad_() for preds in logits)
-    loss = build(difficulty=difficulty, alpha=0.7, beta=1.3, loss_weight=0.5)
-    loss(student, teacher).backward()
-    assert teacher.grad is None
-    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student)
-
-
-def test_equal_nets_have_no_loss(logits):
-    leaf = logits[0].requires_grad_()
-    value = build()(leaf, logits[0].detach())
-    value.backward()
-    assert value == 0
-    assert leaf.grad.abs().max() < 1e-12
-
-
-def test_the_loss_is_a_mean(logits):
-    value = build()(*logits)
-    assert value.dim() == 0
-    assert_close(build()(*(preds.repeat(2, 1) for preds in logits)), value)
-    student, teacher = (preds[:0].requires_grad_() for preds in logits)
-    empty = build()(student, teacher)
-    empty.backward()
-    assert empty == 0
-
-
 def test_rows_of_equal_scores(logits):
     student, teacher = (preds.clone() for preds in logits)
     student[1] = 2.5
@@ -151,59 +87,14 @@ def test_rows_of_equal_scores(logits):
     assert leaf.grad[[0, 2, 4, 5]].any(1).all()
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision(logits, dtype):
-    student, teacher = (preds.to(dtype).requires_grad_() for preds in logits)
-    value = build()(student, teacher)
-    wide = build()(student.float(), teacher.float())
-    assert_close(value, wide, rtol=0, atol=0)
-    value.backward()
-    assert student.grad.dtype == dtype
-
-
-def test_autocast_changes_nothing(logits):
-    student, teacher = (preds.bfloat16() for preds in logits)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        value = build()(student, teacher)
-    assert_close(value, build()(student, teacher), rtol=0, atol=0)
-
-
-@settings(deadline=None, max_examples=60)
-@given(SCORES, st.sampled_from([0.0, 0.3, 2.0]), st.permutations(range(ROWS)))
-def test_finite_and_without_order_whatever_the_logits(scores, softness, order):
-    student, teacher = torch.from_numpy(scores).unbind()
-    loss = build(regularization=softness, loss_weight=300.0)
-    leaf = student.clone().requires_grad_()
-    value = loss(leaf, teacher)
-    value.backward()
-    assert value.isfinite()
-    assert value >= 0
-    assert leaf.grad.isfinite().all()
-    assert_close(loss(student[order], teacher[order]), value)
-
-
-@pytest.mark.parametrize('value', [-1.0, math.inf, math.nan, '4', True, None])
-@pytest.mark.parametrize('key', ['alpha', 'beta', 'difficulty', 'tau', 'loss_weight'])
-def test_a_wrong_number_is_named(key, value):
-    message = rf'{key} must be .*, got {value!r}: set .* CMKDLoss'
-    with pytest.raises(ValueError, match=message):
-        build(**{key: value})
-
-
 def test_zero_and_one():
     build(alpha=0, beta=0, difficulty=1, regularization=0, loss_weight=0)
-    with pytest.raises(ValueError, match=r'tau must be a positive.*got 0'):
-        build(tau=0)
+    for wrong in (-1.0, math.nan, None):
+        with pytest.raises(ValueError, match=f'difficulty must be .*, got {wrong!r}'):
+            build(difficulty=wrong)
     with pytest.raises(ValueError, match=r'difficulty must be at most 1, got 1\.5'):
         build(difficulty=1.5)
     with pytest.raises(ValueError, match=r'regularization must be 0 or .*got 1e-13'):
         build(regularization=1e-13)
     with pytest.raises(ValueError, match=r"difficulty .*'entropy'.*got 'margin'"):
         build(difficulty='margin')
-
-
-def test_wrong_logits_are_named(logits):
-    with pytest.raises(ValueError, match=r'preds_T \(6, 4\).*num_classes'):
-        build()(logits[0], logits[1][:, :4])
-    with pytest.raises(TypeError, match=r'preds_T must be a float tensor.*int64'):
-        build()(logits[0], logits[1].long())

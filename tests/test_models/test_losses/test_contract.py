@@ -1,15 +1,20 @@
 """What every registered loss must satisfy, tried by its arguments."""
 
 import copy
+import functools
 import inspect
 import math
 import pickle
+from typing import NamedTuple
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 from mmrazor.registry import MODELS
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cakd_mm.models.losses.base import DistillLoss, as_distill_loss, losses_of
 from cakd_mm.models.losses.feature_lists import FeatureListLoss
@@ -26,11 +31,80 @@ LOSSES = sorted(
 )
 EVERY = pytest.mark.parametrize('kind', LOSSES, ids=lambda kind: kind.__name__)
 N, C = 6, 5
+FLOAT_MAX = torch.finfo(torch.float32).max
 # What a loss without a default for an argument is built with.
 REQUIRED = dict(channels_S=C, channels_T=C)
 SMALL = dict(negatives=4, feat_dim=8)
 # A net of the last epochs has a lambda other than 0.
 EPOCH = 9
+# Settings that lead another way through a loss, beside its defaults.
+OF_FEATURES: list[dict] = [
+    dict(granularity=granularity) for granularity in ('channel', 'spatial', 'flat')
+] + [dict(standardize=True, channels=C)]
+VARIANTS: dict[str, list[dict]] = {
+    'CAKDFeatureLoss': [*OF_FEATURES, dict(OF_FEATURES[-1], gamma='adaptive')],
+    'CAKDLogitLoss': [dict(multi_label=True)],
+    'CMKDLoss': [dict(difficulty=0.4, regularization=0.7)],
+    'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
+    'FeatureKLLoss': OF_FEATURES,
+    'FeatureSquaredLoss': OF_FEATURES,
+}
+
+
+class Case(NamedTuple):
+    """A kind of loss and settings of it."""
+
+    kind: type[DistillLoss]
+    settings: dict
+
+    def __call__(self, **settings) -> DistillLoss:
+        return build(self.kind, **(self.settings | settings))
+
+
+CASES = [
+    pytest.param(
+        Case(kind, given),
+        id='-'.join([kind.__name__, *(str(v) for k, v in given.items() if v != C)]),
+    )
+    for kind in LOSSES
+    for given in ({}, *VARIANTS.get(kind.__name__, []))
+]
+EVERY_CASE = pytest.mark.parametrize('case', CASES)
+
+
+def of_cases(wanted):
+    """Parametrise a test by the cases of which ``wanted`` is true."""
+    return pytest.mark.parametrize('case', [c for c in CASES if wanted(c.values[0])])
+
+
+WITHOUT_DATASET = of_cases(lambda case: not case.kind.needs_dataset)
+# CTKD's temperatures of single samples follow the student through a part of the graph
+# that has no gradient.
+GRADIENTS = of_cases(lambda case: not case.settings.get('instance_wise'))
+# Those that are not 0 for equal nets: they are no divergences.
+NEVER_ZERO = ('CRDBankLoss', 'NKDLoss')
+# Those that square what they are fed, or whose parameters see it, do not survive the
+# largest numbers.
+BOUNDED = (
+    *('CRDBankLoss', 'FeatureSquaredLoss', 'HCLLoss', 'OFDFeatureLoss'),
+    'CTKDLoss',
+)
+UNBOUNDED = of_cases(
+    lambda case: (
+        case.kind.__name__ not in BOUNDED and not case.settings.get('standardize')
+    )
+)
+# Those that keep scores alone for the backward: no sort, no bank, no temperature.
+SCORES_ALONE = of_cases(
+    lambda case: case.kind.__name__ not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss')
+)
+WITH_LABELS = [
+    kind
+    for kind in LOSSES
+    if inspect.signature(kind.forward).parameters.get('gt_labels')
+    and not issubclass(kind, FeatureLoss)
+]
+LABELLED = pytest.mark.parametrize('kind', WITH_LABELS, ids=lambda kind: kind.__name__)
 
 
 def build(kind, **settings):
@@ -39,6 +113,8 @@ def build(kind, **settings):
     options = {k: v for k, v in {**REQUIRED, **SMALL}.items() if k in known}
     torch.manual_seed(0)
     loss = kind(**{**options, **settings}).eval()
+    for parameter in loss.parameters():  # some begin with zeros
+        parameter.data += 0.3 * torch.randn_like(parameter)
     if loss.needs_dataset:
         loss.set_dataset(torch.arange(4 * N) % 3, seed=0, batch_size=2 * N)
     if loss.needs_epoch:
@@ -53,25 +129,37 @@ def scores(rows=N, dtype=torch.float64, scale=2.0, seed=0):
     return both.to(dtype).unbind()
 
 
-def arguments(kind, student, teacher):
-    """Return what ``forward`` takes without a default, made of two score matrices."""
-    labels = torch.arange(len(student)) % C
+def arguments(loss, student, teacher, rows=None):
+    """Return what ``forward`` takes without a default, made of two score matrices.
+
+    ``rows`` are the samples' numbers, of which the labels follow.
+    """
+    rows = torch.arange(len(student)) if rows is None else rows
+    labels = (rows % C).to(student.device)
+    if getattr(loss, 'multi_label', False):
+        classes = torch.arange(C, device=student.device)
+        labels = (labels[:, None] + classes) % 3 == 0
+    if getattr(loss, 'granularity', 'pooled') != 'pooled':
+        student, teacher = as_map(student), as_map(teacher)
     made: dict = dict(preds_S=student, preds_T=teacher, gt_labels=labels)
-    if issubclass(kind, FeatureListLoss):
-        weight, bias = torch.linspace(0.5, 1.5, C), torch.linspace(-1, 0.3, C)
+    if isinstance(loss, FeatureListLoss):
+        weight, bias = (
+            torch.linspace(*ends, C, device=student.device)
+            for ends in ((0.5, 1.5), (-1, 0.3))
+        )
         made |= dict(
             preds_S=[as_map(student), student],
             preds_T=[as_map(teacher), teacher],
             bn_weights=[weight] * 2,
             bn_biases=[bias] * 2,
         )
-    forward = inspect.signature(kind.forward).parameters
+    forward = inspect.signature(type(loss).forward).parameters
     needed = [
         name
         for name, parameter in forward.items()
         if name != 'self' and parameter.default is parameter.empty
     ]
-    assert set(needed) <= made.keys(), f'say here what {kind.__name__} is fed'
+    assert set(needed) <= made.keys(), f'say here what {type(loss).__name__} is fed'
     return {name: made[name] for name in needed}
 
 
@@ -80,11 +168,11 @@ def as_map(rows: Tensor) -> Tensor:
     return rows[:, :, None, None] * torch.tensor([[0.5, -1.0], [2.0, 1.0]]).to(rows)
 
 
-def value(loss, student, teacher):
+def value(loss, student, teacher, rows=None):
     """Call a loss on two matrices of scores."""
     if loss.needs_dataset:
         loss.indices = torch.arange(len(student))
-    return loss(**arguments(type(loss), student, teacher))
+    return loss(**arguments(loss, student, teacher, rows))
 
 
 def value_and_grad(loss, student, teacher):
@@ -93,10 +181,17 @@ def value_and_grad(loss, student, teacher):
     return result.detach(), torch.autograd.grad(result, leaf)[0]
 
 
-@EVERY
-def test_gradcheck(kind):
+def state_of(loss):
+    return {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+
+
+# Values and gradients
+
+
+@GRADIENTS
+def test_gradcheck(case):
     student, teacher = scores()
-    loss = build(kind).double()
+    loss = case().double()
     # A first training step settles what a loss keeps of it, as CRD's normaliser.
     value(loss.train(), student, teacher)
     loss.eval()
@@ -105,68 +200,232 @@ def test_gradcheck(kind):
     )
 
 
-@EVERY
-def test_the_teacher_gets_no_gradient(kind):
+@EVERY_CASE
+@pytest.mark.parametrize('training', [False, True])
+def test_the_gradient_goes_to_the_student_alone(case, training):
     student, teacher = scores()
-    teacher.requires_grad_(), student.requires_grad_()
-    value(build(kind).double(), student, teacher).backward()
+    loss = case().double().train(training)
+    trained = any(True for _ in loss.parameters())
+    assert value(loss, student, teacher.requires_grad_()).requires_grad == trained
+    value(loss, student.requires_grad_(), teacher).backward()
     assert teacher.grad is None
     assert student.grad.abs().sum() > 0
 
 
-@EVERY
-def test_the_weight_is_a_factor(kind):
+@EVERY_CASE
+def test_the_weight_is_a_factor_of_the_loss_but_not_of_its_terms(case):
     pair = scores()
-    once, thrice = (build(kind, loss_weight=w).double() for w in (1.0, 3.0))
+    once, thrice, never = (case(loss_weight=w).double() for w in (1.0, 3.0, 0))
     assert_close(value(thrice, *pair), 3 * value(once, *pair))
+    assert value(never, *pair) == 0
+    assert_close(thrice.terms, once.terms)
 
 
-@EVERY
-def test_it_is_a_mean_over_the_batch(kind):
+@WITHOUT_DATASET
+def test_it_is_a_mean_over_the_batch(case):
     """Twice the same samples, and any order of them, give the same loss."""
-    if kind.needs_dataset:
-        pytest.skip('its negatives and its banks are those of the images')
     student, teacher = scores()
-    loss, order = build(kind).double(), torch.tensor([3, 1, 5, 0, 4, 2])
+    loss, order = case().double(), torch.tensor([3, 1, 5, 0, 4, 2])
 
     def of_rows(rows):
-        fed = arguments(kind, student[rows], teacher[rows])
-        if 'gt_labels' in fed:
-            fed['gt_labels'] = rows % C
-        return loss(**fed)
+        return value(loss, student[rows], teacher[rows], rows)
 
     once = of_rows(torch.arange(N))
+    assert once.dim() == 0
     assert_close(of_rows(order), once)
     assert_close(of_rows(torch.cat((order, order))), once)
 
 
-@EVERY
-def test_an_empty_batch_costs_nothing(kind):
-    student, teacher = (x[:0] for x in scores())
-    result, grad = value_and_grad(build(kind).double(), student, teacher)
+@EVERY_CASE
+def test_equal_nets(case):
+    student, _ = scores()
+    result, grad = value_and_grad(case().double(), student, student)
+    if case.kind.__name__ in NEVER_ZERO:
+        assert result > 0.01
+    else:
+        assert result.abs() < 1e-12 and grad.abs().max() < 1e-8
+
+
+@EVERY_CASE
+def test_an_empty_batch_costs_nothing_and_is_forgotten(case):
+    pair = scores()
+    loss, other = case().double().train(), case().double().train()
+    empty = [x[:0] for x in pair]
+    result, grad = value_and_grad(loss, *empty)
     assert result == 0 and grad.shape == (0, C)
+    assert all(term.isfinite() for term in loss.terms.values())
+    if not loss.needs_dataset:  # a step without images has other negatives
+        assert_close(value(loss, *pair), value(other, *pair))
 
 
-@EVERY
+# Precision
+
+
+@EVERY_CASE
+def test_float32_is_near_float64(case):
+    got = value_and_grad(case(), *scores(dtype=torch.float32))
+    want = value_and_grad(case().double(), *scores())
+    assert {x.dtype for x in got} == {torch.float32}
+    assert_close([x.double() for x in got], list(want), rtol=3e-5, atol=1e-6)
+
+
+@EVERY_CASE
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(kind, dtype):
+def test_half_precision_is_computed_in_float32(case, dtype):
     pair = scores(dtype=dtype)
-    wide = [x.float() for x in pair]
-    got, want = value(build(kind), *pair), value(build(kind), *wide)
-    assert got.dtype == torch.float32
-    assert_close(got, want, rtol=1e-6, atol=1e-7)
+    got = value_and_grad(case(), *pair)
+    want = value_and_grad(case(), *(x.float() for x in pair))
+    assert got[0].dtype == torch.float32 and got[1].dtype == dtype
+    assert_close(got[0], want[0], rtol=1e-6, atol=1e-7)
+    # Maps are laid out in half precision before the loss sees them.
+    assert_close(got[1].float(), want[1], rtol=2e-2, atol=1e-3)
 
 
-@EVERY
+@EVERY_CASE
+def test_autocast_changes_nothing(case):
+    student, teacher = scores(dtype=torch.float32)
+    want = value_and_grad(case(), student, teacher)
+    with torch.autocast('cpu', torch.bfloat16):
+        result = value(case(), student.requires_grad_(), teacher)
+    grad = torch.autograd.grad(result, student)[0]
+    assert_close((result.detach(), grad), want, rtol=0, atol=0)
+
+
+# Extreme scores
+
+
+@EVERY_CASE
 @pytest.mark.parametrize('scale', [1e3, 1e6])
-def test_large_scores_leave_the_gradient_finite(kind, scale):
-    result, grad = value_and_grad(build(kind), *scores(8, torch.float32, scale))
+def test_large_scores(case, scale):
+    result, grad = value_and_grad(case(), *scores(8, torch.float32, scale))
     assert result.isfinite() and grad.isfinite().all()
 
 
-@EVERY
-def test_the_terms_are_the_last_steps(kind):
-    loss = build(kind).double()
+@UNBOUNDED
+def test_the_largest_scores(case):
+    """The mean of the rows may overflow then, the gradient must not."""
+    scale = FLOAT_MAX / 2  # because a map has twice the scores
+    result, grad = value_and_grad(
+        case(), *(scale * x for x in scores(8, torch.float32, 1.0))
+    )
+    assert grad.isfinite().all() and not result.isnan()
+
+
+@WITHOUT_DATASET
+def test_a_nan_shows(case):
+    student, teacher = scores()
+    student[1, 2] = math.nan
+    assert value(case().double(), student, teacher).isnan()
+
+
+ROWS = st.lists(st.floats(0, 1e4, width=32), min_size=C, max_size=C)
+
+
+@WITHOUT_DATASET
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(
+    student=st.lists(ROWS, min_size=3, max_size=3),
+    teacher=st.lists(ROWS, min_size=3, max_size=3),
+    order=st.permutations(range(3)),
+)
+def test_finite_and_without_order_whatever_the_scores(case, student, teacher, order):
+    pair = torch.tensor(student), torch.tensor(teacher)
+    loss = case(loss_weight=300.0)
+    result, grad = value_and_grad(loss, *pair)
+    assert result.isfinite() and grad.isfinite().all()
+    assert result > -1e-2
+    assert all(term.isfinite() for term in loss.terms.values())
+    rows = torch.tensor(order)
+    moved = value(loss, *(x[rows] for x in pair), rows)
+    assert_close(moved, result, rtol=1e-4, atol=1e-2)
+
+
+# Autograd and devices
+
+
+@EVERY_CASE
+def test_what_it_is_fed_is_left_alone(case):
+    pair = scores()
+    before = [x.clone() for x in pair]
+    value_and_grad(case().double().train(), *pair)
+    assert_close(list(pair), before, rtol=0, atol=0)
+
+
+@EVERY_CASE
+def test_the_graph_can_be_kept(case):
+    student, teacher = scores()
+    result = value(case().double(), student.requires_grad_(), teacher)
+    grads = [
+        torch.autograd.grad(result, student, retain_graph=True)[0] for _ in range(2)
+    ]
+    assert_close(*grads, rtol=0, atol=0)
+
+
+class Reads(TorchDispatchMode):
+    """Counts numbers read of tensors, for each of which a host waits for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += '_local_scalar_dense' in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@EVERY_CASE
+def test_nothing_is_read_back_to_the_host(case):
+    loss = case().train()
+    pair = scores(dtype=torch.float32)
+    for _ in range(2):  # the first steps may look at their numbers once
+        value(loss, *pair)
+    student, teacher = pair
+    if case.kind in WITH_LABELS:  # it does look at labels, but on a CPU only
+        student, teacher = (x.to('meta') for x in pair)
+    with Reads() as reads:
+        value(loss, student.requires_grad_(), teacher).backward()
+    assert student.grad.shape == (N, C)
+    # The lowest and the highest index of the images, which are on the host.
+    assert reads.count == (2 if loss.needs_dataset else 0)
+
+
+@SCORES_ALONE
+def test_few_bytes_are_kept_for_backward(case):
+    """Less than three times the scores."""
+    saved: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    loss = case()
+    student, teacher = scores(64, torch.float32)
+    fed = arguments(loss, student.requires_grad_(), teacher)
+    fed_S = fed['preds_S'] if isinstance(fed['preds_S'], list) else [fed['preds_S']]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss(**fed)
+    assert 0 < sum(saved.values()) <= 3 * sum(x.nbytes for x in fed_S)
+
+
+@of_cases(lambda case: 'compile' in inspect.signature(case.kind).parameters)
+def test_compiled_it_gives_the_same(case, monkeypatch):
+    monkeypatch.setattr(
+        torch, 'compile', functools.partial(torch.compile, backend='aot_eager')
+    )
+    torch._dynamo.reset()
+    pair = scores(dtype=torch.float32)
+    plain, compiled = case().train(), case(compile=True).train()
+    for _ in range(2):
+        got, want = (value_and_grad(loss, *pair) for loss in (compiled, plain))
+        assert_close(got, want, rtol=1e-5, atol=1e-6)
+        assert_close(compiled.terms, plain.terms, rtol=1e-5, atol=1e-6)
+
+
+# Terms and state
+
+
+@EVERY_CASE
+def test_the_terms_are_the_last_steps(case):
+    loss = case().double()
     assert loss.terms == {}
     first = scores(seed=1)
     value(loss, *first)
@@ -182,6 +441,36 @@ def test_the_terms_are_the_last_steps(kind):
         assert label.partition(': ')[0].lower() == name.lower()
 
 
+@EVERY_CASE
+def test_eval_leaves_its_state_alone(case):
+    loss = case().train()
+    value(loss, *scores(dtype=torch.float32))
+    before = state_of(loss)
+    value(loss.eval(), *scores(dtype=torch.float32, seed=1))
+    assert_close(state_of(loss), before, rtol=0, atol=0)
+    value(loss.train(), *scores(dtype=torch.float32, seed=1))
+    moved = {name for name, _ in loss.named_buffers()} & before.keys()
+    moved = {name for name in moved if not loss.state_dict()[name].equal(before[name])}
+    counted = {name for name in before if name.endswith(('batches', 'steps'))}
+    assert counted <= moved
+
+
+@EVERY_CASE
+def test_a_checkpoint_goes_on_where_it_stopped(case):
+    whole, first, second = (case().train() for _ in range(3))
+    steps = [scores(dtype=torch.float32, seed=seed) for seed in range(4)]
+    for pair in steps:
+        want = value(whole, *pair)
+    for pair in steps[:2]:
+        value(first, *pair)
+    second.load_state_dict(first.state_dict())
+    for pair in steps[2:]:
+        got = value(second, *pair)
+    assert_close(got, want, rtol=0, atol=0)
+    assert_close(second.terms, whole.terms, rtol=0, atol=0)
+    assert_close(state_of(second), state_of(whole), rtol=0, atol=0)
+
+
 @EVERY
 def test_it_prints_its_settings(kind):
     text = repr(build(kind, loss_weight=0.125))
@@ -189,13 +478,29 @@ def test_it_prints_its_settings(kind):
     assert 'probing' not in text
 
 
-@EVERY
-def test_it_can_be_copied_and_saved(kind):
+@EVERY_CASE
+def test_it_can_be_copied_and_saved(case):
     pair = scores()
-    loss = build(kind).double()
+    loss = case().double()
     want = value(loss, *pair)
     for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
         assert_close(value(other, *pair), want)
+
+
+# The interface
+
+
+@EVERY
+def test_mmrazors_distiller_can_read_the_signature(kind):
+    """And one loss of features can replace another in a config."""
+    parameters = inspect.signature(kind.forward).parameters
+    assert {p.kind for p in parameters.values()} == {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD
+    }
+    names = list(parameters)
+    assert names[:3] == ['self', 'preds_S', 'preds_T']
+    if issubclass(kind, FeatureLoss):
+        assert names[3:] == ['gt_labels', 'head_weight', 'head_bias']
 
 
 @EVERY
@@ -210,25 +515,97 @@ def test_a_wrong_number_is_named(kind):
         for wrong in (math.inf, math.nan, '4', None, True):
             with pytest.raises(ValueError, match=f'{name}.*{wrong!r}'):
                 build(kind, **{name: wrong})
-    with pytest.raises(ValueError, match=r'loss_weight must be .*, got -1\.0'):
+        if name in ('tau', 'strong_share', 't_start', 't_end'):
+            with pytest.raises(ValueError, match=f'{name} must be a positive.*got 0'):
+                build(kind, **{name: 0})
+        elif name not in ('init', 'lambda_max', 'lambda_min'):
+            build(kind, **{name: 0})
+    match = rf'loss_weight must be .*, got -1\.0.* {kind.__name__}'
+    with pytest.raises(ValueError, match=match):
         build(kind, loss_weight=-1.0)
 
 
-@EVERY
-def test_what_is_no_tensor_is_refused(kind):
+@EVERY_CASE
+def test_what_is_no_tensor_is_refused(case):
     """A tuple, as a neck returns one, says what to write."""
-    student, teacher = scores()
-    fed = arguments(kind, student, teacher)
-    match = 'float tensor|list of maps'
+    loss = case()
+    fed = arguments(loss, *scores())
     for name in ('preds_S', 'preds_T'):
-        for wrong in ((fed[name],), None, torch.ones(N, C, dtype=torch.int64)):
-            if issubclass(kind, FeatureListLoss) and isinstance(wrong, tuple):
-                continue
+        wrong = fed[name]
+        if isinstance(loss, FeatureListLoss):
+            wrong = [(x,) for x in wrong]
+        for data, match in (
+            (
+                wrong if isinstance(wrong, list) else (wrong,),
+                'float tensor.*data_idx=0',
+            ),
+            (None, 'float tensor|list of maps'),
+            (torch.ones(N, C, dtype=torch.int64), 'float tensor|list of maps'),
+        ):
+            loss = case()  # because a first step may be looked at more closely
+            loss.indices = torch.arange(N)
             with pytest.raises(TypeError, match=f'{name}.*({match})'):
-                loss = build(kind)
-                if loss.needs_dataset:
-                    loss.indices = torch.arange(N)
-                loss(**{**fed, name: wrong})
+                loss(**{**fed, name: data})
+
+
+@EVERY_CASE
+def test_a_student_and_a_teacher_that_do_not_fit_are_named(case):
+    student, teacher = scores()
+    for ours, theirs in ((student, teacher[:, :4]), (student[:4], teacher)):
+        loss = case()
+        fed = arguments(loss, student, teacher)
+        fed |= arguments(loss, ours, ours) | dict(
+            preds_T=arguments(loss, theirs, theirs)['preds_T']
+        )
+        loss.indices = torch.arange(len(ours))
+        with pytest.raises(ValueError, match=r'preds_|channels|width'):
+            loss(**fed)
+
+
+# Labels
+
+
+@LABELLED
+@pytest.mark.parametrize(
+    'dtype', [torch.float32, torch.float16, torch.int64, torch.bool, torch.uint8]
+)
+def test_rows_of_label_scores_count_as_their_argmax(kind, dtype):
+    """mmpretrain gives int64 rows for the batches that it does not mix."""
+    pair, labels = scores(), torch.arange(N) % C
+    want = build(kind)(*pair, labels)
+    rows = torch.nn.functional.one_hot(labels, C)
+    if dtype.is_floating_point:
+        rows = 0.7 * rows + 0.3 * rows.roll(1, 0)
+    assert_close(build(kind)(*pair, rows.to(dtype)), want, rtol=0, atol=0)
+    if not dtype.is_floating_point and dtype != torch.bool:
+        assert_close(build(kind)(*pair, labels.to(dtype)), want, rtol=0, atol=0)
+
+
+HOT = torch.eye(C)[torch.arange(N) % C]
+
+
+@LABELLED
+@pytest.mark.parametrize(
+    ('labels', 'error', 'message'),
+    [
+        (HOT[:, :4], ValueError, r'gt_labels.*\(6, 4\).*\(6, 5\).*num_classes'),
+        (torch.zeros(4).long(), ValueError, r'\(4,\).*one class index per sample'),
+        (torch.zeros(N, 1, 1).long(), ValueError, r'gt_labels.*\(6, 1, 1\)'),
+        (torch.zeros(N), TypeError, r'integer class indices.*torch\.float32'),
+        (torch.zeros(N) > 0, TypeError, r'integer class indices.*torch\.bool'),
+        (torch.full((N,), 5), ValueError, r'holds 5, .*5 classes.*num_classes'),
+        (torch.arange(N) - 1, ValueError, r'holds -1, .*number labels from 0'),
+        (
+            (HOT + HOT.roll(1, 1)).long(),
+            ValueError,
+            r"several classes.*type='CAKDLogitLoss' and multi_label=True|"
+            'several classes.*set multi_label=True',
+        ),
+    ],
+)
+def test_wrong_labels_are_named(kind, labels, error, message):
+    with pytest.raises(error, match=message):
+        build(kind)(*scores(), labels)
 
 
 @pytest.mark.parametrize(

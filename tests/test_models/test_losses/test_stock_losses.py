@@ -98,22 +98,8 @@ def test_dkd_loss_takes_any_other_reduction_for_a_sum(problem, reduction):
     assert_close(values[1], 6 * values[2])
 
 
-def test_dkd_loss_takes_no_rows_of_label_scores(problem):
-    rows = torch.nn.functional.one_hot(problem[2], 5)
-    with pytest.raises(RuntimeError):
-        MODELS.build(dict(type='DKDLoss'))(*problem[:2], rows.float())
-
-
 def test_dkd_loss_lets_a_gradient_of_nan_through_to_the_teacher(problem):
     student, teacher, labels = problem
     teacher.requires_grad_()
     MODELS.build(dict(type='DKDLoss'))(student, teacher, labels).backward()
     assert teacher.grad.isnan().all()
-
-
-@pytest.mark.parametrize('type_', ['KLDivergence', 'DISTLoss'])
-def test_the_others_do_not(problem, type_):
-    student, teacher = (preds.requires_grad_() for preds in problem[:2])
-    MODELS.build(dict(type=type_))(student, teacher).backward()
-    assert teacher.grad is None
-    assert student.grad.abs().sum() > 0

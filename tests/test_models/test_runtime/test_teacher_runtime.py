@@ -134,7 +134,7 @@ def test_whole_batches_alone_are_compiled(monkeypatch):
 
 
 def test_what_was_compiled_for_one_net_is_not_run_for_another():
-    for seed, taps in ((0, []), (1, ['stage1', 'stage2_pre']), (2, [])):
+    for seed, taps in ((0, []), (1, ['stage1', 'stage2_pre'])):
         net = NETS['resnet8']().eval()
         torch.manual_seed(seed)
         spread(net)

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from cakd_mm.models.losses.functional import decoupled_kl, single_label_kl
+from cakd_mm.models.losses.functional import (
+    decoupled_kl,
+    single_label_kl,
+    weighted_kl,
+)
 
 BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 TERMS = pytest.mark.parametrize('term', ['bcd', 'scd', 'wcd'])
@@ -109,6 +112,12 @@ def check_golden(entry, preds_S, preds_T, mask):
         rows = goldens.load(entry)[f'row_{name}']
         rtol = tolerance['loss_rtol'] * max(1, rows.abs().max())
         assert_close(term.detach().double(), rows, rtol=rtol, atol=rtol)
+    names = ('tau', 'alpha', 'beta', 'gamma')
+    tau, *weights = (entry['hparams'][name] for name in names)
+    leaf = preds_S.detach().requires_grad_()
+    loss = tau**2 * weighted_kl(leaf, preds_T, mask, tau, *weights).loss
+    loss.backward()
+    goldens.assert_matches(entry, loss.detach(), leaf.grad)
 
 
 @BOTH
@@ -132,21 +141,6 @@ def test_feature_map_goldens(entry, dtype):
         for name in ('student', 'teacher', 'mask')
     )
     check_golden(entry, preds_S.to(dtype), preds_T.to(dtype), mask)
-
-
-@BOTH
-@pytest.mark.parametrize('entry', goldens.cases('KD'))
-def test_kd_goldens_from_the_teachers_weights(entry, dtype):
-    """alpha = 1, beta = P_S and gamma = P_W of the teacher give KD back."""
-    golden, tau = goldens.load(entry), entry['hparams']['T']
-    leaf = golden['logits_student'].to(dtype).requires_grad_()
-    teacher = golden['logits_teacher'].to(dtype)
-    mask = torch.rand(leaf.shape, generator=torch.Generator().manual_seed(1)) < 0.3
-    p_S = ((teacher / tau).softmax(1) * mask).sum(1)
-    bcd, scd, wcd = decoupled_kl(leaf, teacher, mask, tau)
-    loss = tau**2 * (bcd + p_S * scd + (1 - p_S) * wcd).mean()
-    loss.backward()
-    goldens.assert_matches(entry, loss.detach(), leaf.grad)
 
 
 # Values and gradients
@@ -250,10 +244,7 @@ def problems(draw):
     return *map(torch.from_numpy, arrays), tau
 
 
-def seen(max_examples=60):
-    return settings(
-        max_examples=max_examples, deadline=None, derandomize=True, database=None
-    )
+ANY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 def close(got, want):
@@ -261,57 +252,33 @@ def close(got, want):
         assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@seen()
-@given(problems())
-def test_never_negative(problem):
-    assert torch.stack(decoupled_kl(*problem)).min() > -1e-12
+SHIFT = st.floats(-100, 100, width=16)
 
 
-@seen()
-@given(problems())
-def test_adds_up_to_plain_kd(problem):
+@ANY
+@given(problems(), SHIFT, SHIFT, st.randoms(use_true_random=False))
+def test_properties(problem, shift_S, shift_T, random):
+    """What holds of the divergences of any scores."""
     preds_S, preds_T, mask, tau = problem
+    terms = bcd, scd, wcd = decoupled_kl(*problem)
+    assert torch.stack(terms).min() > -1e-12
+    # They add up to plain KD.
     student, teacher = ((preds / tau).log_softmax(1) for preds in (preds_S, preds_T))
     p_S = (teacher.exp() * mask).sum(1)
-    bcd, scd, wcd = decoupled_kl(*problem)
     plain = (teacher.exp() * (teacher - student)).sum(1)
     close([bcd + p_S * scd + (1 - p_S) * wcd], [plain])
-
-
-@seen()
-@given(problems(), st.floats(-100, 100, width=16), st.floats(-100, 100, width=16))
-def test_a_shift_of_either_nets_scores_changes_nothing(problem, shift_S, shift_T):
-    preds_S, preds_T, mask, tau = problem
-    shifted = decoupled_kl(preds_S + shift_S, preds_T + shift_T, mask, tau)
-    close(shifted, decoupled_kl(*problem))
-
-
-@seen()
-@given(problems(), st.randoms(use_true_random=False))
-def test_the_order_of_rows_and_classes_changes_nothing(problem, random):
-    *tensors, tau = problem
-    rows, classes = (list(range(size)) for size in tensors[0].shape)
+    # Neither a shift of a net's scores nor the order of rows and classes matters.
+    close(decoupled_kl(preds_S + shift_S, preds_T + shift_T, mask, tau), terms)
+    rows, classes = (list(range(size)) for size in mask.shape)
     random.shuffle(rows), random.shuffle(classes)
-    moved = decoupled_kl(*(tensor[rows][:, classes] for tensor in tensors), tau)
-    close(moved, [term[rows] for term in decoupled_kl(*problem)])
+    moved = (tensor[rows][:, classes] for tensor in (preds_S, preds_T, mask))
+    close(decoupled_kl(*moved, tau), [term[rows] for term in terms])
+    # The clusters may swap their names, and the temperature divides the scores.
+    close(decoupled_kl(preds_S, preds_T, ~mask, tau), (bcd, wcd, scd))
+    close(decoupled_kl(preds_S / tau, preds_T / tau, mask, 1.0), terms)
 
 
-@seen()
-@given(problems())
-def test_swapping_the_clusters_swaps_their_terms(problem):
-    preds_S, preds_T, mask, tau = problem
-    bcd, scd, wcd = decoupled_kl(preds_S, preds_T, ~mask, tau)
-    close((bcd, wcd, scd), decoupled_kl(*problem))
-
-
-@seen()
-@given(problems())
-def test_the_temperature_divides_the_scores(problem):
-    preds_S, preds_T, mask, tau = problem
-    close(decoupled_kl(*problem), decoupled_kl(preds_S / tau, preds_T / tau, mask, 1.0))
-
-
-@seen()
+@ANY
 @given(problems())
 def test_any_problem_has_the_reference_values_and_gradients(problem):
     assert_like_reference(*problem, rtol=1e-9, atol=1e-11)
@@ -337,7 +304,7 @@ def test_a_cluster_far_below_the_other(tau):
     assert_like_reference(preds_S, preds_T, mask, tau, rtol=2e-4)
 
 
-@pytest.mark.parametrize('tau', [0.25, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize('tau', [0.25, 4.0])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
 @TERMS
 def test_the_largest_floats(term, dtype, tau):
@@ -389,76 +356,13 @@ def test_nearly_equal_features_keep_their_digits(tau):
 # Precision
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('scale', [3.0, 6e4 / 4])
-def test_half_precision_is_computed_in_float32(scale, dtype):
-    preds_S, preds_T, mask = random_problem(scale=scale, dtype=dtype)
-    leaf = preds_S.clamp(-6e4, 6e4).requires_grad_()
-    wide = leaf.detach().float().requires_grad_()
-    got = decoupled_kl(leaf, preds_T, mask, 0.5)
-    want = decoupled_kl(wide, preds_T.float(), mask, 0.5)
-    assert {term.dtype for term in got} == {torch.float32}
-    assert_close(got, want, rtol=0, atol=0)
-    sum(got).sum().backward()
-    sum(want).sum().backward()
-    assert_close(leaf.grad, wide.grad.to(dtype), rtol=0, atol=0)
-
-
 def test_mixed_precision_takes_the_wider():
     preds_S, preds_T, mask = random_problem(dtype=torch.float32)
     want = decoupled_kl(preds_S.double(), preds_T.double(), mask, 2.0)
     assert_close(decoupled_kl(preds_S, preds_T.double(), mask, 2.0), want)
 
 
-@pytest.mark.parametrize('single', [False, True])
-def test_autocast_changes_nothing(single):
-    preds_S, preds_T, mask = random_problem(dtype=torch.float32)
-    function, third = decoupled_kl, mask
-    if single:
-        function, third = single_label_kl, torch.arange(6)
-
-    def loss(preds):
-        got = function(preds, preds_T, third, 2.0)
-        return got if single else sum(got).sum()
-
-    want = value_and_grad(loss, preds_S)
-    with torch.autocast('cpu', torch.bfloat16):
-        got = value_and_grad(loss, preds_S)
-    assert_close(got, want, rtol=0, atol=0)
-
-
 # Autograd, memory, devices
-
-
-@pytest.mark.parametrize('trained', [False, True])
-def test_the_teacher_gets_no_gradient(trained):
-    preds_S, preds_T, mask = random_problem()
-    preds_S.requires_grad_(trained)
-    preds_T.requires_grad_()
-    terms = decoupled_kl(preds_S, preds_T, mask)
-    loss = single_label_kl(preds_S, preds_T, torch.arange(6))
-    assert {out.requires_grad for out in (*terms, loss)} == {trained}
-    if trained:
-        (sum(terms).sum() + loss).backward()
-        assert preds_T.grad is None
-        assert preds_S.grad.abs().min() > 0
-
-
-def test_inputs_are_left_alone():
-    problem = random_problem()
-    before = [tensor.clone() for tensor in problem]
-    decoupled_kl(*problem)
-    single_label_kl(*problem[:2], torch.arange(6))
-    assert_close(list(problem), before, rtol=0, atol=0)
-
-
-def test_the_graph_can_be_kept():
-    preds_S, preds_T, mask = random_problem()
-    preds_S.requires_grad_()
-    loss = sum(decoupled_kl(preds_S, preds_T, mask)).sum()
-    loss = loss + single_label_kl(preds_S, preds_T, torch.arange(6))
-    grads = [torch.autograd.grad(loss, preds_S, retain_graph=True)[0] for _ in range(2)]
-    assert_close(*grads, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('single', [False, True])
@@ -472,41 +376,6 @@ def test_a_second_derivative_is_refused(single):
     (grad,) = torch.autograd.grad(loss**2, preds_S, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
-
-
-@pytest.mark.parametrize(('single', 'scores'), [(False, 2), (True, 1)])
-def test_few_tensors_are_kept_for_backward(single, scores):
-    rows, classes = 8, 50
-    preds_S, preds_T, mask = random_problem(rows, classes, dtype=torch.float32)
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    preds_S.requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        if single:
-            single_label_kl(preds_S, preds_T, torch.arange(rows))
-        else:
-            decoupled_kl(preds_S, preds_T, mask)
-    limit = 4 * rows * (scores * classes + 1) + (not single) * rows * classes
-    assert 0 < sum(kept.values()) <= limit
-
-
-def test_nothing_is_read_back_to_the_host():
-    class NoScalars(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            assert '_local_scalar_dense' not in str(func), 'stops a GPU'
-            return func(*args, **(kwargs or {}))
-
-    preds_S, preds_T, mask = random_problem()
-    preds_S.requires_grad_()
-    with NoScalars():
-        loss = sum(decoupled_kl(preds_S, preds_T, mask)).sum()
-        (loss + single_label_kl(preds_S, preds_T, torch.arange(6))).backward()
-    assert preds_S.grad.isfinite().all()
 
 
 @pytest.mark.skipif(
@@ -554,14 +423,6 @@ def test_a_single_label_is_a_mask_of_one(dtype, weights, classes):
     assert_close(got, want)
 
 
-def test_gradcheck_of_a_single_label():
-    preds_S, preds_T, _ = random_problem()
-    assert torch.autograd.gradcheck(
-        lambda s: 3 * single_label_kl(s, preds_T, torch.arange(6), 1.7, 0.6, 2.0),
-        preds_S.requires_grad_(),
-    )
-
-
 @pytest.mark.parametrize('tau', [0.5, 4.0])
 @pytest.mark.parametrize('scale', [1e4, 1e6, FLOAT_MAX])
 def test_a_single_label_at_any_scale(scale, tau):
@@ -577,12 +438,6 @@ def test_a_single_label_at_any_scale(scale, tau):
     assert_close(got[1].double(), want[1], rtol=1e-4, atol=1e-6)
     if scale < FLOAT_MAX:
         assert_close(got[0].double(), want[0], rtol=1e-6, atol=0)
-
-
-def test_a_single_label_of_equal_nets():
-    preds, _, _ = random_problem(dtype=torch.float32)
-    loss = value_and_grad(lambda s: single_label_kl(s, preds, torch.arange(6)), preds)
-    assert_close(loss, (torch.tensor(0.0), torch.zeros(6, 7)), rtol=0, atol=1e-7)
 
 
 # Mistakes
@@ -603,7 +458,6 @@ SCORES, MASK = torch.zeros(8, 10), torch.zeros(8, 10, dtype=torch.bool)
         (dict(strong_mask=None), TypeError, r'strong_mask.*NoneType'),
         (dict(strong_mask=MASK[:, :9]), ValueError, r'strong_mask.*\(8, 9\).*\(8, 10'),
         (dict(tau=0), ValueError, r'tau must be positive.*got 0; write tau='),
-        (dict(tau=-1.5), ValueError, r'tau.*got -1\.5'),
         (dict(tau=math.inf), ValueError, r'tau.*finite, got inf'),
         (dict(tau=math.nan), ValueError, r'tau.*got nan'),
         (dict(tau='4'), TypeError, r"tau must be a number, got '4'"),

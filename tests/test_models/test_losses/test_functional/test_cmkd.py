@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from torch.testing import assert_close
 
-from cakd_mm.models.losses import functional
 from cakd_mm.models.losses.functional.cmkd import (
     _UnitRows,
     pearson_distance,
@@ -22,7 +21,7 @@ from cakd_mm.models.losses.functional.cmkd import (
 
 BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 DISTANCES = pytest.mark.parametrize('distance', [pearson_distance, spearman_distance])
-SOFTNESS = pytest.mark.parametrize('softness', [0.1, 0.7, 2.0, 5.0, 100.0])
+SOFTNESS = pytest.mark.parametrize('softness', [0.1, 2.0, 100.0])
 FLOAT_MAX = torch.finfo(torch.float32).max
 HARD = 1e-12  # soft, but as good as hard
 
@@ -146,16 +145,6 @@ def test_pearson_by_hand():
     assert_close(pearson_distance(student, teacher), torch.tensor([0.0, 2.0, 1.0]))
 
 
-def test_pearson_gradcheck():
-    student, teacher = random_rows()
-    student[2] = 1.5
-    weights = torch.arange(1.0, 7.0).sqrt()
-    assert torch.autograd.gradcheck(
-        lambda s: weights * pearson_distance(s, teacher),
-        student[[0, 1, 3, 4, 5, 0]].requires_grad_(),
-    )
-
-
 def test_unit_rows_gradcheck():
     """By itself: what the distances feed back has no mean."""
     scores, weights = random_rows()
@@ -206,7 +195,7 @@ def test_equal_rows_have_no_distance(distance, dtype):
 
 
 @DISTANCES
-@pytest.mark.parametrize('constant', [0.1, -1e4, 1e30, 0.0])
+@pytest.mark.parametrize('constant', [0.1, 1e30, 0.0])
 @pytest.mark.parametrize('net', ['student', 'teacher', 'both'])
 def test_a_constant_row_has_distance_one_and_no_gradient(net, constant, distance):
     student, teacher = (preds.clone() for preds in random_rows(dtype=torch.float32))
@@ -292,18 +281,18 @@ def test_very_soft_ranks_are_the_standardised_scores():
     assert_close(narrow, pearson_distance(scores, teacher), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('softness', [0.1, 0.7, 2.0, 5.0])
+@pytest.mark.parametrize('softness', [0.1, 2.0])
 def test_soft_ranks_gradcheck(softness):
-    scores = random_rows(rows=12)[0].requires_grad_()
+    scores = random_rows(rows=5)[0].requires_grad_()
     weights = torch.linspace(-1, 2, scores.numel()).view_as(scores).sin()
     assert torch.autograd.gradcheck(
         lambda s: (weights * soft_ranks(s, softness)).sum(-1), scores
     )
 
 
-@pytest.mark.parametrize('softness', [0.1, 0.7, 2.0, 5.0, 100.0])
+@pytest.mark.parametrize('softness', [0.7, 100.0])
 def test_spearman_gradcheck(softness):
-    student, teacher = random_rows(rows=12)
+    student, teacher = random_rows(rows=5)
     assert torch.autograd.gradcheck(
         lambda s: spearman_distance(s, teacher, softness), student.requires_grad_()
     )
@@ -334,19 +323,6 @@ def test_a_score_alone_in_its_block_has_no_gradient_at_all():
     leaf = scores.requires_grad_()
     (weights.sin() * soft_ranks(leaf, HARD)).sum().backward()
     assert not leaf.grad.any()
-
-
-def test_the_gradient_lowers_the_distance():
-    student, teacher = random_rows(4, 40)
-    leaf = student.clone().requires_grad_()
-    before = spearman_distance(student, teacher, 0.0).mean()
-    optimizer = torch.optim.Adam([leaf], 0.1)
-    for _ in range(60):
-        optimizer.zero_grad()
-        spearman_distance(leaf, teacher).sum().backward()
-        optimizer.step()
-    after = spearman_distance(leaf.detach(), teacher, 0.0).mean()
-    assert after < 0.3 < 0.7 < before
 
 
 def test_a_softness_means_the_same_for_any_number_of_classes():
@@ -442,26 +418,6 @@ def test_a_nan_shows_and_stays_in_its_row(distance, bad):
     assert_close(value[rest], want[rest])
 
 
-@DISTANCES
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision(distance, dtype):
-    student, teacher = (p.to(dtype).requires_grad_() for p in random_rows())
-    value = distance(student, teacher)
-    wide = distance(student.float(), teacher.float())
-    assert_close(value, wide, rtol=0, atol=0)
-    value.sum().backward()
-    assert student.grad.dtype == dtype
-    assert teacher.grad is None
-
-
-@DISTANCES
-def test_no_samples(distance):
-    leaf = torch.empty(0, 5, requires_grad=True)
-    value = distance(leaf, torch.empty(0, 5))
-    value.sum().backward()
-    assert value.shape == (0,)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 @DISTANCES
 def test_a_gpu_gives_what_the_cpu_gives(distance):
@@ -474,11 +430,6 @@ def test_a_gpu_gives_what_the_cpu_gives(distance):
     assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_they_are_exported_with_the_other_maths():
-    assert functional.pearson_distance is pearson_distance
-    assert functional.spearman_distance is spearman_distance
-
-
 @pytest.mark.parametrize('value', [-1.0, 1e-13, math.inf, math.nan, '1', True, None])
 def test_a_wrong_regularization_is_named(value):
     message = rf'regularization must be .*got {value!r}; write regularization=2\.0'
@@ -486,14 +437,3 @@ def test_a_wrong_regularization_is_named(value):
         spearman_distance(*random_rows(), value)
     with pytest.raises(ValueError, match=message):
         soft_ranks(random_rows()[0], value)
-
-
-@DISTANCES
-def test_wrong_scores_are_named(distance):
-    student, teacher = random_rows()
-    with pytest.raises(TypeError, match=r'preds_S must be a float tensor.*int64'):
-        distance(student.long(), teacher)
-    with pytest.raises(ValueError, match=r'preds_T has shape \(6,\), expected \(N, C'):
-        distance(student, teacher[:, 0])
-    with pytest.raises(ValueError, match=r'preds_T \(6, 4\).*num_classes'):
-        distance(student, teacher[:, :4])
