@@ -14,8 +14,6 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from pages import JOINED
-from tiny import CONFIGS
-from tools_inside import run_tool
 
 from cakd_mm import cli
 
@@ -143,9 +141,3 @@ def test_the_teacher_of_a_checkout_is_hinted_at_by_commands_of_here(folder):
     command = 'cakd-mm train cakd_mm::vanilla/resnet20_digits.py'
     with pytest.raises(FileNotFoundError, match=f'teacher_ckpt.*{command}'):
         cli.main(['train', 'plain.py'])
-
-
-def test_the_tool_s_own_path_works_as_well(folder, monkeypatch):
-    run_tool(monkeypatch, 'train.py', 'teacher.py')
-    assert (folder / 'work_dirs/teacher/epoch_2.pth').is_file()
-    assert CONFIGS.parent not in folder.parents

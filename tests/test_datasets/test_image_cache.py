@@ -1,4 +1,3 @@
-import json
 import os
 from multiprocessing import get_context
 from pathlib import Path
@@ -7,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from cakd_mm.datasets import image_cache
 from cakd_mm.datasets.image_cache import FOOTER, cached_images
 
 OLD = 1_600_000_000 * 10**9
@@ -59,12 +57,6 @@ def test_without_a_cache_all_is_decoded(files, caches):
         assert torch.equal(files.cached(None), torch.from_numpy(files.decode()))
     assert files.count == 4
     assert not caches.exists()
-
-
-def test_who_changes_the_images_changes_no_file(files, caches):
-    files.cached(caches).zero_()
-    files.cached(caches).zero_()
-    assert torch.equal(files.cached(caches), torch.from_numpy(files.decode()))
 
 
 def test_each_key_and_list_of_files_has_its_own_file(files, caches):
@@ -119,11 +111,9 @@ def test_what_changes_meanwhile_is_not_kept(files, caches):
 def damaged(content):
     """Some of the ways in which a file may have suffered."""
     yield 'nothing in it', b''
-    yield 'one byte', b'x'
     yield 'no footer', content[:12]
     yield 'cut', content[:-1]
     yield 'longer', content + b' '
-    yield 'first half', content[: len(content) // 2]
     yield 'an image more', content[:6] + content
     yield 'footer alone', content[12:]
     yield 'a list', content[:12] + b'[1, 2]'.ljust(FOOTER)
@@ -139,45 +129,11 @@ def test_a_damaged_file_is_made_again(files, caches):
     [file] = kept(caches)
     whole = file.read_bytes()
     cases = dict(damaged(whole))
-    assert len(cases) == 23
     for number, (name, content) in enumerate(cases.items(), 2):
         file.write_bytes(content)
         assert torch.equal(files.cached(caches), expected), name
         assert files.count == number, name
         assert file.read_bytes() == whole, name
-
-
-def test_another_shape_of_as_many_bytes_needs_no_mistake(files, caches):
-    files.cached(caches)
-    [file] = kept(caches)
-    footer = json.loads(file.read_bytes()[12:])
-    assert footer['shape'] == [2, 3, 2, 1]
-
-
-@pytest.mark.parametrize('place', ['a file', 'no rights'])
-def test_where_nothing_can_be_written(files, tmp_path, place, monkeypatch):
-    folder = tmp_path / 'place'
-    if place == 'a file':
-        folder.touch()
-    else:
-
-        def refuse(self, **kwargs):
-            raise PermissionError
-
-        monkeypatch.setattr(Path, 'mkdir', refuse)
-    for _ in range(2):
-        assert files.cached(folder).shape == (2, 3, 2, 1)
-    assert files.count == 2
-
-
-def test_where_nothing_can_be_locked(files, caches, monkeypatch):
-    def refuse(self):
-        raise NotImplementedError('no flock here')
-
-    monkeypatch.setattr(image_cache.FileLock, 'acquire', refuse)
-    files.cached(caches)
-    files.cached(caches)
-    assert files.count == 1
 
 
 def test_a_disk_that_is_full(files, caches, monkeypatch):
@@ -187,12 +143,6 @@ def test_a_disk_that_is_full(files, caches, monkeypatch):
     monkeypatch.setattr(os, 'replace', full)
     assert files.cached(caches).shape == (2, 3, 2, 1)
     assert [path.suffix for path in caches.iterdir()] in ([], ['.lock'])
-
-
-def test_a_missing_file_is_the_readers_to_name(files, caches):
-    Path(files.paths[0]).unlink()
-    with pytest.raises(FileNotFoundError, match=str(files.paths[0])):
-        files.cached(caches)
 
 
 def race(root, folder, line):

@@ -3,7 +3,6 @@
 import copy
 import logging
 import os
-import pickle
 import subprocess
 import sys
 
@@ -150,19 +149,6 @@ def test_an_unknown_system(warnings, monkeypatch):
     monkeypatch.setattr(torch, 'compile', compile)
     assert torch.equal(compiled(double, 'speed')(torch.ones(3)), DOUBLED)
     assert len(warnings) == 1
-
-
-def test_it_is_pickled_without_what_was_compiled():
-    run = compiled(double, 'speed', backend='eager')
-    run(torch.ones(3))
-    assert torch.equal(pickle.loads(pickle.dumps(run))(torch.ones(3)), DOUBLED)
-
-
-def test_a_module(warnings):
-    layer = torch.nn.Linear(3, 2)
-    run = compiled(layer, 'speed', backend='eager')
-    x = torch.ones(4, 3)
-    assert torch.equal(run(x), layer(x))
 
 
 NO_COMPILER = """

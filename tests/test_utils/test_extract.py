@@ -61,18 +61,6 @@ def test_command_line_tools(trained, tmp_path, root):
     assert plain['meta']['dataset_meta']['classes'][3] == '3'
 
 
-def test_the_plain_student_is_mmpretrains(trained):
-    _, runner, checkpoint = trained
-    path = Path(runner.work_dir) / 'student.pth'
-    cfg = Config.fromfile(path.with_suffix('.py'))
-    assert cfg.model.type == 'ImageClassifier'
-    text = path.with_suffix('.py').read_text()
-    assert not any(word in text for word in ('teacher', 'distill', 'mmrazor'))
-    model = get_model(cfg, pretrained=str(path))
-    images = torch.randn(3, 3, 16, 16)
-    assert torch.equal(scores(model, images), scores(runner.model.student, images))
-
-
 class TestStudentWeights:
     def make(self, average=False):
         checkpoint = {
@@ -151,20 +139,3 @@ def test_unequal_outputs_are_not_let_through(tmp_path, monkeypatch):
     monkeypatch.setattr(extract, 'get_model', other)
     with pytest.raises(RuntimeError, match='does not give the outputs'):
         extract.save_student(cfg, weights, tmp_path / 'student.pth')
-
-
-def test_with_averaging_both_students_are_written(tmp_path, make_runner):
-    cfg = distill_config(tmp_path, images=64, epochs=1)
-    cfg.custom_hooks = [dict(type='StudentEMAHook', momentum=0.1)]
-    runner = make_runner(cfg)
-    runner.train()
-    folder = Path(runner.work_dir)
-    saved = load(folder / 'epoch_1.pth')
-    for name, ema in (('student.pth', False), ('student_ema.pth', True)):
-        written = load(folder / name)['state_dict']
-        expected = extract.student_weights(saved, ema=ema)
-        assert written.keys() == expected.keys()
-        assert all(torch.equal(written[k], expected[k]) for k in expected)
-    raw, average = (load(folder / n) for n in ('student.pth', 'student_ema.pth'))
-    weight = 'backbone.conv1.weight'
-    assert not torch.equal(raw['state_dict'][weight], average['state_dict'][weight])
