@@ -11,8 +11,9 @@ from goldens import SHARED
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from tiny import CONFIGS
+from torch.utils.data import DataLoader
 
-from cakd_mm.datasets import TinyImageNet
+from cakd_mm.datasets import SeededDataset, TinyImageNet
 
 ARCHIVE = SHARED / 'data' / 'tiny-imagenet-200-32px.tar.xz'
 WNIDS = ('n03', 'n01', 'n02')  # not in order, as in the archive
@@ -158,6 +159,7 @@ def edit(name, old, new):
 
 
 ANNOTATIONS = 'val/val_annotations.txt'
+LINE = 'val_1.JPEG\tn01\t0\t0\t5\t5\n'
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ ANNOTATIONS = 'val/val_annotations.txt'
             empty('val/images/val_0.JPEG'),
             'Nothing is in .*val/images/val_0.JPEG',
         ),
-        ('val', edit(ANNOTATIONS, 'val_1', 'val_9'), 'val_annotations.txt lacks val_1'),
+        ('val', edit(ANNOTATIONS, LINE, ''), 'val_annotations.txt lacks val_1.JPEG'),
         ('val', remove('val/images/val_1.JPEG'), 'val/images lacks val_1.JPEG'),
         ('val', edit(ANNOTATIONS, 'n02', 'n99'), 'no class of wnids.txt to val_2.JPEG'),
         (

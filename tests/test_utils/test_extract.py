@@ -1,5 +1,4 @@
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -7,7 +6,6 @@ import mmrazor
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.utils import digit_version
 from mmpretrain import get_model
 from tiny import CONFIGS, build, distill_config
 
@@ -32,7 +30,7 @@ def scores(model, images):
         return model.eval()(images, mode='tensor')
 
 
-def test_command_line_tools(trained, tmp_path, root):
+def test_command_line_tools(trained, tmp_path, root, monkeypatch):
     """Ours and mmrazor's own converter agree, and hold nothing but the student."""
     cfg, runner, checkpoint = trained
     cfg.dump(tmp_path / 'config.py')
@@ -41,15 +39,14 @@ def test_command_line_tools(trained, tmp_path, root):
         '.mim/tools/model_converters/convert_kd_ckpt_to_student.py'
     )
     out = tmp_path / 'ours.pth'
-    command = [ours, tmp_path / 'config.py', checkpoint, '--out', out]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    env = dict(os.environ)
-    if digit_version(torch.__version__) >= digit_version('2.6'):
-        # What torch needs since then for any checkpoint of mmengine.
-        env['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'
-    command = [theirs, checkpoint, '--out-path', tmp_path]
-    subprocess.run([sys.executable, *command], check=True, env=env)
+    # What torch needs since 2.6 for any checkpoint of mmengine.
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    for command in (
+        [ours, tmp_path / 'config.py', checkpoint, '--out', out],
+        [theirs, checkpoint, '--out-path', tmp_path],
+    ):
+        monkeypatch.setattr(sys, 'argv', [str(word) for word in command])
+        runpy.run_path(sys.argv[0], run_name='__main__')
     plain = load(out)
     assert set(plain) == {'meta', 'state_dict'}
     stock = load(tmp_path / 'epoch_1_student.pth')['state_dict']
