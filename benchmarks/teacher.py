@@ -19,7 +19,7 @@ from torch import Tensor
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 from cakd_mm.models.runtime import TeacherRuntime
 
-from mmrazor.models.recorders import RecorderManager  # isort: skip
+from mmrazor.models.task_modules import RecorderManager  # isort: skip
 from steps import classifier, imagenet_resnet, resnet  # isort: skip
 
 PLAIN = 'plain'

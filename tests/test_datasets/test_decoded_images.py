@@ -176,3 +176,11 @@ def test_a_truncated_file(folder, filled, monkeypatch):
 def test_a_broken_file_outside_the_part_is_not_read(folder):
     (folder / 'train' / 'bee' / '3.jpg').write_bytes(b'no image at all')
     assert len(make(folder, per_class=(0, 3))) == 9
+
+
+def test_an_item_does_not_change_the_kept_image(folder):
+    data = make(folder)
+    before = data.get_data_info(0)['img'].copy()
+    data.get_data_info(0)['img'][:] = 0
+    assert np.array_equal(data.get_data_info(0)['img'], before)
+    assert before.any()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cakd_mm.datasets import image_cache
 from cakd_mm.datasets.image_cache import FOOTER, cached_images
 
 OLD = 1_600_000_000 * 10**9
@@ -160,3 +161,35 @@ def test_of_several_processes_one_decodes(files, tmp_path, caches):
         found = pool.starmap(race, [(tmp_path, caches, line)] * 4)
     assert [images for images, _ in found] == [list(b'123456' * 2)] * 4
     assert sum(count for _, count in found) == 1
+
+
+def test_who_changes_the_images_changes_no_file(files, caches):
+    files.cached(caches).zero_()
+    files.cached(caches).zero_()
+    assert torch.equal(files.cached(caches), torch.from_numpy(files.decode()))
+
+
+@pytest.mark.parametrize('place', ['a file', 'no rights'])
+def test_where_nothing_can_be_written(files, tmp_path, place, monkeypatch):
+    folder = tmp_path / 'place'
+    if place == 'a file':
+        folder.touch()
+    else:
+
+        def refuse(self, **kwargs):
+            raise PermissionError
+
+        monkeypatch.setattr(Path, 'mkdir', refuse)
+    for _ in range(2):
+        assert files.cached(folder).shape == (2, 3, 2, 1)
+    assert files.count == 2
+
+
+def test_where_nothing_can_be_locked(files, caches, monkeypatch):
+    def refuse(self):
+        raise NotImplementedError('no flock here')
+
+    monkeypatch.setattr(image_cache.FileLock, 'acquire', refuse)
+    files.cached(caches)
+    files.cached(caches)
+    assert files.count == 1

@@ -1,5 +1,7 @@
 import copy
 import os
+import pickle
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -288,3 +290,44 @@ def test_labels_are_the_datasets_not_the_caches(pictures, decoded):
     other = ResidentDataset(pictures(labels=(0, 0, 1, 1)))
     assert len(decoded) == 1
     assert other.get_gt_labels().tolist() == [0, 0, 1, 1]
+
+
+def test_grey_images(pictures, tmp_path):
+    grey = dict(READ, color_type='grayscale')
+    ordinary = pictures()
+    ordinary = TestPictures(
+        ordinary.data_root, ordinary.labels, pipeline=[grey, RESIZE, CROP, PACK]
+    )
+    data = ResidentDataset(ordinary)
+    batch = data.__getitems__([0, 3])
+    assert batch['inputs'].shape == (2, 1, 16, 16)
+    assert ordinary[0]['inputs'].shape == (1, 16, 16)
+
+
+def test_paths_are_kept(pictures):
+    data = ResidentDataset(pictures())
+    paths = [data.dataset.get_data_info(i)['img_path'] for i in (2, 0)]
+    assert data.__getitems__([2, 0])['data_samples'].img_path == paths
+
+
+@pytest.mark.parametrize('clone', [copy.deepcopy, pickle.dumps])
+def test_copies(clone):
+    data = ResidentDataset(digits(RESIZE, CROP), seed=7)
+    data.epoch.fill_(2)
+    other = clone(data)
+    other = pickle.loads(other) if isinstance(other, bytes) else other
+    assert (other.seed, int(other.epoch)) == (7, 2)
+    assert torch.equal(other[3]['inputs'], data[3]['inputs'])
+
+
+def test_an_unreadable_image_that_is_let_pass(pictures):
+    """`ignore_empty` would put another image in its place."""
+    ordinary = pictures()
+    ordinary = TestPictures(
+        ordinary.data_root,
+        ordinary.labels,
+        pipeline=[dict(READ, ignore_empty=True), PACK],
+    )
+    Path(ordinary.data_root, '2.png').unlink()
+    with pytest.raises(ValueError, match='NoneType.*Image 2 is kept as uint8'):
+        ResidentDataset(ordinary)

@@ -81,12 +81,6 @@ def test_a_changed_folder_is_scanned_anew(scan, caches, when):
     assert scan.cached(caches) == dict(names=['x', 'y'])
 
 
-def test_a_stamp_has_times_and_size(scan):
-    stats = os.stat(scan.root / 'list.txt')
-    expected = ['list.txt', OLD, stats.st_ctime_ns, 4]
-    assert stamp(scan.root, ['list.txt']) == [expected]
-
-
 @pytest.mark.parametrize('name', ['a', 'list.txt'])
 def test_what_has_just_changed_is_not_cached(scan, caches, name):
     """It could change again within the tick of the clock."""

@@ -113,3 +113,7 @@ def test_copies_and_pickles_are_equal(clone):
     assert (other.seed, int(other.epoch)) == (7, 2)
     assert torch.equal(items(other, epoch=2), want)
     assert other.metainfo == Noise.metainfo
+
+
+def test_without_a_pipeline_there_is_none():
+    assert not hasattr(SeededDataset(Noise(), seed=0), 'pipeline')

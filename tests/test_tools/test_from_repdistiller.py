@@ -313,3 +313,11 @@ def test_a_converted_file_gives_the_references_logits(convert, theirs):
     found = model(torch.from_numpy(golden['input']), mode='tensor').numpy()
     wanted = golden['logits']
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_no_code_of_a_plain_pickle_is_run(convert, tmp_path):
+    marker = tmp_path / 'executed'
+    (tmp_path / 'source.pth').write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(ValueError, match='cannot be read as a checkpoint'):
+        convert(None, STUDENT)
+    assert not marker.exists()

@@ -194,3 +194,7 @@ def test_the_sums_are_exact():
     # All pixels are 255, and one of them 254.
     assert mean == [255.0]
     assert std == pytest.approx([(1 / pixels) ** 0.5], rel=1e-6)
+
+
+def test_without_to_rgb_channels_stay(tool, custom, tmp_path):
+    check(tool(custom('')), read(tmp_path.glob('images/*/*')), rgb=False)

@@ -159,3 +159,8 @@ def test_options_of_one_run_are_refused_with_several(draw, runs, option, value):
         draw(runs, option, value)
     assert str(runs / 'demo') in str(caught.value)
     assert not list(runs.glob('sweep.*'))
+
+
+def test_nothing_logged(draw, tmp_path):
+    with pytest.raises(FileNotFoundError, match='scalars.json.*tools/train.py'):
+        draw(tmp_path)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 
 import pytest
 import torch
@@ -165,3 +166,9 @@ def test_without_a_c_compiler(tmp_path, monkeypatch, warnings):
         assert torch.equal(value, twin(student, teacher, labels))
     (text,) = warnings
     assert text.startswith('`compile` = True: Compiling failed')
+
+
+def test_it_is_pickled_without_what_was_compiled():
+    run = compiled(double, 'speed', backend='eager')
+    run(torch.ones(3))
+    assert torch.equal(pickle.loads(pickle.dumps(run))(torch.ones(3)), DOUBLED)

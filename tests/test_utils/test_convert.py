@@ -3,7 +3,7 @@ import torch
 from reference_nets import filled
 from tiny import build
 
-from cakd_mm.utils.convert import Arch, write_classifier
+from cakd_mm.utils.convert import Arch, find_arch, write_classifier
 
 ARCHS = {
     'tiny': Arch(dict(type='CIFARResNet', depth=8, widths=(4, 4, 6, 8)), 8),
@@ -74,3 +74,11 @@ def test_what_does_not_fit_is_refused_with_both_shapes(
         with pytest.raises(ValueError, match=match):
             write_classifier(given, name, ARCHS, out, 'somewhere', num_classes)
     assert not out.parent.exists()
+
+
+def test_an_unknown_net_is_named_with_the_nearest(tmp_path):
+    assert find_arch('tiny', ARCHS) is ARCHS['tiny']
+    with pytest.raises(ValueError, match="`--arch` = 'tinny': .*one of these: .*tiny"):
+        find_arch('tinny', ARCHS)
+    with pytest.raises(ValueError, match="`--arch` = 'tinny'"):
+        write_classifier(weights(), 'tinny', ARCHS, tmp_path / 'out.pth', 'somewhere')

@@ -248,3 +248,13 @@ APART = {
 def test_what_tells_configs_apart(case):
     configs, expected = APART[case]
     assert columns(*configs) == expected
+
+
+def test_a_run_of_iterations_without_seed(tmp_path):
+    cfg = tmp_path / 'plain.py'
+    cfg.write_text("train_cfg = dict(type='IterBasedTrainLoop', max_iters=20)\n")
+    lines = [dict(loss=1.0, iter=20, step=20), {METRIC: 5.0, 'step': 20}]
+    write_log(tmp_path / 'run', lines, config=cfg)
+    head, row = rows_of(sweep_table(read_sweep([tmp_path / 'run'])))
+    assert head == ['config', 'seeds', 'iterations', 'last top-1 (%)']
+    assert row == ['run', DASH, '20', '5.00']

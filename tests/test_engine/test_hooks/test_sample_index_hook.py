@@ -153,18 +153,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(whole, tmp_path):
         assert torch.equal(value, other.model.state_dict()[name]), name
 
 
-def test_resident_images_fill_the_same_bank(whole, tmp_path):
-    """Without crops both kinds of data are the same images in the same order."""
-    cfg = copy.deepcopy(whole[1])
-    cfg.train_dataloader.dataset.pipeline.pop(1)
-    banks = []
-    for keep in (False, True):
-        cfg.train_cfg.resident = keep
-        runner = finish(cfg, tmp_path / str(keep))
-        banks.append(crd_of(runner).bank_T)
-    torch.testing.assert_close(*banks, rtol=1e-3, atol=1e-4)
-
-
 def test_the_seed_of_the_run_is_the_banks(whole, tmp_path):
     folder, cfg, _ = whole
     cfg = copy.deepcopy(cfg)
@@ -498,3 +486,10 @@ def test_before_validation_it_looks_at_nothing():
     runner._train_loop = dict(type='EpochBasedTrainLoop')
     SampleIndexHook().before_run(runner)
     assert losses_in(runner)[0].told is None
+
+
+def test_numpy_indices_do(ready):
+    hook, runner = ready
+    samples = [sample(np.int64(3), 3), sample(12, 2)]
+    hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
+    assert losses_in(runner)[0].indices.tolist() == [3, 12]

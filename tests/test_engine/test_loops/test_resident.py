@@ -124,15 +124,6 @@ def test_the_checkpoints_seed_is_taken(tmp_path):
     assert other.train_dataloader.dataset.seed == 0
 
 
-def test_a_fixed_number_of_batches(tmp_path):
-    cfg = resident(plain(train_dataloader__num_batch_per_epoch=2))
-    whole = finish(cfg, tmp_path / 'whole')
-    path = tmp_path / 'whole' / 'iter_3.pth'
-    resumed = finish(cfg, tmp_path / 'resumed', checkpoint=path)
-    assert differences(state(resumed), state(whole)) == []
-    assert int(resumed.train_loop._dataset.epoch) == 1
-
-
 @pytest.fixture
 def loop(make_runner):
     runner = make_runner(resident(plain(train_dataloader__batch_size=16)))
@@ -208,15 +199,6 @@ def test_options_of_workers_are_left_out():
 def test_a_loader_that_is_built_already(loop):
     with pytest.raises(ValueError, match='train_cfg.resident.*built already'):
         ResumableTrainLoop(loop.runner, DataLoader(Digits()), True, max_epochs=1)
-
-
-def test_a_pipeline_that_batches_cannot_go_through(make_runner):
-    cfg = resident(plain())
-    cfg.train_dataloader.dataset.pipeline.insert(
-        2, dict(type='ColorJitter', brightness=0.3)
-    )
-    with pytest.raises(ValueError, match='ColorJitter.*train_cfg.resident=False'):
-        make_runner(cfg).train()
 
 
 def test_batches_without_a_sample_for_each(loop, monkeypatch):

@@ -1,7 +1,6 @@
 import copy
 import itertools
 import uuid
-from pathlib import Path
 
 import pytest
 import torch
@@ -390,15 +389,6 @@ def test_a_ready_made_loader_is_left_as_it_is(loop):
     assert ready._dataset is None
     assert ready.max_iters == 10
     assert [index for index, _ in ready._batches(7)] == [7, 8, 9]
-
-
-def test_work_dirs_latest_checkpoint_is_found(tmp_path):
-    whole = finish(plain(), tmp_path / 'whole')
-    Path(tmp_path, 'whole', 'last_checkpoint').write_text(
-        str(tmp_path / 'whole' / 'iter_2.pth')
-    )
-    again = finish(plain(resume=True), tmp_path / 'whole')
-    assert differences(state(again), state(whole)) == []
 
 
 class Scores(Hook):
