@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from fresh_globals import _fresh_globals  # noqa: F401
+from fresh_globals import _fresh_globals, _plain_layout  # noqa: F401
 from mmengine.config import Config
 from mmengine.runner import Runner
 

@@ -255,10 +255,8 @@ def stack(monkeypatch):
     [
         (NEW, 'current'),
         ({**NEW, 'torch': '2.4.0a0+3bcc3cddb5.nv24.7'}, 'current'),
-        ({**NEW, 'torch': '2.15.0.dev20261101+cpu'}, 'current'),
         ({**NEW, 'torch': '2.10.0', 'numpy': '2.4.6', 'setuptools': '84.2'}, 'current'),
         (OLD, 'original'),
-        ({**OLD, 'torch': '2.1.0'}, 'original'),
         ({**without(OLD, 'mmcv-lite'), 'mmcv': '2.1.0'}, 'original'),
         ({**without(OLD, 'mmengine'), 'mmengine-lite': '0.10.7'}, 'original'),
     ],
@@ -283,16 +281,11 @@ CANNOT_WORK = {
         'onedl-mmcv and mmengine, mmpretrain are both installed',
         f'pip uninstall -y onedl-mmcv mmengine mmpretrain, then {GET_CURRENT}.',
     ),
-    **{
-        f'{get[-10:]} without {name}': (
-            without(table, name),
-            f'{name} not installed.',
-            f'{get}.',
-        )
-        for table, get in ((NEW, GET_CURRENT), (OLD, GET_ORIGINAL))
-        for name in table
-        if name != 'numpy'
-    },
+    'one missing': (
+        without(OLD, 'setuptools'),
+        'setuptools not installed.',
+        f'{GET_ORIGINAL}.',
+    ),
     'two missing': (
         without(NEW, 'scipy', 'joblib'),
         'joblib, scipy not installed.',
@@ -320,7 +313,6 @@ def test_stacks_that_cannot_work(stack, case):
     ('table', 'limit', 'found'),
     [
         (NEW, 'torch>=2.4', '2.3.1+cpu'),
-        (OLD, 'torch<2.6,>=2.1', '2.6.0'),
         (OLD, 'torch<2.6,>=2.1', '2.15.0'),
         (OLD, 'torch<2.6,>=2.1', '2.0.1'),
         (OLD, 'numpy<2', '2.0.0'),
@@ -342,7 +334,7 @@ def test_versions_that_cannot_work(stack, table, limit, found):
 
 
 @pytest.mark.parametrize('origin', [None, 'an empty folder'])
-@pytest.mark.parametrize('name', [*OURS, 'mmrazor'])
+@pytest.mark.parametrize('name', ['onedl-mmcv', 'mmrazor'])
 def test_files_gone_with_the_other_family(stack, monkeypatch, name, origin):
     """Uninstalling one of two families takes files of the other."""
     module = name.removeprefix('onedl-')
@@ -356,7 +348,7 @@ def test_files_gone_with_the_other_family(stack, monkeypatch, name, origin):
     assert f'install --force-reinstall --no-deps {name}=={NEW[name]}.' in message
 
 
-@pytest.mark.parametrize('error', [RuntimeError, ImportError, OSError])
+@pytest.mark.parametrize('error', [RuntimeError, OSError])
 def test_torchvision_of_another_build(stack, monkeypatch, error):
     def import_module(name):
         if name == 'torchvision':

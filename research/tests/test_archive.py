@@ -129,10 +129,3 @@ def test_what_was_changed_in_the_archive_is_refused(tables, archived, changed, m
     with pytest.raises(ValueError, match=message):
         restore(its_runs, elsewhere, archive)
     assert not elsewhere.exists()
-
-
-def test_an_archive_that_is_not_there_is_empty(tables, tmp_path):
-    _, runs, work_dir = tables('here')
-    assert restore(runs, work_dir, tmp_path / 'nowhere') == 0
-    store(runs, work_dir, tmp_path / 'archive')
-    assert not (tmp_path / 'archive').exists()

@@ -2,9 +2,7 @@ import argparse
 
 import pytest
 from mmengine.config import Config, DictAction
-from mmengine.optim import MultiStepLR
 from tiny import CONFIGS
-from torch import nn, optim
 
 from research.budget import SPEEDS, length_options, speed_options
 
@@ -38,18 +36,6 @@ def test_every_length_keeps_every_share(epochs, milestones, warmup):
     assert cfg.train_cfg.max_epochs == epochs
     assert cfg.param_scheduler.milestones == milestones
     assert cfg.default_hooks.warmup.epochs == warmup
-
-
-def test_milestones_that_fall_together_decay_as_often():
-    optimizer = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
-    milestones = at(PAPER, 6).param_scheduler.milestones
-    scheduler = MultiStepLR(optimizer, milestones=milestones)
-    rates = []
-    for _ in range(6):
-        rates.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx([1, 1, 1, 1, 1e-2, 1e-3])
 
 
 def test_ctkds_own_schedule_is_scaled():

@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from tiny import CONFIGS, algorithm, digits_config, save_teacher
 
-from research.compare_gradients import adopt, compare, cosine, gradients
+from research.compare_gradients import adopt, compare, gradients
 
 TOOL = CONFIGS.parent / 'tools' / 'analysis_tools' / 'compare_gradients.py'
 FOLDER = 'cakd/ablations/digits/digits_logit-single_'
@@ -40,12 +40,6 @@ def batches(build):
 
 def loss_of(model):
     return model.distiller.distill_losses[LOSS]
-
-
-def test_cosine():
-    a = torch.tensor([3.0, 4.0])
-    assert cosine(a, 2 * a) == pytest.approx(1)
-    assert cosine(a, torch.tensor([4.0, -3.0])) == pytest.approx(0)
 
 
 def test_both_parts_make_the_gradient_that_trains(build, batches):

@@ -97,15 +97,6 @@ def test_a_teacher_from_elsewhere_has_to_be_there(work_dir, method):
     assert 'model.teacher_ckpt' in str(caught.value)
 
 
-def test_other_settings_in_the_folder_are_refused(work_dir):
-    [pair] = make(work_dir)
-    folder = pair.rows['KD'][0].work_dir
-    folder.mkdir(parents=True)
-    (folder / 'starts.json').write_text(json.dumps(dict(starts=[dict(settings='x')])))
-    with pytest.raises(ValueError, match='other settings'):
-        make(work_dir)
-
-
 @pytest.mark.parametrize(
     ('key', 'options'),
     [

@@ -175,12 +175,6 @@ class TestStart:
         with (run.work_dir / 'lock').open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def test_what_another_process_has_finished_is_not_started(self, run, started):
-        assert run.finished is False
-        finish_run(Run(run.name, run.config, run.work_dir), [10.0])
-        assert run.start() is False
-        assert started == run.starts == []
-
 
 def test_a_checkpoint_that_is_there_is_scored(tmp_path, config, started):
     given = tmp_path / 'given.pth'
@@ -257,10 +251,6 @@ class TestSettings:
         rarer = student(tmp_path, None, [option], default_hooks=hooks).settings
         assert (written == rarer) is same
 
-    def test_an_option_counts_as_what_it_makes(self, tmp_path):
-        written = student(tmp_path, lr=0.5)
-        assert written.settings == student(tmp_path, None, ['lr=0.5']).settings
-
 
 class TestResult:
     def test_of_a_run_that_ended_well(self, tmp_path, teacher):
@@ -305,21 +295,3 @@ class TestResult:
         run.note_failure(None)
         run.note_failure(None)
         assert not (run.work_dir / 'failed.json').exists()
-
-
-def test_what_runs_were_made_with_is_said_once(tmp_path, config, started, monkeypatch):
-    monkeypatch.setattr(runs, 'cores', lambda: 4)
-    monkeypatch.setattr(runs, 'versions', lambda: dict(torch='2'))
-    monkeypatch.setattr(runs, 'machine', lambda: 'a machine')
-    found = [Run(name, config, tmp_path / name) for name in 'abc']
-    for run, threads in zip(found, ({'OMP_NUM_THREADS': '1'}, None, {}), strict=True):
-        run.start(threads)
-    for run in found[:2]:
-        finish_run(run, [50.0])
-    assert runs.made_with(found) == dict(
-        commits=['abc'],
-        versions=[dict(torch='2')],
-        machines=['a machine'],
-        threads=[1, 4],
-    )
-    assert runs.made_with([]) == dict(commits=[], versions=[], machines=[], threads=[])

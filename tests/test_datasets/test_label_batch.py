@@ -1,5 +1,4 @@
 import copy
-import pickle
 
 import numpy as np
 import pytest
@@ -54,11 +53,6 @@ def test_what_is_set_on_a_sample_stays(batch):
     assert torch.equal(torch.stack([s.pred_score for s in batch]), torch.eye(3))
 
 
-def test_without_paths_there_are_none():
-    batch = LabelBatch(gt_label=torch.tensor([1]), sample_idx=np.array([5]))
-    assert batch[0].metainfo == dict(sample_idx=5)
-
-
 def test_labels_without_a_sample_for_each(batch, count):
     assert batch.gt_label.tolist() == [4, 2, 9]
     moved = BaseDataPreprocessor().cast_data(dict(data_samples=batch))['data_samples']
@@ -101,12 +95,3 @@ def test_the_preprocessor_mixes_labels_as_for_a_list(batch):
         scores.append(torch.stack([s.gt_score for s in data['data_samples']]))
     assert torch.equal(*scores)
     assert ((scores[0] > 0).sum(1) == 2).any()  # mixed
-
-
-@pytest.mark.parametrize('clone', [copy.deepcopy, pickle.dumps])
-def test_copies(batch, clone):
-    other = clone(batch)
-    other = pickle.loads(other) if isinstance(other, bytes) else other
-    assert torch.equal(other.gt_label, batch.gt_label)
-    assert other.sample_idx.tolist() == [7, 0, 3]
-    assert other[1].img_path == 'b'

@@ -49,7 +49,6 @@ def test_a_pipeline_falls_into_two(fixed, crop, flip):
 REFUSED = {
     'reflect': ([CROP | dict(padding_mode='reflect'), PACK], "padding_mode='reflect'"),
     'if needed': ([CROP | dict(pad_if_needed=True), PACK], 'pad_if_needed=True'),
-    'vertical': ([FLIP | dict(direction='vertical'), PACK], 'RandomFlip.*horizontal'),
     'both ways': (
         [FLIP | dict(prob=[0.1, 0.2], direction=['horizontal', 'vertical']), PACK],
         'RandomFlip.*horizontal',
@@ -60,13 +59,9 @@ REFUSED = {
         'ColorJitter.*this stands where',
     ),
     'flip first': ([FLIP, CROP, PACK], 'RandomCrop.*this stands where'),
-    'two crops': ([CROP, CROP, PACK], 'RandomCrop.*this stands where'),
     'resized after': ([CROP, RESIZE, PACK], 'Resize.*this stands where'),
-    'a list of numbers': ([dict(type='Normalize', mean=[0], std=[1]), PACK], 'Normal'),
-    'no pack': ([CROP, FLIP], 'None.*this stands where'),
     'empty': ([], 'None.*this stands where'),
     'another key': ([dict(PACK, input_key='gt')], "input_key='gt'.*nothing else"),
-    'more keys': ([dict(PACK, algorithm_keys=['a'])], 'nothing else'),
     'after pack': ([PACK, FLIP], 'RandomFlip.*It comes after PackInputs'),
 }
 
@@ -87,19 +82,6 @@ def test_a_subclass_may_do_anything():
         split([Mine(16), *transforms(PACK)])
 
 
-@pytest.mark.parametrize(
-    ('padding', 'expected'),
-    [
-        (None, (0, 0, 0, 0)),
-        (3, (3, 3, 3, 3)),
-        ((1, 2), (1, 2, 1, 2)),
-        ((1, 2, 3, 4), (1, 2, 3, 4)),
-    ],
-)
-def test_padding_is_spelled_out(padding, expected):
-    assert RandomWindow(RandomCrop(8, padding=padding), 0).padding == expected
-
-
 COUNT = 20_000
 
 
@@ -107,17 +89,6 @@ def drawn(window=None, seed=0, epoch=0, count=COUNT, shape=(32, 32)):
     if window is None:
         window = RandomWindow(RandomCrop(32, padding=4), 0.3)
     return window.draw(seed, epoch, count, shape)
-
-
-def test_windows_are_drawn_evenly_and_flips_apart():
-    """Every place 0 to 8 in each direction, all 162 views as often as expected."""
-    draws = drawn()
-    counts = np.zeros((9, 9, 2))
-    np.add.at(counts, (draws.top, draws.left, draws.flips.astype(int)), 1)
-    expected = COUNT / 81 * np.broadcast_to([0.7, 0.3], counts.shape)
-    assert chisquare(counts.ravel(), expected.ravel()).pvalue > 0.01
-    for values in (draws.top, draws.left):
-        assert sorted(set(values)) == list(range(9))
 
 
 def test_the_same_distribution_as_mmpretrains_own():
@@ -136,14 +107,6 @@ def test_the_same_distribution_as_mmpretrains_own():
     assert (theirs[:, 2:] == (5, 7)).all()
 
 
-@pytest.mark.parametrize('probability', [0.0, 1.0])
-def test_certain_flips(probability):
-    draws = drawn(RandomWindow(None, probability), count=50)
-    assert (draws.flips == probability).all()
-    assert not draws.top.any()
-    assert not draws.left.any()
-
-
 def test_draws_depend_on_seed_and_epoch_alone():
     first = drawn(count=100)
     np.random.seed(5)
@@ -156,14 +119,6 @@ def test_draws_depend_on_seed_and_epoch_alone():
         for epoch in range(3)
     }
     assert len(views) == 9
-
-
-def test_some_of_the_draws():
-    draws, places = drawn(count=10), np.array([7, 2, 7])
-    part = draws[places]
-    assert part.top.tolist() == draws.top[[7, 2, 7]].tolist()
-    assert part.left.tolist() == draws.left[[7, 2, 7]].tolist()
-    assert part.flips.tolist() == draws.flips[[7, 2, 7]].tolist()
 
 
 def test_the_pipelines_of_the_configs_of_small_sets(root):

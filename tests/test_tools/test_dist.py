@@ -1,14 +1,20 @@
 """The launch scripts, several processes without a GPU, and the ImageNet command."""
 
 import json
+import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
+import traceback
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from mmpretrain import get_model
 from PIL import Image
 from tiny import CONFIGS, build, save_teacher
@@ -60,23 +66,17 @@ def log_of(work_dir):
     return [json.loads(line) for line in file.open()]
 
 
-# Each process writes down what it is and what it has.
-PROBE = """
-import torch
-import torch.distributed as dist
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-
-
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)
 class RankProbe(Hook):
+    """Each rank writes down what it is and what it has."""
+
     priority = 'LOWEST'
 
     def before_train(self, runner):
-        self.seen, self.images, self.steps = [], [], 0
+        self.indices, self.images, self.steps = [], [], 0
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.seen += [sample.sample_idx for sample in data_batch['data_samples']]
+        self.indices += [sample.sample_idx for sample in data_batch['data_samples']]
         self.images += data_batch['inputs']
         self.steps += 1
 
@@ -88,47 +88,82 @@ class RankProbe(Hook):
                 world=dist.get_world_size(),
                 wrapper=type(runner.model).__name__,
                 device=str(next(model.parameters()).device),
-                seen=self.seen,
+                indices=self.indices,
                 images=torch.stack(self.images),
                 steps=self.steps,
                 weights=dict(model.student.named_parameters()),
             ),
             f'{runner.work_dir}/rank{dist.get_rank()}.pth',
         )
-"""
-DIGITS = """
-_base_ = '{configs}/cakd/demo_digits.py'
-custom_imports = dict(imports=['cakd_mm', 'rank_probe'])
-custom_hooks = [dict(type='RankProbe')]
-"""
+
+
+DEMO = CONFIGS / 'cakd/demo_digits.py'
 SMALL = (
     'train_dataloader.dataset.indices=64',
     'train_dataloader.batch_size=16',
     'val_dataloader.dataset.indices=71',
     'test_dataloader.dataset.indices=71',
+    'train_cfg.max_epochs=1',
 )
 
 
-def test_two_processes_train_and_score_digits(tmp_path):
-    teacher = save_teacher(tmp_path / 'teacher.pth')
-    (tmp_path / 'rank_probe.py').write_text(PROBE)
-    config = tmp_path / 'leaf.py'
-    config.write_text(DIGITS.format(configs=CONFIGS))
-    path = os.pathsep.join([str(ROOT), str(tmp_path)])
-    shell(
-        *('dist_train.sh', config, 2, '--work-dir', 'out', '--amp', '--cfg-options'),
-        *(*SMALL, 'train_cfg.max_epochs=1', f'model.teacher_ckpt={teacher}'),
-        cwd=tmp_path,
-        PYTHONPATH=path,
+def one_rank(rank, folder, port, words):
+    """Train as the process that the launcher starts; its log is in a file."""
+    os.chdir(folder)
+    sys.stdout = sys.stderr = (folder / f'log{rank}').open('w', buffering=1)
+    ranks = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_PORT=port)
+    os.environ.update({name: str(value) for name, value in ranks.items()})
+    os.environ['MASTER_ADDR'] = '127.0.0.1'
+    sys.argv = [str(TOOLS / 'train.py'), *map(str, words), '--launcher', 'pytorch']
+    status = 1
+    try:
+        runpy.run_path(sys.argv[0], run_name='__main__')
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    dist.barrier()
+    os._exit(status)  # torch 2.5 may deadlock when it takes a gloo group apart
+
+
+def train_on_two(folder, name, *words):
+    """Train the demo on two ranks, as forks, because importing takes longer.
+
+    Returns:
+        tuple: The work dir, and what each rank wrote down.
+    """
+    teacher = save_teacher(folder / 'teacher.pth')
+    config = folder / 'leaf.py'
+    config.write_text(
+        f"_base_ = {str(DEMO)!r}\ncustom_hooks = [dict(type='RankProbe')]"
     )
-    out = tmp_path / 'out'
-    ranks = [load(out / f'rank{rank}.pth') for rank in (0, 1)]
+    split = words.index('--cfg-options') if '--cfg-options' in words else len(words)
+    options = ('--cfg-options', *SMALL, f'model.teacher_ckpt={teacher}')
+    words = (*words[:split], *options, *words[split + 1 :])
+    port = environment()['PORT']
+    context = multiprocessing.get_context('fork')
+    arguments = (config, '--work-dir', name, *words)
+    ranks = [
+        context.Process(target=one_rank, args=(rank, folder, port, arguments))
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(300)
+        rank.kill()
+    logs = [(folder / f'log{rank}').read_text()[-3000:] for rank in range(2)]
+    assert [rank.exitcode for rank in ranks] == [0, 0], logs
+    return folder / name, [load(folder / name / f'rank{rank}.pth') for rank in (0, 1)]
+
+
+def test_two_processes_train_and_score_digits(tmp_path):
+    out, ranks = train_on_two(tmp_path, 'out', '--amp')
     for rank in ranks:
         assert (rank['backend'], rank['world'], rank['steps']) == ('gloo', 2, 2)
         assert rank['wrapper'] == 'MMDistributedDataParallel'
         assert rank['device'] == 'cpu'
     # Each saw its half of the images, and both made the same steps.
-    halves = [set(rank['seen']) for rank in ranks]
+    halves = [set(rank['indices']) for rank in ranks]
     assert len(halves[0]) == len(halves[1]) == 32
     assert halves[0] | halves[1] == set(range(64))
     first, second = (rank['weights'] for rank in ranks)
@@ -141,46 +176,46 @@ def test_two_processes_train_and_score_digits(tmp_path):
     assert not [name for name in saved if name.startswith('teacher.')]
     effective = Config.fromfile(out / 'leaf.py', import_custom_modules=False)
     assert effective.optim_wrapper.type == 'CPUAmpOptimWrapper'
-    entries = log_of(out)
-    assert entries[0]['distill.loss_cakd'] > 0
+    assert log_of(out)[0]['distill.loss_cakd'] > 0
 
     # Scored by two processes, and by one: each image counts once.
-    teacher.unlink()
-    common = (config, 'out/epoch_1.pth')
+    (tmp_path / 'teacher.pth').unlink()
+    common = (DEMO, 'out/epoch_1.pth')
     shell(
         *('dist_test.sh', *common, 2, '--work-dir', 'two', '--cfg-options', *SMALL),
         cwd=tmp_path,
-        PYTHONPATH=path,
     )
     [two] = (tmp_path / 'two').glob('*/*.json')
     student = get_model(str(out / 'student.py'), pretrained=str(out / 'student.pth'))
-    assert json.loads(two.read_text())[METRIC] == pytest.approx(score(student, config))
+    assert json.loads(two.read_text())[METRIC] == pytest.approx(score(student, DEMO))
 
 
-def test_two_processes_share_resident_images(tmp_path):
+def test_two_processes_share_resident_images_and_train_compiled(tmp_path):
     """Each trains on its half, in the windows that one process would see."""
-    teacher = save_teacher(tmp_path / 'teacher.pth')
-    (tmp_path / 'rank_probe.py').write_text(PROBE)
-    config = tmp_path / 'leaf.py'
-    config.write_text(DIGITS.format(configs=CONFIGS))
-    shell(
-        *('dist_train.sh', config, 2, '--work-dir', 'out', '--cfg-options', *SMALL),
-        *('train_cfg.max_epochs=1', 'train_cfg.resident=True'),
-        *('val_cfg.type=ResidentValLoop', f'model.teacher_ckpt={teacher}'),
-        cwd=tmp_path,
-        PYTHONPATH=os.pathsep.join([str(ROOT), str(tmp_path)]),
-    )
-    ranks = [load(tmp_path / f'out/rank{rank}.pth') for rank in (0, 1)]
-    assert sorted(ranks[0]['seen'] + ranks[1]['seen']) == list(range(64))
+    options = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
+    options = ('--cfg-options', *options, 'optim_wrapper.optimizer.lr=0.001')
+    out, ranks = train_on_two(tmp_path, 'plain', *options)
+    assert sorted(ranks[0]['indices'] + ranks[1]['indices']) == list(range(64))
     assert [rank['steps'] for rank in ranks] == [2, 2]
-    pipeline = Config.fromfile(CONFIGS / 'cakd/demo_digits.py').train_pipeline
+    pipeline = Config.fromfile(DEMO).train_pipeline
     alone = ResidentDataset(Digits(indices=64, pipeline=pipeline), seed=0)
     for rank in ranks:
-        expected = alone.__getitems__(rank['seen'])['inputs']
+        expected = alone.__getitems__(rank['indices'])['inputs']
         assert torch.equal(rank['images'], expected)
     first, second = (rank['weights'] for rank in ranks)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert METRIC in log_of(tmp_path / 'out')[-1]
+    assert METRIC in log_of(out)[-1]
+    # Everything that is lossless gives the same weights up to rounding.
+    fast = (
+        'model.teacher_runtime.compile=False',
+        'default_hooks.student_runtime.type=StudentRuntimeHook',
+    )
+    other, _ = train_on_two(tmp_path, 'fast', *options, *fast)
+    plain, found = (load(run / 'epoch_1.pth')['state_dict'] for run in (out, other))
+    assert plain.keys() == found.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3, msg=name)
+    assert not all(torch.equal(found[name], plain[name]) for name in plain)
 
 
 @torch.no_grad()
@@ -233,36 +268,6 @@ with torch.no_grad():
     torch.save(model(images, mode='tensor'), 'scores.pth')
 assert not {'cakd_mm', 'mmrazor'} & set(sys.modules), 'not a plain checkpoint'
 """
-
-
-def test_two_processes_train_compiled(tmp_path):
-    """Everything that is lossless: the same weights up to rounding."""
-    teacher = save_teacher(tmp_path / 'teacher.pth')
-    common = (
-        *SMALL,
-        'train_cfg.max_epochs=1',
-        'train_cfg.resident=True',
-        'optim_wrapper.optimizer.lr=0.001',
-        f'model.teacher_ckpt={teacher}',
-    )
-    fast = (
-        'val_cfg.type=ResidentValLoop',
-        'model.teacher_runtime.compile=False',
-        'default_hooks.student_runtime.type=StudentRuntimeHook',
-    )
-    weights = []
-    for name, options in (('plain', ()), ('fast', fast)):
-        shell(
-            *('dist_train.sh', CONFIGS / 'cakd/demo_digits.py', 2, '--work-dir', name),
-            *('--cfg-options', *common, *options),
-            cwd=tmp_path,
-        )
-        weights.append(load(tmp_path / name / 'epoch_1.pth')['state_dict'])
-    plain, fast = weights
-    assert plain.keys() == fast.keys()
-    for name, value in plain.items():
-        torch.testing.assert_close(fast[name], value, atol=1e-4, rtol=1e-3, msg=name)
-    assert not all(torch.equal(fast[name], plain[name]) for name in plain)
 
 
 def test_imagenet_command(tmp_path, monkeypatch):

@@ -3,14 +3,11 @@
 import pytest
 import torch
 import torchvision
-from mmengine.config import Config
 from mmpretrain import get_model
-from tiny import CONFIGS
 from tools_inside import run_tool, torchvision_net
 from torch.testing import assert_close
 
 from cakd_mm.utils import torchvision_weights
-from cakd_mm.utils.checkpoint import load_strictly
 
 # Torchvision's name, and mmpretrain's config with its own name for the net.
 NETS = {
@@ -68,7 +65,7 @@ def test_converted_net_gives_torchvisions_scores(convert, capsys, arch):
     assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize('key', [None, 'state_dict', 'model'])
+@pytest.mark.parametrize('key', [None, 'model'])
 def test_weights_may_lie_under_a_key(convert, key):
     weights = torchvision_net('resnet18', 3).state_dict()
     path = convert(weights if key is None else {key: weights, 'epoch': 3}, 'resnet18')
@@ -83,27 +80,19 @@ def test_weights_may_lie_under_a_key(convert, key):
 @pytest.mark.parametrize(
     ('weights_of', 'change', 'arch', 'problem'),
     [
-        ('resnet18', {}, 'resnet34', 'missing keys'),
         ('resnet34', {}, 'resnet18', 'unexpected keys'),
         (
             *('resnet34', {}, 'resnet50'),
             r'is \(64, 64, 3, 3\) in the file, \(64, 64, 1, 1\) in the model',
         ),
         ('resnet18', {'fc.bias': None}, 'resnet18', r'missing keys \(head.fc.bias\)'),
-        ('resnet18', {'bn1.running_var': None}, 'resnet18', 'bn1.running_var'),
-        ('resnet18', {'fc.bias': torch.zeros(7)}, 'resnet18', 'head.fc.weight is'),
         ('resnet18', {'extra': torch.zeros(7)}, 'resnet18', 'backbone.extra'),
-        ('resnet18', {}, 'mobilenetv2', 'missing keys'),
-        ('mobilenet_v2', {}, 'resnet18', 'missing keys'),
-        ('mobilenet_v2', {'extra': torch.zeros(7)}, 'mobilenetv2', r'\(extra\)'),
         (
             *('mobilenet_v2', {'features.19.0.weight': torch.zeros(7)}, 'mobilenetv2'),
             r'unexpected keys \(features.19.0.weight\)',
         ),
-        # These have a `features.0.0.weight` too.
+        # It has a `features.0.0.weight` too.
         ('mobilenet_v3_small', {}, 'mobilenetv2', 'unexpected keys'),
-        ('efficientnet_b0', {}, 'mobilenetv2', 'unexpected keys'),
-        ('mnasnet0_5', {}, 'mobilenetv2', 'unexpected keys'),
     ],
 )
 def test_weights_of_another_net_are_refused(
@@ -114,18 +103,6 @@ def test_weights_of_another_net_are_refused(
     with pytest.raises(ValueError, match=f"`--arch` = '{arch}'.*{problem}"):
         convert(weights, arch)
     assert not (tmp_path / 'made').exists()
-
-
-def test_another_number_of_classes_is_kept_and_named(convert):
-    """Nets of one's own data convert too; a teacher of 1,000 classes refuses them."""
-    path = convert(torchvision_net('resnet18', classes=10).state_dict(), 'resnet18')
-    weights = torch.load(path)['state_dict']
-    assert weights['head.fc.weight'].shape == (10, 512)
-    teacher = get_model('resnet18_8xb32_in1k')
-    both = 'scores 10 classes, the config asks for 1000'
-    with pytest.raises(ValueError, match=both) as caught:
-        load_strictly(teacher, weights, 'model.teacher_ckpt', str(path), 'Remedy.')
-    assert f"`model.teacher_ckpt` = '{path}'" in str(caught.value)
 
 
 def test_the_asked_number_of_classes_is_checked(convert, tmp_path):
@@ -162,9 +139,3 @@ def test_published_weights_are_named_not_searched(monkeypatch, arch, name):
     torchvision_weights.read_torchvision(name, arch)
     assert seen['weights'] is enum[name]
     assert seen['check_hash'] is True
-
-
-def test_the_config_of_the_issue_names_the_command():
-    command = Config.fromfile(CONFIGS / 'cakd/r34_r18_in1k.py').model.teacher_from
-    assert 'from_torchvision.py IMAGENET1K_V1 ' in command
-    assert command.endswith('--arch resnet34')

@@ -103,11 +103,6 @@ def test_wrong_arguments(
     assert remedy in str(caught.value)
 
 
-def test_nothing_logged(draw, tmp_path):
-    with pytest.raises(FileNotFoundError, match='scalars.json.*tools/train.py'):
-        draw(tmp_path)
-
-
 def test_no_checkpoint(draw, trained, tmp_path):
     [log] = trained.glob('*/vis_data')
     shutil.copytree(log, tmp_path / log.parent.name / 'vis_data')
@@ -164,3 +159,8 @@ def test_options_of_one_run_are_refused_with_several(draw, runs, option, value):
         draw(runs, option, value)
     assert str(runs / 'demo') in str(caught.value)
     assert not list(runs.glob('sweep.*'))
+
+
+def test_nothing_logged(draw, tmp_path):
+    with pytest.raises(FileNotFoundError, match='scalars.json.*tools/train.py'):
+        draw(tmp_path)

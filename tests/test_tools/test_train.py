@@ -136,13 +136,12 @@ def test_distils_then_scores_without_the_teacher(tool, train, tmp_path):
     assert 100 * sum(right) / 70 == pytest.approx(trained[-1])
 
 
-@pytest.mark.parametrize('named', [True, False])
-def test_resumed_run_equals_the_uninterrupted_one(train, named):
+def test_resumed_run_equals_the_uninterrupted_one(train):
     whole = train(ALONE, name='whole', epochs=2)
+    assert scalars(whole)[0]['lr'] == pytest.approx(0.05)
     part = train(ALONE, name='part', epochs=1)
     first = weights(part / 'epoch_1.pth')
-    checkpoint = [part / 'epoch_1.pth'] if named else []
-    again = train(ALONE, '--resume', *checkpoint, name='part', epochs=2)
+    again = train(ALONE, '--resume', name='part', epochs=2)
     expected, found = weights(whole / 'epoch_2.pth'), weights(again / 'epoch_2.pth')
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
@@ -177,11 +176,10 @@ def test_fp16_on_cpu_is_refused(train):
         train(ALONE, '--amp', options=['optim_wrapper.dtype=float16'])
 
 
-@pytest.mark.parametrize(('flags', 'rate'), [([], 0.05), (['--auto-scale-lr'], 0.025)])
-def test_auto_scale_lr(train, flags, rate):
+def test_auto_scale_lr(train):
     """The rate of 0.05 is meant for 64 images, not for 32."""
-    entries = scalars(train(ALONE, *flags))
-    assert entries[0]['lr'] == pytest.approx(rate)
+    entries = scalars(train(ALONE, '--auto-scale-lr'))
+    assert entries[0]['lr'] == pytest.approx(0.025)
 
 
 def test_auto_scale_lr_needs_the_batch_size_it_is_meant_for(train):
@@ -204,30 +202,11 @@ def test_missing_arguments_show_the_usage(tool, name, capsys):
     assert 'usage: ' in capsys.readouterr().err
 
 
-def environment(**changes):
-    """Return the environment of a process that hides any GPU."""
-    return {
-        **os.environ,
-        'PYTHONPATH': str(ROOT),
-        'CUDA_VISIBLE_DEVICES': '',
-        'OMP_NUM_THREADS': '1',
-        **changes,
-    }
-
-
-def test_demo_without_its_teacher_names_the_command(tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, '-W', 'ignore', ROOT / 'tools/train.py'),
-            *(CONFIGS / CAKD, '--work-dir', 'out'),
-        ],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    message = done.stderr.strip().splitlines()[-1]
+def test_demo_without_its_teacher_names_the_command(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        tool('train.py', CONFIGS / CAKD, '--work-dir', 'out')
+    message = str(caught.value)
     assert "`model.teacher_ckpt` = 'work_dirs/resnet20_digits/epoch_30.pth'" in message
     assert 'python tools/train.py configs/vanilla/resnet20_digits.py' in message
     assert not list(tmp_path.rglob('*.pth'))
@@ -238,6 +217,8 @@ MMPRETRAINS_TOOL = """
 import runpy, sys
 tool, options = sys.argv[1], sys.argv[2:]
 assert 'cakd_mm' not in sys.modules
+import yapf.yapflib.yapf_api
+yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)  # takes long
 for config, work_dir in zip({configs}, {work_dirs}):
     sys.argv = [tool, config, '--work-dir', work_dir, '--cfg-options', *options]
     if 'cakd/' not in config:
@@ -256,7 +237,7 @@ def test_mmpretrains_own_tool_runs_our_configs(tmp_path):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', script, str(tool), *options],
         cwd=tmp_path,
-        env=environment(),
+        env=dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES=''),
         capture_output=True,
         text=True,
     )

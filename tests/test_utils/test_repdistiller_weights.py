@@ -1,7 +1,6 @@
 import pytest
 
 from cakd_mm.utils import convert_repdistiller_state_dict
-from cakd_mm.utils.repdistiller_weights import ARCHS
 
 # The names that tell the three kinds of nets apart, and a pair of each rule.
 RESIDUAL = {
@@ -104,11 +103,3 @@ def test_an_unknown_name_is_refused(kind, name):
     weights = {**dict.fromkeys(KINDS[kind], 0), name: 0}
     with pytest.raises(ValueError, match=f"`state_dict` = '{name}': .*ShuffleV2"):
         convert_repdistiller_state_dict(weights)
-
-
-def test_the_nets_that_are_converted():
-    assert set(ARCHS) == {
-        *(f'resnet{depth}' for depth in (8, 14, 20, 32, 44, 56, 110)),
-        *('resnet8x4', 'resnet32x4', 'wrn16-1', 'wrn16-2', 'wrn40-1', 'wrn40-2'),
-        *('shufflenetv1', 'shufflenetv2', 'mobilenetv1'),
-    }

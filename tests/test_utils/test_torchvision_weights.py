@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from cakd_mm.utils.torchvision_weights import convert_torchvision_state_dict
 
@@ -45,21 +44,3 @@ def renamed(*names):
 )
 def test_names_of_mobilenet(theirs, ours):
     assert renamed('features.0.0.weight', theirs)[theirs] == ours
-
-
-@pytest.mark.parametrize(
-    ('theirs', 'ours'),
-    [
-        ('conv1.weight', 'backbone.conv1.weight'),
-        ('layer3.0.downsample.1.bias', 'backbone.layer3.0.downsample.1.bias'),
-        ('fc.weight', 'head.fc.weight'),
-        ('fc2.weight', 'backbone.fc2.weight'),
-    ],
-)
-def test_names_of_residual_nets(theirs, ours):
-    assert renamed(theirs)[theirs] == ours
-
-
-def test_the_tensors_are_not_copied():
-    weight = torch.zeros(2)
-    assert convert_torchvision_state_dict({'fc.bias': weight})['head.fc.bias'] is weight

@@ -48,13 +48,6 @@ def test_a_single_epoch_is_counted_in_steps():
     assert history.validation() == ([3], [5.0])
 
 
-def test_iterations_without_epochs():
-    lines = [dict(loss=1.0, iter=step, step=step) for step in (10, 20)]
-    history = History(lines, [{METRIC: 5.0, 'step': 20}])
-    assert history.unit == 'step'
-    assert history.validation() == ([20], [5.0])
-
-
 def test_a_config_by_the_run_is_found(tmp_path):
     write_log(tmp_path, steps([1.0]))
     [saved] = tmp_path.glob('*/vis_data/config.py')
@@ -80,3 +73,10 @@ def test_extracted_students_are_no_configs_of_a_run(tmp_path):
     assert [name_of(x) for x in ('student_run', 'my_run', 'kd')] == [
         *('student', 'my_run', 'kd')
     ]
+
+
+def test_iterations_without_epochs():
+    lines = [dict(loss=1.0, iter=step, step=step) for step in (10, 20)]
+    history = History(lines, [{METRIC: 5.0, 'step': 20}])
+    assert history.unit == 'step'
+    assert history.validation() == ([20], [5.0])

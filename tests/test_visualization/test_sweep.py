@@ -144,16 +144,6 @@ def test_one_seed_twice_is_told(tmp_path):
     assert f'same config and seed: {tmp_path / "a"}, {tmp_path / "b"}.' in table
 
 
-def test_a_run_of_iterations_without_seed(tmp_path):
-    cfg = tmp_path / 'plain.py'
-    cfg.write_text("train_cfg = dict(type='IterBasedTrainLoop', max_iters=20)\n")
-    lines = [dict(loss=1.0, iter=20, step=20), {METRIC: 5.0, 'step': 20}]
-    write_log(tmp_path / 'run', lines, config=cfg)
-    head, row = rows_of(sweep_table(read_sweep([tmp_path / 'run'])))
-    assert head == ['config', 'seeds', 'iterations', 'last top-1 (%)']
-    assert row == ['run', DASH, '20', '5.00']
-
-
 def test_places_and_copies_make_no_group(tmp_path):
     lines = (
         "work_dir = 'b'\nload_from = 'b.pth'\nresume = True\nlauncher = 'slurm'\n"
@@ -258,3 +248,13 @@ APART = {
 def test_what_tells_configs_apart(case):
     configs, expected = APART[case]
     assert columns(*configs) == expected
+
+
+def test_a_run_of_iterations_without_seed(tmp_path):
+    cfg = tmp_path / 'plain.py'
+    cfg.write_text("train_cfg = dict(type='IterBasedTrainLoop', max_iters=20)\n")
+    lines = [dict(loss=1.0, iter=20, step=20), {METRIC: 5.0, 'step': 20}]
+    write_log(tmp_path / 'run', lines, config=cfg)
+    head, row = rows_of(sweep_table(read_sweep([tmp_path / 'run'])))
+    assert head == ['config', 'seeds', 'iterations', 'last top-1 (%)']
+    assert row == ['run', DASH, '20', '5.00']

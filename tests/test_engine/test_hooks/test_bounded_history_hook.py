@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor
-from tiny import digits_config, distill_config
+from tiny import distill_config
 
 from cakd_mm.engine.hooks import BoundedHistoryHook
 from cakd_mm.engine.hooks.bounded_history_hook import UNBOUNDED
@@ -64,11 +64,10 @@ def custom(*entries):
 
 
 PROCESSORS = {
-    'plain': {},
     'numbers': custom(dict(data_src='loss', window_size=7, log_name='seven')),
-    'epoch': custom(dict(data_src='loss', window_size='epoch', log_name='of_epoch')),
-    'global': custom(
+    'windows': custom(
         dict(data_src='loss', window_size='global', log_name='of_all'),
+        dict(data_src='distill.loss_cakd', window_size='epoch', log_name='of_epoch'),
         dict(data_src='student.loss', log_name='no_window'),
     ),
     'hierarchy': dict(
@@ -79,10 +78,8 @@ PROCESSORS = {
 }
 # How many values are kept: of the loss, of the student's, and of the distillation's.
 KEPT = {
-    'plain': (2, 2, 2),
     'numbers': (7, 7, 7),
-    'epoch': (3, 3, 3),
-    'global': (12, 12, 2),
+    'windows': (12, 12, 3),
     'hierarchy': (12, 2, 2),
     'own': (12, 12, 12),
 }
@@ -100,27 +97,6 @@ def test_every_logged_number_is_that_of_the_whole_history(start, kind):
     names = ('loss', 'student.loss', 'distill.loss_cakd')
     assert tuple(found[f'train/{name}'] for name in names) == KEPT[kind]
     assert lengths(unbounded.message_hub.log_scalars)['train/loss'] == STEPS * EPOCHS
-
-
-def test_as_many_are_kept_as_asked_for(start):
-    runner = start(5)
-    runner.train()
-    history = runner.message_hub.get_scalar('train/loss').data[0]
-    assert len(history) == 5
-    losses = [line['loss'] for line in runner.lines.lines if 'loss' in line]
-    # A line has the mean of the last two.
-    assert losses[-1] == pytest.approx(history[-2:].mean(), abs=0)
-
-
-def test_every_config_has_it():
-    cfg = digits_config('cakd/demo_digits.py')
-    assert cfg.default_hooks.history == dict(type='BoundedHistoryHook')
-
-
-def test_by_default_a_short_run_is_kept_whole(start):
-    runner = start(BoundedHistoryHook().at_least)
-    runner.train()
-    assert lengths(runner.message_hub.log_scalars)['train/loss'] == STEPS * EPOCHS
 
 
 def test_the_time_of_a_validation_is_that_of_all_its_steps(start):
@@ -179,13 +155,6 @@ def test_windows_that_mean_the_whole_history(window_size):
     hook.before_train(runner)
     hook.after_train_iter(runner, 0)
     assert runner.message_hub.get_scalar('train/loss').max_length == UNBOUNDED
-    processor = LogProcessor(
-        custom_cfg=[dict(data_src='loss', method_name='max', window_size=window_size)]
-    )
-    runner.log_processor = processor
-    hook.before_train(runner)
-    hook.after_train_iter(runner, 0)
-    assert runner.message_hub.get_scalar('train/loss').max_length == UNBOUNDED
 
 
 def test_an_epoch_has_no_length_in_a_loop_of_steps():
@@ -210,7 +179,7 @@ def test_a_checkpoint_is_small_and_does_not_remember_the_bound(start, tmp_path):
     assert live.max_length == 2  # saving has not touched it
 
 
-@pytest.mark.parametrize(('first', 'second'), [(None, 1), (1, None), (1, 1)])
+@pytest.mark.parametrize(('first', 'second'), [(None, 1), (1, None)])
 def test_a_resumed_run_logs_what_the_uninterrupted_one_does(
     start, tmp_path, first, second
 ):

@@ -4,7 +4,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
@@ -57,7 +56,6 @@ def logged(runner):
     ('warm_epochs', 'expected'),
     [
         pytest.param(3, [1 / 3, 2 / 3, 1, 1], id='three'),
-        pytest.param(1, [1, 1, 1, 1], id='one'),
         pytest.param(20, [0.05, 0.1, 0.15, 0.2], id='longer-than-the-run'),
     ],
 )
@@ -74,22 +72,12 @@ def test_the_factor_of_every_epoch(start, warm_epochs, expected):
     assert shown == pytest.approx([factor for _, factor in steps])
 
 
-@pytest.mark.parametrize(
-    ('name', 'expected'),
-    [
-        pytest.param('epoch_2', [(2, 0.75), (2, 0.75), (3, 1), (3, 1)], id='epoch'),
-        pytest.param(
-            'iter_3', [(1, 0.5), (2, 0.75), (2, 0.75), (3, 1), (3, 1)], id='mid-epoch'
-        ),
-    ],
-)
-def test_a_resumed_run_goes_on_with_the_right_factor(start, name, expected):
-    options = dict(epochs=4)
-    if name.startswith('iter'):
-        options['default_hooks__checkpoint__by_epoch'] = False
+def test_a_run_resumed_within_an_epoch_goes_on_with_the_right_factor(start):
+    expected = [(1, 0.5), (2, 0.75), (2, 0.75), (3, 1), (3, 1)]
+    options = dict(epochs=4, default_hooks__checkpoint__by_epoch=False)
     whole = start(4, 'whole', **options)
     whole.train()
-    path = Path(whole.work_dir) / f'{name}.pth'
+    path = Path(whole.work_dir) / 'iter_3.pth'
     resumed = start(4, 'resumed', resume=True, load_from=str(path), **options)
     resumed.train()
     assert [epoch for epoch, _ in resumed.watch.factors] == [e for e, _ in expected]
@@ -130,18 +118,7 @@ def test_a_wrapped_model_is_warmed_up_inside():
     assert hub.get_scalar('train/warmup').current() == 0.25
 
 
-@pytest.mark.parametrize(
-    'epochs',
-    [
-        pytest.param(0, id='zero'),
-        pytest.param(-1, id='negative'),
-        pytest.param(2.5, id='fraction'),
-        pytest.param(2.0, id='float'),
-        pytest.param(True, id='bool'),
-        pytest.param('3', id='text'),
-        pytest.param(None, id='none'),
-    ],
-)
+@pytest.mark.parametrize('epochs', [0, 2.0, True, '3'])
 def test_epochs_that_are_no_number_of_epochs(epochs):
     with pytest.raises(ValueError, match=KEY + rf'\.epochs` = {epochs!r}: .*1 or more'):
         DistillWarmupHook(epochs=epochs)
@@ -157,12 +134,9 @@ def test_a_model_that_cannot_be_warmed_up(tmp_path, make_runner, kind):
         cfg.model.distiller.type = 'mmrazor.ConfigurableDistiller'
     cfg.default_hooks.warmup = dict(type='DistillWarmupHook', epochs=3)
     runner = make_runner(cfg)
-    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
     with pytest.raises(ValueError, match=KEY + rf'`.*{named} has none.*StrictDistill'):
         runner.train()
     assert runner.iter == 0
-    assert before.keys() == runner.model.state_dict().keys()
-    assert all(isinstance(value, torch.Tensor) for value in before.values())
 
 
 def test_a_loop_that_counts_no_epochs_is_refused(tmp_path, make_runner):

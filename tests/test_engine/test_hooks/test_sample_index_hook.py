@@ -7,7 +7,6 @@ import pytest
 import torch
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from mmengine.runner.runner import _SlicedDataset
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS as CLS_DATASETS
 from mmpretrain.structures import DataSample
@@ -147,32 +146,12 @@ def test_the_bank_has_the_embedding_of_the_image_at_that_place(whole):
     torch.testing.assert_close(loss.bank_T, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('step', [STEPS, 4])
-def test_a_resumed_run_equals_the_uninterrupted_one(whole, tmp_path, step):
+def test_a_resumed_run_equals_the_uninterrupted_one(whole, tmp_path):
     folder, cfg, runner = whole
-    checkpoint = folder / 'run' / f'iter_{step}.pth'
+    checkpoint = folder / 'run' / 'iter_4.pth'
     other = finish(cfg, tmp_path, checkpoint=checkpoint)
     for name, value in runner.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
-
-
-def test_persistent_workers_change_nothing(whole, tmp_path):
-    _, cfg, runner = whole
-    other = finish(cfg, tmp_path, workers=2)
-    for name, value in crd_of(runner).state_dict().items():
-        assert torch.equal(value, crd_of(other).state_dict()[name]), name
-
-
-def test_resident_images_fill_the_same_bank(whole, tmp_path):
-    """Without crops both kinds of data are the same images in the same order."""
-    cfg = copy.deepcopy(whole[1])
-    cfg.train_dataloader.dataset.pipeline.pop(1)
-    banks = []
-    for keep in (False, True):
-        cfg.train_cfg.resident = keep
-        runner = finish(cfg, tmp_path / str(keep))
-        banks.append(crd_of(runner).bank_T)
-    torch.testing.assert_close(*banks, rtol=1e-3, atol=1e-4)
 
 
 def test_the_seed_of_the_run_is_the_banks(whole, tmp_path):
@@ -187,12 +166,38 @@ def test_the_seed_of_the_run_is_the_banks(whole, tmp_path):
     assert crd_of(finish(cfg, tmp_path, checkpoint=checkpoint)).seed == 0
 
 
-def test_another_training_set_is_refused(whole, tmp_path):
+def no_hook(cfg):
+    cfg.default_hooks.pop('sample_index')
+
+
+def mix_images(cfg):
+    cfg.data_preprocessor.batch_augments = dict(augments=dict(type='Mixup', alpha=0.8))
+
+
+def keep_no_index(cfg):
+    pack = dict(type='PackInputs', meta_keys=('img_shape',))
+    cfg.train_dataloader.dataset.pipeline[-1] = pack
+
+
+def other_images(cfg):
+    cfg.train_dataloader.dataset.indices = 64
+
+
+@pytest.mark.parametrize(
+    ('change', 'step', 'match'),
+    [
+        (no_hook, None, "sample_index=.*type='SampleIndexHook'"),
+        (mix_images, None, 'batch_augments.*CRDBankLoss knows images'),
+        (keep_no_index, None, "CRDBankLoss needs.*add 'sample_idx'"),
+        (other_images, 2, 'has 64 images, this has 96.*student_ckpt'),
+    ],
+)
+def test_what_the_bank_cannot_go_with_is_refused(whole, tmp_path, change, step, match):
     folder, cfg, _ = whole
     cfg = copy.deepcopy(cfg)
-    cfg.train_dataloader.dataset.indices = 64
-    checkpoint = folder / 'run' / 'iter_2.pth'
-    with pytest.raises(ValueError, match='has 64 images, this has 96.*student_ckpt'):
+    change(cfg)
+    checkpoint = step and folder / 'run' / f'iter_{step}.pth'
+    with pytest.raises((RuntimeError, ValueError), match=match):
         finish(cfg, tmp_path, checkpoint=checkpoint)
 
 
@@ -210,38 +215,6 @@ def test_a_checkpoint_can_be_tested_without_the_training_set(whole, tmp_path):
     cfg.load_from = str(folder / 'run' / 'iter_6.pth')
     runner = Runner.from_cfg(cfg)
     assert 0 <= runner.test()['accuracy/top1'] <= 100
-
-
-def test_without_the_hook_it_is_named(whole, tmp_path):
-    cfg = copy.deepcopy(whole[1])
-    cfg.default_hooks.pop('sample_index')
-    with pytest.raises(RuntimeError, match="sample_index=.*type='SampleIndexHook'"):
-        finish(cfg, tmp_path)
-
-
-def test_mixed_images_are_refused(whole, tmp_path):
-    cfg = copy.deepcopy(whole[1])
-    cfg.data_preprocessor.batch_augments = dict(augments=dict(type='Mixup', alpha=0.8))
-    with pytest.raises(ValueError, match='batch_augments.*CRDBankLoss knows images'):
-        finish(cfg, tmp_path)
-
-
-def test_meta_keys_without_the_index_are_refused(whole, tmp_path):
-    cfg = copy.deepcopy(whole[1])
-    cfg.train_dataloader.dataset.pipeline[-1] = dict(
-        type='PackInputs', meta_keys=('img_shape',)
-    )
-    with pytest.raises(ValueError, match="CRDBankLoss needs.*add 'sample_idx'"):
-        finish(cfg, tmp_path)
-
-
-def test_batches_cut_short(whole, tmp_path):
-    """mmengine's slice around a dataset leaves indices and labels alone."""
-    cfg = copy.deepcopy(whole[1])
-    cfg.train_dataloader.num_batch_per_epoch = 1
-    runner = finish(cfg, tmp_path)
-    assert isinstance(runner.train_dataloader.dataset, _SlicedDataset)
-    assert len(crd_of(runner).labels) == 96
 
 
 # Data sets
@@ -296,11 +269,8 @@ def wrapped(kind, **kwargs):
 
 
 SETS = {
-    'digits': lambda _: Digits(pipeline=PACK),
     'a subset': lambda _: Digits(indices=[5, 900, 17, 3, 44, 45, 46], pipeline=PACK),
-    'the first': lambda _: Digits(indices=30, pipeline=PACK),
     'a lazy one': lambda _: Digits(indices=30, pipeline=PACK, lazy_init=True),
-    'not serialised': lambda _: Digits(indices=30, pipeline=PACK, serialize_data=False),
     'seeded': lambda _: SeededDataset(Digits(indices=40, pipeline=PACK), 0),
     'decoded': lambda path: DecodedImages(
         data_root=str(folder_of_images(path)), pipeline=PACK, per_class=(1, 4)
@@ -331,7 +301,7 @@ SETS = {
 
 
 @pytest.mark.parametrize(
-    ('kind', 'workers'), [*((kind, 0) for kind in SETS), ('seeded', 2)]
+    ('kind', 'workers'), [(kind, 2 if kind == 'seeded' else 0) for kind in SETS]
 )
 def test_indices_are_those_of_the_images(kind, workers, tmp_path):
     dataset = SETS[kind](tmp_path)
@@ -364,16 +334,6 @@ def test_indices_are_those_of_the_images(kind, workers, tmp_path):
     assert sorted(images) == list(range(len(labels)))
     if workers:
         loader._iterator._shutdown_workers()
-
-
-@pytest.mark.parametrize('collate', ['default_collate', 'pseudo_collate'])
-def test_either_way_to_collate(collate):
-    runner = runner_of(Digits(indices=20, pipeline=PACK), collate_fn=dict(type=collate))
-    hook = SampleIndexHook()
-    hook.before_run(runner)
-    for number, batch in enumerate(runner._train_loop.dataloader):
-        hook.before_train_iter(runner, number, data_batch=batch)
-        assert losses_in(runner)[0].indices.shape == (len(batch['inputs']),)
 
 
 def test_ranks_with_seeds_apart_share_one(monkeypatch):
@@ -440,11 +400,6 @@ class Several(Digits):
         return items
 
 
-class Pairs(Several):
-    def load_data_list(self):
-        return [dict(item, gt_label=[0, 1]) for item in super().load_data_list()]
-
-
 class Unlabelled(Digits):
     def load_data_list(self):
         return [dict(img=item['img']) for item in super().load_data_list()]
@@ -461,7 +416,6 @@ def joined():
         (joined, 'ConcatDataset.: It has no get_gt_labels.*as Listener needs.*one'),
         (Bare, 'Bare.: It has no get_gt_labels'),
         (lambda: Several(pipeline=PACK), 'Several.*one class index each'),
-        (lambda: Pairs(pipeline=PACK), 'Pairs.*one class index each'),
         (lambda: Unlabelled(pipeline=PACK), 'Unlabelled.*one class index each'),
     ],
 )
@@ -493,9 +447,7 @@ def ready():
             'x.png has class 5.*class 4',
         ),
         ([sample(20, 0)], 'sample_idx 20.*image 0 of the batch.*20 images has nothing'),
-        ([sample(-1, 9)], 'sample_idx -1.*has nothing there'),
         ([DataSample(metainfo=dict(sample_idx=2))], 'has class -1.*class 2 there'),
-        ([sample(2, [2, 3])], 'has class -1'),
     ],
 )
 def test_an_index_of_another_image_is_refused(ready, samples, match):
@@ -510,8 +462,6 @@ def test_an_index_of_another_image_is_refused(ready, samples, match):
     [
         None,
         torch.zeros(3),
-        dict(inputs=torch.zeros(3)),
-        dict(data_samples=None),
         dict(data_samples=[]),
         dict(data_samples=[sample(1, 1), sample(None, 1)]),
         dict(data_samples=[sample('a', 1)]),
@@ -521,13 +471,6 @@ def test_a_batch_without_indices_is_refused(ready, batch):
     hook, runner = ready
     with pytest.raises(ValueError, match="PackInputs.*add 'sample_idx'"):
         hook.before_train_iter(runner, 0, data_batch=batch)
-
-
-def test_numpy_indices_do(ready):
-    hook, runner = ready
-    samples = [sample(np.int64(3), 3), sample(12, 2)]
-    hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
-    assert losses_in(runner)[0].indices.tolist() == [3, 12]
 
 
 def test_without_such_a_loss_it_looks_at_nothing():
@@ -543,3 +486,10 @@ def test_before_validation_it_looks_at_nothing():
     runner._train_loop = dict(type='EpochBasedTrainLoop')
     SampleIndexHook().before_run(runner)
     assert losses_in(runner)[0].told is None
+
+
+def test_numpy_indices_do(ready):
+    hook, runner = ready
+    samples = [sample(np.int64(3), 3), sample(12, 2)]
+    hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
+    assert losses_in(runner)[0].indices.tolist() == [3, 12]

@@ -78,91 +78,52 @@ def by_hand(states, names):
 
 
 @pytest.mark.parametrize('distilled', [True, False])
-def test_the_average_is_that_of_the_students_weights(start, distilled):
+def test_the_average_of_the_students_weights_is_validated_and_saved(start, distilled):
     runner = start(distilled)
     runner.train()
-    average = dict(runner.ema.ema_model.module.named_parameters())
+    ema, raw = runner.ema.ema_model.module, runner.watch.raw[-1]
+    assert type(ema) is type(student_of(runner))  # and neither teacher nor losses
+    average = dict(ema.named_parameters())
     expected = by_hand(runner.watch.raw, parameters(runner))
     assert average.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(average[name].double(), value, rtol=0, atol=1e-6)
-    assert not torch.equal(
-        average['head.fc.weight'], runner.watch.raw[-1]['head.fc.weight']
-    )
-
-
-def test_only_the_student_is_copied_and_saved(start):
-    runner = start()
-    runner.train()
-    copied = runner.ema.ema_model.module
-    assert type(copied) is type(runner.model.student)
-    names = {name for name, _ in copied.named_modules()}
-    assert not [n for n in names if 'teacher' in n or 'distiller' in n]
-    student = runner.model.student.state_dict()
-    checkpoint = saved(runner)
-    assert checkpoint['ema_state_dict'].keys() == {
-        'steps',
-        *(f'module.{name}' for name in student),
-    }
-    assert not [k for k in checkpoint['state_dict'] if k.startswith('teacher.')]
-
-
-@pytest.mark.parametrize('distilled', [True, False])
-def test_a_checkpoint_holds_the_average_and_beside_it_the_raw(start, distilled):
-    runner = start(distilled)
-    runner.train()
-    prefix = 'architecture.' if distilled else ''
-    checkpoint = saved(runner)
-    average = runner.ema.ema_model.module.state_dict()
-    for name, raw in student_state(runner).items():
-        assert torch.equal(checkpoint['state_dict'][prefix + name], average[name])
-        assert torch.equal(checkpoint['ema_state_dict'][f'module.{name}'], raw)
-    assert checkpoint['ema_state_dict']['steps'] == 6
-
-
-@pytest.mark.parametrize('distilled', [True, False])
-def test_validation_uses_the_average_and_gives_the_raw_back(start, distilled):
-    runner = start(distilled)
-    runner.train()
-    raw, average = runner.watch.raw[-1], dict(runner.ema.ema_model.module.state_dict())
-    assert_same(student_state(runner), raw)
-    names = parameters(runner)
+    assert not torch.equal(average['head.fc.weight'], raw['head.fc.weight'])
+    # It is what is validated, and the student has its own weights again.
     validated = runner.watch.validated[-1]
-    assert_same(
-        {name: validated[name] for name in names},
-        {name: average[name] for name in names},
-    )
+    assert_same({name: validated[name] for name in average}, average)
+    assert_same(student_state(runner), raw)
+    # A checkpoint holds the average, and beside it the student's own weights.
+    checkpoint = saved(runner)
+    prefix = 'architecture.' if distilled else ''
+    for name, value in ema.state_dict().items():
+        assert torch.equal(checkpoint['state_dict'][prefix + name], value)
+    beside = {f'module.{name}': value for name, value in raw.items()}
+    assert_same(checkpoint['ema_state_dict'], dict(beside, steps=torch.tensor(6)))
 
 
-@pytest.mark.parametrize('distilled', [True, False])
-@pytest.mark.parametrize('stopped_at', ['epoch_1.pth', 'iter_4.pth'])
-def test_resumed_equals_uninterrupted(start, distilled, stopped_at):
-    options = {}
+@pytest.mark.parametrize(
+    ('distilled', 'stopped_at', 'left', 'update_buffers'),
+    [(True, 'iter_4.pth', 2, False), (False, 'epoch_1.pth', 3, True)],
+)
+def test_resumed_equals_uninterrupted(
+    start, distilled, stopped_at, left, update_buffers
+):
+    options = dict(ema=dict(update_buffers=update_buffers))
     if stopped_at.startswith('iter'):
-        options = dict(
-            default_hooks__checkpoint__by_epoch=False,
-            default_hooks__checkpoint__interval=2,
-        )
+        options['default_hooks__checkpoint__by_epoch'] = False
+        options['default_hooks__checkpoint__interval'] = 2
     whole = start(distilled, 'whole', **options)
     whole.train()
+    mean = 'backbone.bn1.running_mean'
+    average = whole.ema.ema_model.state_dict()
+    own = torch.equal(average[f'module.{mean}'], student_state(whole)[mean])
+    assert own is not update_buffers
     path = Path(whole.work_dir) / stopped_at
     resumed = start(distilled, 'resumed', resume=True, load_from=str(path), **options)
     resumed.train()
-    assert len(resumed.watch.raw) == 6 - (3 if 'epoch' in stopped_at else 4)
+    assert len(resumed.watch.raw) == left
     assert_same(student_state(resumed), student_state(whole))
-    assert_same(resumed.ema.ema_model.state_dict(), whole.ema.ema_model.state_dict())
-
-
-def test_with_averaged_buffers_resumed_equals_uninterrupted_too(start):
-    ema = dict(update_buffers=True)
-    whole = start(work_dir='whole', ema=ema)
-    whole.train()
-    mean = 'module.backbone.bn1.running_mean'
-    average = whole.ema.ema_model.state_dict()
-    assert not torch.equal(average[mean], student_state(whole)[mean[7:]])
-    path = Path(whole.work_dir) / 'epoch_1.pth'
-    resumed = start(work_dir='resumed', ema=ema, resume=True, load_from=str(path))
-    resumed.train()
     assert_same(resumed.ema.ema_model.state_dict(), average)
 
 

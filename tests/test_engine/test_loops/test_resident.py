@@ -50,8 +50,9 @@ def without_crops(**options):
     return cfg
 
 
-@pytest.mark.parametrize('val', ['ResidentValLoop', 'ValLoop'])
-@pytest.mark.parametrize('kind', ['classifier', 'distillation'])
+@pytest.mark.parametrize(
+    ('kind', 'val'), [('classifier', 'ValLoop'), ('distillation', 'ResidentValLoop')]
+)
 def test_without_random_transforms_the_run_is_the_ordinary_one(tmp_path, kind, val):
     """Same images in the same order: losses, weights and accuracy are equal."""
     states, seen = [], []
@@ -92,7 +93,7 @@ def whole(tmp_path_factory):
     return cfg, state(runner), folder / 'run'
 
 
-@pytest.mark.parametrize('step', [1, 3, 4])
+@pytest.mark.parametrize('step', [1, 3])
 def test_resumed_equals_uninterrupted(whole, tmp_path, step):
     cfg, expected, folder = whole
     resumed = finish(cfg, tmp_path, checkpoint=folder / f'iter_{step}.pth')
@@ -100,9 +101,7 @@ def test_resumed_equals_uninterrupted(whole, tmp_path, step):
     assert isinstance(resumed.train_dataloader.dataset, ResidentDataset)
 
 
-def test_the_run_is_random_and_repeatable(whole, tmp_path):
-    cfg, expected, _ = whole
-    assert differences(state(finish(cfg, tmp_path / 'same')), expected) == []
+def test_each_epoch_has_all_images_in_other_windows(tmp_path):
     hook = Batches()
     finish(resident(plain()), tmp_path / 'images', hooks=[hook])
     [first, second] = [
@@ -125,15 +124,6 @@ def test_the_checkpoints_seed_is_taken(tmp_path):
     assert other.train_dataloader.dataset.seed == 0
 
 
-def test_a_fixed_number_of_batches(tmp_path):
-    cfg = resident(plain(train_dataloader__num_batch_per_epoch=2))
-    whole = finish(cfg, tmp_path / 'whole')
-    path = tmp_path / 'whole' / 'iter_3.pth'
-    resumed = finish(cfg, tmp_path / 'resumed', checkpoint=path)
-    assert differences(state(resumed), state(whole)) == []
-    assert int(resumed.train_loop._dataset.epoch) == 1
-
-
 @pytest.fixture
 def loop(make_runner):
     runner = make_runner(resident(plain(train_dataloader__batch_size=16)))
@@ -141,7 +131,7 @@ def loop(make_runner):
     return runner.train_loop
 
 
-@pytest.mark.parametrize('start', [0, 1, 3])
+@pytest.mark.parametrize('start', [0, 1])
 def test_two_ranks_see_disjoint_images_that_one_would_see(loop, start):
     """The share of each, from any step on, with the windows of the whole set."""
     loop._dataset.epoch.fill_(4)
@@ -209,15 +199,6 @@ def test_options_of_workers_are_left_out():
 def test_a_loader_that_is_built_already(loop):
     with pytest.raises(ValueError, match='train_cfg.resident.*built already'):
         ResumableTrainLoop(loop.runner, DataLoader(Digits()), True, max_epochs=1)
-
-
-def test_a_pipeline_that_batches_cannot_go_through(make_runner):
-    cfg = resident(plain())
-    cfg.train_dataloader.dataset.pipeline.insert(
-        2, dict(type='ColorJitter', brightness=0.3)
-    )
-    with pytest.raises(ValueError, match='ColorJitter.*train_cfg.resident=False'):
-        make_runner(cfg).train()
 
 
 def test_batches_without_a_sample_for_each(loop, monkeypatch):
