@@ -2,12 +2,9 @@
 
 import math
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis.extra import numpy as hnp
 from mmrazor.registry import MODELS
 from test_cakd_feature_loss import LAID_OUT, pair, value_and_grad
 from torch.testing import assert_close
@@ -66,23 +63,6 @@ def test_the_squared_difference(granularity, shape):
     assert loss.terms['squared'].item() == pytest.approx(want, rel=1e-12)
     if granularity != 'pooled' or len(shape) < 4:
         assert_close(grad, 3 * (student - teacher) / student.numel())
-
-
-vectors = hnp.arrays(
-    'f8',
-    st.shared(st.tuples(st.integers(1, 4), st.integers(1, 6)), key='shape'),
-    elements=st.floats(-20, 20, width=32),
-)
-
-
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(vectors, vectors, st.sampled_from([0.7, 3.0]))
-def test_any_vectors(student, teacher, tau):
-    student, teacher = map(torch.from_numpy, (student, teacher))
-    kl = build('FeatureKLLoss', tau=tau)(student, teacher).item()
-    assert kl == pytest.approx(slow_kl(student, teacher, tau=tau), rel=1e-7, abs=1e-9)
-    squared = build('FeatureSquaredLoss')(student, teacher).item()
-    assert squared == pytest.approx(slow_squared(student, teacher), abs=1e-12)
 
 
 def test_the_squared_difference_is_the_divergences_limit():
@@ -224,13 +204,12 @@ VECTOR, MAP = torch.zeros(4, 7), torch.zeros(4, 7, 2, 3)
 
 @EVERY
 @pytest.mark.parametrize(
-    ('settings', 'preds_S', 'preds_T', 'error', 'message'),
+    ('settings', 'preds_S', 'preds_T', 'message'),
     [
         pytest.param(
             dict(),
             VECTOR[:, :5],
             VECTOR,
-            ValueError,
             r'preds_S.*\(4, 5\).*preds_T.*\(4, 7\).*connector.*\(7\)',
             id='width',
         ),
@@ -238,18 +217,13 @@ VECTOR, MAP = torch.zeros(4, 7), torch.zeros(4, 7, 2, 3)
             dict(granularity='spatial'),
             MAP[..., :1],
             MAP,
-            ValueError,
             r'preds_S.*\(4, 7, 2, 1\).*preds_T.*\(4, 7, 2, 3\).*connector',
             id='size',
-        ),
-        pytest.param(
-            dict(), VECTOR[:3], VECTOR, ValueError, r'\(3, 7\).*\(4, 7\)', id='batch'
         ),
         pytest.param(
             dict(channels=6),
             VECTOR,
             VECTOR,
-            ValueError,
             r'`channels` = 6.*has 7: \(4, 7\)',
             id='channels',
         ),
@@ -257,30 +231,20 @@ VECTOR, MAP = torch.zeros(4, 7), torch.zeros(4, 7, 2, 3)
             dict(channels=3, granularity='channel'),
             MAP,
             MAP,
-            ValueError,
             r'`channels` = 3.*has 7: \(4, 7, 2, 3\)',
             id='channels-of-a-map',
-        ),
-        pytest.param(
-            dict(channels=3, standardize=True),
-            VECTOR,
-            VECTOR,
-            ValueError,
-            r'`channels` = 3.*has 7',
-            id='channels-of-statistics',
         ),
         pytest.param(
             dict(granularity='flat'),
             VECTOR,
             VECTOR,
-            ValueError,
             r"granularity='flat'.*\(4, 7\).*tap a map",
             id='layout',
         ),
     ],
 )
-def test_wrong_features_are_named(kind, settings, preds_S, preds_T, error, message):
-    with pytest.raises(error, match=message):
+def test_wrong_features_are_named(kind, settings, preds_S, preds_T, message):
+    with pytest.raises(ValueError, match=message):
         build(kind, **settings)(preds_S, preds_T)
 
 
