@@ -310,24 +310,19 @@ class TestCache:
         monkeypatch.setattr(TinyImageNet, '_scan', counted)
         return seen
 
-    @pytest.mark.parametrize('split', ['train', 'val'])
-    def test_gives_the_same(self, folder, scans, split):
-        first, again = (TinyImageNet(str(folder), split=split) for _ in range(2))
-        assert scans == [split]
-        items = [
-            [data.get_data_info(i) for i in range(len(data))] for data in (first, again)
-        ]
-        assert items[0] == items[1]
-        assert first.metainfo == again.metainfo
-        assert type(again.CLASSES) is tuple
-        fresh = TinyImageNet(str(folder), split=split, cache_dir=None)
-        assert [fresh.get_data_info(i) for i in range(len(fresh))] == items[0]
-        assert scans == [split] * 2
+    def test_gives_the_same_to_each_split(self, folder, scans):
+        def build(split, **options):
+            data = TinyImageNet(str(folder), split=split, **options)
+            items = [data.get_data_info(i) for i in range(len(data))]
+            assert type(data.CLASSES) is tuple
+            return items, data.metainfo
 
-    def test_splits_have_their_own(self, folder, scans):
-        for split in ('train', 'val', 'train', 'val'):
-            TinyImageNet(str(folder), split=split)
-        assert scans == ['train', 'val']
+        for split in ('train', 'val'):
+            scans.clear()
+            first, again = build(split), build(split)
+            assert scans == [split]
+            assert first == again == build(split, cache_dir=None)
+            assert scans == [split] * 2
 
     def test_the_same_folder_by_another_name(self, folder, scans, monkeypatch):
         TinyImageNet(str(folder))
@@ -354,9 +349,7 @@ class TestCache:
         [
             ('val', edit('val/val_annotations.txt', 'n03', 'n01'), None),
             ('train', edit('words.txt', 'goldfish', 'silvfish'), None),
-            ('train', edit('wnids.txt', 'n02', ''), None),
             ('train', remove('train/*/images/*_1.JPEG'), None),
-            ('train', remove('train/n02'), 'has no images of n02'),
             ('val', remove('val/images/val_1.JPEG'), r'val/images lacks val_1\.JPEG'),
         ],
     )
@@ -381,15 +374,6 @@ class TestCache:
         with pytest.raises(ValueError, match='fewer have n02'):
             TinyImageNet(str(folder))
         assert scans == ['train']
-
-    def test_a_broken_cache_does_no_harm(self, folder, caches):
-        TinyImageNet(str(folder))
-        [path] = caches.glob('*.bin')
-        content = path.read_bytes()
-        assert b'n01_0' in content
-        path.write_bytes(content.replace(b'n01_0', b'n09_9'))
-        data = TinyImageNet(str(folder))
-        assert labelled(data)[0] == ('n01_0.JPEG', 0)
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f'no {ARCHIVE} (CAKD_SHARED)')
