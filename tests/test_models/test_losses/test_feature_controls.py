@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from mmrazor.registry import MODELS
@@ -10,6 +9,7 @@ from test_cakd_feature_loss import LAID_OUT, pair, value_and_grad
 from torch.testing import assert_close
 
 from cakd_mm.models.layout import pool, to_rows
+from cakd_mm.models.statistics import RunningNorm
 
 CONTROLS = pytest.mark.parametrize('kind', ['FeatureKLLoss', 'FeatureSquaredLoss'])
 EVERY = pytest.mark.parametrize(
@@ -117,27 +117,14 @@ def test_both_are_standardised_by_the_teachers_statistics(kind, shape, momentum)
     scale = torch.tensor([0.1, 1.0, 5.0, 30.0], dtype=torch.float64)
     scale = scale.view(-1, *[1] * (len(shape) - 2)) if len(shape) == 4 else scale
     dim = 1 if len(shape) == 4 else -1
-    mean, square, seen = 0.0, 0.0, []
+    norm, plain = RunningNorm(4, momentum).double(), build(kind, **settings)
     for step in range(1, 4):
         student, teacher = (scale * (x + step) for x in pair(shape, seed=step))
-        rows = teacher.movedim(dim, -1).reshape(-1, 4).numpy()
-        seen.append(rows)
-        weight = max(1 / step, momentum)
-        mean = (1 - weight) * mean + weight * rows.mean(0)
-        square = (1 - weight) * square + weight * np.square(rows).mean(0)
+        norm.update(teacher.movedim(dim, -1).reshape(-1, 4))
         got = value_and_grad(loss, student, teacher)
-        variance = square - mean**2
-        deviation = np.sqrt(np.maximum(variance, 0.01 * variance.mean()) + 1e-5)
-        along = [4 if d == dim % len(shape) else 1 for d in range(len(shape))]
-        centre, spread = (torch.from_numpy(x).view(along) for x in (mean, deviation))
-        plain = build(kind, **settings)
-        value, grad = value_and_grad(
-            plain, (student - centre) / spread, (teacher - centre) / spread
-        )
-        assert_close(got, (value, grad / spread), rtol=1e-6, atol=1e-9)
-    if momentum == 0:
-        assert_close(loss.norm.mean.numpy(), np.concatenate(seen).mean(0))
-        assert_close(loss.norm.var.numpy(), np.concatenate(seen).var(0))
+        normed = norm(teacher, dim)
+        want = value_and_grad(lambda x, t=normed: plain(norm(x, dim), t), student)
+        assert_close(got, want, rtol=1e-6, atol=1e-9)
 
 
 @EVERY
