@@ -250,20 +250,15 @@ def test_scorers_of_channels_score_no_elements(scorer, granularity):
 
 def slow_kept(feature, marks, weight, bias):
     """The share of rows whose prediction survives, of S and of W."""
+
+    def predict(row):
+        scores = weight @ row
+        return (scores if bias is None else scores + bias).argmax().item()
+
     same = [0, 0]
-    for row, strong in zip(feature.tolist(), marks, strict=True):
-
-        def predict(seen, row=row):
-            scores = [
-                sum(w * x for w, x, sees in zip(line, row, seen, strict=True) if sees)
-                + (bias[k].item() if bias is not None else 0.0)
-                for k, line in enumerate(weight.tolist())
-            ]
-            return max(range(len(scores)), key=scores.__getitem__)
-
-        whole = predict([True] * len(row))
-        same[0] += predict(strong) == whole
-        same[1] += predict([not mark for mark in strong]) == whole
+    for row, strong in zip(feature, torch.tensor(marks), strict=True):
+        same[0] += predict(row * strong) == predict(row)
+        same[1] += predict(row * ~strong) == predict(row)
     return [count / len(feature) for count in same]
 
 

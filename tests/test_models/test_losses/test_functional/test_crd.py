@@ -299,26 +299,15 @@ def test_never_of_the_own_class_and_every_other_sample_is_reached(labels, seed):
         assert set(row) == {i for i, other in enumerate(labels) if other != own}
 
 
-@pytest.mark.parametrize('index', [0, 3, 9])  # of the first, a middle, the last class
-def test_uniform_over_the_other_classes(index):
+@pytest.mark.parametrize('own', [0, 1, 4])  # the first, a middle, the last class
+def test_uniform_over_the_other_classes(own):
     labels = torch.tensor([0, 0, 1, 1, 1, 1, 2, 4, 4, 4]).repeat(5)
     labels = labels[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
-    own = int(labels.unique()[[0, 1, 3][[0, 3, 9].index(index)]])
     sample = int((labels == own).nonzero()[0])
     drawn = draw(labels, [sample], 100_000, seed=5)
     counts = torch.bincount(drawn[0], minlength=50)
     assert counts[labels == own].sum() == 0
     assert chisquare(counts[labels != own].numpy()).pvalue > 0.01
-
-
-def test_a_sample_draws_the_same_wherever_it_is():
-    labels = torch.arange(40) % 4
-    whole = draw(labels, range(40), 30, seed=3, step=8)
-    for indices in ([7], [31, 7, 0], [7, 7]):
-        got = draw(labels, indices, 30, seed=3, step=8)
-        assert torch.equal(got, whole[indices])
-    # Fewer negatives are the first of more.
-    assert torch.equal(draw(labels, [7], 10, 3, 8), whole[[7], :10])
 
 
 def measure(send):
