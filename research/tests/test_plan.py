@@ -102,7 +102,6 @@ def test_a_teacher_from_elsewhere_has_to_be_there(work_dir, method):
     [
         ('--seeds', dict(seeds=0)),
         ('--epochs', dict(epochs=0)),
-        ('--epochs', dict(epochs=-3)),
         ('--speed', dict(speed='fast')),
     ],
 )

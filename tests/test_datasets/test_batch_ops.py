@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mmcv.transforms import RandomFlip
 from mmpretrain.datasets.transforms import RandomCrop
 from mmpretrain.models.utils import ClsDataPreprocessor
@@ -69,21 +67,6 @@ def test_a_batch_is_what_mmpretrain_makes_of_each(size, padding, pad_val, channe
 
 
 @pytest.mark.usefixtures('_way')
-@pytest.mark.parametrize('mirrored', [False, True])
-def test_every_offset_of_the_usual_crop(mirrored):
-    """Padding 4 and 32 pixels: all 81 windows."""
-    crop, flip = RandomCrop(32, padding=4), RandomFlip(prob=0.5)
-    images = pictures(1, 32, 32).repeat(81, 1, 1, 1)
-    window = RandomWindow(crop, flip.prob)
-    draws = window.draw(0, 0, 81, (32, 32))
-    draws.top[:], draws.left[:] = np.divmod(np.arange(81), 9)
-    draws.flips[:] = mirrored
-    found = window.cut(images, np.arange(len(images)), draws)
-    assert torch.equal(found, one_by_one(images, crop, flip, draws))
-    assert len({bytes(image.numpy().tobytes()) for image in found}) == 81
-
-
-@pytest.mark.usefixtures('_way')
 def test_a_place_without_an_image():
     zeros, flips = np.zeros(2, np.int64), np.zeros(2, bool)
     for wrong in (7, 10**6, -1, -8):
@@ -132,15 +115,3 @@ def test_statistics_of_other_precisions(dtype):
     assert torch.equal(normalized(images, mean, std), torch.full((2, 3, 4, 4), 5.0))
     floats = normalized(images.float(), mean.float(), std.float())
     assert torch.equal(floats, torch.full((2, 3, 4, 4), 5.0))
-
-
-@given(
-    st.lists(st.floats(0.125, 250, width=32), min_size=3, max_size=3),
-    st.lists(st.floats(0.125, 100, width=32), min_size=3, max_size=3),
-)
-@settings(max_examples=30, deadline=None)
-def test_all_values_of_a_byte(mean, std):
-    images = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
-    model = ClsDataPreprocessor(mean=mean, std=std, to_rgb=True)
-    expected = model(dict(inputs=images))['inputs']
-    assert torch.equal(normalized(images, model.mean, model.std, True), expected)

@@ -159,10 +159,8 @@ def test_what_changes_meanwhile_is_not_cached(files, caches):
 def damaged(content):
     """Some of the ways in which a file may have suffered."""
     yield 'nothing in it', b''
-    yield 'one byte', b'x'
     yield 'no archive', b'\xff' * len(content)
     yield 'cut', content[:-1]
-    yield 'first half', content[: len(content) // 2]
     yield 'second half', content[len(content) // 2 :]
     yield 'a list', saved([1, 2])
     yield 'empty', saved({})
@@ -184,7 +182,7 @@ def test_a_damaged_file_is_made_again(files, caches):
     [file] = cache_files(caches)
     whole = file.read_bytes()
     cases = dict(damaged(whole))
-    assert len(cases) == 21
+    assert len(cases) == 19
     for number, (name, content) in enumerate(cases.items(), 2):
         file.write_bytes(content)
         assert torch.equal(files.cached(caches), expected), name

@@ -53,13 +53,11 @@ REFUSED = {
         [FLIP | dict(prob=[0.1, 0.2], direction=['horizontal', 'vertical']), PACK],
         'RandomFlip.*horizontal',
     ),
-    'another': ([dict(type='RandomResizedCrop', scale=16), PACK], 'RandomResizedCrop'),
     'one between': (
         [CROP, dict(type='ColorJitter', brightness=0.5), FLIP, PACK],
         'ColorJitter.*this stands where',
     ),
     'flip first': ([FLIP, CROP, PACK], 'RandomCrop.*this stands where'),
-    'resized after': ([CROP, RESIZE, PACK], 'Resize.*this stands where'),
     'empty': ([], 'None.*this stands where'),
     'another key': ([dict(PACK, input_key='gt')], "input_key='gt'.*nothing else"),
     'after pack': ([PACK, FLIP], 'RandomFlip.*It comes after PackInputs'),

@@ -62,9 +62,9 @@ def pictures(tmp_path):
     folder = tmp_path / 'pictures'
     folder.mkdir()
 
-    def make(*pipeline, sizes=((6, 5),) * 4, labels=(3, 1, 0, 2)):
+    def make(*pipeline, sizes=((6, 5),) * 4, labels=(3, 1, 0, 2), **reading):
         paint(folder, sizes)
-        steps = [READ, *pipeline, PACK]
+        steps = [dict(READ, **reading), *pipeline, PACK]
         return TestPictures(folder, labels, pipeline=steps)
 
     return make
@@ -218,12 +218,7 @@ def test_images_of_several_sizes(pictures):
 
 
 def test_images_of_floats(pictures):
-    ordinary = pictures()
-    ordinary = TestPictures(
-        ordinary.data_root,
-        ordinary.labels,
-        pipeline=[dict(READ, to_float32=True), PACK],
-    )
+    ordinary = pictures(to_float32=True)
     with pytest.raises(ValueError, match='float32.*Image 0 is kept as uint8'):
         ResidentDataset(ordinary)
     assert len(ordinary.pipeline.transforms) == 2  # as before
@@ -232,8 +227,8 @@ def test_images_of_floats(pictures):
 @pytest.mark.parametrize('kind', ['ConcatDataset', 'RepeatDataset'])
 def test_sets_of_sets(kind):
     inner = dict(type='Digits', _scope_='mmpretrain', pipeline=[PACK], indices=4)
-    options = dict(datasets=[inner]) if 'Concat' in kind else dict(times=2)
-    options = options if 'Concat' in kind else dict(options, dataset=inner)
+    concat = dict(datasets=[inner])
+    options = concat if 'Concat' in kind else dict(times=2, dataset=inner)
     with pytest.raises(ValueError, match=f'{kind}.*Only one dataset with a pipeline'):
         ResidentDataset(dict(type=kind, **options))
 
@@ -292,12 +287,8 @@ def test_labels_are_the_datasets_not_the_caches(pictures, decoded):
     assert other.get_gt_labels().tolist() == [0, 0, 1, 1]
 
 
-def test_grey_images(pictures, tmp_path):
-    grey = dict(READ, color_type='grayscale')
-    ordinary = pictures()
-    ordinary = TestPictures(
-        ordinary.data_root, ordinary.labels, pipeline=[grey, RESIZE, CROP, PACK]
-    )
+def test_grey_images(pictures):
+    ordinary = pictures(RESIZE, CROP, color_type='grayscale')
     data = ResidentDataset(ordinary)
     batch = data.__getitems__([0, 3])
     assert batch['inputs'].shape == (2, 1, 16, 16)
@@ -322,12 +313,7 @@ def test_copies(clone):
 
 def test_an_unreadable_image_that_is_let_pass(pictures):
     """`ignore_empty` would put another image in its place."""
-    ordinary = pictures()
-    ordinary = TestPictures(
-        ordinary.data_root,
-        ordinary.labels,
-        pipeline=[dict(READ, ignore_empty=True), PACK],
-    )
+    ordinary = pictures(ignore_empty=True)
     Path(ordinary.data_root, '2.png').unlink()
     with pytest.raises(ValueError, match='NoneType.*Image 2 is kept as uint8'):
         ResidentDataset(ordinary)

@@ -117,7 +117,6 @@ def test_a_missing_folder_is_named(tmp_path):
     ('split', 'name'),
     [
         ('train', 'wnids.txt'),
-        ('val', 'wnids.txt'),
         ('train', 'words.txt'),
         ('train', 'train'),
         ('val', 'val/images'),
@@ -166,15 +165,9 @@ LINE = 'val_1.JPEG\tn01\t0\t0\t5\t5\n'
     ('split', 'change', 'problem'),
     [
         ('train', remove('train/n02'), r'train has no images of n02 \(1 in all\)'),
-        ('train', remove('train/*/images/*'), r'n01, n02, n03 \(3 in all\)'),
         ('train', edit('words.txt', 'n02', 'n04'), 'words.txt has no name for n02'),
         ('train', empty('wnids.txt'), r'wnids\.txt names no class'),
         ('train', empty('train/n02/images/n02_1.JPEG'), 'Nothing is in .*n02_1.JPEG'),
-        (
-            'val',
-            empty('val/images/val_0.JPEG'),
-            'Nothing is in .*val/images/val_0.JPEG',
-        ),
         ('val', edit(ANNOTATIONS, LINE, ''), 'val_annotations.txt lacks val_1.JPEG'),
         ('val', remove('val/images/val_1.JPEG'), 'val/images lacks val_1.JPEG'),
         ('val', edit(ANNOTATIONS, 'n02', 'n99'), 'no class of wnids.txt to val_2.JPEG'),
@@ -263,7 +256,8 @@ class TestBrokenImage:
             data[0]
 
     def test_may_be_skipped(self, folder):
-        """As mmpretrain does when it is told to."""
+        """As mmpretrain does when it is told to, and a transform may do."""
+        assert self.data(folder, lambda item: None).prepare_data(0) is None
         load = dict(self.LOAD, ignore_empty=True)
         data = TinyImageNet(str(folder), pipeline=[load])
         (folder / 'train/n02/images/n02_1.JPEG').write_bytes(b'')
@@ -283,10 +277,6 @@ class TestBrokenImage:
         assert caught.value is failure
         with pytest.raises(KeyError, match='nothing_like_it'):
             self.data(folder, lambda item: item['nothing_like_it'])[0]
-
-    def test_an_item_without_image_passes(self, folder):
-        data = self.data(folder, lambda item: None)
-        assert data.prepare_data(0) is None
 
 
 class TestCache:
@@ -310,24 +300,19 @@ class TestCache:
         monkeypatch.setattr(TinyImageNet, '_scan', counted)
         return seen
 
-    @pytest.mark.parametrize('split', ['train', 'val'])
-    def test_gives_the_same(self, folder, scans, split):
-        first, again = (TinyImageNet(str(folder), split=split) for _ in range(2))
-        assert scans == [split]
-        items = [
-            [data.get_data_info(i) for i in range(len(data))] for data in (first, again)
-        ]
-        assert items[0] == items[1]
-        assert first.metainfo == again.metainfo
-        assert type(again.CLASSES) is tuple
-        fresh = TinyImageNet(str(folder), split=split, cache_dir=None)
-        assert [fresh.get_data_info(i) for i in range(len(fresh))] == items[0]
-        assert scans == [split] * 2
+    def test_gives_the_same_to_each_split(self, folder, scans):
+        def build(split, **options):
+            data = TinyImageNet(str(folder), split=split, **options)
+            items = [data.get_data_info(i) for i in range(len(data))]
+            assert type(data.CLASSES) is tuple
+            return items, data.metainfo
 
-    def test_splits_have_their_own(self, folder, scans):
-        for split in ('train', 'val', 'train', 'val'):
-            TinyImageNet(str(folder), split=split)
-        assert scans == ['train', 'val']
+        for split in ('train', 'val'):
+            scans.clear()
+            first, again = build(split), build(split)
+            assert scans == [split]
+            assert first == again == build(split, cache_dir=None)
+            assert scans == [split] * 2
 
     def test_the_same_folder_by_another_name(self, folder, scans, monkeypatch):
         TinyImageNet(str(folder))
@@ -354,9 +339,7 @@ class TestCache:
         [
             ('val', edit('val/val_annotations.txt', 'n03', 'n01'), None),
             ('train', edit('words.txt', 'goldfish', 'silvfish'), None),
-            ('train', edit('wnids.txt', 'n02', ''), None),
             ('train', remove('train/*/images/*_1.JPEG'), None),
-            ('train', remove('train/n02'), 'has no images of n02'),
             ('val', remove('val/images/val_1.JPEG'), r'val/images lacks val_1\.JPEG'),
         ],
     )
@@ -381,15 +364,6 @@ class TestCache:
         with pytest.raises(ValueError, match='fewer have n02'):
             TinyImageNet(str(folder))
         assert scans == ['train']
-
-    def test_a_broken_cache_does_no_harm(self, folder, caches):
-        TinyImageNet(str(folder))
-        [path] = caches.glob('*.bin')
-        content = path.read_bytes()
-        assert b'n01_0' in content
-        path.write_bytes(content.replace(b'n01_0', b'n09_9'))
-        data = TinyImageNet(str(folder))
-        assert labelled(data)[0] == ('n01_0.JPEG', 0)
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f'no {ARCHIVE} (CAKD_SHARED)')

@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 from cakd_mm.models.layout import (
     GRANULARITIES,
     channel_dim,
-    pool,
     strongest,
     to_row_mask,
     to_rows,
@@ -84,10 +83,6 @@ def test_every_row(feature, granularity, rows, memory):
         assert row == pytest.approx(expected, rel=1e-12)
 
 
-def test_there_is_no_other_granularity():
-    assert set(GRANULARITIES) == {'pooled', 'channel', 'spatial', 'flat'}
-
-
 @pytest.mark.parametrize('granularity', ['channel', 'spatial', 'flat'])
 @pytest.mark.parametrize('feature', [VECTOR, TOKENS], ids=['vector', 'tokens'])
 def test_only_maps_have_positions(feature, granularity):
@@ -109,14 +104,6 @@ def test_no_rows_of_other_shapes(shape, granularity):
 def test_where_the_channels_are():
     for feature in (VECTOR, TOKENS, MAP):
         assert feature.shape[channel_dim(feature)] == C
-
-
-def test_only_maps_are_pooled():
-    got = pool(MAP)
-    for n, c in itertools.product(range(N), range(C)):
-        assert got[n, c].item() == pytest.approx(average(n, c))
-    assert pool(VECTOR) is VECTOR
-    assert pool(TOKENS) is TOKENS
 
 
 # Scores and masks

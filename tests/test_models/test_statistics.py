@@ -2,12 +2,9 @@
 
 import math
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis.extra import numpy as hnp
 from torch.testing import assert_close
 
 from cakd_mm.models.statistics import RunningMean, RunningNorm
@@ -30,7 +27,7 @@ def slow_mean(values, momentum):
 # The mean
 
 
-@pytest.mark.parametrize('momentum', [0.0, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize('momentum', [0.0, 0.3, 1.0])
 def test_the_weight_of_a_new_batch(momentum):
     mean = RunningMean((), momentum).double()
     values = [3.0, -1.0, 10.0, 0.5, 2.25, 8.0]
@@ -47,17 +44,6 @@ def test_the_defaults():
     assert (norm.momentum, norm.eps) == (0.01, 1e-5)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(
-    hnp.arrays('f8', st.tuples(st.integers(1, 8), st.just(2)), elements=st.floats(0, 9))
-)
-def test_without_momentum_it_is_the_plain_mean(values):
-    mean = RunningMean((2,), momentum=0.0).double()
-    for value in values:
-        mean.update(torch.from_numpy(value))
-    assert_close(mean.value, torch.from_numpy(values.mean(0)))
-
-
 def test_the_mean_keeps_nothing_of_the_graph_and_leaves_the_batch_alone():
     mean, batch = RunningMean((2,)), torch.tensor([1.0, 2.0], requires_grad=True)
     got = mean.update(batch * 1)
@@ -69,18 +55,8 @@ def test_the_mean_keeps_nothing_of_the_graph_and_leaves_the_batch_alone():
 # The norm
 
 
-@pytest.mark.parametrize('count', [1, 2, 7])
-def test_without_momentum_statistics_are_those_of_all_rows(count):
-    norm, batches = RunningNorm(3, momentum=0.0).double(), batches_of(count)
-    for batch in batches:
-        norm.update(batch)
-    rows = batches.flatten(0, 1).numpy()
-    assert_close(norm.mean, torch.from_numpy(rows.mean(0)))
-    assert_close(norm.var, torch.from_numpy(rows.var(0)))
-
-
-@pytest.mark.parametrize('momentum', [0.05, 0.4, 1.0])
-def test_with_momentum_they_are_those_of_a_weighted_mixture(momentum):
+@pytest.mark.parametrize('momentum', [0.0, 0.4, 1.0])
+def test_statistics_are_those_of_a_weighted_mixture(momentum):
     norm, batches = RunningNorm(3, momentum).double(), batches_of(6)
     for batch in batches:
         norm.update(batch)
@@ -186,16 +162,3 @@ def test_a_batch_without_rows_changes_nothing():
 def test_a_wrong_momentum_is_named(kind, momentum):
     with pytest.raises(ValueError, match=rf'`momentum` = {momentum}.*from 0'):
         kind(2, momentum=momentum) if kind is RunningNorm else kind((), momentum)
-
-
-def test_a_channel_never_used_does_not_outweigh_the_others():
-    norm = RunningNorm(4, momentum=0)
-    rows = torch.randn(256, 4) * torch.tensor([1.0, 1.0, 1.0, 0.0])
-    norm.update(rows)
-    scaled = norm(torch.full((1, 4), 0.1)) - norm(torch.zeros(1, 4))
-    least = 0.01 * rows.var(0, correction=0).mean()
-    expected = 0.1 / (least + norm.eps).sqrt()
-    torch.testing.assert_close(scaled[0, 3], expected)
-    torch.testing.assert_close(
-        scaled[0, :3], 0.1 / (rows.var(0, correction=0)[:3] + norm.eps).sqrt()
-    )

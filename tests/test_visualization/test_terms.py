@@ -47,12 +47,6 @@ def test_panels_of_a_feature_loss():
             id='dkd',
         ),
         pytest.param(
-            dict(target=(1, 1), others=(2, 2)),
-            {'cross entropy (nats), no weight': 2},
-            [],
-            id='nkd',
-        ),
-        pytest.param(
             {'temperature': (15, 16), 'reversal': (0, -1), 'lambda': (2, 2)},
             {
                 'temperature (logit)': 1,

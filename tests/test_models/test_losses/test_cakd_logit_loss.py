@@ -90,16 +90,6 @@ def test_several_labels_none_and_all(logits, dtype):
 # Weights and reduction
 
 
-@pytest.mark.parametrize('multi_label', [False, True])
-@pytest.mark.parametrize('only', ['alpha', 'beta', 'gamma'])
-def test_each_weight_belongs_to_its_term(logits, only, multi_label):
-    weights = dict(alpha=0.0, beta=0.0, gamma=0.0) | {only: 2.0}
-    mask = (MULTI if multi_label else one_hot()) > 0
-    loss = build(tau=3.0, multi_label=multi_label, **weights)
-    got = loss(*logits, MULTI if multi_label else LABELS)
-    assert_close(got, expected(logits, mask, 3.0, **weights))
-
-
 def test_the_defaults(logits):
     want = expected(logits, one_hot() > 0, tau=4.0, alpha=1.0, beta=1.0, gamma=8.0)
     assert_close(build()(*logits, LABELS), want)

@@ -49,18 +49,9 @@ def test_a_difficulty_of_all_samples(logits):
         assert_close(build(difficulty=share)(*logits), want)
 
 
-def test_sure_and_undecided_teachers(logits):
-    student, teacher = logits
-    sure, undecided = 1e4 * teacher, 1e-6 * teacher
-    pearson, spearman = pearson_distance(*logits), spearman_distance(*logits)
-    assert_close(build()(student, sure), pearson.mean())
-    assert_close(build()(student, undecided), spearman.mean())
-
-
 def test_the_terms(logits):
     loss = build(alpha=0.5, beta=3.0, loss_weight=0.2)
-    assert loss.terms == {}
-    loss(logits[0].requires_grad_(), logits[1])
+    loss(*logits)
     want = dict(
         pearson=pearson_distance(*logits).mean(),
         spearman=spearman_distance(*logits).mean(),
@@ -68,23 +59,10 @@ def test_the_terms(logits):
     )
     assert loss.terms.keys() == want.keys()
     for name, term in loss.terms.items():
-        assert not term.requires_grad
-        assert_close(term, want[name].detach())
+        assert_close(term, want[name])
     fixed = build(difficulty=0.25)
     fixed(*logits)
     assert_close(fixed.terms['difficulty'].item(), 0.25)
-
-
-def test_rows_of_equal_scores(logits):
-    student, teacher = (preds.clone() for preds in logits)
-    student[1] = 2.5
-    teacher[3] = -1.0
-    leaf = student.requires_grad_()
-    value = build()(leaf, teacher)
-    value.backward()
-    assert value.isfinite()
-    assert not leaf.grad[[1, 3]].any()
-    assert leaf.grad[[0, 2, 4, 5]].any(1).all()
 
 
 def test_zero_and_one():

@@ -7,8 +7,6 @@ import goldens
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mmrazor.registry import MODELS
 from torch import nn
 from torch.testing import assert_close
@@ -135,29 +133,6 @@ def test_the_slope_in_the_temperature_survives_float32():
     assert_close(slope(torch.float64)[1], numeric, rtol=1e-3, atol=0)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 2**16),
-    rows=st.integers(1, 5),
-    classes=st.integers(1, 7),
-    scale=st.floats(1e-4, 1e3),
-    theta=st.floats(-30.0, 30.0),
-)
-def test_properties(seed, rows, classes, scale, theta):
-    student, teacher = logits(rows, classes, seed, scale)
-    loss = build(init=theta)
-    value = loss(student, teacher).item()
-    assert value >= -1e-9 * scale
-    assert loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
-    # Neither a constant for all logits of a net nor the order of samples matters.
-    again = loss(student + 7.0, teacher - 3.0).item()
-    order = torch.randperm(rows)
-    assert again == pytest.approx(value, rel=1e-6, abs=1e-8)
-    value_2 = loss(student[order], teacher[order]).item()
-    assert value_2 == pytest.approx(value, rel=1e-9, abs=1e-12)
-    assert 1.0 <= loss.terms['temperature'].item() <= 21.0
-
-
 # The reversal and its schedule
 
 
@@ -173,14 +148,11 @@ def test_reversing_changes_no_value():
     ('epoch', 'options', 'expected'),
     [
         (0, {}, (math.cos(math.pi / 10) - 1) / 2),
-        (4, {}, -0.5),
         (9, {}, -1.0),
         (200, {}, -1.0),
-        (0, dict(epochs=1), -1.0),
         (0, dict(epochs=2), -0.5),
         (4, dict(lambda_max=-1.0, lambda_min=-3.0), -2.0),
         (0, dict(schedule='linear'), -0.1),
-        (4, dict(schedule='linear'), -0.5),
         (99, dict(schedule='linear'), -0.9),
         (1, dict(schedule='linear', epochs=4, lambda_max=-1.0, lambda_min=-2.0), -1.5),
     ],
@@ -220,13 +192,9 @@ def test_without_the_hook_training_is_refused():
 
 @pytest.mark.parametrize(
     ('options', 'temperature'),
-    [
-        ({}, 15.621171571),
-        (dict(init=0.0), 11.0),
-        (dict(init=0.0, t_start=2.0, t_end=4.0), 4.0),
-    ],
+    [({}, 15.621171571), (dict(init=0.0, t_start=2.0, t_end=4.0), 4.0)],
 )
-def test_settings(options, temperature):
+def test_the_defaults_and_other_settings(options, temperature):
     student, teacher = logits()
     loss = build(**options)
     expected = by_hand(student, teacher, torch.full((6,), temperature))
@@ -339,11 +307,9 @@ def test_the_networks_gradient_is_reversed():
         (dict(lambda_max=0.5), r'lambda_max=0\.5.*<= 0'),
         (dict(lambda_max=-2.0), r'lambda_max=-2\.0 and lambda_min=-1\.0'),
         (dict(epochs=0), 'epochs must be an integer from 1 on'),
-        (dict(epochs=2.0), 'epochs must be an integer'),
         (dict(epochs=1, schedule='linear'), 'from 2 on'),
         (dict(schedule='step'), "schedule must be one of.*got 'step'"),
         (dict(instance_wise=True), 'needs num_classes.*None'),
-        (dict(instance_wise=True, num_classes=0), 'num_classes.*got 0'),
         (dict(instance_wise=True, num_classes=2, hidden=0), 'hidden.*got 0'),
     ],
     ids=str,

@@ -1,7 +1,5 @@
 """NKDLoss and its maths: stored and slow numbers, extreme logits, mistakes."""
 
-import math
-
 import goldens
 import pytest
 import torch
@@ -72,16 +70,6 @@ def test_against_the_slow_reference(logits, tau):
     for result in results:
         (weights * result).sum().backward()
     assert_close(leaves[0].grad, leaves[1].grad)
-
-
-def test_by_hand():
-    """Teacher (1/2, 1/4, 1/4), student (1/3, 1/2, 1/6), label 0."""
-    teacher = torch.tensor([[0.5, 0.25, 0.25]]).double().log()
-    student = torch.tensor([[1 / 3, 1 / 2, 1 / 6]]).double().log()
-    target, others = normalized_kd(student, teacher, torch.tensor([0]))
-    assert target.item() == pytest.approx(math.log(3) / 2, rel=1e-6)
-    want = -(math.log(3 / 4) + math.log(1 / 4)) / 2
-    assert others.item() == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize('term', ['target', 'others'])
@@ -175,6 +163,3 @@ def test_the_defaults_and_the_weights(logits):
     target, others = slow(*logits, LABELS, 3.0)
     loss = build(tau=3.0, gamma=0.5, loss_weight=0.2)
     assert_close(loss(*logits, LABELS), 0.2 * (target + 0.5 * 9 * others).mean())
-
-
-# Mistakes

