@@ -16,7 +16,7 @@ from test_resumable_train_loop import (
 from tiny import distill_config
 from torch.utils.data import DataLoader
 
-from cakd_mm.datasets import Digits, LabelBatch, ResidentDataset, SeededDataset
+from cakd_mm.datasets import Digits, LabelBatch, ResidentDataset
 from cakd_mm.engine.hooks import LabelRangeHook
 from cakd_mm.engine.loops import ResumableTrainLoop
 from cakd_mm.engine.loops.resident import resident_loader
@@ -146,15 +146,6 @@ def test_two_ranks_see_disjoint_images_that_one_would_see(loop, start):
             assert torch.equal(batch['inputs'], alone[places])
             seen += places.tolist()
     assert len(seen) == len(set(seen)) == 2 * 16 * (3 - start)
-
-
-def test_off_by_default(make_runner):
-    runner = make_runner(plain())
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
-    assert type(runner.train_dataloader.dataset) is SeededDataset
-    assert isinstance(
-        runner.build_val_loop(runner._val_loop).dataloader.dataset, Digits
-    )
 
 
 def test_options_of_workers_are_left_out():
