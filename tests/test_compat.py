@@ -313,7 +313,6 @@ def test_stacks_that_cannot_work(stack, case):
         (OLD, 'torch<2.6,>=2.1', '2.15.0'),
         (OLD, 'torch<2.6,>=2.1', '2.0.1'),
         (OLD, 'numpy<2', '2.0.0'),
-        (OLD, 'setuptools<81', '81.0.0'),
     ],
 )
 def test_versions_that_cannot_work(stack, table, limit, found):

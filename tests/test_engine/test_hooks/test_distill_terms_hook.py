@@ -1,5 +1,4 @@
 import json
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MessageHub
+from reading import ReadError, no_reading
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import digits_config, distill_config, save_teacher
 from torch import nn
@@ -169,31 +169,6 @@ class TestMeans:
 
 
 # --- No synchronisation --------------------------------------------------------
-
-READS = (
-    *('item', 'tolist', 'numpy', 'cpu', 'nonzero', 'unique'),
-    *('__float__', '__bool__', '__int__', '__index__', '__array__'),
-)
-
-
-class ReadError(Exception):
-    """A value was brought from the device."""
-
-
-@contextmanager
-def no_reading():
-    """Raise where Python would wait for a tensor's value."""
-
-    def refuse(name):
-        def read(self, *args, **kwargs):
-            raise ReadError(name)
-
-        return read
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in READS:
-            patch.setattr(torch.Tensor, name, refuse(name), raising=False)
-        yield
 
 
 @pytest.mark.parametrize(
