@@ -193,5 +193,3 @@ def test_the_sums_are_exact():
     # All pixels are 255, and one of them 254.
     assert mean == [255.0]
     assert std == pytest.approx([(1 / pixels) ** 0.5], rel=1e-6)
-
-

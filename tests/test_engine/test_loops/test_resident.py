@@ -149,35 +149,22 @@ def test_two_ranks_see_disjoint_images_that_one_would_see(loop, start):
 
 
 def test_options_of_workers_are_left_out():
-    sampler = dict(type='DefaultSampler', shuffle=True)
     model = torch.nn.Linear(1, 1)
-    found = resident_loader(
-        dict(
-            dataset=dict(type='Digits', cache_dir=None),
-            sampler=sampler,
-            batch_size=7,
-            drop_last=True,
-            num_workers=3,
-            prefetch_factor=4,
-            persistent_workers=True,
-            pin_memory=True,
-            timeout=9,
-            collate_fn=dict(type='default_collate'),
-        ),
-        model,
-        seed=3,
+    digits = dict(type='Digits', cache_dir=None)
+    kept = dict(sampler=dict(type='DefaultSampler'), batch_size=7, drop_last=True)
+    workers = dict(
+        num_workers=3,
+        prefetch_factor=4,
+        persistent_workers=True,
+        pin_memory=True,
+        timeout=9,
+        collate_fn=dict(type='default_collate'),
     )
+    found = resident_loader(dict(dataset=digits, **kept, **workers), model, seed=3)
+    settings = dict(seed=3, device='cpu', cache_dir=None)
     assert found == dict(
-        dataset=dict(
-            type='ResidentDataset',
-            dataset=dict(type='Digits', cache_dir=None),
-            seed=3,
-            device='cpu',
-            cache_dir=None,
-        ),
-        sampler=sampler,
-        batch_size=7,
-        drop_last=True,
+        dataset=dict(type='ResidentDataset', dataset=digits, **settings),
+        **kept,
         num_workers=0,
         persistent_workers=False,
         pin_memory=False,
