@@ -14,9 +14,6 @@ import mmrazor
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from mmpretrain.registry import DATASETS
-from mmpretrain.registry import MODELS as CLASSIFIERS
 from mmrazor.registry import MODELS
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -316,7 +313,6 @@ def test_stacks_that_cannot_work(stack, case):
         (OLD, 'torch<2.6,>=2.1', '2.15.0'),
         (OLD, 'torch<2.6,>=2.1', '2.0.1'),
         (OLD, 'numpy<2', '2.0.0'),
-        (OLD, 'setuptools<81', '81.0.0'),
     ],
 )
 def test_versions_that_cannot_work(stack, table, limit, found):
@@ -358,22 +354,3 @@ def test_torchvision_of_another_build(stack, monkeypatch, error):
     message = refusal(stack(NEW))
     assert 'torchvision 0.29.2 is not made for torch 2.15.0 (operator tor' in message
     assert f'pip uninstall -y torch torchvision, then {GET_CURRENT}, which' in message
-
-
-@pytest.mark.parametrize(
-    ('registry', 'name', 'arguments'),
-    [
-        (MODELS, 'CAKDLogitLoss', {}),
-        (CLASSIFIERS, 'CIFARResNet', dict(depth=8)),
-        (DATASETS, 'Digits', dict(split='test', pipeline=[])),
-    ],
-)
-def test_bare_names_in_their_scope(registry, name, arguments):
-    """``_scope_`` switches whatever the default scope is."""
-    found = registry.module_dict[name]
-    assert found.__module__.startswith('cakd_mm.')
-    config = dict(type=name, **arguments)
-    with DefaultScope.overwrite_default_scope(registry.scope):
-        assert isinstance(registry.build(config), found)
-    for outer in (MODELS, CLASSIFIERS) if registry is not DATASETS else (DATASETS,):
-        assert isinstance(outer.build(dict(config, _scope_=registry.scope)), found)

@@ -20,8 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
-from mmengine.runner import Runner
+from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.registry import DATASETS
 from tiny import CONFIGS, build, digits_config, distill_config
@@ -77,11 +76,6 @@ class TestReadConfig:
         assert cfg.launcher == 'none'
         assert os.environ['LOCAL_RANK'] == '1'
 
-    def test_the_launchers_local_rank_wins(self, monkeypatch):
-        monkeypatch.setenv('LOCAL_RANK', '3')
-        launch.read_config(arguments(CONFIGS / 'vanilla/resnet8_digits.py'))
-        assert os.environ['LOCAL_RANK'] == '3'
-
     @pytest.mark.parametrize(
         ('given', 'written', 'expected'),
         [
@@ -109,25 +103,19 @@ class TestReadConfig:
             ('cakd_mm::demo_digits.py', 'relative config path'),
             ('no_such_package::cakd/demo.py', "no package 'no_such_package'"),
             ('argparse::cakd/demo.py', 'mmengine does not support'),
+            ('mmdet::resnet/resnet18.py', "no package 'mmdet'"),
             ('::cakd/demo.py', 'mpty'),
         ],
     )
     def test_names_a_config_that_is_not_there(self, monkeypatch, config, problem):
-        """Without trying to install anything, as mmengine would."""
-        monkeypatch.setattr('mmengine.hub.hub.install_package', lambda name: None)
+        """Nothing foreign is installed, which mmengine would try."""
+        asked = []
+        monkeypatch.setattr('mmengine.hub.hub.install_package', asked.append)
         with pytest.raises(FileNotFoundError, match='`config` = ') as caught:
             launch.read_config(arguments(config))
+        assert not [name for name in asked if 'mmdet' in name or 'no_such' in name]
         assert repr(config) in str(caught.value)
         assert problem in str(caught.value)
-
-    @pytest.mark.parametrize('package', ['mmdet', 'no_such_package'])
-    def test_installs_nothing(self, monkeypatch, package):
-        def install_package(name):
-            raise AssertionError(f'pip install {name}')
-
-        monkeypatch.setattr('mmengine.hub.hub.install_package', install_package)
-        with pytest.raises(FileNotFoundError, match=f'no package {package!r}'):
-            launch.read_config(arguments(f'{package}::resnet/resnet18.py'))
 
     @pytest.mark.parametrize(
         ('option', 'error', 'named'),
@@ -173,15 +161,14 @@ class TestMixedPrecision:
             'accumulative_counts',
         }
 
-    def test_fp16_on_cpu_is_refused_by_name(self, on):
+    @pytest.mark.parametrize(
+        'cfg', [Config(dict(launcher='none')), amp_config(type='OptimWrapper')]
+    )
+    def test_what_asks_for_no_mixed_precision_stays(self, on, cfg):
         on('cpu')
-        cfg = amp_config(dtype='float16')
-        launch.use_amp(cfg)
+        before = cfg.to_dict()
         launch.adapt_to_device(cfg)
-        cfg.optim_wrapper.optimizer = None
-        refusal = r"`optim_wrapper\.dtype` = 'float16': float16 training needs a GPU"
-        with pytest.raises(ValueError, match=refusal):
-            OPTIM_WRAPPERS.build(cfg.optim_wrapper)
+        assert cfg.to_dict() == before
 
     @pytest.mark.parametrize(
         ('given', 'scale'), [({}, 'dynamic'), (dict(loss_scale=512.0), 512.0)]
@@ -194,19 +181,6 @@ class TestMixedPrecision:
         assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
         assert cfg.optim_wrapper.loss_scale == scale
         assert 'dtype' not in cfg.optim_wrapper
-
-    def test_float32_stays_as_it_is(self, on):
-        on('cpu')
-        cfg = amp_config(type='OptimWrapper')
-        launch.adapt_to_device(cfg)
-        assert cfg.optim_wrapper.type == 'OptimWrapper'
-        assert 'dtype' not in cfg.optim_wrapper
-
-    def test_a_config_without_training(self, on):
-        on('cpu')
-        cfg = Config(dict(launcher='none'))
-        launch.adapt_to_device(cfg)
-        assert cfg.to_dict() == dict(launcher='none')
 
 
 class TestProcesses:
@@ -278,6 +252,13 @@ class TestProcesses:
         with pytest.raises(OSError, match=f'variable {names[1]} is not set') as caught:
             launch.device._set_rank_variables(launcher)
         assert 'dist_train.sh' in str(caught.value)
+
+    def test_several_slurm_nodes_without_a_gpu_need_an_address(self, on, monkeypatch):
+        on('cpu')
+        for name, value in dict(PROCID=0, NTASKS=2, LOCALID=0, NNODES=2).items():
+            monkeypatch.setenv(f'SLURM_{name}', str(value))
+        with pytest.raises(OSError, match=r'--launcher.*slurm.*MASTER_ADDR'):
+            launch.adapt_to_device(amp_config('slurm'))
 
 
 def loader(**dataset):
@@ -387,6 +368,8 @@ class TestCifar:
             launch.check_data(cfg, (part,))
 
     def test_a_local_copy_needs_no_network(self, cifar100, no_network):
+        prefixed = self.config(cifar100.parent, data_prefix='cifar100')
+        launch.check_data(prefixed, self.PARTS)
         cfg = self.config(cifar100)
         launch.check_data(cfg, self.PARTS)
         for part, split in (('train', 'train'), ('val', 'test'), ('test', 'test')):
@@ -402,22 +385,21 @@ class TestCifar:
             assert data[0]['inputs'].shape == (3, 32, 32)
         assert not no_network
 
-    @pytest.mark.parametrize('part', PARTS)
+    @pytest.mark.parametrize(
+        ('part', 'harm'), [('train', 'deleted'), ('val', 'damaged'), ('test', 'moved')]
+    )
     @pytest.mark.parametrize('kind', ['CIFAR100', 'mmpretrain.CIFAR100'])
-    def test_no_copy_and_no_network(self, cifar100, no_network, part, kind):
-        (cifar100 / 'train').unlink()
+    def test_no_whole_copy_and_no_network(self, cifar100, no_network, part, harm, kind):
         cfg = self.config(cifar100, type=kind)
+        if harm == 'deleted':
+            (cifar100 / 'train').unlink()
+        elif harm == 'damaged':
+            (cifar100 / 'test').write_bytes((cifar100 / 'test').read_bytes()[:-1])
+        else:
+            cifar100.parent.rename(cifar100.parents[1] / 'elsewhere')
         why = r'https://\S+/cifar-100-python\.tar\.gz cannot be reached \(.*not known'
         self.check_fails(cfg, why, part)
         assert no_network == [(CIFAR100.url, 10)]  # seconds
-
-    def test_a_damaged_copy_is_none(self, cifar100, no_network):
-        (cifar100 / 'test').write_bytes((cifar100 / 'test').read_bytes()[:-1])
-        self.check_fails(self.config(cifar100), 'https://')
-
-    def test_no_folder_at_all(self, tmp_path, no_network):
-        cfg = self.config(tmp_path / 'absent' / 'cifar-100-python')
-        self.check_fails(cfg, 'https://')
 
     def test_a_proxy_that_speaks_no_http(self, cifar100, monkeypatch):
         def fail(*_, **options):
@@ -458,11 +440,6 @@ class TestCifar:
         launch.check_data(cfg, ('train',))
         assert opened == [CIFAR100.url]
 
-    def test_a_prefix_is_looked_into(self, cifar100, no_network):
-        cfg = self.config(cifar100.parent, data_prefix='cifar100')
-        launch.check_data(cfg, self.PARTS)
-        assert not no_network
-
 
 class TestAutoScaleLr:
     def test_turns_it_on(self):
@@ -487,7 +464,6 @@ class TestStudentNames:
             ('student_best', 'student_best_run'),
             ('student_ema', 'student_ema_run'),
             ('student_feature', 'student_feature'),
-            ('my_student', 'my_student'),
         ],
     )
     def test_the_copy_of_a_config_is_no_extracted_one(self, tmp_path, name, copy):
@@ -538,12 +514,10 @@ class TestMentionBatch:
     @pytest.mark.parametrize(
         ('own', 'base', 'enable', 'ranks', 'warned'),
         [
-            (64, 64, False, 1, False),
             (20, 64, False, 1, False),
             (16, 64, False, 1, True),
             (256, 64, False, 1, True),
             (64, 512, False, 8, False),
-            (64, 512, False, 1, True),
             (16, 64, True, 1, False),
             (16, None, False, 1, False),
         ],
@@ -602,11 +576,6 @@ class TestChooseThreads:
 
 
 class TestBuildRunner:
-    def test_plain_runner(self, tmp_path):
-        cfg = digits_config('vanilla/resnet8_digits.py')
-        cfg.work_dir = str(tmp_path)
-        assert type(launch.build_runner(cfg)) is Runner
-
     def test_runner_type(self, monkeypatch):
         """Other Runners are the config's choice."""
         asked = []
@@ -741,15 +710,6 @@ class TestBuildRunner:
         runner = launch.build_test_runner(cfg, str(path))
         assert runner.test()['accuracy/top1'] >= 0
         assert len(list(tmp_path.glob('*/*.json'))) == main
-
-
-def test_several_slurm_nodes_without_a_gpu_need_an_address(monkeypatch):
-    monkeypatch.setattr(launch.device, 'get_device', lambda: 'cpu')
-    variables = dict(SLURM_PROCID=0, SLURM_NTASKS=2, SLURM_LOCALID=0, SLURM_NNODES=2)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(value))
-    with pytest.raises(OSError, match=r'--launcher.*slurm.*MASTER_ADDR'):
-        launch.adapt_to_device(amp_config('slurm'))
 
 
 def test_the_dumped_config_holds_the_widths_of_the_nets(tmp_path):

@@ -86,7 +86,6 @@ def test_a_teacher_without_maps(draw, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'error', 'key', 'remedy'),
     [
-        (['--loss', 'cakd'], ValueError, '--loss', 'Write --loss loss_feature'),
         (['--loss', 'third'], ValueError, '--loss', 'Write --loss loss_feature'),
         (['--images', 0, 70], IndexError, '--images', 'Write 0 to 69'),
         (['--channels', 65], ValueError, '--channels', 'has 64 channels'),

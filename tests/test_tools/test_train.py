@@ -182,26 +182,6 @@ def test_auto_scale_lr(train):
     assert entries[0]['lr'] == pytest.approx(0.025)
 
 
-def test_auto_scale_lr_needs_the_batch_size_it_is_meant_for(train):
-    with pytest.raises(ValueError, match='`auto_scale_lr`'):
-        train(ALONE, '--auto-scale-lr', options=['auto_scale_lr.base_batch_size=None'])
-
-
-@pytest.mark.parametrize('name', ['train.py', 'test.py'])
-def test_unknown_config_is_named(tool, name):
-    positional = ['checkpoint.pth'] if name == 'test.py' else []
-    with pytest.raises(FileNotFoundError, match='`config` = .*No such file'):
-        tool(name, 'configs/cakd/absent.py', *positional)
-
-
-@pytest.mark.parametrize('name', ['train.py', 'test.py'])
-def test_missing_arguments_show_the_usage(tool, name, capsys):
-    with pytest.raises(SystemExit) as end:
-        tool(name)
-    assert end.value.code == 2
-    assert 'usage: ' in capsys.readouterr().err
-
-
 def test_demo_without_its_teacher_names_the_command(tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:

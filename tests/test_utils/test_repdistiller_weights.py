@@ -1,22 +1,18 @@
+"""The names of the parts of a file; ``test_from_repdistiller`` has every net's."""
+
 import pytest
 
 from cakd_mm.utils import convert_repdistiller_state_dict
 
-# The names that tell the three kinds of nets apart, and a pair of each rule.
+# The names that tell the four kinds of nets apart, and some of each rule.
 RESIDUAL = {
     'conv1.weight': 'backbone.conv1.weight',
-    'bn1.running_var': 'backbone.bn1.running_var',
-    'layer2.0.downsample.0.weight': 'backbone.stage2.0.downsample.0.weight',
     'layer3.11.bn2.num_batches_tracked': 'backbone.stage3.11.bn2.num_batches_tracked',
-    'fc.weight': 'head.fc.weight',
     'fc.bias': 'head.fc.bias',
 }
 SHUFFLE = {
     'conv1.weight': 'backbone.conv1.weight',
-    'conv2.weight': 'backbone.conv2.weight',
-    'bn2.bias': 'backbone.bn2.bias',
     'layer1.0.conv5.weight': 'backbone.stage1.0.conv5.weight',
-    'linear.weight': 'head.fc.weight',
     'linear.bias': 'head.fc.bias',
 }
 WIDE = {
@@ -24,21 +20,11 @@ WIDE = {
     'block1.layer.0.bn1.weight': 'backbone.stage1_sum.0.bn1.weight',
     'block2.layer.0.bn1.weight': 'backbone.stage1_pre.weight',
     'block3.layer.0.bn1.bias': 'backbone.stage2_pre.bias',
-    'bn1.running_mean': 'backbone.stage3_pre.running_mean',
-    'block2.layer.1.bn1.weight': 'backbone.stage2_sum.1.bn1.weight',
-    'block3.layer.0.bn2.weight': 'backbone.stage3_sum.0.bn2.weight',
-    'block3.layer.0.convShortcut.weight': 'backbone.stage3_sum.0.shortcut.weight',
     'block3.layer.10.conv2.weight': 'backbone.stage3_sum.10.conv2.weight',
     'fc.bias': 'head.fc.bias',
 }
 MOBILE = {
     'model.0.0.weight': 'backbone.conv1.weight',
-    'model.0.1.bias': 'backbone.bn1.bias',
-    'model.1.0.weight': 'backbone.stage1.0.conv1.weight',
-    'model.3.4.running_var': 'backbone.stage1.2.bn2.running_var',
-    'model.4.1.weight': 'backbone.stage2.0.bn1.weight',
-    'model.6.3.weight': 'backbone.stage3.0.conv2.weight',
-    'model.12.0.weight': 'backbone.stage4.0.conv1.weight',
     'model.13.4.num_batches_tracked': 'backbone.stage4.1.bn2.num_batches_tracked',
     'fc.weight': 'head.fc.weight',
 }

@@ -52,16 +52,10 @@ def logged(runner):
     return [(e['epoch'], e['warmup']) for e in entries if 'loss' in e]
 
 
-@pytest.mark.parametrize(
-    ('warm_epochs', 'expected'),
-    [
-        pytest.param(3, [1 / 3, 2 / 3, 1, 1], id='three'),
-        pytest.param(20, [0.05, 0.1, 0.15, 0.2], id='longer-than-the-run'),
-    ],
-)
-def test_the_factor_of_every_epoch(start, warm_epochs, expected):
-    runner = start(warm_epochs, epochs=4)
+def test_the_factor_of_every_epoch(start):
+    runner = start(3, epochs=4)
     runner.train()
+    expected = [1 / 3, 2 / 3, 1, 1]
     steps = [(epoch, expected[epoch]) for epoch in range(4) for _ in range(2)]
     assert [epoch for epoch, _ in runner.watch.factors] == [e for e, _ in steps]
     seen = [factor for _, factor in runner.watch.factors]
@@ -87,17 +81,6 @@ def test_a_run_resumed_within_an_epoch_goes_on_with_the_right_factor(start):
         [factor for _, factor in expected]
     )
     assert resumed.watch.raw == whole.watch.raw[-len(expected) :]
-
-
-def test_without_the_hook_there_is_neither_factor_nor_line(tmp_path, make_runner):
-    cfg = distill_config(tmp_path, images=32, epochs=1)
-    cfg.default_hooks.pop('extract')
-    runner = make_runner(cfg)
-    watch = Watch()
-    runner.register_hook(watch)
-    runner.train()
-    assert watch.factors == [(0, pytest.approx(1.0))]
-    assert 'train/warmup' not in runner.message_hub.log_scalars
 
 
 def test_a_wrapped_model_is_warmed_up_inside():

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import Hook
+from reading import ReadError, no_reading
 from tiny import digits_config, distill_config
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cakd_mm.engine.hooks import FiniteLossHook, NonFiniteError
 
@@ -140,49 +140,48 @@ def test_deferred_names_the_first_of_many_bad_steps(start):
     assert f'student.logits in [{low:.4g}, {high:.4g}]' in message
 
 
-def test_deferred_refuses_a_checkpoint_that_falls_due(start):
-    runner = start(
-        'deferred',
-        default_hooks__checkpoint__by_epoch=False,
-        default_hooks__checkpoint__interval=4,
-    )
-    poison(POISONED['student'](runner.model), step=7)
-    message = stop(runner)
-    assert runner.iter == 8 - 1
-    assert 'step 7 (epoch 2)' in message
-    assert files(runner) == ['iter_4.pth']
-    assert message.endswith('iter_4.pth.')
+def save_every_4_steps(cfg):
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4)
 
 
-def test_deferred_does_not_validate_after_a_bad_step(tmp_path, make_runner):
-    cfg = distill_config(tmp_path)
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=3)
-    runner = make_runner(with_guard(cfg, 'deferred', steps=4))
-    poison(POISONED['student'](runner.model), step=2)
-    runner.val_evaluator.evaluate = None  # never reached
-    assert 'step 2 ' in stop(runner)
-    assert runner.iter == 3
+def validate_after_3_steps(cfg):
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=5, val_interval=3)
 
 
-def test_deferred_does_not_begin_another_epoch(tmp_path, make_runner):
-    """Where nothing is saved or validated between two epochs."""
-    cfg = distill_config(tmp_path, default_hooks__checkpoint__interval=5)
+def only_train(cfg):
+    cfg.default_hooks.checkpoint.interval = 5
     cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
-    runner = make_runner(with_guard(cfg, 'deferred', steps=4))
-    poison(POISONED['student'](runner.model), step=3)
-    assert 'step 3 (epoch 1)' in stop(runner)
-    assert runner.iter == 4
 
 
-def test_no_average_or_student_is_written_after_a_bad_step(tmp_path, make_runner):
-    """With no checkpoint that would be refused."""
-    cfg = distill_config(tmp_path, epochs=1, default_hooks__checkpoint__interval=-1)
-    cfg.default_hooks.checkpoint.save_last = False
+def average_and_save_nothing(cfg):
+    cfg.train_cfg.max_epochs = 1
+    cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
     cfg.custom_hooks = [dict(type='StudentEMAHook', momentum=0.5)]
+
+
+@pytest.mark.parametrize(
+    ('change', 'bad_step', 'stops_at', 'saved'),
+    [
+        pytest.param(save_every_4_steps, 7, 7, ['iter_4.pth'], id='checkpoint'),
+        pytest.param(validate_after_3_steps, 2, 3, [], id='validation'),
+        pytest.param(only_train, 3, 5, [], id='next-epoch'),
+        pytest.param(average_and_save_nothing, 2, 5, [], id='student-and-average'),
+    ],
+)
+def test_deferred_looks_before_anything_is_made_of_the_weights(
+    tmp_path, make_runner, change, bad_step, stops_at, saved
+):
+    cfg = distill_config(tmp_path)
+    change(cfg)
     runner = make_runner(with_guard(cfg, 'deferred'))
-    poison(POISONED['student'](runner.model), step=2)
-    assert 'step 2 ' in stop(runner)
-    assert files(runner) == []
+    poison(POISONED['student'](runner.model), step=bad_step)
+    if change is validate_after_3_steps:
+        runner.val_evaluator.evaluate = None  # never reached
+    message = stop(runner)
+    assert f'step {bad_step} ' in message
+    assert runner.iter == stops_at
+    assert files(runner) == saved
+    assert message.endswith(f'{saved[0]}.' if saved else 'had been written yet.')
 
 
 def test_no_student_of_bad_weights_is_written(start):
@@ -264,44 +263,23 @@ def test_the_guard_changes_nothing(start):
             assert_same(got, want)
 
 
-class CountReads(TorchDispatchMode):
-    """Counts what would make the host wait for a GPU."""
-
-    reads = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ('_local_scalar_dense', 'nonzero', 'item'):
-            self.reads += 1
-        return func(*args, **(kwargs or {}))
-
-
-def test_deferred_reads_nothing_between_logging_points(start, monkeypatch):
+def test_deferred_reads_nothing_between_logging_points(start):
     runner = start('deferred', interval=4, epochs=1)
     (guard,) = (h for h in runner.hooks if isinstance(h, FiniteLossHook))
-    counter, reads = CountReads(), []
-    method = guard.after_train_iter
+    after, quiet = guard.after_train_iter, []
 
-    def counted(*args, **kwargs):
-        before = counter.reads
-        with counter:
-            method(*args, **kwargs)
-        reads.append(counter.reads - before)
+    def watched(*args, **kwargs):
+        if runner.iter + 1 == 4:
+            with pytest.raises(ReadError), no_reading():
+                after(*args, **kwargs)
+            return
+        with no_reading():
+            after(*args, **kwargs)
+        quiet.append(runner.iter + 1)
 
-    def read(name):
-        inner = getattr(torch.Tensor, name)
-
-        def call(tensor, *args, **kwargs):
-            counter.reads += 1
-            return inner(tensor, *args, **kwargs)
-
-        monkeypatch.setattr(torch.Tensor, name, call)
-
-    for name in ('tolist', 'numpy', 'cpu', 'item', '__bool__', '__int__', '__float__'):
-        read(name)
-    guard.after_train_iter = counted
+    guard.after_train_iter = watched
     runner.train()
-    assert reads[:3] + reads[4:] == [0] * 4
-    assert reads[3] > 0  # the counter counts
+    assert quiet == [1, 2, 3, 5]
 
 
 def one_rank(rank, folder, mode, bad_step, both):

@@ -41,7 +41,6 @@ def batch(*samples):
     ('samples', 'label', 'where'),
     [
         ([sample(3), sample(10)], 10, 'sample 1 of the batch'),
-        ([sample(-1), sample(3)], -1, 'sample 0 of the batch'),
         ([sample(0), sample(99, img_path='a/b.jpg')], 99, 'a/b.jpg'),
         # Several labels, unlabelled samples between.
         ([DataSample(), sample(0, 9), sample(2, 11, 4)], 11, 'sample 2 of the batch'),

@@ -201,22 +201,6 @@ def test_what_the_bank_cannot_go_with_is_refused(whole, tmp_path, change, step, 
         finish(cfg, tmp_path, checkpoint=checkpoint)
 
 
-def test_a_checkpoint_can_be_tested_without_the_training_set(whole, tmp_path):
-    folder, cfg, _ = whole
-    cfg = copy.deepcopy(cfg)
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        cfg.pop(key)
-    cfg.pop('val_dataloader'), cfg.pop('val_cfg'), cfg.pop('val_evaluator')
-    for name in ('terms', 'extract', 'finite'):
-        cfg.default_hooks.pop(name)
-    cfg.update(
-        launcher='none', work_dir=str(tmp_path), experiment_name=uuid.uuid4().hex
-    )
-    cfg.load_from = str(folder / 'run' / 'iter_6.pth')
-    runner = Runner.from_cfg(cfg)
-    assert 0 <= runner.test()['accuracy/top1'] <= 100
-
-
 # Data sets
 
 
@@ -288,14 +272,6 @@ SETS = {
             num_splits=3,
             seed=0,
         )
-    ),
-    'seeded and repeated': lambda _: SeededDataset(
-        DATASETS.build(
-            dict(
-                type='RepeatDataset', dataset=Digits(indices=9, pipeline=PACK), times=2
-            )
-        ),
-        0,
     ),
 }
 
@@ -414,7 +390,6 @@ def joined():
     ('dataset', 'match'),
     [
         (joined, 'ConcatDataset.: It has no get_gt_labels.*as Listener needs.*one'),
-        (Bare, 'Bare.: It has no get_gt_labels'),
         (lambda: Several(pipeline=PACK), 'Several.*one class index each'),
         (lambda: Unlabelled(pipeline=PACK), 'Unlabelled.*one class index each'),
     ],
@@ -473,23 +448,21 @@ def test_a_batch_without_indices_is_refused(ready, batch):
         hook.before_train_iter(runner, 0, data_batch=batch)
 
 
-def test_without_such_a_loss_it_looks_at_nothing():
-    model = nn.Linear(1, 1)
+@pytest.mark.parametrize(
+    ('model', 'loop'),
+    [
+        pytest.param(nn.Linear(1, 1), 'built', id='no-such-loss'),
+        pytest.param(None, dict(type='EpochBasedTrainLoop'), id='before-validation'),
+        pytest.param(None, None, id='before-a-test'),
+    ],
+)
+def test_where_nothing_is_trained_by_index_it_looks_at_nothing(model, loop):
     runner = runner_of(Bare(), model=model)
+    if loop != 'built':
+        runner._train_loop = loop
     hook = SampleIndexHook()
     hook.before_run(runner)
-    hook.before_train_iter(runner, 0, data_batch=None)
-
-
-def test_before_validation_it_looks_at_nothing():
-    runner = runner_of(Bare())
-    runner._train_loop = dict(type='EpochBasedTrainLoop')
-    SampleIndexHook().before_run(runner)
-    assert losses_in(runner)[0].told is None
-
-
-def test_numpy_indices_do(ready):
-    hook, runner = ready
-    samples = [sample(np.int64(3), 3), sample(12, 2)]
-    hook.before_train_iter(runner, 0, data_batch=dict(data_samples=samples))
-    assert losses_in(runner)[0].indices.tolist() == [3, 12]
+    if model is None:
+        assert losses_in(runner)[0].told is None
+    else:
+        hook.before_train_iter(runner, 0, data_batch=None)

@@ -16,7 +16,7 @@ from test_resumable_train_loop import (
 from tiny import distill_config
 from torch.utils.data import DataLoader
 
-from cakd_mm.datasets import Digits, LabelBatch, ResidentDataset, SeededDataset
+from cakd_mm.datasets import Digits, LabelBatch, ResidentDataset
 from cakd_mm.engine.hooks import LabelRangeHook
 from cakd_mm.engine.loops import ResumableTrainLoop
 from cakd_mm.engine.loops.resident import resident_loader
@@ -148,45 +148,23 @@ def test_two_ranks_see_disjoint_images_that_one_would_see(loop, start):
     assert len(seen) == len(set(seen)) == 2 * 16 * (3 - start)
 
 
-def test_off_by_default(make_runner):
-    runner = make_runner(plain())
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
-    assert type(runner.train_dataloader.dataset) is SeededDataset
-    assert isinstance(
-        runner.build_val_loop(runner._val_loop).dataloader.dataset, Digits
-    )
-
-
 def test_options_of_workers_are_left_out():
-    sampler = dict(type='DefaultSampler', shuffle=True)
     model = torch.nn.Linear(1, 1)
-    found = resident_loader(
-        dict(
-            dataset=dict(type='Digits', cache_dir=None),
-            sampler=sampler,
-            batch_size=7,
-            drop_last=True,
-            num_workers=3,
-            prefetch_factor=4,
-            persistent_workers=True,
-            pin_memory=True,
-            timeout=9,
-            collate_fn=dict(type='default_collate'),
-        ),
-        model,
-        seed=3,
+    digits = dict(type='Digits', cache_dir=None)
+    kept = dict(sampler=dict(type='DefaultSampler'), batch_size=7, drop_last=True)
+    workers = dict(
+        num_workers=3,
+        prefetch_factor=4,
+        persistent_workers=True,
+        pin_memory=True,
+        timeout=9,
+        collate_fn=dict(type='default_collate'),
     )
+    found = resident_loader(dict(dataset=digits, **kept, **workers), model, seed=3)
+    settings = dict(seed=3, device='cpu', cache_dir=None)
     assert found == dict(
-        dataset=dict(
-            type='ResidentDataset',
-            dataset=dict(type='Digits', cache_dir=None),
-            seed=3,
-            device='cpu',
-            cache_dir=None,
-        ),
-        sampler=sampler,
-        batch_size=7,
-        drop_last=True,
+        dataset=dict(type='ResidentDataset', dataset=digits, **settings),
+        **kept,
         num_workers=0,
         persistent_workers=False,
         pin_memory=False,
