@@ -79,19 +79,10 @@ def test_written_widths_stay(student, teacher):
         (['fuse', None, None], FUSE, {}),
         ('fuse', FUSE, dict(recorder='a')),
         (['x'], EACH, dict(recorder='a')),
-        ('x', EACH, dict(recorder='a')),
         ([['x']], EACH, {}),
         (['unknown'], EACH, {}),
     ],
-    ids=[
-        'one-connector-of-a-list',
-        'fusion-of-one',
-        'fusion-without-a-list',
-        'list-for-one',
-        'one-against-a-list',
-        'no-name',
-        'unknown',
-    ],
+    ids=str,
 )
 def test_what_the_distiller_refuses_is_left_alone(
     student, teacher, connector, kinds, change

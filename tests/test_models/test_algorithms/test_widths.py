@@ -6,26 +6,15 @@ import re
 import pytest
 from mmengine.config import Config, ConfigDict
 from mmpretrain import get_model
-from tiny import CONFIGS, build
+from tiny import CONFIGS, build, image_classifier
 from torch import nn
 
 from cakd_mm.models.algorithms.widths import fill_widths
 
 
-def classifier(backbone, width, classes=10):
-    return build(
-        dict(
-            type='ImageClassifier',
-            backbone=backbone,
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=classes, in_channels=width),
-        )
-    )
-
-
 def resnet(widths, classes=10, depth=8):
     backbone = dict(type='CIFARResNet', depth=depth, widths=widths)
-    return classifier(backbone, widths[-1], classes)
+    return image_classifier(backbone, widths[-1], classes)
 
 
 @pytest.fixture(scope='module')

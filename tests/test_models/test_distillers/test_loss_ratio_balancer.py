@@ -101,9 +101,7 @@ def test_drifting_losses_are_held_at_the_ratio(scale, decay, tolerance):
         ({}, 1e-9, 1e3),
         ({}, 1e9, 1e-3),
         (dict(limits=[0.5, 2.0]), 0.1, 2.0),  # a list, as from a config
-        (dict(limits=(0.5, 2.0)), 10.0, 0.5),
         (dict(limits=(0.5, 2.0)), 0.8, 1.25),
-        (dict(limits=(3.0, 3.0)), 0.8, 3.0),
     ],
 )
 def test_lambda_stays_within_the_limits(options, value, expected):
@@ -199,28 +197,23 @@ class TestGradRatio:
         return math.sqrt(sum(value**2 for value in grad.flatten().tolist()))
 
     def test_is_the_quotient_of_two_norms(self, graph):
-        _, _, x, losses = graph
+        """And leaves the backward as it was."""
+        source, layer, x, losses = graph
+        parameters = [*source.parameters(), *layer.parameters()]
         balancer = make(['loss_a', 'loss_b'], ratio=0.6)
         balanced = balancer(losses)
+        total = sum(balanced.values())
+        grads = torch.autograd.grad(total, parameters, retain_graph=True)
         balancer.probe(balanced, dict(loss_a=x, loss_b=x))
+        assert all(parameter.grad is None for parameter in parameters)
         for name in ('loss_a', 'loss_b'):
             terms = balancer.terms[name]
             own = terms['lambda'].item() * self.norm(losses[name], x)
             expected = own / self.norm(losses['loss_logit'], x)
             assert terms['grad_ratio'].item() == pytest.approx(expected, rel=1e-5)
             assert not terms['grad_ratio'].requires_grad
-
-    def test_leaves_the_backward_as_it_was(self, graph):
-        source, layer, x, losses = graph
-        parameters = [*source.parameters(), *layer.parameters()]
-        balancer = make(['loss_a', 'loss_b'])
-        balanced = balancer(losses)
-        total = sum(balanced.values())
-        expected = torch.autograd.grad(total, parameters, retain_graph=True)
-        balancer.probe(balanced, dict(loss_a=x, loss_b=x))
-        assert all(parameter.grad is None for parameter in parameters)
         sum(balanced.values()).backward()
-        for parameter, grad in zip(parameters, expected, strict=True):
+        for parameter, grad in zip(parameters, grads, strict=True):
             assert torch.equal(parameter.grad, grad)
 
     def test_of_the_last_step_is_gone_in_the_next(self, graph):
