@@ -162,17 +162,6 @@ def test_eval_has_no_loss_of_the_scorer_and_does_not_move_the_balance(make):
     assert 'feature/grad_ratio' not in terms
 
 
-def test_two_balanced_losses_share_the_ratio(make):
-    model = make(DOUBLE, change=without_limits)
-    losses = losses_of(model)
-    logit = losses['distill.loss_cakd'].item()
-    for name in ('feature', 'second'):
-        value = losses[f'distill.loss_{name}'].item()
-        assert value == pytest.approx(logit / 2, rel=1e-5)
-        terms = model.distiller.terms()
-        assert terms[f'{name}/ratio'].item() == pytest.approx(0.5, rel=1e-5)
-
-
 def test_the_lambda_of_the_balancer_is_not_that_of_ctkd(make):
     """Both are in the log, each by its own name and with its own value."""
     model = make(change=with_ctkd_balanced)
@@ -222,20 +211,26 @@ def test_grad_ratio_is_that_of_the_tapped_tensor(make, name, tap, index):
     assert abs(found - 1) > 1e-3  # the values' ratio is another matter
 
 
-@pytest.mark.parametrize('side', ['logit', 'feature'])
-def test_loss_weight_moves_the_reference_but_no_balanced_loss(make, side):
-    name = 'loss_cakd' if side == 'logit' else 'loss_feature'
+@pytest.mark.parametrize(
+    ('weighted', 'factor'), [('loss_cakd', 7), ('loss_feature', 1), ('loss_second', 1)]
+)
+def test_loss_weight_moves_the_reference_but_no_balanced_loss(make, weighted, factor):
+    """Two balanced losses share the ratio."""
 
     def heavier(distiller):
         without_limits(distiller)
-        distiller.distill_losses[name].loss_weight = 7.0
+        distiller.distill_losses[weighted].loss_weight = 7.0
 
-    plain = losses_of(make(change=without_limits))
-    heavy = losses_of(make(change=heavier))
-    factor = 7 if side == 'logit' else 1
-    for key in ('distill.loss_cakd', 'distill.loss_feature'):
-        expected = factor * plain[key].item()
-        assert heavy[key].item() == pytest.approx(expected, rel=1e-5)
+    plain = losses_of(make(DOUBLE, change=without_limits))['distill.loss_cakd'].item()
+    model = make(DOUBLE, change=heavier)
+    losses = losses_of(model)
+    expected = factor * plain
+    assert losses['distill.loss_cakd'].item() == pytest.approx(expected, rel=1e-5)
+    for name in ('feature', 'second'):
+        value = losses[f'distill.loss_{name}'].item()
+        assert value == pytest.approx(expected / 2, rel=1e-5)
+        ratio = model.distiller.terms()[f'{name}/ratio'].item()
+        assert ratio == pytest.approx(0.5, rel=1e-5)
 
 
 def test_a_balancer_of_an_unknown_loss_is_refused(make):

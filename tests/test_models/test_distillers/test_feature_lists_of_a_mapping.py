@@ -205,16 +205,6 @@ def test_one_of_several_may_have_no_connector(make):
     assert first[1] is second
 
 
-def test_a_recorder_of_a_list_that_saw_nothing(make):
-    distiller = review()
-    distiller['student_recorders']['s2']['source'] = 'data_preprocessor'
-    distiller['connectors']['fusion'].update(
-        in_channels=[16, 32, 64, 64], out_channels=[16, 32, 64, 64]
-    )
-    with pytest.raises(ValueError, match=r'student_recorders\.s2\.source.*not run'):
-        losses_of(make(distiller))
-
-
 def test_grad_ratio_of_a_list_is_that_of_the_shallowest(make):
     distiller = review()
     logits = dict(logits=dict(type='ModuleOutputs', source='head'))
