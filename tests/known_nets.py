@@ -2,7 +2,7 @@
 
 import torch
 from mmpretrain import get_model
-from tiny import build
+from tiny import image_classifier
 from torch import nn
 
 from cakd_mm.utils.repdistiller_weights import ARCHS
@@ -11,15 +11,7 @@ from cakd_mm.utils.repdistiller_weights import ARCHS
 def classifier(arch):
     torch.manual_seed(0)
     known = ARCHS[arch]
-    model = build(
-        dict(
-            type='ImageClassifier',
-            backbone=known.backbone,
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=7, in_channels=known.width),
-        )
-    )
-    return spread(model)
+    return spread(image_classifier(known.backbone, known.width, classes=7))
 
 
 def of_mmpretrain(name):

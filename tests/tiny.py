@@ -38,6 +38,13 @@ def build(model: dict) -> torch.nn.Module:
         return MODELS.build(Config(model).copy())
 
 
+def image_classifier(backbone: dict, width: int, classes: int) -> torch.nn.Module:
+    """Build a net of a backbone that puts out ``width`` channels."""
+    head = dict(type='LinearClsHead', num_classes=classes, in_channels=width)
+    neck = dict(type='GlobalAveragePooling')
+    return build(dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head))
+
+
 def algorithm(cfg: Config) -> torch.nn.Module:
     """Build and initialise a config's algorithm, the same at every call."""
     model = cfg.model.copy()

@@ -1,4 +1,4 @@
-"""MapConnector against loops over channels and positions."""
+"""MapConnector against a loop over its channels and means of blocks."""
 
 import pytest
 import torch
@@ -20,34 +20,20 @@ def numbers(*shape):
 
 
 def project(connector, feature):
-    """A 1 x 1 convolution with a bias, by loops."""
+    """A 1 x 1 convolution with a bias, by a loop over its channels."""
     conv = connector.conv_module.conv
-    samples, channels, height, width = feature.shape
-    out = torch.zeros(samples, conv.out_channels, height, width, dtype=torch.float64)
-    for n in range(samples):
-        for k in range(conv.out_channels):
-            for y in range(height):
-                for x in range(width):
-                    out[n, k, y, x] = conv.bias[k] + sum(
-                        conv.weight[k, c, 0, 0] * feature[n, c, y, x]
-                        for c in range(channels)
-                    )
-    return out.detach()
+    maps = [
+        sum(weight * feature[:, c] for c, weight in enumerate(row)) + bias
+        for row, bias in zip(conv.weight[:, :, 0, 0], conv.bias, strict=True)
+    ]
+    return torch.stack(maps, 1).detach()
 
 
 def shrink(feature, height, width):
-    """Means of equal blocks, by loops."""
-    high, wide = feature.shape[2] // height, feature.shape[3] // width
-    rows = [
-        [
-            feature[:, :, high * y : high * (y + 1), wide * x : wide * (x + 1)].mean(
-                (2, 3)
-            )
-            for x in range(width)
-        ]
-        for y in range(height)
-    ]
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+    """Means of equal blocks."""
+    samples, channels, high, wide = feature.shape
+    blocks = (height, high // height, width, wide // width)
+    return feature.reshape(samples, channels, *blocks).mean((3, 5))
 
 
 def test_it_is_linear_and_keeps_the_size_by_default():
@@ -55,13 +41,11 @@ def test_it_is_linear_and_keeps_the_size_by_default():
     got = connector(feature)
     assert_close(got, project(connector, feature))
     assert got.min() < 0 < got.max()
-
-
-def test_an_activation_can_be_had():
-    linear, rectified = build(), build(act_cfg=dict(type='ReLU'))
-    rectified.load_state_dict(linear.state_dict())
-    feature = numbers(2, 3, 4, 5)
-    assert_close(rectified(feature), linear(feature).relu())
+    last = feature.contiguous(memory_format=torch.channels_last)
+    assert_close(connector(last), got)
+    rectified = build(act_cfg=dict(type='ReLU'))
+    rectified.load_state_dict(connector.state_dict())
+    assert_close(rectified(feature), got.relu())
 
 
 @pytest.mark.parametrize(
@@ -104,24 +88,13 @@ def test_further_settings_reach_the_convolution():
     assert_close(got, (want - mean.view(view)) / (var.view(view) + 1e-5).sqrt())
 
 
-def test_a_memory_format_changes_nothing():
-    connector, feature = build(size=2), numbers(2, 3, 4, 6)
-    last = feature.contiguous(memory_format=torch.channels_last)
-    assert_close(connector(last), connector(feature))
-
-
-@pytest.mark.parametrize('size', [None, 1, (2, 3), 5])
+@pytest.mark.parametrize('size', [None, (2, 3), 5])
 def test_gradcheck(size):
     feature = numbers(1, 3, 2, 4).requires_grad_()
-    assert torch.autograd.gradcheck(build(size=size), feature)
-
-
-def test_its_weights_are_trained():
-    connector = build(size=2)
-    connector(numbers(2, 3, 4, 6)).square().sum().backward()
-    gradients = [p.grad.abs().max() for p in connector.parameters()]
-    assert len(gradients) == 2
-    assert min(gradients) > 0
+    connector = build(size=size)
+    assert len([*connector.parameters()]) == 2
+    inputs = (feature, *connector.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: connector(x), inputs)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +102,6 @@ def test_its_weights_are_trained():
     [
         ((2, 4, 3, 3), r'MapConnector\.in_channels=3.*has 4.*\(2, 4, 3, 3\)'),
         ((2, 3), r'MapConnector got.*\(2, 3\): tap a map \(N, C, H, W\);.*data_idx'),
-        ((2, 6, 3), r'MapConnector got.*\(2, 6, 3\): tap a map'),
     ],
 )
 def test_wrong_features_are_named(shape, message):

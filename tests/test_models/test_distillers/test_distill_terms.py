@@ -40,22 +40,24 @@ def make(tmp_path):
     return build
 
 
+def feed_as_the_logits(distiller, name):
+    """Give a further loss what the CAKD loss is given."""
+    records = distiller.loss_forward_mappings.loss_cakd
+    distiller.loss_forward_mappings[name] = {
+        side: copy.deepcopy(records[side]) for side in ('preds_S', 'preds_T')
+    }
+
+
 def with_stock_loss(distiller):
     """Add mmrazor's own loss, which knows nothing of terms."""
     distiller.distill_losses.loss_kd = dict(type='KLDivergence', tau=2.0)
-    records = distiller.loss_forward_mappings.loss_cakd
-    distiller.loss_forward_mappings.loss_kd = dict(
-        preds_S=copy.deepcopy(records.preds_S), preds_T=copy.deepcopy(records.preds_T)
-    )
+    feed_as_the_logits(distiller, 'loss_kd')
 
 
 def with_ctkd_balanced(distiller):
     """Add CTKD, which has a lambda too, to what is balanced."""
     distiller.distill_losses.loss_ctkd = dict(type='CTKDLoss', epochs=4)
-    records = distiller.loss_forward_mappings.loss_cakd
-    distiller.loss_forward_mappings.loss_ctkd = dict(
-        preds_S=copy.deepcopy(records.preds_S), preds_T=copy.deepcopy(records.preds_T)
-    )
+    feed_as_the_logits(distiller, 'loss_ctkd')
     distiller.balancer.losses = ['loss_feature', 'loss_ctkd']
     without_limits(distiller)
 
@@ -65,10 +67,10 @@ def without_limits(distiller):
     distiller.balancer.limits = (1e-9, 1e9)
 
 
-def distilled(model, name):
-    """What a loss was given in the last step."""
-    mapping = model.distiller.loss_forward_mappings[name]
-    return {k: model.distiller.get_record(**record) for k, record in mapping.items()}
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 def losses_of(model, seed=0):
@@ -81,33 +83,21 @@ def losses_of(model, seed=0):
     return model(**model.data_preprocessor(batch, True), mode='loss')
 
 
-@pytest.mark.parametrize('factor', [0.05, 0.5])
-def test_warmup_multiplies_every_distillation_loss_and_no_other(make, factor):
-    full = losses_of(make(change=with_stock_loss))
-    model = make(change=with_stock_loss)
-    model.distiller.warmup = factor
-    found = losses_of(model)
+def test_warmup_multiplies_every_distillation_loss_and_no_other(make):
+    """``ratio`` and the clusters' terms do not shrink with the warm-up."""
+    plain, model = make(change=with_stock_loss), make(change=with_stock_loss)
+    model.distiller.warmup = 0.05
+    full, found = losses_of(plain), losses_of(model)
     warmed = {'distill.loss_cakd', 'distill.loss_feature', 'distill.loss_kd'}
     assert found.keys() == full.keys() == {'student.loss', SCORER_LOSS, *warmed}
     for name, loss in full.items():
         assert loss.item() > 1e-3, name
         if name in warmed:
-            expected = factor * loss.item()
+            expected = 0.05 * loss.item()
             assert found[name].item() == pytest.approx(expected, rel=1e-6)
         else:
             assert torch.equal(found[name], loss), name
-
-
-def test_terms_are_those_of_a_step_at_full_weight(make):
-    """``ratio`` and the clusters' terms do not shrink with the warm-up."""
-    plain, warmed = make(), make()
-    warmed.distiller.warmup = 0.1
-    losses_of(plain)
-    losses_of(warmed)
-    expected, found = plain.distiller.terms(), warmed.distiller.terms()
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+    assert_equal(model.distiller.terms(), plain.distiller.terms())
 
 
 @pytest.mark.parametrize('probing', [True, False])
@@ -125,30 +115,20 @@ def test_names_of_the_terms(make, probing):
 
 
 def test_probing_changes_no_loss_and_no_gradient(make):
-    results = []
+    """It draws no numbers either: dropout would depend on what is logged."""
+    results, states = [], []
     for probing in (True, False):
         model = make()
         model.distiller.probing = probing
         losses = losses_of(model)
+        states.append(torch.get_rng_state())
         total, _ = model.parse_losses(losses)
         total.backward()
         grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
         results.append((losses, grads))
-    for first, second in zip(*results, strict=True):
-        assert first.keys() == second.keys()
-        for name, value in first.items():
-            assert torch.equal(value, second[name]), name
-
-
-def test_probing_draws_no_random_numbers(make):
-    """Or dropout and mixup would depend on how often a line is logged."""
-    states = []
-    for probing in (True, False):
-        model = make()
-        model.distiller.probing = probing
-        losses_of(model)
-        states.append(torch.get_rng_state())
     assert torch.equal(*states)
+    for first, second in zip(*results, strict=True):
+        assert_equal(first, second)
 
 
 def test_the_sum_takes_the_scorers_loss_and_no_term(make):
@@ -166,32 +146,20 @@ def test_the_sum_takes_the_scorers_loss_and_no_term(make):
     assert logged.keys() == {'loss', *losses}
 
 
-def test_in_eval_the_scorer_has_no_loss(make):
+def test_eval_has_no_loss_of_the_scorer_and_does_not_move_the_balance(make):
     model = make()
     losses_of(model)
-    losses = losses_of(model.eval())
+    before = model.distiller.balancer.means.value.clone()
+    losses = losses_of(model.eval(), seed=1)
     assert SCORER_LOSS not in losses
     assert losses['distill.loss_feature'] > 0
-
-
-def test_no_gradient_no_grad_ratio(make):
-    model = make()
+    assert torch.equal(model.distiller.balancer.means.value, before)
     with torch.no_grad():
-        losses_of(model)
+        losses_of(model.train(), seed=1)
+    assert not torch.equal(model.distiller.balancer.means.value, before)
     terms = model.distiller.terms()
     assert 'feature/lambda' in terms
     assert 'feature/grad_ratio' not in terms
-
-
-def test_two_balanced_losses_share_the_ratio(make):
-    model = make(DOUBLE, change=without_limits)
-    losses = losses_of(model)
-    logit = losses['distill.loss_cakd'].item()
-    for name in ('feature', 'second'):
-        value = losses[f'distill.loss_{name}'].item()
-        assert value == pytest.approx(logit / 2, rel=1e-5)
-        terms = model.distiller.terms()
-        assert terms[f'{name}/ratio'].item() == pytest.approx(0.5, rel=1e-5)
 
 
 def test_the_lambda_of_the_balancer_is_not_that_of_ctkd(make):
@@ -201,15 +169,15 @@ def test_the_lambda_of_the_balancer_is_not_that_of_ctkd(make):
     loss = distiller.distill_losses['loss_ctkd']
     loss.set_epoch(1)
     losses = losses_of(model)
-    terms, own = distiller.terms(), loss.terms
-    assert own.keys().isdisjoint(distiller.balancer.terms['loss_ctkd'])
-    found = {name: value for name, value in terms.items() if name.startswith('ctkd/')}
-    of_balancer = {'lambda', 'ratio', 'grad_ratio'}
-    expected = {'temperature', 'reversal', *of_balancer}
-    assert found.keys() == {f'ctkd/{name}' for name in expected}
+    terms = distiller.terms()
+    found = {name for name in terms if name.startswith('ctkd/')}
+    names = ('temperature', 'reversal', 'lambda', 'ratio', 'grad_ratio')
+    assert found == {f'ctkd/{name}' for name in names}
     assert terms['ctkd/temperature'].item() == pytest.approx(15.6211716)
     assert terms['ctkd/reversal'].item() == pytest.approx(-0.5)
-    value = terms['ctkd/lambda'] * loss(**distilled(model, 'loss_ctkd'))
+    mapping = distiller.loss_forward_mappings['loss_ctkd']
+    given = {k: distiller.get_record(**record) for k, record in mapping.items()}
+    value = terms['ctkd/lambda'] * loss(**given)
     assert value.item() == pytest.approx(losses['distill.loss_ctkd'].item(), rel=1e-5)
     assert value.item() == pytest.approx(losses['distill.loss_cakd'].item() / 2, 1e-5)
 
@@ -243,48 +211,31 @@ def test_grad_ratio_is_that_of_the_tapped_tensor(make, name, tap, index):
     assert abs(found - 1) > 1e-3  # the values' ratio is another matter
 
 
-@pytest.mark.parametrize('side', ['logit', 'feature'])
-def test_loss_weight_moves_the_reference_but_no_balanced_loss(make, side):
-    name = 'loss_cakd' if side == 'logit' else 'loss_feature'
+@pytest.mark.parametrize(
+    ('weighted', 'factor'), [('loss_cakd', 7), ('loss_feature', 1), ('loss_second', 1)]
+)
+def test_loss_weight_moves_the_reference_but_no_balanced_loss(make, weighted, factor):
+    """Two balanced losses share the ratio."""
 
     def heavier(distiller):
         without_limits(distiller)
-        distiller.distill_losses[name].loss_weight = 7.0
+        distiller.distill_losses[weighted].loss_weight = 7.0
 
-    plain = losses_of(make(change=without_limits))
-    heavy = losses_of(make(change=heavier))
-    factor = 7 if side == 'logit' else 1
-    for key in ('distill.loss_cakd', 'distill.loss_feature'):
-        expected = factor * plain[key].item()
-        assert heavy[key].item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_eval_does_not_move_the_balance(make):
-    model = make()
-    losses_of(model)
-    before = model.distiller.balancer.means.value.clone()
-    losses_of(model.eval(), seed=1)
-    assert torch.equal(model.distiller.balancer.means.value, before)
-    losses_of(model.train(), seed=1)
-    assert not torch.equal(model.distiller.balancer.means.value, before)
+    plain = losses_of(make(DOUBLE, change=without_limits))['distill.loss_cakd'].item()
+    model = make(DOUBLE, change=heavier)
+    losses = losses_of(model)
+    expected = factor * plain
+    assert losses['distill.loss_cakd'].item() == pytest.approx(expected, rel=1e-5)
+    for name in ('feature', 'second'):
+        value = losses[f'distill.loss_{name}'].item()
+        assert value == pytest.approx(expected / 2, rel=1e-5)
+        ratio = model.distiller.terms()[f'{name}/ratio'].item()
+        assert ratio == pytest.approx(0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ('change', 'match'),
-    [
-        pytest.param(
-            dict(reference='loss_kd'),
-            r"`model\.distiller\.balancer\.reference` = 'loss_kd'.*'loss_cakd'",
-            id='reference',
-        ),
-        pytest.param(
-            dict(losses=['loss_feature', 'loss_secnd']),
-            r"`model\.distiller\.balancer\.losses` = 'loss_secnd'.*'loss_second'",
-            id='losses',
-        ),
-    ],
-)
-def test_a_balancer_of_unknown_losses_is_refused(make, change, match):
+def test_a_balancer_of_an_unknown_loss_is_refused(make):
+    match = r"`model\.distiller\.balancer\.losses` = 'loss_secnd'.*'loss_second'"
+    change = dict(losses=['loss_feature', 'loss_secnd'])
     with pytest.raises(ValueError, match=match):
         make(DOUBLE, change=lambda distiller: distiller.balancer.update(change))
 
@@ -293,7 +244,6 @@ def test_a_balancer_of_unknown_losses_is_refused(make, change, match):
     ('name', 'expected'),
     [
         ('loss_cakd', 'cakd'),
-        ('loss_feature', 'feature'),
         ('kd_loss', 'kd'),
         ('my_loss_a', 'my_a'),
         ('lossy', 'y'),

@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
-from tiny import digits_config, save_teacher
+from tiny import algorithm, digits_config, save_teacher
 from torch.testing import assert_close
 
 from cakd_mm.models.losses.functional.ofd import margin_of
@@ -83,17 +83,11 @@ def overhaul():
 def make(tmp_path):
     """Build the algorithm on Digits with some distiller."""
 
-    def build(distiller, seed=1):
+    def build(distiller):
         teacher = save_teacher(tmp_path / 'teacher.pth')
         cfg = digits_config('cakd/demo_digits.py', model__teacher_ckpt=str(teacher))
-        model = copy.deepcopy(cfg.model)
-        model.distiller = dict(type='StrictDistiller', **copy.deepcopy(distiller))
-        model.data_preprocessor = cfg.data_preprocessor
-        torch.manual_seed(seed)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            model = MODELS.build(model)
-        model.init_weights()
-        return model.train()
+        cfg.model.distiller = dict(type='StrictDistiller', **copy.deepcopy(distiller))
+        return algorithm(cfg)
 
     return build
 
@@ -110,14 +104,14 @@ def losses_of(model):
 def watched(model, side, sources):
     """What the modules of a net put out when it runs next."""
     modules = dict(getattr(model, side).named_modules())
-    seen = {}
+    outputs = {}
     for source in sources:
 
         def keep(module, args, output, source=source):
-            seen[source] = output[0] if isinstance(output, tuple) else output
+            outputs[source] = output[0] if isinstance(output, tuple) else output
 
         modules[source].register_forward_hook(keep)
-    return seen
+    return outputs
 
 
 def test_a_connector_for_the_whole_list(make):
@@ -173,16 +167,15 @@ def test_options_of_a_list_are_one_for_all_or_one_for_each(make):
     losses_of(model)
     get = model.distiller.get_record
     pooled = get('pooled', True, data_idx=0)
-    raw = get('pooled', True)
-    assert isinstance(raw, tuple)
+    whole = get('pooled', True)
+    assert isinstance(whole, tuple)
     names = ['pooled', 'pooled']
-    assert get(names, True) == [raw, raw]
+    assert get(names, True) == [whole, whole]
     both = get(names, True, data_idx=0)
     assert [id(x) for x in both] == [id(pooled)] * 2
     mixed = get(names, True, data_idx=[None, 0])
-    assert mixed[0] is raw
+    assert mixed[0] is whole
     assert mixed[1] is pooled
-    assert get(('pooled',), True, 0, 0)[0] is pooled
     stages = get(['s1', 's2'], True, record_idx=[0, 0])
     assert [x.shape[1] for x in stages] == [16, 32]
     everything = ['s1', 's2', 's3', 'pooled']
@@ -202,24 +195,14 @@ def test_one_of_several_may_have_no_connector(make):
     model = make(distiller)
     losses_of(model)
     found = model.distiller.get_record(**mapping['preds_S'])
-    raw = model.distiller.get_record('s2', True)
-    assert found[1] is raw
+    second = model.distiller.get_record('s2', True)
+    assert found[1] is second
     assert found[0] is not model.distiller.get_record('s1', True)
     first = model.distiller.get_record(
         ['s1', 's2'], True, connector=['f1', None], connector_idx=[0, None]
     )
     assert first[0].shape == found[0].shape[1:]
-    assert first[1] is raw
-
-
-def test_a_recorder_of_a_list_that_saw_nothing(make):
-    distiller = review()
-    distiller['student_recorders']['s2']['source'] = 'data_preprocessor'
-    distiller['connectors']['fusion'].update(
-        in_channels=[16, 32, 64, 64], out_channels=[16, 32, 64, 64]
-    )
-    with pytest.raises(ValueError, match=r'student_recorders\.s2\.source.*not run'):
-        losses_of(make(distiller))
+    assert first[1] is second
 
 
 def test_grad_ratio_of_a_list_is_that_of_the_shallowest(make):
@@ -272,21 +255,14 @@ def with_widths(distiller):
     [
         (dict(recorder=[]), r'review\.preds_S\.recorder` = \[\]: No recorder'),
         (dict(recorder=['s1', 's9']), r"preds_S\.recorder` = 's9': .*'s1'"),
-        (dict(recorder=['s1', 2]), r'preds_S\.recorder` = 2: '),
         (dict(recorder=['s1', ['s2']]), r"preds_S\.recorder` = \['s2'\]: "),
         (dict(data_idx=[None, 0]), r'data_idx` = \[None, 0\]: It has 2.*4 recorders'),
-        (dict(record_idx=[0]), r'record_idx` = \[0\]: It has 1 entries for 4'),
         (dict(connector_idx=[0] * 4), r"connector_idx`.*'fusion' takes all.*single"),
         (dict(connector='fuse'), r"connector` = 'fuse'.*'fusion'"),
-        (dict(connector=['fusion'] * 3), r'connector`.*It has 3 entries for 4'),
         (dict(connector=['fusion', 1, None, None]), r'connector` = 1'),
         (dict(connector=['fusion'] * 4), r'FusionConnector takes a list'),
         (dict(recorder='s1', data_idx=None), r"FusionConnector takes a list.*'s1'"),
         (dict(recorder='s1'), r'data_idx`.*one recorder only.*single value'),
-        (
-            dict(recorder='s1', data_idx=0, connector=['fusion']),
-            r'connector` = .*one recorder only',
-        ),
     ],
     ids=str,
 )
@@ -304,22 +280,12 @@ def test_a_connector_of_one_feature_gets_no_list():
     expected = r'ofd\.preds_S\.connector` = .f1.: MapConnector does not take.*for each'
     with pytest.raises(ValueError, match=KEY + expected):
         strict(distiller)
-
-
-def test_connectors_in_a_row_are_asked_at_the_first():
+    # Of connectors in a row the first is asked.
     distiller = with_widths(review())
-    distiller['connectors']['fusion'] = [
-        distiller['connectors']['fusion'],
-        dict(type='MapConnector', in_channels=1, out_channels=1),
-    ]
+    fusion = distiller['connectors']['fusion']
+    fit = dict(type='MapConnector', in_channels=1, out_channels=1)
+    distiller['connectors']['fusion'] = [fusion, fit]
     strict(distiller)
-    distiller['connectors']['fusion'].reverse()
+    distiller['connectors']['fusion'] = [fit, fusion]
     with pytest.raises(ValueError, match='MapConnector does not take a list'):
-        strict(distiller)
-
-
-def test_margins_that_nothing_feeds():
-    distiller = with_widths(overhaul())
-    del distiller['loss_forward_mappings']['loss_ofd']['bn_biases']
-    with pytest.raises(ValueError, match="OFDFeatureLoss.forward also needs 'bn_bias"):
         strict(distiller)

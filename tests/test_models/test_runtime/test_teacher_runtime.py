@@ -45,6 +45,12 @@ def recorders_of(net, **others):
     return manager
 
 
+def parts(runtime=EAGER):
+    """A net, what records it, and a runtime of some settings."""
+    net = NETS['resnet8']().eval()
+    return net, recorders_of(net), TeacherRuntime(**runtime)
+
+
 def data_of(manager):
     data = {}
     for name, recorder in manager.recorders.items():
@@ -79,37 +85,28 @@ def largest_deviation(found, expected):
     return worst
 
 
-@pytest.mark.parametrize('name', sorted(NETS))
-def test_every_tap_of_every_net(name):
+@pytest.mark.parametrize(
+    ('name', 'compiles'),
+    [*((name, False) for name in sorted(NETS)), ('resnet8', True), ('wrn16-1', True)],
+)
+def test_every_tap_of_every_net(name, compiles):
     net = NETS[name]().eval()
-    manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
+    manager, runtime = recorders_of(net), TeacherRuntime(compile=compiles)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    for seed, count in ((0, 4), (1, 4), (2, 3)):
+    for seed, count in ((0, 4), (1, 4), (2, 3)):  # the last one is not compiled
         inputs = images(count, seed=seed)
         expected = plain(net, manager, inputs)
         found = fast(runtime, net, manager, inputs)
-        assert largest_deviation(found, expected) == 0
+        assert largest_deviation(found, expected) <= 1e-4 * compiles
         assert found['weight'] is expected['weight']
     assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(net.state_dict()[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize('name', ['resnet8', 'wrn16-1'])
-def test_compiled(name):
-    net = NETS[name]().eval()
-    manager, runtime = recorders_of(net), TeacherRuntime()
-    for seed, count in ((0, 4), (1, 4), (2, 3)):  # the last one is not compiled
-        inputs = images(count, seed=seed)
-        expected = plain(net, manager, inputs)
-        found = fast(runtime, net, manager, inputs)
-        assert largest_deviation(found, expected) < 1e-4
-
-
 @pytest.mark.parametrize(('options', 'frozen'), [({}, True), (EAGER, False)], ids=str)
 def test_compiled_weights_are_constants(options, frozen):
     """Normalisation is folded only then."""
-    net = NETS['resnet8']().eval()
-    manager, runtime = recorders_of(net), TeacherRuntime(**options)
+    net, manager, runtime = parts(options)
     before = fast(runtime, net, manager, images())['head']
     with torch.no_grad():
         runtime._eager.net.head.fc.bias += 1
@@ -125,8 +122,7 @@ def test_whole_batches_alone_are_compiled(monkeypatch):
         return lambda inputs: sizes.append(len(inputs)) or function(inputs)
 
     monkeypatch.setattr(teacher_runtime, 'compiled', compiled)
-    net = NETS['resnet8']().eval()
-    manager, runtime = recorders_of(net), TeacherRuntime()
+    net, manager, runtime = parts({})
     for count in (2, 4, 3, 4, 2):
         fast(runtime, net, manager, images(count))
     # The first of a size is also compared. A run may be resumed at a small batch.
@@ -149,22 +145,31 @@ def test_what_was_compiled_for_one_net_is_not_run_for_another():
 
 
 def test_half_precision_is_near_and_handed_on_in_float32():
-    net = NETS['resnet8']().eval()
+    net = NETS['wrn16-1']().eval()
     manager = recorders_of(net)
+    runtime = TeacherRuntime(dtype='bfloat16', **EAGER)
     expected = plain(net, manager, images())
-    found = fast(TeacherRuntime(dtype='bfloat16', **EAGER), net, manager, images())
+    found = fast(runtime, net, manager, images())
     assert 1e-4 < largest_deviation(found, expected) < 0.05
+    # Normalisation computes in float32.
+    norms = [m for m in runtime._eager.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert all(m.running_var.dtype == torch.float32 for m in norms)
+    assert runtime._eager.net.head.fc.weight.dtype == torch.bfloat16
+    # Copies have the settings alone.
+    for twin in (copy.deepcopy(runtime), pickle.loads(pickle.dumps(runtime))):
+        assert twin.settings() == runtime.settings()
+        assert twin._eager is None
 
 
-@pytest.mark.parametrize(('ratio', 'warned'), [(0.3, True), (1.19, True), (1.3, False)])
+@pytest.mark.parametrize(('ratio', 'warned'), [(1.19, True), (1.3, False)])
 def test_half_precision_that_does_not_pay_is_told(ratio, warned, monkeypatch):
     texts = []
     monkeypatch.setattr(teacher_runtime, 'speedup', lambda dtype, device: ratio)
     monkeypatch.setattr(teacher_runtime, 'print_log', lambda *args: texts.append(args))
-    net = NETS['resnet8']().eval()
     for dtype in ('float32', 'bfloat16'):
-        runtime = TeacherRuntime(dtype=dtype, **EAGER)
-        fast(runtime, net, recorders_of(net), images())
+        net, manager, runtime = parts(dict(dtype=dtype, **EAGER))
+        fast(runtime, net, manager, images())
     found = [text for text, _, *level in texts if level == [logging.WARNING]]
     assert len(found) == warned
     for text in found:
@@ -182,22 +187,10 @@ def test_speed_is_measured(monkeypatch):
     assert 0.001 < half_precision.speedup(torch.bfloat16, torch.device('cpu')) < 1000
 
 
-def test_normalisation_computes_in_float32():
-    net = NETS['wrn16-1']().eval()
-    runtime = TeacherRuntime(dtype='bfloat16', **EAGER)
-    fast(runtime, net, recorders_of(net), images())
-    norms = [m for m in runtime._eager.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert norms
-    assert all(m.running_var.dtype == torch.float32 for m in norms)
-    assert runtime._eager.net.head.fc.weight.dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize('dtype', ['auto', 'float32'])
 def test_autocast_decides_if_asked(dtype):
-    net = NETS['resnet8']().eval()
-    manager = recorders_of(net)
+    net, manager, runtime = parts(dict(dtype=dtype, **EAGER))
     expected = plain(net, manager, images())
-    runtime = TeacherRuntime(dtype=dtype, **EAGER)
     with torch.autocast('cpu', torch.bfloat16):
         found = fast(runtime, net, manager, images())
     assert (largest_deviation(found, expected) > 1e-4) == (dtype == 'auto')
@@ -219,32 +212,31 @@ def test_what_lies_between_a_convolution_and_its_norm_is_recorded(options):
 
 
 def test_a_hook_that_comes_later_is_told():
-    net = NETS['resnet8']().eval()
-    manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
+    net, manager, runtime = parts()
     fast(runtime, net, manager, images())
-    seen = []
+    calls = []
     module = net.backbone.stage1[0].conv1
-    handle = module.register_forward_hook(lambda *call: seen.append(call))
+    handle = module.register_forward_hook(lambda *call: calls.append(call))
     module.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
+        lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
     )
     module.register_forward_hook(
-        lambda module, args, kwargs, output: seen.append((kwargs, output)),
+        lambda module, args, kwargs, output: calls.append((kwargs, output)),
         with_kwargs=True,
     )
     fast(runtime, net, manager, images())
-    seen.clear()
+    calls.clear()
     fast(runtime, net, manager, images(seed=3))
-    (before, keywords), (told, inputs, output), (more_keywords, again) = seen
+    (before, keywords), (told, inputs, output), (more_keywords, again) = calls
     assert told is module
     assert keywords == more_keywords == {}
     assert again is output
     assert before is inputs
     torch.testing.assert_close(module(inputs[0]), output)
     handle.remove()
-    seen.clear()
+    calls.clear()
     fast(runtime, net, manager, images())
-    assert all(len(call) == 2 for call in seen)
+    assert all(len(call) == 2 for call in calls)
 
 
 def test_the_owner_of_a_hook_is_not_copied():
@@ -270,7 +262,6 @@ def test_the_owner_of_a_hook_is_not_copied():
     ],
 )
 def test_another_net_is_refused(value, match, monkeypatch):
-    net = NETS['resnet8']().eval()
     build = TeacherRuntime._build
 
     def spoilt(self, *args):
@@ -279,8 +270,9 @@ def test_another_net_is_refused(value, match, monkeypatch):
         return tapped
 
     monkeypatch.setattr(TeacherRuntime, '_build', spoilt)
+    net, manager, runtime = parts()
     with pytest.raises(ValueError, match=match):
-        fast(TeacherRuntime(**EAGER), net, recorders_of(net), images())
+        fast(runtime, net, manager, images())
 
 
 @pytest.fixture
@@ -297,31 +289,29 @@ def tf32():
 
 @pytest.mark.parametrize('fails', [False, True])
 def test_the_two_are_compared_without_tf32(fails, tf32):
-    net = NETS['resnet8']().eval()
-    seen = []
+    net, manager, runtime = parts()
+    allowed = []
 
     def note(*_):
-        seen.append([switch.allow_tf32 for switch in tf32])
+        allowed.append([switch.allow_tf32 for switch in tf32])
         if fails:
             raise KeyboardInterrupt
 
     net.neck.register_forward_hook(note)
-    manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
     with suppress(KeyboardInterrupt):
         fast(runtime, net, manager, images())
     # In the comparison, where the teacher itself runs, and then when told.
-    assert seen == [[False, False]] + [[True, True]] * (not fails)
+    assert allowed == [[False, False]] + [[True, True]] * (not fails)
     assert all(switch.allow_tf32 for switch in tf32)
 
 
 def test_the_comparison_draws_no_random_numbers():
-    net = NETS['resnet8']().eval()
+    net, manager, runtime = parts()
 
     def draw(*_):
         torch.rand(1)
 
     net.neck.register_forward_hook(draw)
-    manager, runtime = recorders_of(net), TeacherRuntime(**EAGER)
     torch.manual_seed(0)
     fast(runtime, net, manager, images())
     found = torch.rand(1)
@@ -331,19 +321,10 @@ def test_the_comparison_draws_no_random_numbers():
 
 
 def test_an_overwritten_feature_is_still_an_error():
-    net = NETS['resnet8']().eval()
+    net, manager, runtime = parts()
     net.backbone.stage1[0].relu.inplace = True
     with pytest.raises(ValueError, match='stage1_pre.*overwritten'):
-        fast(TeacherRuntime(**EAGER), net, recorders_of(net), images())
-
-
-def test_copies_have_the_settings_alone():
-    net = NETS['resnet8']().eval()
-    runtime = TeacherRuntime(dtype='bfloat16', **EAGER)
-    fast(runtime, net, recorders_of(net), images())
-    for twin in (copy.deepcopy(runtime), pickle.loads(pickle.dumps(runtime))):
-        assert twin.settings() == runtime.settings()
-        assert twin._eager is None
+        fast(runtime, net, manager, images())
 
 
 @pytest.mark.parametrize(
@@ -352,7 +333,6 @@ def test_copies_have_the_settings_alone():
         (dict(dtype='int8'), 'model.teacher_runtime.dtype'),
         (dict(compiled=True), "model.teacher_runtime.compiled` = True.*'compile'"),
         (dict(fold_batchnorm=False), 'fold_batchnorm` = False.*compile=False'),
-        (dict(channels_last=True), 'channels_last` = True.*Remove the key'),
         (dict(memo_gb=2.0), 'memo_gb` = 2.0.*Remove the key'),
     ],
 )
@@ -402,34 +382,30 @@ def test_a_methods_losses_are_the_same(name, tmp_path):
         assert losses[1][key] == pytest.approx(value, rel=1e-4), key
 
 
+RECORDER = dict(type='FunctionOutputs', source='torch.nn.functional.relu')
+DELIVERY = dict(
+    type='MethodOutputs', max_keep_data=1, method_path='torch.nn.Module.forward'
+)
+
+
 @pytest.mark.parametrize(
-    ('options', 'key'),
+    ('part', 'value', 'key'),
     [
-        (dict(model__teacher_mode='loss'), 'model.teacher_mode'),
+        ('teacher_mode', 'loss', 'model.teacher_mode'),
         (
-            dict(
-                model__distiller__teacher_recorders__more=dict(
-                    type='FunctionOutputs', source='torch.nn.functional.relu'
-                )
-            ),
+            *('distiller__teacher_recorders__more', RECORDER),
             'teacher_recorders.more.type',
         ),
         (
-            dict(
-                model__distiller__distill_deliveries=dict(
-                    shared=dict(
-                        type='MethodOutputs',
-                        max_keep_data=1,
-                        method_path='torch.nn.Module.forward',
-                    )
-                )
-            ),
+            *('distiller__distill_deliveries', dict(shared=DELIVERY)),
             'distill_deliveries.shared',
         ),
     ],
 )
-def test_what_hooks_cannot_tell_is_refused(options, key, tmp_path):
-    cfg = distill_config(tmp_path, model__teacher_runtime=EAGER, **options)
+def test_what_hooks_cannot_tell_is_refused(part, value, key, tmp_path):
+    cfg = distill_config(
+        tmp_path, model__teacher_runtime=EAGER, **{f'model__{part}': value}
+    )
     with pytest.raises(ValueError, match=key):
         algorithm(cfg)
 

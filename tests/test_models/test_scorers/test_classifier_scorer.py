@@ -39,8 +39,9 @@ def one_hot(labels=LABELS):
     return torch.nn.functional.one_hot(labels, K)
 
 
+# Once uint8 labels were taken for a mask of the classes.
 @pytest.mark.parametrize('absolute', [False, True])
-@pytest.mark.parametrize('dtype', [torch.int64, torch.int32], ids=str)
+@pytest.mark.parametrize('dtype', [torch.int64, torch.uint8], ids=str)
 def test_the_contribution_to_the_labels_logit(problem, absolute, dtype):
     feature, weight = problem
     got = build(absolute=absolute)(feature, LABELS.to(dtype), weight)
@@ -48,33 +49,17 @@ def test_the_contribution_to_the_labels_logit(problem, absolute, dtype):
     assert (got < 0).any() != absolute
 
 
-def test_the_contributions_add_up_to_the_logit(problem):
-    feature, weight = problem
-    got = build()(feature, LABELS, weight).sum(1)
-    logits = feature @ weight.double().T
-    assert_close(got, logits[torch.arange(N), LABELS])
-
-
-@pytest.mark.parametrize('absolute', [False, True])
-def test_rows_of_label_scores_weigh_the_classes(problem, absolute):
+def test_rows_of_label_scores_weigh_the_classes(problem):
     feature, weight = problem
     draw = torch.Generator().manual_seed(1)
     rows = torch.rand(N, K, generator=draw).softmax(1)
-    got = build(absolute=absolute)(feature, rows, weight)
-    assert_close(got, slow(feature, weight, rows, absolute))
+    assert_close(build()(feature, rows, weight), slow(feature, weight, rows, False))
 
 
 @pytest.mark.parametrize('dtype', [torch.int64, torch.bool, torch.float16], ids=str)
 def test_rows_that_mark_one_class_are_that_class(problem, dtype):
     feature, weight = problem
     got = build()(feature, one_hot().to(dtype), weight)
-    assert_close(got, build()(feature, LABELS, weight))
-
-
-# Was once so: uint8 labels are taken for a mask of the classes.
-def test_class_indices_of_uint8(problem):
-    feature, weight = problem
-    got = build()(feature, LABELS.to(torch.uint8), weight)
     assert_close(got, slow(feature, weight, one_hot(), False))
 
 
@@ -89,49 +74,25 @@ def test_autocast_changes_no_score_within_the_loss(problem, rows):
         with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
             loss(feature + 1, feature, labels, weight)
     assert_close(seen[1], seen[0], rtol=1e-6, atol=1e-7)
+    want = slow(feature, weight, labels if rows else one_hot(), False).float()
+    assert_close(seen[0], want, rtol=1e-5, atol=1e-6)
 
 
-def test_the_classifier_gets_no_gradient(problem):
-    feature, weight = problem
-    weight.requires_grad_()
-    assert not build()(feature, LABELS, weight).requires_grad
-
-
-def test_what_it_needs():
+def test_what_it_needs(problem):
     scorer = build()
     assert scorer.needs == ('gt_labels', 'head_weight')
     assert not scorer.elementwise
     assert not scorer.absolute
     assert not scorer.state_dict()
+    feature, weight = problem
+    assert not scorer(feature, LABELS, weight.requires_grad_()).requires_grad
 
 
-@pytest.mark.parametrize('shape', [(5, 6), (5, 7, 4), (5, 4, 7)], ids=str)
+@pytest.mark.parametrize('shape', [(5, 6), (5, 7, 4)], ids=str)
 def test_only_the_classifiers_input_can_be_scored(problem, shape):
     message = rf"classifier's input, \(N, 7\).*{', '.join(map(str, shape))}.*'pooled'"
     with pytest.raises(ValueError, match=message):
         build()(torch.zeros(shape), LABELS, problem[1])
-
-
-def test_through_the_loss(problem):
-    """The clusters are those of the sorted contributions."""
-    feature, weight = problem
-    student = feature + torch.linspace(-1, 2, C)
-    loss = MODELS.build(
-        dict(
-            type='CAKDFeatureLoss',
-            scorer=dict(type='ClassifierScorer'),
-            strong_share=2 / C,
-            tau=2.0,
-        )
-    )
-    loss(student, feature, LABELS, weight)
-    masses = []
-    for row, scores in zip(
-        feature, slow(feature, weight, one_hot(), False).tolist(), strict=True
-    ):
-        best = sorted(range(C), key=lambda c: -scores[c])[:2]
-        masses.append((row / 2).softmax(0)[best].sum())
-    assert_close(loss.terms['strong_mass'], torch.stack(masses).mean())
 
 
 def test_negative_scores_do_not_vote_and_no_label_means_activation():

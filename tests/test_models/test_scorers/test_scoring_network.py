@@ -84,25 +84,20 @@ def one_hot():
 
 
 @pytest.mark.parametrize(
-    'settings',
+    ('kind', 'settings'),
     [
-        pytest.param(dict(), id='defaults'),
-        pytest.param(dict(share=0.3, penalty=50.0), id='budget'),
-        pytest.param(dict(loss_weight=0.25, penalty=0.0), id='weight'),
-        pytest.param(dict(reduction=1), id='wide'),
+        ('classes', dict()),
+        ('rows', dict(share=0.3, penalty=50.0)),
+        ('soft', dict(loss_weight=0.25, penalty=0.0)),
+        ('several', dict(reduction=1)),
     ],
 )
-@pytest.mark.parametrize('kind', ['classes', 'rows', 'soft', 'several'])
 def test_the_auxiliary_loss_is_what_it_is_said_to_be(kind, settings):
     scorer = trained(multi_label=kind == 'several', **settings)
-    target = one_hot().tolist()
-    labels = {'classes': LABELS, 'rows': one_hot()}.get(kind)
-    if kind == 'soft':
-        labels = torch.rand(N, K, generator=torch.Generator().manual_seed(2)).softmax(1)
-        target = labels.tolist()
-    if kind == 'several':
-        labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]] * 2)
-        target = labels.tolist()
+    soft = torch.rand(N, K, generator=torch.Generator().manual_seed(2)).softmax(1)
+    several = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]] * 2)
+    labels = dict(classes=LABELS, rows=one_hot(), soft=soft, several=several)[kind]
+    target = (one_hot() if kind == 'classes' else labels).tolist()
     feature = numbers(N, C)
     scores = scorer(feature, labels)
     assert not scores.requires_grad
@@ -111,10 +106,8 @@ def test_the_auxiliary_loss_is_what_it_is_said_to_be(kind, settings):
     assert scorer.auxiliary.item() == pytest.approx(auxiliary, rel=1e-4)
     gates = torch.tensor(want).sigmoid()
     assert scorer.terms['gate_mean'].item() == pytest.approx(gates.mean().item())
-    spread = [torch.tensor(row).std(correction=0).item() for row in gates.tolist()]
-    assert scorer.terms['gate_spread'].item() == pytest.approx(
-        sum(spread) / N, rel=1e-4
-    )
+    spread = gates.std(dim=1, correction=0).mean().item()
+    assert scorer.terms['gate_spread'].item() == pytest.approx(spread, rel=1e-4)
 
 
 def test_the_budget_is_of_every_sample_not_of_their_mean():
@@ -132,7 +125,7 @@ def test_the_budget_is_of_every_sample_not_of_their_mean():
     assert scorer.auxiliary.item() == pytest.approx(math.log(K) + 3 * 0.25, rel=1e-5)
 
 
-@pytest.mark.parametrize('share', [0.2, 0.5, 0.7])
+@pytest.mark.parametrize('share', [0.2, 0.7])
 def test_it_starts_with_gates_about_the_share(share):
     scorer = build(channels=256, share=share)
     scorer(numbers(64, 256), torch.zeros(64).long())
@@ -140,17 +133,15 @@ def test_it_starts_with_gates_about_the_share(share):
     assert 0 < scorer.terms['gate_spread'] < scorer.min_spread
 
 
-@pytest.mark.parametrize('scale', [1.0, 30.0, 1e3])
-def test_a_common_factor_of_the_feature_changes_nothing(scale):
+def test_a_common_factor_of_the_feature_changes_nothing():
     scorer, other = trained(), trained()
     want = scorer(numbers(N, C), LABELS)
-    assert_close(other(scale * numbers(N, C), LABELS), want, rtol=1e-3, atol=1e-3)
+    assert_close(other(1e3 * numbers(N, C), LABELS), want, rtol=1e-3, atol=1e-3)
     assert_close(other.auxiliary, scorer.auxiliary, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(
-    ('channels', 'reduction', 'hidden'),
-    [(64, 4, 16), (64, 2, 32), (8, 4, 4), (3, 1, 4)],
+    ('channels', 'reduction', 'hidden'), [(64, 2, 32), (8, 4, 4), (3, 1, 4)]
 )
 def test_what_a_checkpoint_holds(channels, reduction, hidden):
     scorer = build(channels=channels, reduction=reduction)
@@ -166,8 +157,6 @@ def test_what_a_checkpoint_holds(channels, reduction, hidden):
         'classifier.weight': (K, channels),
         'classifier.bias': (K,),
     }
-    count = sum(p.numel() for p in scorer.parameters())
-    assert count == 2 * hidden * channels + hidden + channels + K * (channels + 1)
 
 
 def test_positions_are_averaged():
@@ -181,24 +170,19 @@ def test_positions_are_averaged():
 
 def test_in_eval_mode_it_only_scores():
     scorer = trained()
+    with torch.no_grad():
+        scorer(numbers(N, C), LABELS)
+    assert scorer.auxiliary is None  # nor without gradients
+    assert scorer.norm.batches == 1
     scorer(numbers(N, C), LABELS)
     assert scorer.auxiliary is not None
     state = {name: value.clone() for name, value in scorer.state_dict().items()}
     scores = scorer.eval()(numbers(N, C, seed=1))
     assert scorer.auxiliary is None
     assert_close(dict(scorer.state_dict()), state, rtol=0, atol=0)
-    norm = (numbers(N, C, seed=1) - state['norm.mean']) / (
-        state['norm.var'] + 1e-5
-    ).sqrt()
+    deviation = (state['norm.var'] + 1e-5).sqrt()
+    norm = (numbers(N, C, seed=1) - state['norm.mean']) / deviation
     assert_close(scores, scorer.gate(norm).detach())
-
-
-def test_without_gradients_it_leaves_no_loss():
-    scorer = trained()
-    with torch.no_grad():
-        scorer(numbers(N, C), LABELS)
-    assert scorer.auxiliary is None
-    assert scorer.norm.batches == 1
 
 
 def in_a_loss(**settings):
@@ -214,26 +198,22 @@ def in_a_loss(**settings):
     return loss
 
 
-def test_the_auxiliary_loss_trains_the_scorer_alone():
-    loss = in_a_loss()
-    student, teacher = numbers(N, C).requires_grad_(), numbers(N, C, seed=1)
+def test_the_auxiliary_loss_trains_the_scorer_alone_and_the_other_the_student():
+    loss = in_a_loss(gamma='adaptive')
+    student = numbers(N, C).requires_grad_()
+    teacher = numbers(N, C, seed=1).abs().requires_grad_()
     weight = numbers(K, C, seed=2).requires_grad_()
-    loss(student, teacher.requires_grad_(), LABELS, weight)
+    value = loss(student, teacher, LABELS, weight)
     assert loss.auxiliary is loss.scorer.auxiliary
+    value.backward(retain_graph=True)
+    assert student.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in loss.parameters())
+    student.grad = None
     loss.auxiliary.backward()
     assert student.grad is None and teacher.grad is None and weight.grad is None
     for name, parameter in loss.named_parameters():
         assert name.startswith('scorer.')
         assert parameter.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize('gamma', [2.0, 'adaptive'])
-def test_the_distillation_trains_the_student_alone(gamma):
-    loss = in_a_loss(gamma=gamma)
-    student, teacher = numbers(N, C).requires_grad_(), numbers(N, C, seed=1).abs()
-    loss(student, teacher, LABELS).backward()
-    assert student.grad.abs().max() > 0
-    assert all(parameter.grad is None for parameter in loss.parameters())
 
 
 def test_the_clusters_are_its_highest_gates():
@@ -314,8 +294,7 @@ def task(rows, draw):
     return feature, ((feature[:, TELLING] - 1) @ VOTES.T).argmax(1)
 
 
-@pytest.fixture(scope='module')
-def learned():
+def test_it_finds_the_channels_that_tell_and_keeps_to_its_budget():
     torch.manual_seed(0)
     scorer = ScoringNetwork(16, 6, share=0.25, patience=100)
     optimizer = torch.optim.SGD(scorer.parameters(), lr=0.1, momentum=0.9)
@@ -325,43 +304,32 @@ def learned():
         scorer(*task(64, draw))
         scorer.auxiliary.backward()
         optimizer.step()
-    return scorer.eval()
-
-
-def test_it_finds_the_channels_that_tell(learned):
+    scorer.eval()
     feature, _ = task(1000, torch.Generator().manual_seed(1))
-    shares = strongest(learned(feature), 4)[:, TELLING].float().mean(0)
+    shares = strongest(scorer(feature), 4)[:, TELLING].float().mean(0)
     assert shares.mean() > 0.95  # 0.25 by chance
     assert shares.min() > 0.85
     assert strongest(feature, 4)[:, TELLING].float().mean() < 0.2  # by magnitude
-
-
-def test_it_keeps_to_its_budget_and_to_itself(learned):
-    learned(task(1000, torch.Generator().manual_seed(2))[0])
-    terms = {name: value.item() for name, value in learned.terms.items()}
+    terms = {name: value.item() for name, value in scorer.terms.items()}
     assert terms['gate_mean'] == pytest.approx(0.25, abs=0.15)
-    assert terms['gate_spread'] > 2 * learned.min_spread
-    assert learned.warning(terms) is None
+    assert terms['gate_spread'] > 2 * scorer.min_spread
+    assert scorer.warning(terms) is None
 
 
-@pytest.mark.parametrize('batches', [199, 200, 201])
-def test_it_speaks_up_if_it_has_collapsed(batches):
-    scorer = build()
+def test_it_speaks_up_if_it_has_collapsed():
+    scorer = build(min_spread=0.1)
     with torch.no_grad():
         scorer.gate[2].weight.zero_()  # all gates alike
-    scorer.norm.batches.fill_(batches - 1)
-    scorer(numbers(N, C), LABELS)
-    terms = {name: value.item() for name, value in scorer.terms.items()}
-    assert terms['gate_spread'] == pytest.approx(0, abs=1e-6)
-    warning = scorer.warning(terms)
-    assert (warning is not None) == (batches >= 200)
-    if warning:
-        assert 'collapsed' in warning and 'scorer.penalty' in warning
-
-
-def test_the_border_of_a_collapse():
-    scorer = build(patience=3, min_spread=0.1)
-    scorer.norm.batches.fill_(3)
+    scorer.norm.batches.fill_(198)
+    texts = []
+    for _ in range(2):  # the 199th batch and the 200th
+        scorer(numbers(N, C), LABELS)
+        terms = {name: value.item() for name, value in scorer.terms.items()}
+        assert terms['gate_spread'] == pytest.approx(0, abs=1e-6)
+        texts.append(scorer.warning(terms))
+    assert texts[0] is None
+    assert 'collapsed' in texts[1] and 'scorer.penalty' in texts[1]
+    # The border.
     assert scorer.warning({'gate_spread': 0.1}) is None
     assert 'differ by 0.0999 only' in scorer.warning({'gate_spread': 0.0999})
     assert scorer.warning({'r': 1.0}) is None
@@ -373,38 +341,28 @@ def test_the_border_of_a_collapse():
 # Mistakes
 
 
-@pytest.mark.parametrize('share', [0, 1, -0.5, 1.5, math.nan])
-def test_a_wrong_share_is_named(share):
-    with pytest.raises(ValueError, match=rf'share must be in \(0, 1\), got {share}'):
-        build(share=share)
-
-
 @pytest.mark.parametrize(
-    'settings',
+    ('name', 'value'),
     [
-        dict(channels=0),
-        dict(num_classes=0),
-        dict(reduction=0),
-        dict(penalty=-1.0),
-        dict(loss_weight=-1.0),
+        ('share', 0),
+        ('share', 1),
+        ('share', math.nan),
+        ('channels', 0),
+        ('num_classes', 0),
+        ('reduction', 0),
+        ('penalty', -1.0),
+        ('loss_weight', -1.0),
     ],
-    ids=lambda settings: next(iter(settings)),
 )
-def test_wrong_numbers_are_named(settings):
-    name, value = next(iter(settings.items()))
+def test_wrong_numbers_are_named(name, value):
     with pytest.raises(ValueError, match=rf'{name}.*got .*{value}'):
-        build(**settings)
+        build(**{name: value})
 
 
-@pytest.mark.parametrize('shape', [(N, 5), (N, 5, 8)], ids=str)
-def test_another_width_is_named(shape):
+def test_wrong_features_and_labels_are_named():
     message = r'has 5 channels.*scorer\.channels=8: write scorer\.channels=5'
     with pytest.raises(ValueError, match=message):
-        build()(torch.zeros(shape), LABELS)
-
-
-def test_rows_of_several_labels_need_multi_label():
-    network = ScoringNetwork(channels=8, num_classes=3)
+        build()(torch.zeros(N, 5), LABELS)
     rows = torch.tensor([[1.0, 1, 0], [0, 0, 1]])
     with pytest.raises(ValueError, match='multi_label=True'):
-        network(torch.rand(2, 8), rows)
+        build()(torch.rand(2, C), rows)
