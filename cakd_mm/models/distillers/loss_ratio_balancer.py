@@ -16,6 +16,7 @@ KEY = 'model.distiller.balancer'
 EPS = 1e-12
 # Factor of a float16 loss, because small gradients would vanish in float16.
 HALF_SCALE = 2.0**12
+ROUNDING = 1e-6
 
 
 @MODELS.register_module()
@@ -120,7 +121,9 @@ class LossRatioBalancer(nn.Module):
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return a warning if a weight is at its limit, where the ratio is not kept."""
         weight = terms.get('lambda', 1.0)
-        if self.limits[0] < weight < self.limits[1]:
+        low, high = self.limits
+        # The weight is float32, where a limit of 1e-3 is not exactly 1e-3.
+        if low * (1 + ROUNDING) < weight < high * (1 - ROUNDING):
             return None
         return (
             f'lambda has reached its limit, {weight:.3g}, so the ratio '

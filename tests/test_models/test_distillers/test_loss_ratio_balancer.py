@@ -272,3 +272,12 @@ def test_a_weight_at_its_limit_is_reported():
     balancer = make(limits=(0.1, 10.0))
     assert 'limits=(0.1, 10.0)' in balancer.warning({'lambda': 10.0})
     assert balancer.warning({'lambda': 5.0}) is None
+
+
+@pytest.mark.parametrize('value', [1e9, 1e-9])
+def test_the_balancers_own_weight_at_a_default_limit_is_reported(value):
+    """Its float32 is a little off the limit that was written."""
+    balancer = make()
+    balancer({'loss_a': torch.tensor(value), 'loss_logit': torch.tensor(1.0)})
+    weight = balancer.terms['loss_a']['lambda'].item()
+    assert 'has reached its limit' in balancer.warning({'lambda': weight})
