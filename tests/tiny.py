@@ -6,9 +6,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
-from mmrazor.registry import MODELS as RAZOR_MODELS
 
 from cakd_mm.utils.tools import tool
+
+# isort: split
+from mmrazor.registry import MODELS as RAZOR_MODELS  # needs cakd_mm first
 
 CONFIGS = tool('train.py').parents[1] / 'configs'
 

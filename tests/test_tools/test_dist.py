@@ -126,7 +126,7 @@ def one_rank(rank, folder, port, words):
 
 
 def train_on_two(folder, name, *words):
-    """Train the demo on two ranks, as forks, because importing takes longer.
+    """Train the demo on two ranks, which begin anew: a fork could not compile.
 
     Returns:
         tuple: The work dir, and what each rank wrote down.
@@ -140,7 +140,7 @@ def train_on_two(folder, name, *words):
     options = ('--cfg-options', *SMALL, f'model.teacher_ckpt={teacher}')
     words = (*words[:split], *options, *words[split + 1 :])
     port = environment()['PORT']
-    context = multiprocessing.get_context('fork')
+    context = multiprocessing.get_context('spawn')
     arguments = (config, '--work-dir', name, *words)
     ranks = [
         context.Process(target=one_rank, args=(rank, folder, port, arguments))
@@ -149,7 +149,7 @@ def train_on_two(folder, name, *words):
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(300)
+        rank.join(200)
         rank.kill()
     logs = [(folder / f'log{rank}').read_text()[-3000:] for rank in range(2)]
     assert [rank.exitcode for rank in ranks] == [0, 0], logs
