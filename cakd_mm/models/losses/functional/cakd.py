@@ -146,7 +146,7 @@ def weighted_kl(
     loss, grad, *terms = (function or two_clusters)(
         preds_S.detach(), preds_T, strong_mask, tau, *weights
     )
-    return WeightedKL(_KnownGradient.apply(preds_S, (loss, grad)), *terms)
+    return WeightedKL(_KnownGradient.apply(preds_S, loss, grad), *terms)
 
 
 def single_label_kl(
@@ -202,7 +202,7 @@ def single_label_kl_and_terms(
     except RuntimeError:  # because PyTorch's own message names no config key
         check_classes(labels, preds_S)
         raise
-    loss = _KnownGradient.apply(preds_S, (loss, grad))
+    loss = _KnownGradient.apply(preds_S, loss, grad)
     return WeightedKL(loss, bcd, None, wcd, weak_mass)
 
 
@@ -415,23 +415,19 @@ def _finite(log_odds: Tensor) -> Tensor:
 
 
 class _KnownGradient(torch.autograd.Function):
-    """A loss whose gradient by ``preds_S`` is known already.
-
-    Both come in a tuple, because autograd looks after each tensor that it is given.
-    """
+    """A loss whose gradient by ``preds_S`` is known already."""
 
     @staticmethod
-    def forward(ctx: Any, preds_S: Tensor, known: tuple[Tensor, Tensor]) -> Tensor:
-        loss, grad = known
+    def forward(ctx: Any, preds_S: Tensor, loss: Tensor, grad: Tensor) -> Tensor:
         ctx.save_for_backward(grad)
-        return loss
+        return loss.clone()  # because a function may not return what it was given
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
         # Only who asks for a graph of the backward pass can differentiate twice.
         times = _times_once if torch.is_grad_enabled() else torch.mul
-        return times(grad, grad_loss), None
+        return times(grad, grad_loss), None, None
 
 
 @once_differentiable
@@ -447,10 +443,10 @@ class _DecoupledKL(torch.autograd.Function):
         ctx: Any, preds_S: Tensor, preds_T: Tensor, strong_mask: Tensor, tau: float
     ) -> tuple[Tensor, ...]:
         student, teacher, strong = divide(preds_S, preds_T, strong_mask, tau)
-        *terms, weak_mass, shift = compare(student, teacher, strong)
+        bcd, scd, wcd, weak_mass, shift = compare(student, teacher, strong)
         ctx.save_for_backward(student.q, teacher.q, strong_mask, shift)
         ctx.tau = tau
-        terms.append(1 - weak_mass)
+        terms = (bcd, scd, wcd, 1 - weak_mass)
         bcd, scd, wcd, mass = (term.squeeze(-1) for term in terms)
         ctx.mark_non_differentiable(mass)
         return bcd, scd, wcd, mass
