@@ -63,7 +63,7 @@ def weighted(function: Callable | None = None) -> Callable[..., Tensor]:
 
     def loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         weights = (TAU**2 * weight for weight in FEATURE_WEIGHTS)
-        return weighted_kl(student, teacher, mask, TAU, *weights, function).loss
+        return weighted_kl(student, teacher, mask, TAU, *weights, function)[0]
 
     return loss
 

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
 from mmpretrain.registry import DATASETS
 from tiny import CONFIGS, build, digits_config, distill_config
@@ -740,3 +741,13 @@ def test_the_dumped_config_holds_the_widths_of_the_nets(tmp_path):
         fit = found.model.distiller.connectors.fit
         assert {key: fit[key] for key in widths} == widths
     assert 'in_channels' not in cfg.model.distiller.connectors.fit
+
+
+def test_a_config_without_widths_is_dumped_once(tmp_path, monkeypatch):
+    """Each layout of a config's text takes a third of a second."""
+    dumped = []
+    monkeypatch.setattr(Runner, 'dump_config', lambda runner: dumped.append(runner))
+    cfg = distill_config(tmp_path, images=32)
+    cfg.work_dir = str(tmp_path / 'run')
+    launch.build_runner(cfg)
+    assert len(dumped) == 1

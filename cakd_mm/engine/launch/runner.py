@@ -42,7 +42,10 @@ def build_runner(cfg: Config) -> Runner:
 def _write_widths(runner: Runner) -> None:
     """Put the widths that were read off the nets into the config of the work dir."""
     filled = getattr(unwrap(runner.model), 'distiller_config', None)
-    if isinstance(filled, dict) and runner.cfg.get('model'):
+    if not isinstance(filled, dict) or not runner.cfg.get('model'):
+        return
+    # The layout of a config's text takes a third of a second.
+    if runner.cfg.model.distiller != filled:
         runner.cfg.model.distiller = ConfigDict(filled)
         runner.dump_config()
 

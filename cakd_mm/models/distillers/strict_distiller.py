@@ -107,6 +107,7 @@ class StrictDistiller(ConfigurableDistiller):
             self.balancer.check_names(losses)
         self.warmup = 1.0
         self.probing = False
+        self._answering: dict[nn.Module, DistillLoss] = {}
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute, balance and warm up all losses; add the losses of trained scorers.
@@ -135,8 +136,14 @@ class StrictDistiller(ConfigurableDistiller):
         return losses
 
     def losses(self) -> dict[str, DistillLoss]:
-        """Return the losses by name, each with the protocol of :class:`DistillLoss`."""
-        return {k: as_distill_loss(loss) for k, loss in self.distill_losses.items()}
+        """Return the losses by name, each with the protocol of :class:`DistillLoss`.
+
+        What stands for a loss of others is made once, because every step asks.
+        """
+        for loss in self.distill_losses.values():
+            if loss not in self._answering:
+                self._answering[loss] = as_distill_loss(loss)
+        return {k: self._answering[loss] for k, loss in self.distill_losses.items()}
 
     def _inputs_of(self, loss: DistillLoss, mapping: dict) -> dict:
         """Return the arguments of a loss's ``forward``."""

@@ -16,7 +16,7 @@ from ..scorers.base_scorer import BaseScorer, required
 from ..statistics import RunningMean
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
-from .functional import WeightedKL, weighted_kl
+from .functional import Divergences, weighted_kl
 from .functional.cakd import two_clusters
 
 ADAPTIVE = 'adaptive'
@@ -129,7 +129,7 @@ class CAKDFeatureLoss(FeatureLoss):
         # The teacher's activation per sample in S and in W.
         self.activation = RunningMean((2,), self.momentum)
         self._checked_sign = False
-        self._divergences: WeightedKL | None = None
+        self._divergences: Divergences | None = None
 
     @classmethod
     def describe_clusters(cls, cfg: Mapping) -> str:
@@ -201,10 +201,10 @@ class CAKDFeatureLoss(FeatureLoss):
         self.log_terms(**terms)
         scale = self.loss_weight * self.tau**2
         alpha, beta, gamma = scale * self.alpha, scale * self.beta, scale * gamma
-        self._divergences = weighted_kl(
+        loss, self._divergences = weighted_kl(
             rows_S, rows_T, row_mask, self.tau, alpha, beta, gamma, self._function
         )
-        return self._divergences.loss
+        return loss
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -6,10 +6,10 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ...utils.compiling import compiled
-from ..checks import check_number, checked_scores, class_indices
+from ..checks import check_float_tensor, check_number, class_indices
 from ..term_axis import CLUSTER_TERMS
 from .base import DistillLoss
-from .functional import WeightedKL, single_label_kl_and_terms, weighted_kl
+from .functional import Divergences, single_label_kl_and_terms, weighted_kl
 from .functional.cakd import label_and_others, two_clusters
 
 
@@ -80,7 +80,7 @@ class CAKDLogitLoss(DistillLoss):
         self._function = two_clusters if multi_label else label_and_others
         if compile:
             self._function = compiled(self._function, 'compile', fullgraph=True)
-        self._divergences: WeightedKL | None = None
+        self._divergences: Divergences | None = None
 
     @classmethod
     def describe_clusters(cls, cfg: Mapping) -> str:
@@ -102,20 +102,20 @@ class CAKDLogitLoss(DistillLoss):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
-        preds_S, preds_T = checked_scores(preds_S, preds_T)
+        check_float_tensor('preds_S', preds_S)
         scale = self.loss_weight * self.tau**2
         alpha, gamma = scale * self.alpha, scale * self.gamma
         if self.multi_label:
             mask, beta = self._mask(gt_labels, preds_S), scale * self.beta
-            self._divergences = weighted_kl(
+            loss, self._divergences = weighted_kl(
                 preds_S, preds_T, mask, self.tau, alpha, beta, gamma, self._function
             )
         else:
             labels = self._labels(gt_labels, preds_S)
-            self._divergences = single_label_kl_and_terms(
+            loss, self._divergences = single_label_kl_and_terms(
                 preds_S, preds_T, labels, self.tau, alpha, gamma, self._function
             )
-        return self._divergences.loss
+        return loss
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -3,10 +3,10 @@
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..checks import check_number, checked_scores, class_indices
+from ..checks import check_float_tensor, check_number, class_indices
 from ..term_axis import TermAxis
 from .base import DistillLoss
-from .functional import WeightedKL, single_label_kl_and_terms
+from .functional import Divergences, single_label_kl_and_terms
 
 
 @MODELS.register_module()
@@ -61,7 +61,7 @@ class DecoupledKDLoss(DistillLoss):
         self.tau = tau
         self.alpha = alpha
         self.beta = beta
-        self._divergences: WeightedKL | None = None
+        self._divergences: Divergences | None = None
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Return the loss, a float32 (or float64) scalar.
@@ -77,13 +77,13 @@ class DecoupledKDLoss(DistillLoss):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
-        preds_S, preds_T = checked_scores(preds_S, preds_T)
+        check_float_tensor('preds_S', preds_S)
         labels = class_indices(gt_labels, preds_S)
         scale = self.loss_weight * self.tau**2
-        self._divergences = single_label_kl_and_terms(
+        loss, self._divergences = single_label_kl_and_terms(
             preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta
         )
-        return self._divergences.loss
+        return loss
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..checks import check_classes, check_number, checked_scores, class_indices
+from ..checks import check_classes, check_float_tensor, check_number, class_indices
 from ..term_axis import TermAxis
 from .base import DistillLoss
 from .functional import batch_mean, normalized_kd
@@ -65,7 +65,7 @@ class NKDLoss(DistillLoss):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
-        preds_S, preds_T = checked_scores(preds_S, preds_T)
+        check_float_tensor('preds_S', preds_S)
         labels = class_indices(gt_labels, preds_S)
         check_classes(labels, preds_S)
         target, others = normalized_kd(preds_S, preds_T, labels, self.tau)

@@ -487,6 +487,17 @@ def test_it_can_be_copied_and_saved(case):
         assert_close(value(other, *pair), want)
 
 
+@EVERY_CASE
+def test_a_step_leaves_no_graph_behind(case):
+    """A graph would keep the student's activations, and nothing with one is copied."""
+    student, teacher = scores()
+    loss = case().double()
+    result = value(loss, student.requires_grad_(), teacher)
+    assert result.requires_grad
+    copy.deepcopy(loss)
+    pickle.dumps(loss)
+
+
 # The interface
 
 

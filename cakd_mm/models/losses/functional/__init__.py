@@ -2,7 +2,7 @@
 
 from .cakd import (
     DecoupledKL,
-    WeightedKL,
+    Divergences,
     batch_mean,
     decoupled_kl,
     decoupled_kl_and_mass,
@@ -15,7 +15,7 @@ from .nkd import normalized_kd
 
 __all__ = [
     'DecoupledKL',
-    'WeightedKL',
+    'Divergences',
     'batch_mean',
     'decoupled_kl',
     'decoupled_kl_and_mass',

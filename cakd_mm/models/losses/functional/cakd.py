@@ -17,11 +17,12 @@ the gradient of :math:`\alpha BCD + \beta SCD + \gamma WCD` by the student's sco
     \frac{1}{\tau} \left(\gamma (q_i^S - q_i^T) - \alpha (P_S^S - P_S^T) \, q_i^S
     \right), \; i \in W
 
-Both are computed from each cluster's highest score downwards and from the logarithm
-of :math:`P_S / P_W`. Therefore no finite score makes a value or a gradient inf or nan,
-however far apart the scores are. Half precision is computed and returned in float32.
-Exponentials are taken to base 2, because PyTorch computes these three times as fast
-on a CPU.
+The code writes both slopes with the student's excess of the weak cluster, which is
+:math:`P_W^S - P_W^T = -(P_S^S - P_S^T)`. Values and gradients are computed from each
+cluster's highest score downwards and from the logarithm of :math:`P_W / P_S`.
+Therefore no finite score makes a value or a gradient inf or nan, however far apart the
+scores are. Half precision is computed and returned in float32. Exponentials are taken
+to base 2, because PyTorch computes these three times as fast on a CPU.
 """
 
 import math
@@ -48,15 +49,13 @@ class DecoupledKL(NamedTuple):
     wcd: Tensor
 
 
-class WeightedKL(NamedTuple):
-    """A weighted sum of divergences, and what it was made of, each of shape (N, 1).
+class Divergences(NamedTuple):
+    """What a weighted sum of divergences was made of, each of shape (N, 1).
 
-    ``loss``, a scalar, is the only one with a gradient. ``scd`` is None where it is 0
-    throughout. ``weak_mass`` is the teacher's probability of the weak cluster at
-    ``tau``.
+    None of them has a gradient. ``scd`` is None where it is 0 throughout.
+    ``weak_mass`` is the teacher's probability of the weak cluster at ``tau``.
     """
 
-    loss: Tensor
     bcd: Tensor
     scd: Tensor | None
     wcd: Tensor
@@ -122,11 +121,12 @@ def weighted_kl(
     beta: float = 1.0,
     gamma: float | Tensor = 1.0,
     function: Callable | None = None,
-) -> WeightedKL:
-    """Return the mean of ``alpha * bcd + beta * scd + gamma * wcd`` over the rows.
+) -> tuple[Tensor, Divergences]:
+    """Return the mean of ``alpha * bcd + beta * scd + gamma * wcd``, and its parts.
 
-    It is faster than :func:`decoupled_kl` with weights, because it computes the
-    gradient along with the value. Other arguments and errors are as there.
+    The mean is a scalar over the rows. It takes less time than :func:`decoupled_kl`
+    with weights, because the gradient is computed along with the value. Other
+    arguments and errors are as there.
 
     Args:
         preds_S (Tensor): As in :func:`decoupled_kl`.
@@ -146,7 +146,7 @@ def weighted_kl(
     loss, grad, *terms = (function or two_clusters)(
         preds_S.detach(), preds_T, strong_mask, tau, *weights
     )
-    return WeightedKL(_KnownGradient.apply(preds_S, loss, grad), *terms)
+    return _KnownGradient.apply(preds_S, loss, grad), Divergences(*terms)
 
 
 def single_label_kl(
@@ -161,7 +161,7 @@ def single_label_kl(
 
     The arguments and errors are those of :func:`single_label_kl_and_terms`.
     """
-    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma).loss
+    return single_label_kl_and_terms(preds_S, preds_T, labels, tau, alpha, gamma)[0]
 
 
 def single_label_kl_and_terms(
@@ -172,8 +172,8 @@ def single_label_kl_and_terms(
     alpha: float = 1.0,
     gamma: float = 1.0,
     function: Callable | None = None,
-) -> WeightedKL:
-    """Return the mean of ``alpha * bcd + gamma * wcd`` for clusters S = {label}.
+) -> tuple[Tensor, Divergences]:
+    """Return the mean for clusters S = {label}, and what it was made of.
 
     This is what :func:`weighted_kl` gives for the mask of ``labels``; ``scd`` is 0
     then. It is several times as fast, because only the weak cluster has a softmax.
@@ -202,8 +202,8 @@ def single_label_kl_and_terms(
     except RuntimeError:  # because PyTorch's own message names no config key
         check_classes(labels, preds_S)
         raise
-    loss = _KnownGradient.apply(preds_S, loss, grad)
-    return WeightedKL(loss, bcd, None, wcd, weak_mass)
+    divergences = Divergences(bcd, None, wcd, weak_mass)
+    return _KnownGradient.apply(preds_S, loss, grad), divergences
 
 
 def batch_mean(rows: Tensor) -> Tensor:
