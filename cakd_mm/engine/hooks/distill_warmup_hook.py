@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
+from ...models.checks import is_count
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -29,7 +30,7 @@ class DistillWarmupHook(Hook):
     """
 
     def __init__(self, epochs: int) -> None:
-        if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        if not is_count(epochs):
             key, remedy = f'{KEY}.epochs', 'Write 1 or more, or remove the hook.'
             raise ValueError(describe(key, epochs, 'It counts epochs.', remedy))
         self.epochs = epochs

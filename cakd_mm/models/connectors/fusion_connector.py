@@ -9,6 +9,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
+from ..checks import is_count
 from .teacher_width import TeacherWidth
 
 Size = int | tuple[int, int] | None
@@ -193,10 +194,7 @@ def _nearest(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _check_channels(key: str, values: Sequence[int]) -> None:
-    numbers = isinstance(values, (list, tuple)) and all(
-        isinstance(value, int) and not isinstance(value, bool) and value > 0
-        for value in values
-    )
+    numbers = isinstance(values, (list, tuple)) and all(map(is_count, values))
     if not numbers or not values:
         problem = 'Channels are positive integers, one for each level.'
         remedy = f'Write {key}=[64, 128, 256, 256], say, shallow to deep.'
