@@ -155,15 +155,17 @@ def test_without_a_c_compiler(tmp_path, monkeypatch, warnings):
     from torch._inductor import config
 
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path / 'cache'))
-    monkeypatch.setattr(config.cpp, 'cxx', (str(tmp_path / 'none'),))
     loss = MODELS.build(dict(type='CAKDLogitLoss', compile=True))
     twin = MODELS.build(dict(type='CAKDLogitLoss'))
     student, teacher = torch.randn(2, 6, 5)
     labels = torch.arange(6) % 5
-    for _ in range(2):
-        value = loss(student.clone().requires_grad_(), teacher, labels)
-        value.backward()
-        assert torch.equal(value, twin(student, teacher, labels))
+    # monkeypatch would leave the setting without a value for the tests after this one.
+    with config.patch({'cpp.cxx': (str(tmp_path / 'none'),)}):
+        for _ in range(2):
+            value = loss(student.clone().requires_grad_(), teacher, labels)
+            value.backward()
+            assert torch.equal(value, twin(student, teacher, labels))
+    assert config.cpp.cxx
     (text,) = warnings
     assert text.startswith('`compile` = True: Compiling failed')
 
