@@ -1,7 +1,13 @@
 """Fixtures that the tests of ``tests/`` and of ``research/tests/`` share."""
 
+import mmengine.config.config
 import pytest
 import torch
+
+# yapf writes its grammar into a cache at its first import, where a process that imports
+# it at the same moment would read an empty file. pytest imports this module before it
+# starts its workers.
+import yapf.yapflib.yapf_api
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
@@ -24,7 +30,8 @@ def _fresh_globals():
 def _plain_layout():
     """Write configs as they are: laying out their text takes longer than a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-            name = f'{place}.FormatCode'
-            patch.setattr(name, lambda text, **_: (text, True), raising=False)
+        for place in (yapf.yapflib.yapf_api, mmengine.config.config):
+            patch.setattr(
+                place, 'FormatCode', lambda text, **_: (text, True), raising=False
+            )
         yield
