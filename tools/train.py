@@ -41,10 +41,13 @@ def main() -> None:
         launch.enable_auto_scale_lr(cfg)
     launch.check_checkpoints(cfg)
     launch.check_data(cfg, ('train', 'val'))
-    launch.adapt_to_device(cfg)
-    runner = launch.build_runner(cfg)
-    launch.mention_batch(runner)
-    runner.train()
+    with launch.own_work_dir(cfg):
+        launch.adapt_to_device(cfg)
+        runner = launch.build_runner(cfg)
+        launch.check_room(runner)
+        launch.check_steps(runner)
+        launch.mention_batch(runner)
+        runner.train()
 
 
 if __name__ == '__main__':

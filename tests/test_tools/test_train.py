@@ -230,3 +230,26 @@ def test_mmpretrains_own_tool_runs_our_configs(tmp_path):
         entries = scalars(Path(path))
         assert 0 < entries[0][loss] < math.inf
         assert 0 <= entries[-1][METRIC] <= 100
+
+
+def test_a_run_says_once_which_keys_nobody_reads(train, tmp_path):
+    leaf = tmp_path / 'leaf.py'
+    leaf.write_text(
+        f'_base_ = {str(CONFIGS / ALONE)!r}\n'
+        'default_hookss = dict(logger=dict(interval=1))\n'
+        'default_hooks = dict(finite=None, labels=None, timer=None)\n'
+    )
+    work_dir = train(leaf)
+    [log] = work_dir.glob('*/*.log')
+    text = log.read_text()
+    assert text.count('Nobody reads this key. Write default_hooks if') == 1
+    assert 'FiniteLossHook' not in text
+    assert 'LabelRangeHook' not in text
+    assert 'IterTimerHook' not in text
+    assert 'DistillTermsHook' in text
+
+
+def test_a_training_without_a_step_is_refused(train):
+    options = ['train_dataloader.dataset.indices=31', 'train_dataloader.drop_last=True']
+    with pytest.raises(ValueError, match=r'`train_dataloader` = .0 batches. *'):
+        train(ALONE, options=options)

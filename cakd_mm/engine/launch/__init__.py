@@ -1,9 +1,16 @@
 """What every command-line tool does between its arguments and the Runner."""
 
-from .checks import check_checkpoints, check_data, datasets, mention_batch
+from .checks import (
+    check_checkpoints,
+    check_data,
+    check_steps,
+    datasets,
+    mention_batch,
+)
 from .config import add_common_arguments, enable_auto_scale_lr, read_config, use_amp
 from .device import adapt_to_device, choose_threads
 from .runner import build_runner, build_test_runner
+from .work_dir import check_room, own_work_dir
 
 __all__ = [
     'adapt_to_device',
@@ -12,10 +19,13 @@ __all__ = [
     'build_test_runner',
     'check_checkpoints',
     'check_data',
+    'check_room',
+    'check_steps',
     'choose_threads',
     'datasets',
     'enable_auto_scale_lr',
     'mention_batch',
+    'own_work_dir',
     'read_config',
     'use_amp',
 ]

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import (
     DATASETS,
@@ -25,6 +25,7 @@ from mmengine.registry import (
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_integrity
+from torch.utils.data import DataLoader, IterableDataset
 
 from ...utils.arguments import check_part
 from ...utils.checkpoint import is_remote, read_checkpoint
@@ -180,6 +181,44 @@ def check_own_arguments(cfg: Config) -> None:
 
 def _items(node: Any) -> list[tuple[str, dict]]:
     return list(node.items()) if isinstance(node, dict) else []
+
+
+def check_steps(runner: Runner) -> None:
+    """Refuse a training without a step, a validation of nothing, and uneven ranks.
+
+    Ranks with unequal numbers of batches would wait for one another for ever. The
+    loaders are built for that.
+
+    Raises:
+        ValueError: naming the loader, and how many images and batches it has.
+    """
+    for part, loop in (('train', runner.train_loop), ('val', runner.val_loop)):
+        # A set without a length gives as many batches as it likes.
+        if loop is None or isinstance(loop.dataloader.dataset, IterableDataset):
+            continue
+        key, counts = f'{part}_dataloader', all_gather_object(len(loop.dataloader))
+        if 0 in counts:
+            problem = f'It gives no batch of the {_contents(loop.dataloader)}.'
+            remedy = 'Give it more images, or lower its batch_size.'
+            raise ValueError(describe(key, _batches(counts), problem, remedy))
+        if part == 'train' and len(set(counts)) > 1:
+            problem = 'The ranks have unequal numbers, so some would wait for ever.'
+            remedy = "Write sampler=dict(type='DefaultSampler'), and give every rank "
+            remedy += 'the same data.'
+            raise ValueError(describe(key, _batches(counts), problem, remedy))
+
+
+def _batches(counts: list[int]) -> str:
+    return f'{" and ".join(map(str, counts))} batches'
+
+
+def _contents(loader: DataLoader) -> str:
+    """Return how many images a loader has, and how it makes batches of them."""
+    sampler: Any = loader.batch_sampler
+    text = f'{len(sampler.sampler)} images'
+    if getattr(sampler, 'drop_last', False):
+        text += f' (batch_size={sampler.batch_size}, drop_last=True)'
+    return text
 
 
 def mention_batch(runner: Runner) -> None:

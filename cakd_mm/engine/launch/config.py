@@ -2,19 +2,16 @@
 
 import argparse
 import os
-from inspect import signature
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.runner import Runner
 
 from ...utils.errors import describe, nearest
 from ...utils.extract import EXTRACTED
 from ...utils.net_config import read_named
+from .keys import READ
 
-# What the Runner looks up in the config beside its own arguments.
-READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -61,7 +58,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def _check_options(cfg: Config, options: dict) -> None:
     """A misspelt first part of an option would make a key that nobody reads."""
-    known = {*cfg.keys(), *signature(Runner.__init__).parameters, *READ_FROM_CONFIG}
+    known = READ | cfg.keys()
     for key, value in options.items():
         if key.split('.')[0] not in known:
             raise KeyError(

@@ -15,6 +15,7 @@ from ...version import __version__
 from ..hooks.logged import logger_hook
 from .checks import check_own_arguments
 from .device import choose_threads
+from .keys import unread_keys, without_switched_off
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -22,7 +23,11 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         TypeError: a hook, loop, dataset or preprocessor of ours has no such argument.
+        ValueError: an argument of the model stands beside it.
     """
+    unread = unread_keys(cfg)
+    if cfg.get('default_hooks'):
+        cfg.default_hooks = without_switched_off(cfg.default_hooks)
     check_own_arguments(cfg)
     threads = choose_threads()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -36,6 +41,8 @@ def build_runner(cfg: Config) -> Runner:
         )
     if threads is not None:
         runner.logger.info(threads)
+    for sentence in unread:
+        runner.logger.warning(sentence)
     return runner
 
 

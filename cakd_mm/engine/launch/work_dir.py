@@ -1,0 +1,88 @@
+"""Keeps a work dir for one process, and sees to it that a run can write there."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import disk_usage
+
+from filelock import FileLock, Timeout
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ...utils.errors import describe
+
+KEY = 'work_dir'
+# The variables in which launchers tell a process its rank.
+RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+ROOM = 2  # checkpoints: a new one is written beside the one before
+# Workers that load data outlive a killed training by some seconds, with its lock.
+PATIENCE = 15.0  # seconds
+
+
+@contextmanager
+def own_work_dir(cfg: Config) -> Iterator[None]:
+    """Make the work dir and keep other trainings out of it.
+
+    Of several ranks the first one does so, because they share it.
+
+    The lock ends with the process, however that ends.
+
+    Raises:
+        RuntimeError: another process trains there; the message names it.
+        OSError: nothing can be written there.
+    """
+    ranks = [os.environ.get(name, '0') for name in RANKS]
+    if cfg.launcher != 'none' and any(rank != '0' for rank in ranks):
+        yield
+        return
+    folder = cfg.work_dir
+    lock = FileLock(Path(folder, '.training.lock'))
+    owner = Path(folder, '.training.json')
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=PATIENCE)
+        owner.write_text(json.dumps(dict(pid=os.getpid(), host=socket.gethostname())))
+    except Timeout:
+        problem = f'{_owner(owner)} is training there.'
+        remedy = 'Wait for its end, or give another --work-dir.'
+        raise RuntimeError(describe(KEY, folder, problem, remedy)) from None
+    except NotImplementedError:  # a file system without locks
+        pass
+    except OSError as error:
+        problem = f'Nothing can be written there ({error.strerror or error}).'
+        remedy = 'Give another --work-dir.'
+        raise OSError(describe(KEY, folder, problem, remedy)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _owner(file: Path) -> str:
+    """Return which process has the lock, as far as it has said so."""
+    try:
+        owner = json.loads(file.read_text())
+        return f'Process {owner["pid"]} on {owner["host"]}'
+    except (OSError, ValueError, KeyError, TypeError):
+        return 'Another process'
+
+
+def check_room(runner: Runner) -> None:
+    """Refuse a disk on which there is no room for the first checkpoints.
+
+    Raises:
+        OSError: naming the work dir, what is free and what is needed.
+    """
+    weights = runner.model.state_dict().values()
+    needed = ROOM * sum(value.numel() * value.element_size() for value in weights)
+    free = disk_usage(runner.work_dir).free
+    if free < needed:
+        problem = (
+            f'{free >> 20} MiB are free, but two checkpoints take at least '
+            f'{needed >> 20} MiB.'
+        )
+        remedy = 'Make room, or give another --work-dir.'
+        raise OSError(describe(KEY, runner.work_dir, problem, remedy))

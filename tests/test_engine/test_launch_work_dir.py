@@ -1,0 +1,123 @@
+"""One process to a work dir, and room for what it writes."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from mmengine.config import Config
+from torch import nn
+
+from cakd_mm.engine.launch import check_room, own_work_dir, work_dir
+
+# Locks a work dir until its standard input ends.
+HOLDER = """
+import sys
+from mmengine.config import Config
+from cakd_mm.engine.launch import own_work_dir
+with own_work_dir(Config(dict(work_dir=sys.argv[1], launcher='none'))):
+    print('locked', flush=True)
+    sys.stdin.read()
+"""
+
+
+def config(folder: Path, launcher: str = 'none') -> Config:
+    return Config(dict(work_dir=str(folder), launcher=launcher))
+
+
+@pytest.fixture
+def holder(tmp_path):
+    command = [sys.executable, '-W', 'ignore', '-c', HOLDER, str(tmp_path)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+        while 'locked' not in (line := process.stdout.readline()):
+            assert line, 'the holder of the lock died'
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_told_which_is_the_first(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_dir, 'PATIENCE', 0.1)
+    host = os.uname().nodename
+    text = rf'`work_dir` = .*Process {holder.pid} on {host} is training there'
+    with pytest.raises(RuntimeError, match=text), own_work_dir(config(tmp_path)):
+        pass
+    holder.kill()
+    holder.wait()
+    with own_work_dir(config(tmp_path)):
+        assert json.loads((tmp_path / '.training.json').read_text())['pid'] == (
+            os.getpid()
+        )
+
+
+def test_other_ranks_share_the_lock_of_the_first(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_dir, 'PATIENCE', 0.1)
+    monkeypatch.setenv('RANK', '1')
+    with own_work_dir(config(tmp_path, 'pytorch')):
+        pass
+    # Without a launcher there is one rank, whatever a scheduler's shell says.
+    with pytest.raises(RuntimeError), own_work_dir(config(tmp_path)):
+        pass
+
+
+def test_an_owner_that_says_nothing_is_another_process(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_dir, 'PATIENCE', 0.1)
+    for text in ('', '[]', '{"pid": 1}', 'null'):
+        (tmp_path / '.training.json').write_text(text)
+        match = 'Another process is training'
+        with (
+            pytest.raises(RuntimeError, match=match),
+            own_work_dir(config(tmp_path)),
+        ):
+            pass
+
+
+def test_the_lock_ends_with_an_error_in_the_run(tmp_path):
+    with pytest.raises(KeyError), own_work_dir(config(tmp_path)):
+        raise KeyError
+    with own_work_dir(config(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.EROFS, 'Read-only file system'),
+        OSError(errno.ENOSPC, 'No space left on device'),
+        PermissionError(errno.EACCES, 'Permission denied'),
+    ],
+)
+def test_names_a_work_dir_that_cannot_be_written(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Path, 'write_text', fail)
+    text = rf'`work_dir` = .*Nothing can be written there \({error.strerror}'
+    with pytest.raises(OSError, match=text), own_work_dir(config(tmp_path)):
+        pass
+
+
+def test_names_a_work_dir_below_a_file(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with (
+        pytest.raises(OSError, match='`work_dir` = .*Not a directory'),
+        own_work_dir(config(tmp_path / 'file' / 'run')),
+    ):
+        pass
+
+
+def test_asks_for_room_for_two_checkpoints(tmp_path, monkeypatch):
+    usage = namedtuple('usage', 'free')
+    model = nn.Linear(1023, 1024)  # 4 MiB
+    runner = SimpleNamespace(model=model, work_dir=str(tmp_path))
+    monkeypatch.setattr(work_dir, 'disk_usage', lambda _: usage(8 << 20))
+    check_room(runner)
+    monkeypatch.setattr(work_dir, 'disk_usage', lambda _: usage((8 << 20) - 1))
+    text = '`work_dir` = .*7 MiB are free, but two checkpoints take at least 8 MiB'
+    with pytest.raises(OSError, match=text):
+        check_room(runner)
