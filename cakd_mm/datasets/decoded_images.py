@@ -42,8 +42,11 @@ class DecodedImages(CustomDataset):
 
     def load_data_list(self) -> list[dict]:
         """Return ``img``, ``img_path`` and ``gt_label`` of every image taken."""
-        classes: dict[int, list[dict]] = {}
-        for item in super().load_data_list():
+        items = super().load_data_list()
+        # A class without images has to be seen too, so that `per_class` refuses it.
+        known = range(len(self._metainfo.get('classes', ())))
+        classes: dict[int, list[dict]] = {label: [] for label in known}
+        for item in items:
             classes.setdefault(item['gt_label'], []).append(item)
         taken = []
         for label, items in classes.items():

@@ -153,6 +153,13 @@ def test_a_file_that_is_no_image_is_refused_if_it_is_in_the_part(folder, content
     assert len(make(folder, per_class=(0, 3))) == 9
 
 
+def test_a_part_of_a_class_without_images(folder):
+    (folder / 'train' / 'zebra').mkdir()
+    text = r'`dataset\.per_class` = \(0, 2\): Class 3 has 0 images in '
+    with pytest.raises(ValueError, match=text):
+        make(folder, per_class=(0, 2))
+
+
 def test_an_item_does_not_change_the_kept_image(folder):
     data = make(folder)
     before = data.get_data_info(0)['img'].copy()

@@ -62,6 +62,7 @@ def test_a_variable_whose_value_is_read_is_no_mistake():
     cfg.max_epochs = cfg.train_cfg.max_epochs
     cfg.load_form = cfg.model.teacher_ckpt
     cfg.my_number = 7
+    cfg.optimizer = None
     assert unread_keys(cfg) == []
 
 

@@ -52,7 +52,7 @@ def test_ranks_with_unequal_numbers_are_refused_on_both(tmp_path):
     def work(rank: int) -> list[str]:
         launch.check_steps(runner(loop(8), loop(8 + 4 * rank)))  # only scored
         found = []
-        for images in (8 + 4 * rank, 4 * rank):
+        for images in (8 + 4 * rank, 4 - 4 * rank):
             try:
                 launch.check_steps(runner(loop(images, sampler=range(images))))
             except ValueError as error:
@@ -61,7 +61,7 @@ def test_ranks_with_unequal_numbers_are_refused_on_both(tmp_path):
 
     for uneven, none in two_ranks(work, tmp_path):
         assert "`train_dataloader` = '2 and 3 batches': The ranks have" in uneven
-        assert "`train_dataloader` = '0 and 1 batches': It gives no batch" in none
+        assert "`train_dataloader` = '1 and 0 batches': It gives no batch" in none
 
 
 def test_the_tools_runner_is_checked(tmp_path):
