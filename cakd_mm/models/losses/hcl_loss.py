@@ -22,7 +22,7 @@ class HCLLoss(FeatureListLoss):
         loss_weight (float): Factor of the loss. Defaults to 1.0.
 
     Raises:
-        ValueError: ``loss_weight`` is negative or not finite.
+        ValueError: ``loss_weight`` is out of range.
     """
 
     def __init__(self, loss_weight: float = 1.0) -> None:

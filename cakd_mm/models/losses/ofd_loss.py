@@ -31,7 +31,7 @@ class OFDFeatureLoss(FeatureListLoss):
         loss_weight (float): Factor of the loss. Defaults to 1e-3.
 
     Raises:
-        ValueError: ``loss_weight`` is negative or not finite.
+        ValueError: ``loss_weight`` is out of range.
     """
 
     def __init__(self, loss_weight: float = 1e-3) -> None:

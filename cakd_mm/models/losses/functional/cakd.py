@@ -93,7 +93,7 @@ def decoupled_kl(
 
     Raises:
         TypeError: a tensor has the wrong dtype, or ``tau`` is no number.
-        ValueError: shapes differ, or ``tau`` is not positive and finite.
+        ValueError: shapes differ, or ``tau`` is not from 1e-6 to 1e6.
     """
     return decoupled_kl_and_mass(preds_S, preds_T, strong_mask, tau)[0]
 
@@ -191,7 +191,7 @@ def single_label_kl_and_terms(
     Raises:
         TypeError: scores are no float tensors, or ``tau`` is no number.
         ValueError: shapes differ, a label is no class (seen on a CPU), or ``tau`` is
-            not positive and finite.
+            not from 1e-6 to 1e6.
     """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     weights = (weight / max(len(preds_S), 1) for weight in (alpha, gamma))

@@ -42,7 +42,7 @@ def normalized_kd(
 
     Raises:
         TypeError: scores are no float tensors, or ``tau`` is no number.
-        ValueError: shapes differ, or ``tau`` is not positive and finite.
+        ValueError: shapes differ, or ``tau`` is not from 1e-6 to 1e6.
     """
     check_tau(tau)
     preds_S, preds_T = checked_scores(preds_S, preds_T)
