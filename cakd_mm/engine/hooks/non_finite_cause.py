@@ -93,7 +93,8 @@ def _extreme_image(batch: Any) -> str | None:
             continue
         peak = image.abs().max().item()
         if not peak <= HUGE_PIXEL:
-            sample = batch['data_samples'][place]
+            samples = batch.get('data_samples')
+            sample = samples[place] if samples else {}
             source = sample.get('img_path') or f'number {sample.get("sample_idx")}'
             return f'Image {place} of the batch ({source}) has a pixel of {peak:.4g}'
     return None
@@ -106,8 +107,9 @@ def _of_teacher(reach: float, teacher: nn.Module) -> str:
                 f"The teacher's {name} is not finite, and so its scores are not: give "
                 'another model.teacher_ckpt.'
             )
+    found = _in_words(reach)
     return (
-        f"The teacher's scores {_in_words(reach)} although its weights are finite: look "
+        f"The teacher's scores {found} although its weights are finite: look "
         'for extreme pixels in this batch, and at data_preprocessor.mean and std, '
         'where a std of 0 makes pixels inf. If the teacher computes in fp16, let it '
         'compute in bfloat16; if other batches give such scores too, give another '
@@ -116,14 +118,15 @@ def _of_teacher(reach: float, teacher: nn.Module) -> str:
 
 
 def _of_student(reach: float, is_first: bool, runner) -> str:
+    found = _in_words(reach)
     if is_first:
         return (
-            f"The student's scores {_in_words(reach)} before any update, so it began with "
+            f"The student's scores {found} before any update, so it began with "
             'wrong weights: look at model.student_ckpt, load_from, the checkpoint that '
             'was resumed, and init_cfg.'
         )
     return (
-        f"The student's scores {_in_words(reach)}, because the updates before this step "
+        f"The student's scores {found}, because the updates before this step "
         f'were too large. {lower_the_rate(runner)}'
     )
 

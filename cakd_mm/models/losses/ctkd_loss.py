@@ -38,7 +38,8 @@ class CTKDLoss(DistillLoss):
 
     If ``instance_wise``, a network with ``hidden`` ReLUs computes the :math:`\theta`
     of a sample from the logits of both nets minus their means. It begins with
-    ``init`` for all samples and passes no gradient on to the student.
+    ``init`` for all samples and passes no gradient on to the student. Logits up to 1e12
+    give finite numbers, also for its weights, see :class:`DistillLoss`.
 
     Args:
         t_start (float): Least temperature. Defaults to 1.0.

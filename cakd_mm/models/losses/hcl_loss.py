@@ -16,7 +16,8 @@ class HCLLoss(FeatureListLoss):
     "Distilling Knowledge via Knowledge Review", arXiv 2104.09044. A
     :class:`FusionConnector` fuses the student's maps. The loss is the sum of
     :func:`context_of_levels`. ``terms`` holds the last step's value of each level,
-    ``level_1`` of the first, without ``loss_weight``.
+    ``level_1`` of the first, without ``loss_weight``. Features up to 1e12 give finite
+    numbers, see :class:`DistillLoss`.
 
     Args:
         loss_weight (float): Factor of the loss. Defaults to 1.0.

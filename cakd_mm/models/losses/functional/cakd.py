@@ -20,9 +20,9 @@ the gradient of :math:`\alpha BCD + \beta SCD + \gamma WCD` by the student's sco
 The code writes both slopes with the student's excess of the weak cluster, which is
 :math:`P_W^S - P_W^T = -(P_S^S - P_S^T)`. Values and gradients are computed from each
 cluster's highest score downwards and from the logarithm of :math:`P_W / P_S`.
-Therefore no finite score makes a value or a gradient inf or nan, however far apart the
-scores are. Half precision is computed and returned in float32. Exponentials are taken
-to base 2, because PyTorch computes these three times as fast on a CPU.
+Therefore no score up to 1e12 makes a value or a gradient inf or nan, however far apart
+the scores are. Half precision is computed and returned in float32. Exponentials are
+taken to base 2, because PyTorch computes these three times as fast on a CPU.
 """
 
 import math

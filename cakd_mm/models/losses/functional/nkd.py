@@ -1,7 +1,7 @@
 """The maths of NKD (arXiv 2303.13005) and of how sure a teacher is.
 
 Logarithms of probabilities are computed from each row's highest score downwards, so
-that no finite score makes a row inf or nan. Half precision is computed and returned
+that no score up to 1e12 makes a row inf or nan. Half precision is computed and returned
 in float32.
 """
 
