@@ -3,12 +3,18 @@
 Values on a GPU are never checked, because the host would have to wait for them.
 """
 
-import math
 from numbers import Real
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+
+# Up to this absolute value of scores and features every loss, its terms and its
+# gradients are finite. Some losses square a feature, add up the squares of a map and
+# multiply the sum by a weight, which float32 has to hold.
+LARGEST_INPUT = 1e12
+# The range of settings for which this is true; a weight may also be 0.
+LEAST_SETTING, LARGEST_SETTING = 1e-6, 1e6
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -25,15 +31,16 @@ def is_count(value: Any, least: int = 1) -> TypeGuard[int]:
 
 
 def check_number(owner, name: str, value: float, positive: bool = False) -> None:
-    """Raise ValueError unless ``value`` is a finite number, >= 0 or, if asked, > 0.
+    """Raise ValueError unless ``value`` is a number from 0 to 1e6.
 
-    ``owner`` is the loss whose config sets ``name``.
+    If it has to be positive, it is at least 1e-6. ``owner`` is the loss whose config
+    sets ``name``.
     """
-    rule = 'a positive' if positive else 'a non-negative'
-    if not is_number(value) or not 0 <= value < math.inf or (positive and value == 0):
+    kind, least = ('positive', LEAST_SETTING) if positive else ('non-negative', 0)
+    if not is_number(value) or not least <= value <= LARGEST_SETTING:
         raise ValueError(
-            f'{name} must be {rule}, finite number, got {value!r}: set {name} '
-            f'in the config of {type(owner).__name__}.'
+            f'{name} must be a {kind} number from {least:g} to {LARGEST_SETTING:g}, '
+            f'got {value!r}: set {name} in the config of {type(owner).__name__}.'
         )
 
 
@@ -50,12 +57,13 @@ def refuse_several_labels(rows: Tensor, key: str) -> None:
 
 
 def check_tau(tau: float) -> None:
-    """Raise TypeError or ValueError unless ``tau`` is a positive, finite number."""
+    """Raise TypeError or ValueError unless ``tau`` is a number from 1e-6 to 1e6."""
     if not is_number(tau):
         raise TypeError(f'tau must be a number, got {tau!r}; write tau=4.0, say.')
-    if not 0 < tau < math.inf:
+    if not LEAST_SETTING <= tau <= LARGEST_SETTING:
         raise ValueError(
-            f'tau must be positive and finite, got {tau}; write tau=4.0, say.'
+            f'tau must be positive, from {LEAST_SETTING:g} to {LARGEST_SETTING:g}, got '
+            f'{tau}; write tau=4.0, say.'
         )
 
 

@@ -1,7 +1,7 @@
 """Reading, strictly loading and comparing weights."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -116,7 +116,8 @@ def load_strictly(
     """Load ``weights``, refusing anything missing, unexpected or of another shape.
 
     Raises:
-        ValueError: the weights do not fit; the message names every kind of mismatch.
+        ValueError: the weights do not fit, which the message explains by every kind of
+            mismatch, or hold nan or inf.
     """
     wanted = module.state_dict()
     problems = []
@@ -125,8 +126,7 @@ def load_strictly(
         ('unexpected', weights.keys() - wanted.keys()),
     ):
         if names:
-            some = ', '.join(sorted(names)[:4]) + (', ...' if len(names) > 4 else '')
-            problems.append(f'{len(names)} {title} keys ({some})')
+            problems.append(f'{len(names)} {title} keys ({_first(names)})')
     for name in sorted(wanted.keys() & weights.keys()):
         got, want = tuple(weights[name].shape), tuple(wanted[name].shape)
         if got != want:
@@ -135,7 +135,17 @@ def load_strictly(
         classes = _class_counts(wanted, weights)
         text = f'The weights do not fit: {"; ".join(problems[:8])}.{classes}'
         raise ValueError(describe(key, value, text, remedy))
+    spoilt = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if spoilt:
+        text = f'{len(spoilt)} of its tensors hold nan or inf ({_first(spoilt)}), so '
+        text += 'the run that wrote it had diverged.'
+        raise ValueError(describe(key, value, text, remedy))
     module.load_state_dict(weights, strict=True)
+
+
+def _first(names: Collection[str]) -> str:
+    """Return the first names in their order, at most four."""
+    return ', '.join(sorted(names)[:4]) + (', ...' if len(names) > 4 else '')
 
 
 def _class_counts(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

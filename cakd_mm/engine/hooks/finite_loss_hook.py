@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,12 +16,7 @@ from torch import Tensor
 from ...utils.errors import describe
 from ...utils.model import unwrap
 from .logged import check_mode, is_deferred
-
-ADVICE = (
-    'Lower optim_wrapper.optimizer.lr, or clip gradients with '
-    'optim_wrapper.clip_grad=dict(max_norm=5); under fp16 use bfloat16. Look for '
-    'extreme pixels or labels in this batch.'
-)
+from .non_finite_cause import BadStep, cause_of, lower_the_rate
 
 
 class NonFiniteError(RuntimeError):
@@ -29,7 +25,7 @@ class NonFiniteError(RuntimeError):
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stop at a non-finite loss with step, component, score ranges and advice.
+    """Stop at a non-finite loss with step, component, score ranges and cause.
 
     On a CPU, where reading a value costs nothing, the run stops at that very step. On
     a GPU the losses stay on the device, and the run stops at the next reading,
@@ -61,12 +57,14 @@ class FiniteLossHook(Hook):
             )
         self.mode = mode
         self.interval = interval
+        self._first = 0
         self._done = 0
         self._deferred = False
         self._unread: list[_Step] = []
 
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
+        self._first = runner.iter
         self._deferred = is_deferred(self.mode, unwrap(runner.model))
         self._unread.clear()
 
@@ -94,7 +92,7 @@ class FiniteLossHook(Hook):
         place = runner.iter, runner.epoch
         self._unread.append(_Step(*place, list(losses), bad, values, recorded()))
         if not self._deferred or self.every_n_inner_iters(batch_idx, self.interval):
-            self._read(runner)
+            self._read(runner, data_batch)
 
     def after_train_epoch(self, runner) -> None:
         """Stop at the end of the epoch of a bad step."""
@@ -116,15 +114,21 @@ class FiniteLossHook(Hook):
         """
         self._check_weights(runner, unwrap(runner.model).state_dict())
 
-    def _read(self, runner) -> None:
-        """Wait for the device, and stop if one of the unread steps was bad."""
+    def _read(self, runner, data_batch=None) -> None:
+        """Wait for the device, and stop if one of the unread steps was bad.
+
+        ``data_batch`` is that of the last step, if it is still there.
+        """
         if not self._unread:
             return
         bad = torch.stack([step.bad.any() for step in self._unread]).tolist()
         if True in bad:
+            step = self._unread[bad.index(True)]
+            batch = data_batch if step is self._unread[-1] else None
+            known = step.read(batch, is_first=step.iter == self._first)
             raise NonFiniteError(
-                f'Non-finite loss at {self._unread[bad.index(True)].text()} '
-                f'{ADVICE} {_last_good(runner)}'
+                f'Non-finite loss at {step.text(known)} {cause_of(known, runner)} '
+                f'{_last_good(runner)}'
             )
         self._unread.clear()
 
@@ -133,13 +137,14 @@ class FiniteLossHook(Hook):
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise NonFiniteError(
                     f'{name} is not finite after step {self._done} although the '
-                    f'losses were. {ADVICE} {_last_good(runner)}'
+                    f'losses were, so an update or a batch was too large for it. '
+                    f'{lower_the_rate(runner)} {_last_good(runner)}'
                 )
 
 
 @dataclass
 class _Step:
-    """A step's losses; tensors are on the device until :meth:`text` reads them."""
+    """A step's losses; tensors are on the device until :meth:`read`."""
 
     iter: int
     epoch: int
@@ -148,19 +153,24 @@ class _Step:
     values: Tensor
     ranges: dict[str, Tensor]
 
-    def text(self) -> str:
-        """Return step, bad components and ranges of scores in words."""
+    def read(self, batch: Any, is_first: bool) -> BadStep:
+        """Return what is known of the step, on the host."""
         rows = zip(self.names, self.bad.tolist(), self.values.tolist(), strict=True)
+        bad = {name: value for name, is_bad, value in rows if is_bad}
+        scores = {name: ends.tolist() for name, ends in self.ranges.items()}
+        return BadStep(bad, scores, batch, is_first)
+
+    def text(self, known: BadStep) -> str:
+        """Return step, bad components and ranges of scores in words."""
         # A loss may be finite on this rank though it is not on another.
         parts = [
             f'{name} = {value}'
             + (' on this rank, not finite on another' if isfinite(value) else '')
-            for name, is_bad, value in rows
-            if is_bad
+            for name, value in known.bad.items()
         ]
         scores = [
-            '{} in [{:.4g}, {:.4g}]'.format(name, *ends.tolist())
-            for name, ends in self.ranges.items()
+            '{} in [{:.4g}, {:.4g}]'.format(name, *ends)
+            for name, ends in known.scores.items()
         ]
         return (
             f'step {self.iter + 1} (epoch {self.epoch + 1}): {", ".join(parts)}. '

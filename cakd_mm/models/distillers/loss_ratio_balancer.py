@@ -33,7 +33,8 @@ class LossRatioBalancer(nn.Module):
     no effect. Three terms are logged: ``lambda``; ``ratio``, the ratio of the values
     in this step; and, in steps that print a line, ``grad_ratio``, the norm of the
     weighted loss's gradient over that of the reference's, both with respect to the
-    student's tensor that the loss compares.
+    student's tensor that the loss compares. ``lambda``, ``ratio`` and the weighted
+    losses are finite for losses up to 1e18.
 
     Args:
         losses (str | list[str]): Names of the losses to weight.

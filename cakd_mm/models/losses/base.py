@@ -39,6 +39,11 @@ class DistillLoss(nn.Module):
       :attr:`needs_dataset`.
     - ``plot_cakd.py`` draws terms by :attr:`term_labels`.
 
+    The losses of this package give finite values, terms and gradients for all scores
+    and features up to 1e12 in absolute value (``models.checks.LARGEST_INPUT``), in
+    float32 and float64. This holds for all settings that they take: a weight is from 0
+    to 1e6, a temperature from 1e-6 to 1e6.
+
     A loss that is no subclass (mmrazor's, or any module) works as well, see
     :func:`as_distill_loss`: if it has an attribute of such a name, that is used.
 
@@ -59,7 +64,7 @@ class DistillLoss(nn.Module):
             set, int64, (N,), on the host.
 
     Raises:
-        ValueError: ``loss_weight`` is negative or not finite.
+        ValueError: ``loss_weight`` is out of range.
     """
 
     half_precision: ClassVar[bool] = False

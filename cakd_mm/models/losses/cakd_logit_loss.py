@@ -44,8 +44,7 @@ class CAKDLogitLoss(DistillLoss):
             which changes nothing but their rounding. Defaults to False.
 
     Raises:
-        ValueError: a number is negative or not finite, ``tau`` is 0, or
-            ``soft_labels`` is unknown.
+        ValueError: a number is out of range, or ``soft_labels`` is unknown.
     """
 
     term_labels = CLUSTER_TERMS

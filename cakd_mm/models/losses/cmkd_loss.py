@@ -47,9 +47,9 @@ class CMKDLoss(DistillLoss):
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
 
     Raises:
-        ValueError: a number is negative or not finite, ``tau`` is 0,
-            ``regularization`` is above 0 and below 1e-12, or ``difficulty`` is
-            neither ``'entropy'`` nor in [0, 1].
+        ValueError: a number is out of range, ``regularization`` is neither 0 nor
+            from 1e-6 to 1e6, or ``difficulty`` is neither ``'entropy'`` nor in
+            [0, 1].
     """
 
     term_labels = {

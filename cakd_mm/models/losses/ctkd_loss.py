@@ -1,6 +1,5 @@
 """CTKD, whose temperature is learned against the student."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -8,7 +7,13 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ..checks import check_number, checked_scores, is_count, is_number
+from ..checks import (
+    LARGEST_SETTING,
+    check_number,
+    checked_scores,
+    is_count,
+    is_number,
+)
 from ..term_axis import TermAxis
 from .base import DistillLoss
 from .functional import batch_mean
@@ -33,7 +38,8 @@ class CTKDLoss(DistillLoss):
 
     If ``instance_wise``, a network with ``hidden`` ReLUs computes the :math:`\theta`
     of a sample from the logits of both nets minus their means. It begins with
-    ``init`` for all samples and passes no gradient on to the student.
+    ``init`` for all samples and passes no gradient on to the student. Logits up to 1e12
+    give finite numbers, also for its weights, see :class:`DistillLoss`.
 
     Args:
         t_start (float): Least temperature. Defaults to 1.0.
@@ -82,10 +88,11 @@ class CTKDLoss(DistillLoss):
         super().__init__(loss_weight)
         check_number(self, 't_start', t_start, positive=True)
         check_number(self, 't_end', t_end, positive=True)
-        if not is_number(init) or not math.isfinite(init):
+        if not is_number(init) or not abs(init) <= LARGEST_SETTING:
             raise ValueError(
-                f'init must be a finite number, got {init!r}: set init in the config '
-                'of CTKDLoss; 1.0 is the original.'
+                f'init must be a number from {-LARGEST_SETTING:g} to '
+                f'{LARGEST_SETTING:g}, got {init!r}: set init in the config of '
+                'CTKDLoss; 1.0 is the original.'
             )
         _check_schedule(lambda_max, lambda_min, epochs, schedule)
         self.t_start = t_start
@@ -182,11 +189,12 @@ def _check_schedule(
     lambda_max: float, lambda_min: float, epochs: int, schedule: str
 ) -> None:
     numbers = is_number(lambda_max) and is_number(lambda_min)
-    if not numbers or not -math.inf < lambda_min <= lambda_max <= 0:
+    if not numbers or not -LARGEST_SETTING <= lambda_min <= lambda_max <= 0:
         raise ValueError(
-            f'lambda_max={lambda_max!r} and lambda_min={lambda_min!r} must be finite '
-            'with lambda_min <= lambda_max <= 0, or the temperature would be learned '
-            'in favour of the student: write lambda_max=0.0, lambda_min=-1.0, say.'
+            f'lambda_max={lambda_max!r} and lambda_min={lambda_min!r} must be numbers '
+            f'with {-LARGEST_SETTING:g} <= lambda_min <= lambda_max <= 0, or the '
+            'temperature would be learned in favour of the student: write '
+            'lambda_max=0.0, lambda_min=-1.0, say.'
         )
     if schedule not in SCHEDULES:
         raise ValueError(

@@ -35,7 +35,7 @@ class DecoupledKDLoss(DistillLoss):
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
 
     Raises:
-        ValueError: a number is negative or not finite, or ``tau`` is 0.
+        ValueError: a number is out of range.
     """
 
     term_labels = {

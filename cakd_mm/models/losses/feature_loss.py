@@ -16,7 +16,8 @@ class FeatureLoss(DistillLoss):
     """Base of the losses between a student's and a teacher's feature.
 
     A subclass turns rows into the loss in :meth:`compare`, where it may call
-    :meth:`log_terms`.
+    :meth:`log_terms`. Features up to 1e12 give finite numbers, standardised or not, see
+    :class:`DistillLoss`.
 
     Args:
         granularity (str): What the elements of a row are: ``'pooled'`` (the

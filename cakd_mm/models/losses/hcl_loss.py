@@ -16,13 +16,14 @@ class HCLLoss(FeatureListLoss):
     "Distilling Knowledge via Knowledge Review", arXiv 2104.09044. A
     :class:`FusionConnector` fuses the student's maps. The loss is the sum of
     :func:`context_of_levels`. ``terms`` holds the last step's value of each level,
-    ``level_1`` of the first, without ``loss_weight``.
+    ``level_1`` of the first, without ``loss_weight``. Features up to 1e12 give finite
+    numbers, see :class:`DistillLoss`.
 
     Args:
         loss_weight (float): Factor of the loss. Defaults to 1.0.
 
     Raises:
-        ValueError: ``loss_weight`` is negative or not finite.
+        ValueError: ``loss_weight`` is out of range.
     """
 
     def __init__(self, loss_weight: float = 1.0) -> None:

@@ -31,7 +31,7 @@ class NKDLoss(DistillLoss):
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
 
     Raises:
-        ValueError: a number is negative or not finite, or ``tau`` is 0.
+        ValueError: a number is out of range.
     """
 
     term_labels = {

@@ -20,7 +20,8 @@ class OFDFeatureLoss(FeatureListLoss):
     ``norm_cfg=dict(type='BN')``); the teacher's are averaged to their size. The loss
     is the weighted sum of :func:`partial_l2` of the levels: the last, deepest level
     has weight 1, each before it half of the next. ``terms`` holds the last step's
-    value of each level, unweighted.
+    value of each level, unweighted. Features up to 1e12 give finite numbers, see
+    :class:`DistillLoss`.
 
     The margins are computed in every step from the teacher's BN layers, which two
     lists of ``Parameter`` recorders name. The BN may belong to another module than
@@ -31,7 +32,7 @@ class OFDFeatureLoss(FeatureListLoss):
         loss_weight (float): Factor of the loss. Defaults to 1e-3.
 
     Raises:
-        ValueError: ``loss_weight`` is negative or not finite.
+        ValueError: ``loss_weight`` is out of range.
     """
 
     def __init__(self, loss_weight: float = 1e-3) -> None:

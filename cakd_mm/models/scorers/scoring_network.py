@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ..checks import refuse_several_labels
+from ..checks import check_number, refuse_several_labels
 from ..statistics import RunningNorm
 from ..term_axis import TermAxis
 from .base_scorer import BaseScorer, required
@@ -84,12 +84,15 @@ class ScoringNetwork(BaseScorer):
                 f'share must be in (0, 1), got {share!r}: write the strong_share of '
                 'the loss.'
             )
-        if min(channels, num_classes, reduction) < 1 or min(penalty, loss_weight) < 0:
+        if min(channels, num_classes, reduction) < 1:
             raise ValueError(
-                'channels, num_classes and reduction must be positive, penalty and '
-                f'loss_weight not negative, got {channels}, {num_classes}, '
-                f'{reduction}, {penalty}, {loss_weight}.'
+                'channels, num_classes and reduction must be positive, got '
+                f'{channels}, {num_classes}, {reduction}.'
             )
+        check_number(self, 'penalty', penalty)
+        check_number(self, 'loss_weight', loss_weight)
+        check_number(self, 'feature_rms', feature_rms, positive=True)
+        check_number(self, 'min_spread', min_spread)
         self.share = share
         self.penalty = penalty
         self.loss_weight = loss_weight

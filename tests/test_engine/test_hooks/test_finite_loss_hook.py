@@ -2,6 +2,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from cakd_mm.engine.hooks import FiniteLossHook, NonFiniteError
 
-ADVICE = 'Lower optim_wrapper.optimizer.lr, or clip gradients'
+LOWER = 'Lower optim_wrapper.optimizer.lr, which is {:.4g} in this step, or clip'
 POISONED = dict(
     student=lambda model: model.student.head.loss_module,
     distill=lambda model: model.distiller.distill_losses['loss_cakd'],
@@ -89,14 +90,22 @@ def files(runner):
 
 
 @pytest.mark.parametrize(
-    ('mode', 'source', 'value'),
+    ('mode', 'source', 'value', 'cause'),
     [
-        ('auto', 'student', math.nan),
-        ('immediate', 'distill', -math.inf),
-        ('deferred', 'input', math.nan),
+        ('auto', 'student', math.nan, "it is the student's own loss: look for wrong"),
+        (
+            *('immediate', 'distill', -math.inf),
+            'so look at model.distiller.distill_losses.loss_cakd (CAKDLogitLoss, '
+            'tau=4.0, loss_weight=1.0): at the settings',
+        ),
+        (
+            *('deferred', 'input', math.nan),
+            "The teacher's scores are not finite although its weights are finite: look "
+            'for extreme pixels in this batch, and at data_preprocessor.mean and std',
+        ),
     ],
 )
-def test_the_run_stops_and_says_why(start, mode, source, value):
+def test_the_run_stops_and_says_why(start, mode, source, value, cause):
     # Step 5 is the second of epoch 2: a logging point if there is one every 2.
     runner = start(mode, interval=2 if mode == 'deferred' else 100, steps=3)
     poison(POISONED[source](runner.model), step=5, value=value)
@@ -108,10 +117,70 @@ def test_the_run_stops_and_says_why(start, mode, source, value):
     for recorder in ('student.logits in [', 'teacher.logits in ['):
         assert recorder in scores
     assert ('nan' in scores) == (source == 'input')
-    assert ADVICE in message
+    assert cause in message
     good = Path(runner.work_dir) / 'epoch_1.pth'
     assert message.endswith(f'The last good checkpoint is {good}.')
     assert files(runner) == ['epoch_1.pth']
+
+
+def raise_the_rate(runner, data_batch):
+    runner.optim_wrapper.optimizer.param_groups[0]['lr'] = 1e10
+
+
+def break_the_teacher(runner, data_batch):
+    runner.model.teacher.head.fc.weight[1, 3] = math.inf
+
+
+def break_the_student(runner, data_batch):
+    runner.model.student.head.fc.bias.data[1] = math.nan
+
+
+def break_a_pixel(runner, data_batch):
+    data_batch['inputs'] = data_batch['inputs'].float()
+    data_batch['inputs'][6, 1, 2, 3] = math.inf
+    data_batch['data_samples'][6].set_metainfo(dict(img_path='cats/7.png'))
+
+
+def divide_by_nothing(runner, data_batch):
+    runner.model.data_preprocessor.std.zero_()
+
+
+@pytest.mark.parametrize(
+    ('mode', 'spoil', 'cause'),
+    [
+        (
+            *('immediate', raise_the_rate),
+            rf"The student's scores .* too large\. {re.escape(LOWER.format(1e10))}",
+        ),
+        (
+            *('immediate', break_the_teacher),
+            r"The teacher's head\.fc\.weight is not .*give another model\.teacher_ckpt",
+        ),
+        (
+            *('deferred', break_the_student),
+            r'scores are not finite before any update.*model\.student_ckpt, load_from',
+        ),
+        (
+            *('deferred', break_a_pixel),
+            r'Image 6 of the batch \(cats/7\.png\) has a pixel of inf\.',
+        ),
+        (
+            *('immediate', divide_by_nothing),
+            r'data_preprocessor\.mean and std, where a std of 0',
+        ),
+    ],
+    ids=['rate', 'teacher', 'student', 'pixel', 'std'],
+)
+def test_the_true_cause_is_named(start, mode, spoil, cause):
+    runner = start(mode, interval=1, epochs=1)
+
+    class Spoil(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 0:
+                spoil(runner, data_batch)
+
+    runner.register_hook(Spoil())
+    assert re.search(cause, stop(runner))
 
 
 def test_a_plain_classifier_is_guarded_too(make_runner):
@@ -224,7 +293,7 @@ def test_weights_that_are_not_finite_are_not_saved(start):
     message = stop(runner)
     assert message.startswith(
         'architecture.head.fc.weight is not finite after step 3 although the losses '
-        f'were. {ADVICE}'
+        f'were, so an update or a batch was too large for it. {LOWER.format(0.05)}'
     )
     assert files(runner) == []
 
@@ -289,7 +358,11 @@ def one_rank(rank, folder, mode, bad_step, both):
     )
     guard = FiniteLossHook(mode=mode, interval=3)
     runner = SimpleNamespace(
-        model=nn.Linear(2, 2), iter=0, epoch=0, work_dir=str(folder)
+        model=nn.Linear(2, 2),
+        iter=0,
+        epoch=0,
+        work_dir=str(folder),
+        optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1, 0.3])),
     )
     text = 'ran to its end'
     try:
@@ -332,6 +405,8 @@ def test_two_ranks_stop_together(tmp_path, mode, bad_step, stops_at):
             assert text == 'ran to its end'
         else:
             assert f'step {bad_step} (epoch 1): loss_a = {value}. Scores' in text
+            cause = LOWER.format(0.3) if rank else 'in the message of the rank whose'
+            assert cause in text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+import math
 import re
 
 import pytest
@@ -239,6 +240,16 @@ class TestStudentCheckpoint:
         with pytest.raises(ValueError, match=r'model\.student_ckpt.*unexpected'):
             model.init_weights()
 
+    def test_one_that_is_not_finite_is_refused(self, tmp_path):
+        cfg = distill_config(tmp_path)
+        weights = build(cfg.model.architecture).state_dict()
+        weights['backbone.bn1.running_var'][1] = math.inf
+        torch.save(weights, tmp_path / 'student.pth')
+        cfg.model.student_ckpt = str(tmp_path / 'student.pth')
+        match = r'student_ckpt.*hold nan or inf \(backbone\.bn1\.running_var\)'
+        with pytest.raises(ValueError, match=match):
+            build_algorithm(cfg).init_weights()
+
 
 class TestUserErrors:
     """Every mistake names key, value and remedy."""
@@ -299,6 +310,14 @@ class TestUserErrors:
         saved['state_dict'].update({'backbone.conv1.weight': weight, 'extra': weight})
         torch.save(saved, path)
         with pytest.raises(ValueError, match=r'teacher_ckpt.*1 unexpected keys'):
+            build_algorithm(cfg)
+        weight[3, 1] = math.nan
+        del saved['state_dict']['extra']
+        torch.save(saved, path)
+        match = (
+            r'teacher_ckpt.*1 of its tensors hold nan or inf \(backbone\.conv1\.weight'
+        )
+        with pytest.raises(ValueError, match=match):
             build_algorithm(cfg)
         path.write_bytes(path.read_bytes()[:5000])
         with pytest.raises(ValueError, match=r'model\.teacher_ckpt.*cannot be read'):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from cakd_mm.models.checks import LARGEST_SETTING, LEAST_SETTING
 from cakd_mm.models.distillers import LossRatioBalancer
 
 KEY = r'`model\.distiller\.balancer\.'
@@ -124,6 +125,17 @@ def test_losses_of_zero(feature, logit, expected):
     for _ in range(200):
         balancer(tensors(loss_a=2.0, loss_logit=1.0))
     assert balancer.terms['loss_a']['lambda'].item() == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize('ratio', [LEAST_SETTING, 1.0, LARGEST_SETTING])
+@pytest.mark.parametrize(
+    ('feature', 'logit'), [(1e18, 0.0), (0.0, 1e18), (1e18, 1e-45), (1e18, 1e18)]
+)
+def test_huge_losses_are_weighted_by_finite_numbers(ratio, feature, logit):
+    balancer = make(ratio=ratio, limits=(1e-9, 1e9))
+    balanced = balancer(tensors(loss_a=feature, loss_logit=logit))
+    found = [*balanced.values(), *balancer.terms['loss_a'].values()]
+    assert all(math.isfinite(value) for value in found)
 
 
 def test_lambda_is_a_constant_to_the_gradient():

@@ -72,7 +72,7 @@ def test_zero_and_one():
             build(difficulty=wrong)
     with pytest.raises(ValueError, match=r'difficulty must be at most 1, got 1\.5'):
         build(difficulty=1.5)
-    with pytest.raises(ValueError, match=r'regularization must be 0 or .*got 1e-13'):
-        build(regularization=1e-13)
+    with pytest.raises(ValueError, match=r'regularization must be 0 or .*got 9e-07'):
+        build(regularization=9e-7)
     with pytest.raises(ValueError, match=r"difficulty .*'entropy'.*got 'margin'"):
         build(difficulty='margin')

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cakd_mm.models.checks import LARGEST_INPUT, LARGEST_SETTING, LEAST_SETTING
 from cakd_mm.models.losses.base import DistillLoss, as_distill_loss, losses_of
 from cakd_mm.models.losses.feature_lists import FeatureListLoss
 from cakd_mm.models.losses.feature_loss import FeatureLoss
@@ -89,6 +90,18 @@ BOUNDED = (
     *('CRDBankLoss', 'FeatureSquaredLoss', 'HCLLoss', 'OFDFeatureLoss'),
     'CTKDLoss',
 )
+SCORERS = [
+    pytest.param(
+        Case(MODELS.get('CAKDFeatureLoss'), dict(scorer=dict(type=name, **given))),
+        id=f'CAKDFeatureLoss-{name}',
+    )
+    for name, given in (
+        ('ClassifierScorer', {}),
+        ('RandomScorer', {}),
+        ('ScoringNetwork', dict(channels=C, num_classes=C)),
+    )
+]
+AT_THE_BOUND = pytest.mark.parametrize('case', CASES + SCORERS)
 UNBOUNDED = of_cases(
     lambda case: (
         case.kind.__name__ not in BOUNDED and not case.settings.get('standardize')
@@ -153,12 +166,15 @@ def arguments(loss, student, teacher, rows=None):
             bn_weights=[weight] * 2,
             bn_biases=[bias] * 2,
         )
+    if 'scorer' in dict(loss.named_children()):
+        made |= dict(head_weight=torch.linspace(-1, 2, C * C).view(C, C))
     forward = inspect.signature(type(loss).forward).parameters
     needed = [
         name
         for name, parameter in forward.items()
         if name != 'self' and parameter.default is parameter.empty
     ]
+    needed += getattr(getattr(loss, 'scorer', None), 'needs', ())
     assert set(needed) <= made.keys(), f'say here what {type(loss).__name__} is fed'
     return {name: made[name] for name in needed}
 
@@ -294,11 +310,96 @@ def test_autocast_changes_nothing(case):
 # Extreme scores
 
 
-@EVERY_CASE
-@pytest.mark.parametrize('scale', [1e3, 1e6])
-def test_large_scores(case, scale):
-    result, grad = value_and_grad(case(), *scores(8, torch.float32, scale))
-    assert result.isfinite() and grad.isfinite().all()
+def extreme_scores(rows, dtype):
+    """Return pairs of student and teacher up to the bound, by what they are."""
+    small, other = scores(rows, dtype)
+    huge = LARGEST_INPUT * (1 - small).sign()
+    single = small.clone()
+    single[:, 1] = LARGEST_INPUT
+    constant = torch.full_like(small, LARGEST_INPUT)
+    tiny = torch.finfo(dtype).smallest_normal * small
+    return dict(
+        opposite=(huge, -huge),
+        shuffled=(huge, huge.roll(1, 1)),
+        student=(huge, small),
+        teacher=(small, huge),
+        one_up=(single, other),
+        one_down=(-single, other),
+        one_of_the_teacher=(small, -single),
+        one_of_both=(single, single.roll(1, 1)),
+        constant=(constant, -constant),
+        constant_teacher=(small, constant),
+        tiny=(tiny, tiny.flip(1)),
+        near=(small + small * torch.finfo(dtype).eps, small),
+        zero=(0 * small, 0 * other),
+        wide=(small * LARGEST_INPUT / 2, small.flip(1) * LARGEST_INPUT / 2),
+    )
+
+
+def settings_at(end, case):
+    """Return the settings of a loss that have a range, all at one end of it."""
+    named = ('tau', 'alpha', 'beta', 'gamma', 't_start', 't_end', 'regularization')
+    known = inspect.signature(case.kind).parameters.keys() - case.settings.keys()
+    return {name: end for name in (*named, 'loss_weight') if name in known} | (
+        {'lambda_min': -end} if 'lambda_min' in known else {}
+    )
+
+
+def assert_finite(loss, student, teacher, what):
+    """Assert that value, terms and all gradients are."""
+    leaf = student.clone().requires_grad_()
+    result = value(loss, leaf, teacher)
+    (result + (0 if loss.auxiliary is None else loss.auxiliary)).backward()
+    made = dict(value=result, by_student=leaf.grad, **loss.terms)
+    made |= {name: x.grad for name, x in loss.named_parameters() if x.grad is not None}
+    made |= dict(loss.named_buffers())
+    assert {k: x for k, x in made.items() if not x.isfinite().all()} == {}, what
+
+
+@AT_THE_BOUND
+@pytest.mark.parametrize(
+    ('dtype', 'end'),
+    [
+        (torch.float32, None),
+        (torch.float32, LEAST_SETTING),
+        (torch.float32, LARGEST_SETTING),
+        (torch.float64, None),
+    ],
+)
+def test_all_is_finite_up_to_the_bound(case, dtype, end):
+    """In the first step and in a later one, whose statistics are of other features."""
+    chosen = {} if end is None else settings_at(end, case)
+    keeps = any(True for _ in case().buffers())
+    for rows in (1, N):
+        pairs = extreme_scores(rows, dtype)
+        for what, (student, teacher) in pairs.items():
+            if case.settings.get('gamma') == 'adaptive':
+                teacher = teacher.abs()
+            for earlier in [None, *(['zero', 'constant_teacher'] if keeps else [])]:
+                loss = case(**chosen).to(dtype).train()
+                if earlier:
+                    value(loss, *pairs[earlier])
+                assert_finite(loss, student, teacher, (what, rows, earlier))
+
+
+@of_cases(
+    lambda case: (
+        issubclass(case.kind, FeatureListLoss)
+        or case.settings.get('granularity') == 'flat'
+    )
+)
+def test_a_large_map_at_the_bound_is_finite(case):
+    """The squares of 330,000 elements a sample are added up."""
+    student, teacher = (LARGEST_INPUT / 2 * x for x in scores(2, torch.float32, 1.0))
+    loss = case(**settings_at(LARGEST_SETTING, case)).train()
+    fed = arguments(loss, student.requires_grad_(), teacher)
+    for name in ('preds_S', 'preds_T'):
+        maps = fed[name] if isinstance(fed[name], list) else [fed[name]]
+        maps = [x.repeat(1, 1, 128, 128) if x.dim() == 4 else x for x in maps]
+        fed[name] = maps if isinstance(fed[name], list) else maps[0]
+    result = loss(**fed)
+    (grad,) = torch.autograd.grad(result, student)
+    assert result.isfinite() and result > 0 and grad.isfinite().all()
 
 
 @UNBOUNDED
@@ -523,12 +624,15 @@ def test_a_wrong_number_is_named(kind):
         if isinstance(parameter.default, float)
     ] + ['loss_weight']
     for name in numbers:
-        for wrong in (math.inf, math.nan, '4', None, True):
+        too_large = -1.1e6 if name.startswith('lambda') else 1.1e6
+        for wrong in (math.inf, math.nan, too_large, '4', None, True):
             with pytest.raises(ValueError, match=f'{name}.*{wrong!r}'):
                 build(kind, **{name: wrong})
         if name in ('tau', 'strong_share', 't_start', 't_end'):
             with pytest.raises(ValueError, match=f'{name} must be a positive.*got 0'):
                 build(kind, **{name: 0})
+            with pytest.raises(ValueError, match=f'{name} must be a positive.*1e-45'):
+                build(kind, **{name: 1e-45})
         elif name not in ('init', 'lambda_max', 'lambda_min'):
             build(kind, **{name: 0})
     match = rf'loss_weight must be .*, got -1\.0.* {kind.__name__}'

@@ -351,7 +351,9 @@ def test_it_speaks_up_if_it_has_collapsed():
         ('num_classes', 0),
         ('reduction', 0),
         ('penalty', -1.0),
-        ('loss_weight', -1.0),
+        ('loss_weight', math.nan),
+        ('feature_rms', 0),
+        ('min_spread', -1.0),
     ],
 )
 def test_wrong_numbers_are_named(name, value):

@@ -1,4 +1,9 @@
-"""The maths of every method: tensors in, tensors out."""
+"""The maths of every method: tensors in, tensors out.
+
+Values and gradients are finite for inputs up to 1e12 in absolute value and for the
+settings that the losses take, see :class:`DistillLoss`. A temperature is from 1e-6 to
+1e6.
+"""
 
 from .cakd import (
     DecoupledKL,

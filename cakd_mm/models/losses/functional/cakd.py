@@ -20,9 +20,9 @@ the gradient of :math:`\alpha BCD + \beta SCD + \gamma WCD` by the student's sco
 The code writes both slopes with the student's excess of the weak cluster, which is
 :math:`P_W^S - P_W^T = -(P_S^S - P_S^T)`. Values and gradients are computed from each
 cluster's highest score downwards and from the logarithm of :math:`P_W / P_S`.
-Therefore no finite score makes a value or a gradient inf or nan, however far apart the
-scores are. Half precision is computed and returned in float32. Exponentials are taken
-to base 2, because PyTorch computes these three times as fast on a CPU.
+Therefore no score up to 1e12 makes a value or a gradient inf or nan, however far apart
+the scores are. Half precision is computed and returned in float32. Exponentials are
+taken to base 2, because PyTorch computes these three times as fast on a CPU.
 """
 
 import math
@@ -93,7 +93,7 @@ def decoupled_kl(
 
     Raises:
         TypeError: a tensor has the wrong dtype, or ``tau`` is no number.
-        ValueError: shapes differ, or ``tau`` is not positive and finite.
+        ValueError: shapes differ, or ``tau`` is not from 1e-6 to 1e6.
     """
     return decoupled_kl_and_mass(preds_S, preds_T, strong_mask, tau)[0]
 
@@ -191,7 +191,7 @@ def single_label_kl_and_terms(
     Raises:
         TypeError: scores are no float tensors, or ``tau`` is no number.
         ValueError: shapes differ, a label is no class (seen on a CPU), or ``tau`` is
-            not positive and finite.
+            not from 1e-6 to 1e6.
     """
     preds_S, preds_T = _checked(preds_S, preds_T, tau)
     weights = (weight / max(len(preds_S), 1) for weight in (alpha, gamma))

@@ -13,10 +13,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...checks import checked_scores, is_number
-
-# With a lower one a gradient between two equal scores could overflow float32.
-LEAST_REGULARIZATION = 1e-12
+from ...checks import LARGEST_SETTING, LEAST_SETTING, checked_scores, is_number
 
 
 def pearson_distance(preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -84,21 +81,24 @@ def soft_ranks(scores: Tensor, regularization: float = 2.0) -> Tensor:
             ordinary ranks without gradient, and ties their average. Defaults to 2.0.
 
     Raises:
-        ValueError: ``regularization`` is not finite, or neither 0 nor at least
-            1e-12.
+        ValueError: ``regularization`` is neither 0 nor from 1e-6 to 1e6.
     """
     return _centred_ranks(scores, regularization) + (scores.shape[-1] + 1) / 2
 
 
 def check_regularization(regularization: float) -> None:
-    """Raise ValueError unless it is 0 or a finite number of at least 1e-12."""
+    """Raise ValueError unless it is 0 or a number from 1e-6 to 1e6.
+
+    With a lower one a gradient between two equal scores could overflow float32, and
+    with a higher one the ranks could underflow.
+    """
     if not is_number(regularization) or not (
-        regularization == 0 or LEAST_REGULARIZATION <= regularization < math.inf
+        regularization == 0 or LEAST_SETTING <= regularization <= LARGEST_SETTING
     ):
         raise ValueError(
-            'regularization must be 0 or a finite number of at least '
-            f'{LEAST_REGULARIZATION}, got {regularization!r}; write '
-            'regularization=2.0, say.'
+            f'regularization must be 0 or from {LEAST_SETTING:g} to '
+            f'{LARGEST_SETTING:g}, got {regularization!r}; write regularization=2.0, '
+            'say.'
         )
 
 

@@ -1,7 +1,7 @@
 """The maths of NKD (arXiv 2303.13005) and of how sure a teacher is.
 
 Logarithms of probabilities are computed from each row's highest score downwards, so
-that no finite score makes a row inf or nan. Half precision is computed and returned
+that no score up to 1e12 makes a row inf or nan. Half precision is computed and returned
 in float32.
 """
 
@@ -42,7 +42,7 @@ def normalized_kd(
 
     Raises:
         TypeError: scores are no float tensors, or ``tau`` is no number.
-        ValueError: shapes differ, or ``tau`` is not positive and finite.
+        ValueError: shapes differ, or ``tau`` is not from 1e-6 to 1e6.
     """
     check_tau(tau)
     preds_S, preds_T = checked_scores(preds_S, preds_T)

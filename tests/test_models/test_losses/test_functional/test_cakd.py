@@ -400,6 +400,8 @@ SCORES, MASK = torch.zeros(8, 10), torch.zeros(8, 10, dtype=torch.bool)
         (dict(strong_mask=SCORES), TypeError, r'strong_mask.*torch\.float32.*> 0'),
         (dict(strong_mask=MASK[:, :9]), ValueError, r'strong_mask.*\(8, 9\).*\(8, 10'),
         (dict(tau=0), ValueError, r'tau must be positive.*got 0; write tau='),
+        (dict(tau=1e-45), ValueError, r'tau must be .*from 1e-06 to 1e\+06, got 1e-45'),
+        (dict(tau=1.1e6), ValueError, r'tau must be .*got 1100000'),
         (dict(tau=math.nan), ValueError, r'tau.*got nan'),
         (dict(tau='4'), TypeError, r"tau must be a number, got '4'"),
     ],

@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 DISTANCES = pytest.mark.parametrize('distance', [pearson_distance, spearman_distance])
 SOFTNESS = pytest.mark.parametrize('softness', [0.1, 2.0, 100.0])
 FLOAT_MAX = torch.finfo(torch.float32).max
-HARD = 1e-12  # soft, but as good as hard
+HARD = 1e-6  # soft, but as good as hard
 
 
 def random_rows(rows=6, classes=9, dtype=torch.float64, seed=0):
@@ -234,9 +234,9 @@ def test_very_soft_ranks_are_the_standardised_scores():
     )
     assert_close(soft_ranks(scores, 1e3), 5 + 9 * z / 1e3)
     assert_close(
-        spearman_distance(scores, teacher, 1e9), pearson_distance(scores, teacher)
+        spearman_distance(scores, teacher, 1e6), pearson_distance(scores, teacher)
     )
-    narrow = spearman_distance(scores.float(), teacher.float(), 1e9).double()
+    narrow = spearman_distance(scores.float(), teacher.float(), 1e6).double()
     assert_close(narrow, pearson_distance(scores, teacher), rtol=1e-5, atol=1e-5)
 
 
@@ -336,7 +336,7 @@ def test_a_gpu_gives_what_the_cpu_gives(distance):
     assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('value', [-1.0, 1e-13, math.nan, '1'])
+@pytest.mark.parametrize('value', [-1.0, 9e-07, 1.1e6, math.nan, '1'])
 def test_a_wrong_regularization_is_named(value):
     message = rf'regularization must be .*got {value!r}; write regularization=2\.0'
     with pytest.raises(ValueError, match=message):
