@@ -278,6 +278,8 @@ def guard_readers() -> None:
     def load_pickle(handler: Any, file: BinaryIO, **options: Any) -> Any:
         return data_pickle.load(file, **options)
 
+    annotations: Any = importlib.import_module('mmengine.dataset.base_dataset')
+    annotations.load = data_pickle.load_annotations
     pickle_handler.PickleHandler.load_from_fileobj = load_pickle
     cifar: Any = importlib.import_module('mmpretrain.datasets.cifar')
     cifar.pickle = data_pickle

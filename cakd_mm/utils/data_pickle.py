@@ -13,18 +13,26 @@ import pickle
 import sys
 import tarfile
 from _codecs import encode
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import mmengine
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 
+from .errors import describe
+
 TRUSTED = 'CAKD_MM_TRUSTED'
 ZIP = b'PK\x03\x04'
+
+
+class CodeError(pickle.UnpicklingError):
+    """A file holds more than data."""
 
 
 def _allowed() -> dict[str, Any]:
@@ -81,10 +89,7 @@ def _storage(content: bytes) -> Any:
 
 def _find(name: str) -> Any:
     if name not in ALLOWED:
-        raise pickle.UnpicklingError(
-            f'it holds `{name}`, which could run code on loading; if you trust the '
-            f'file, name it in the environment variable {TRUSTED}'
-        )
+        raise CodeError(f'it holds `{name}`, which could run code on loading')
     return ALLOWED[name]
 
 
@@ -102,25 +107,31 @@ class Unpickler(_Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a pickle names, or refuse it."""
-        module = 'builtins' if module == '__builtin__' else module  # of protocol 2
+        # Protocol 2 writes some names as Python 2 had them.
+        module = IMPORT_MAPPING.get(module, module)
+        module, name = NAME_MAPPING.get((module, name), (module, name))
         return _find(f'{module}.{name}')
 
     def load_build(self) -> None:
-        """Give an object its state, but leave classes and functions as they are."""
-        if callable(target := self.stack[-2]):
-            raise pickle.UnpicklingError(f'it changes `{target!r}`')
+        """Give an object its state, but leave classes, functions and dtypes alone."""
+        target, state = self.stack[-2:]
+        if isinstance(target, np.dtype):
+            # Numpy would believe a state that lies about what is in memory.
+            if state != target.__reduce__()[2]:
+                raise CodeError(f'it changes `{target!r}`')
+            del self.stack[-1]
+            return
+        if callable(target):
+            raise CodeError(f'it changes `{target!r}`')
         super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
 
     def load_binpersid(self) -> None:
         """Refer to a storage, and not to source code, which old torch files could."""
-        reference = self.stack[-1]
-        if not isinstance(reference, tuple) or reference[0] not in (
-            'storage',
-            b'storage',
-        ):
-            raise pickle.UnpicklingError(f'it refers to {reference!r:.80}')
+        kind, *_ = self.stack[-1]
+        if kind not in ('storage', b'storage'):
+            raise CodeError(f'it refers to a {kind!r:.80}')
         super().load_binpersid()
 
     dispatch[pickle.BINPERSID[0]] = load_binpersid
@@ -130,7 +141,7 @@ def load(file: BinaryIO, **options: Any) -> Any:
     """Read a pickle as ``pickle.load`` does, but make no other objects than data.
 
     Raises:
-        pickle.UnpicklingError: the file holds something else, which is named.
+        CodeError: the file holds something else, which is named.
     """
     return Unpickler(file, **options).load()
 
@@ -138,6 +149,21 @@ def load(file: BinaryIO, **options: Any) -> Any:
 def loads(content: bytes, **options: Any) -> Any:
     """Read a pickle from memory; see :func:`load`."""
     return load(io.BytesIO(content), **options)
+
+
+def load_annotations(path: str, **options: Any) -> Any:
+    """Read a file of annotations as ``mmengine.load`` does, which may be a pickle.
+
+    Raises:
+        ValueError: it is a pickle that holds more than data.
+    """
+    try:
+        return mmengine.load(path, **options)
+    except CodeError as error:
+        problem = f'It cannot be read as data ({error}).'
+        raise ValueError(
+            describe('ann_file', path, problem, 'Write it as JSON.')
+        ) from None
 
 
 def load_data_only(
@@ -155,7 +181,8 @@ def load_data_only(
         map_location: As of ``torch.load``. Defaults to the CPU.
 
     Raises:
-        pickle.UnpicklingError: the file holds something else, or is no torch file.
+        CodeError: the file holds something else.
+        pickle.UnpicklingError: it is no torch file.
         OSError: it cannot be opened.
     """
     if not isinstance(file, (str, os.PathLike)):
@@ -168,8 +195,12 @@ def load_data_only(
             level=30,
         )
         return torch.load(path, map_location=map_location, weights_only=False)
-    with path.open('rb') as opened:
-        return _read(opened, map_location)
+    try:
+        with path.open('rb') as opened:
+            return _read(opened, map_location)
+    except CodeError as error:
+        trust = f'if you trust the file, name it in the environment variable {TRUSTED}'
+        raise CodeError(f'{error}; {trust}') from None
 
 
 def _is_trusted(path: Path) -> bool:
@@ -199,12 +230,12 @@ def _read(file: BinaryIO, map_location: Any) -> Any:
 def _refuse_other_formats(file: BinaryIO) -> None:
     """Raise if ``torch.load`` would not unpickle the file but do something else."""
     if tarfile.is_tarfile(file):
-        raise pickle.UnpicklingError('it is a tar archive, as torch 0.1 wrote them')
+        raise CodeError('it is a tar archive, as torch 0.1 wrote them')
     file.seek(0)
     if file.read(len(ZIP)) == ZIP:
         file.seek(0)
         if 'constants.pkl' in torch._C.PyTorchFileReader(file).get_all_records():
-            raise pickle.UnpicklingError('it is a program of TorchScript, not weights')
+            raise CodeError('it is a program of TorchScript, not weights')
     file.seek(0)
 
 
