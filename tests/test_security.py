@@ -16,6 +16,7 @@ import mmpretrain
 import numpy as np
 import pytest
 import torch
+from bomb import Bomb
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import HistoryBuffer
@@ -34,16 +35,6 @@ from cakd_mm.utils.net_config import net_config, read_named
 DEMO = CONFIGS / 'cakd/demo_digits.py'
 ALONE = CONFIGS / 'vanilla/resnet20_digits.py'
 NAMED = r'holds `io\.open`, which could run code on loading.* CAKD_MM_TRUSTED'
-
-
-class Bomb:
-    """Makes a file where it is unpickled as pickle does by itself."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (open, (str(self.marker), 'w'))
 
 
 @pytest.fixture
@@ -171,7 +162,7 @@ def plot(path, monkeypatch, folder):
 
 
 def convert(path, monkeypatch, folder):
-    words = ('--arch', 'resnet20', '--out', folder / 'out.pth')
+    words = (folder / 'out.pth', '--arch', 'resnet20')
     run_tool(monkeypatch, 'model_converters/from_repdistiller.py', path, *words)
 
 

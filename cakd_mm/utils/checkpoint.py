@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pickle
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
@@ -91,9 +90,11 @@ def _unreadable(error: Exception, path: str, key: str, remedy: str) -> ValueErro
 
 
 def load_for_mmengine(
-    file: str | os.PathLike | BinaryIO, map_location: Any = None, **_: Any
+    file: str | os.PathLike | BinaryIO,
+    map_location: Any = None,
+    weights_only: bool | None = None,
 ) -> Any:
-    """Read a torch file as data, in the place of mmengine's own reader.
+    """Read a torch file as data, whatever ``weights_only`` says, for mmengine.
 
     Raises:
         ValueError: the file is not a readable checkpoint, or holds more than data.
@@ -106,14 +107,17 @@ def load_for_mmengine(
 
 
 def load_url(
-    url: str, model_dir: str | None = None, map_location: Any = None, **_: Any
+    url: str,
+    model_dir: str | None = None,
+    map_location: Any = None,
+    progress: bool = True,
 ) -> Any:
-    """Download a torch file, if it has not been, and read it as mmengine's does."""
+    """Download a torch file, if it has not been, and read it as data, for mmengine."""
     folder = Path(model_dir or Path(torch.hub.get_dir()) / 'checkpoints')
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / Path(urlparse(url).path).name
     if not path.exists():
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(url, str(path), progress=progress)
     return load_for_mmengine(path, map_location)
 
 
