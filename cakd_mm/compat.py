@@ -6,18 +6,16 @@ the original ones (``cakd_mm[original]``). MMRazor 1.0.0 works with either, but
 its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
 """
 
-import argparse
 import functools
 import importlib
 import importlib.util
-import pickle
-import re
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any, BinaryIO, NoReturn
 
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -244,44 +242,52 @@ def _as_in_file(node: Any, folder: Path, is_net: bool = False) -> None:
             _as_in_file(value, folder, is_net)
 
 
-def load_data_only(path: str) -> Any:
-    """Read a torch file on the CPU without running any code that it may hold.
+# What of mmengine and mmpretrain reads a file with the function `load` of torch.
+READERS = (
+    'mmengine.runner.checkpoint',
+    'mmpretrain.apis.multimodal_retrieval',
+    'mmpretrain.engine.hooks.swav_hook',
+    'mmpretrain.models.retrievers.image2image',
+    'mmpretrain.models.utils.vector_quantizer',
+)
 
-    Beside tensors and plain containers the file may hold numbers of numpy and the
-    options of an argument parser, because training scripts store these with the
-    weights. Before torch 2.5 these are refused as well.
 
-    Raises:
-        pickle.UnpicklingError: the file holds something else.
+def guard_readers() -> None:
+    """Let no file that mmengine or mmpretrain reads run code, and never run pip.
+
+    Checkpoints, from wherever they come, pickled annotations, CIFAR's pickles and
+    configs in YAML are read as data; see :mod:`cakd_mm.utils.data_pickle`.
     """
     import torch
+    import yaml
+    from mmengine.fileio.handlers import pickle_handler, yaml_handler
+    from mmengine.utils import package_utils
 
-    # Before torch 2.5 nothing can be allowed for one file alone.
-    allow = getattr(torch.serialization, 'safe_globals', lambda _: nullcontext())
-    try:
-        with allow(_plain_data()):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Torch's own message is not shown, because it says how to run the code.
-        found = re.search(r'(?:GLOBAL|class) ([\w.]+)', str(error))
-        text = 'it is not as torch.save writes files'
-        if found:
-            text = f'it holds `{found[1].rstrip(".")}`, which could run code on loading'
-        raise pickle.UnpicklingError(text) from None
+    from .utils import checkpoint, data_pickle
+
+    guarded: Any = ModuleType('torch')
+    guarded.load = checkpoint.load_for_mmengine
+    guarded.__getattr__ = functools.partial(getattr, torch)
+    for name in READERS:
+        vars(importlib.import_module(name))['torch'] = guarded
+    readers: Any = importlib.import_module('mmengine.runner.checkpoint')
+    readers.load_url = checkpoint.load_url
+    # The current mmengine loads through this function, which would try again unguarded.
+    readers._safe_torch_load = checkpoint.load_for_mmengine
+
+    def load_pickle(handler: Any, file: BinaryIO, **options: Any) -> Any:
+        return data_pickle.load(file, **options)
+
+    annotations: Any = importlib.import_module('mmengine.dataset.base_dataset')
+    annotations.load = data_pickle.load_annotations
+    pickle_handler.PickleHandler.load_from_fileobj = load_pickle
+    cifar: Any = importlib.import_module('mmpretrain.datasets.cifar')
+    cifar.pickle = data_pickle
+    yaml_handler.Loader = getattr(yaml, 'CFullLoader', yaml.FullLoader)
+    package_utils.call_command = _refuse_to_install
 
 
-def _plain_data() -> list:
-    """Return the classes and functions that numpy's numbers and options consist of."""
-    import numpy as np
-
-    make: Any = np.float64(0).__reduce__()[0]
-    allowed = [argparse.Namespace, np.dtype]
-    allowed += {type(np.dtype(name)) for name in ('f4', 'f8', 'i4', 'i8', '?')}
-    # Numpy 1 and numpy 2 write the function that makes a number by different names.
-    # Torch finds an allowed function by its name, so a wrapper bears each name: only
-    # torch >= 2.6 lets one give a name beside the function.
-    for core in ('core', '_core'):
-        scalar: Any = functools.partial(make)
-        scalar.__module__, scalar.__qualname__ = f'numpy.{core}.multiarray', 'scalar'
-        allowed.append(scalar)
-    return allowed
+def _refuse_to_install(command: list[str]) -> NoReturn:
+    """Say which package is missing, in the place of installing it."""
+    package = command[-1]
+    raise ModuleNotFoundError(f'{package} is not installed; type pip install {package}')

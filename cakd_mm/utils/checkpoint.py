@@ -1,17 +1,21 @@
 """Reading, strictly loading and comparing weights."""
 
 import hashlib
+import os
+import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlparse
 
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from ..compat import load_data_only
+from .data_pickle import load_data_only
 from .errors import describe
 
 STUDENT_PREFIX = 'architecture.'
@@ -43,9 +47,11 @@ def read_checkpoint(path: str, key: str, remedy: str) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable checkpoint, or holds no weights.
+        ValueError: the file is not a readable checkpoint, holds no weights, or holds
+            objects that only code can make.
     """
-    load = partial(CheckpointLoader.load_checkpoint, map_location='cpu')
+    download = partial(CheckpointLoader.load_checkpoint, map_location='cpu')
+    load = download if is_remote(path) else load_data_only
     checkpoint = _read(load, path, key, remedy)
     _weights(checkpoint, ('state_dict',), path, key, remedy)
     return checkpoint
@@ -70,13 +76,49 @@ def read_foreign_weights(path: str, key: str, remedy: str) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def _read(load: Callable[[str], dict], path: str, key: str, remedy: str) -> dict:
+def _read(load: Callable[[str], Any], path: str, key: str, remedy: str) -> Any:
     require_file(path, key, remedy)
     try:
         return load(str(path))
-    except Exception as error:  # torch, zipfile and pickle have their own errors
-        problem = f'The file cannot be read as a checkpoint ({error!s:.300}).'
-        raise ValueError(describe(key, path, problem, remedy)) from error
+    except Exception as error:  # a backend of mmengine has its own errors
+        raise _unreadable(error, path, key, remedy) from error
+
+
+def _unreadable(error: Exception, path: str, key: str, remedy: str) -> ValueError:
+    problem = f'The file cannot be read as a checkpoint ({error!s:.300}).'
+    return ValueError(describe(key, path, problem, remedy))
+
+
+def load_for_mmengine(
+    file: str | os.PathLike | BinaryIO,
+    map_location: Any = None,
+    weights_only: bool | None = None,
+) -> Any:
+    """Read a torch file as data, whatever ``weights_only`` says, for mmengine.
+
+    Raises:
+        ValueError: the file is not a readable checkpoint, or holds more than data.
+    """
+    try:
+        return load_data_only(file, map_location)
+    except pickle.UnpicklingError as error:
+        remedy = 'Write the path of another file.'
+        raise _unreadable(error, str(file), 'checkpoint', remedy) from error
+
+
+def load_url(
+    url: str,
+    model_dir: str | None = None,
+    map_location: Any = None,
+    progress: bool = True,
+) -> Any:
+    """Download a torch file, if it has not been, and read it as data, for mmengine."""
+    folder = Path(model_dir or Path(torch.hub.get_dir()) / 'checkpoints')
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / Path(urlparse(url).path).name
+    if not path.exists():
+        torch.hub.download_url_to_file(url, str(path), progress=progress)
+    return load_for_mmengine(path, map_location)
 
 
 def _weights(

@@ -18,8 +18,7 @@ def read_named(name: str, key: str) -> Config:
         key (str): What the name was given for, for the error.
 
     Raises:
-        FileNotFoundError: there is no such file, package or config. mmengine would
-            install a package that is missing.
+        FileNotFoundError: there is no such file, package or config.
         ValueError: the file is no config.
     """
     if '::' not in str(name):
@@ -35,13 +34,10 @@ def read_named(name: str, key: str) -> Config:
             raise ValueError(
                 describe(key, name, problem, 'Name a .py file.')
             ) from error
-    package = name.split('::')[0]
     try:
-        if find_spec(package) is None:
-            raise FileNotFoundError(f'no package {package!r}')
         return get_config(name)
-    except (AssertionError, FileNotFoundError, ValueError) as error:
-        problem = f'It cannot be read: {error!s:.200}.'
+    except (AssertionError, OSError, ModuleNotFoundError, ValueError) as error:
+        problem = f'It cannot be read: {str(error).rstrip("."):.200}.'
         remedy = 'Write cakd_mm::cakd/<name>.py, or the path of a file.'
         like = _names_like(name)
         if like:

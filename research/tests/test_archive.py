@@ -1,9 +1,13 @@
 """A table that goes on from what another machine has finished."""
 
 import json
+import runpy
 import shutil
+import sys
 
 import pytest
+import torch
+from bomb import Bomb
 from finished import finish_run
 
 from research.archive import restore, store
@@ -65,6 +69,23 @@ def test_another_machine_goes_on(tables, tmp_path):
     assert restore(its_runs, elsewhere, archive) == 0
     for run in its_runs:
         run.check()
+
+
+def test_no_code_of_a_kept_teacher_is_run(tables, tmp_path, monkeypatch):
+    _, runs, work_dir = tables('here', finished=1)
+    teacher = runs[0]
+    content = dict(state_dict={'w': torch.zeros(1)}, extra=Bomb(tmp_path / 'executed'))
+    torch.save(content, teacher.last_checkpoint)
+    teacher.write_result()
+    store(runs, work_dir, tmp_path / 'archive')
+    _, its_runs, elsewhere = tables('there')
+    assert restore(its_runs, elsewhere, tmp_path / 'archive') == 1
+    student = next(run for run in its_runs if run.teacher)
+    _, _, _, tool, *words = student._command()
+    monkeypatch.setattr(sys, 'argv', [tool, *words])
+    with pytest.raises(ValueError, match=r'`model\.teacher_ckpt` = .*`io\.open`'):
+        runpy.run_path(tool, run_name='__main__')
+    assert not (tmp_path / 'executed').exists()
 
 
 def test_another_result_of_a_run_is_refused(tables, archived):

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from bomb import Bomb
 from mmengine.config import Config
 from mmpretrain import get_model
 from reference_nets import GIVEN, filled, forward, their_name
@@ -15,8 +16,6 @@ from tools_inside import run_tool
 from cakd_mm.utils.repdistiller_weights import ARCHS
 
 TOOL = 'model_converters/from_repdistiller.py'
-# Before torch 2.5 nothing but tensors and plain containers can be allowed.
-ALLOWS = hasattr(torch.serialization, 'safe_globals')
 
 
 def reference(arch, classes=100, seed=0):
@@ -132,16 +131,11 @@ def test_files_as_the_originals_write_them(convert, capsys, kind):
     content = {**PLAIN, **WITH_OBJECTS}[kind](net)
     zipped = kind != 'student of RepDistiller'  # older torch writes no archive
     saving = dict(_use_new_zipfile_serialization=zipped)
-    if kind in WITH_OBJECTS and not ALLOWS:
-        with pytest.raises(ValueError, match='cannot be read as a checkpoint'):
-            convert(content, STUDENT, **saving)
-        return
     path = convert(content, STUDENT, **saving)
     assert_holds(path, net, STUDENT)
     assert capsys.readouterr().out == f'wrote {path}\n'
 
 
-@pytest.mark.skipif(not ALLOWS, reason='torch < 2.5 allows no object in a file')
 @pytest.mark.parametrize('core', [b'numpy.core', b'numpy._core'])
 def test_numbers_as_numpy_1_and_2_spell_them(convert, tmp_path, core):
     net = reference(STUDENT, 10)
@@ -163,16 +157,6 @@ def test_the_teacher_of_a_distiller(convert):
 # --- Files that are refused --------------------------------------------------
 
 
-class Bomb:
-    """Makes a file where it is unpickled as pickle does by itself."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (open, (str(self.marker), 'w'))
-
-
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
 @pytest.mark.parametrize('place', ['beside', 'in options', 'among weights'])
 def test_no_code_of_the_file_is_run(convert, tmp_path, place, zipped):
@@ -183,9 +167,7 @@ def test_no_code_of_the_file_is_run(convert, tmp_path, place, zipped):
         content = dict(model={**net, 'bn1.extra': bomb})
     else:
         content = dict(model=net, opt=options(x=bomb) if 'opt' in place else bomb)
-    # Before torch 2.5 the options are refused already.
-    kind = 'io.open' if ALLOWS or 'opt' not in place else 'argparse.Namespace'
-    match = f"`source` = '.*cannot be read as .*holds `{kind}`, .*run code.* Give a"
+    match = r"`source` = '.*cannot be read as .*holds `io\.open`, .*run code.* Give a"
     with pytest.raises(ValueError, match=match) as caught:
         convert(content, STUDENT, _use_new_zipfile_serialization=zipped)
     assert 'weights_only' not in str(caught.value)  # no advice to load it all the same
@@ -193,15 +175,6 @@ def test_no_code_of_the_file_is_run(convert, tmp_path, place, zipped):
     assert not (tmp_path / 'made').exists()
     torch.load(tmp_path / 'source.pth', weights_only=False)
     assert marker.exists()  # the file does what it is to be feared for
-
-
-def test_classes_that_were_allowed_are_not_afterwards(convert, tmp_path):
-    if ALLOWS:
-        convert(dict(opt=options(), model=reference(STUDENT, 10)), STUDENT)
-    else:
-        torch.save(dict(opt=options()), tmp_path / 'source.pth')
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / 'source.pth', weights_only=True)
 
 
 @pytest.mark.parametrize(
