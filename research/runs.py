@@ -17,8 +17,9 @@ from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from cakd_mm.engine.launch.options import parse, spell
 from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.machine import cores
@@ -98,8 +99,7 @@ class Run:
         """Read its config."""
         cfg = deepcopy(read_config(self.config))
         options = dict(option.split('=', 1) for option in self.options)
-        parsed = {k: DictAction._parse_iterable(v) for k, v in options.items()}
-        cfg.merge_from_dict(parsed)
+        cfg.merge_from_dict({key: parse(text) for key, text in options.items()})
         self.epochs = int(cfg.train_cfg.max_epochs)
         content = cfg.to_dict()
         if self.teacher is not None:  # Its file may move: a hash identifies it.
@@ -263,7 +263,8 @@ class Run:
             command += ['--resume', str(newest)]
         options = list(self.options)
         if self.teacher is not None:
-            options.append(f'model.teacher_ckpt={self.teacher.last_checkpoint}')
+            checkpoint = spell(str(self.teacher.last_checkpoint))
+            options.append(f'model.teacher_ckpt={checkpoint}')
         if options:
             command += ['--cfg-options', *options]
         return command

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cakd_mm.engine.launch.options import spell
 from cakd_mm.utils.machine import cores
 from cakd_mm.visualization.history import METRIC, mean_curve, read_logs
 
@@ -100,7 +101,7 @@ class Run:
         command += ['--cfg-options', f'randomness.seed={self.seed}']
         if self.teacher is not None:
             checkpoint = self.teacher.work_dir / f'epoch_{self.teacher.epochs}.pth'
-            command.append(f'model.teacher_ckpt={checkpoint}')
+            command.append(f'model.teacher_ckpt={spell(str(checkpoint))}')
         return command
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen:

@@ -108,8 +108,3 @@ def test_a_teacher_from_elsewhere_has_to_be_there(work_dir, method):
 def test_numbers_that_make_no_table_are_refused(work_dir, key, options):
     with pytest.raises(ValueError, match=f'`{key}`'):
         make(work_dir, **options)
-
-
-def test_a_work_dir_that_options_cannot_name_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='comma'):
-        make(tmp_path / 'a,b')

@@ -3,9 +3,11 @@
 from .checks import check_checkpoints, check_data, datasets, mention_batch
 from .config import add_common_arguments, enable_auto_scale_lr, read_config, use_amp
 from .device import adapt_to_device, choose_threads
+from .options import OptionAction
 from .runner import build_runner, build_test_runner
 
 __all__ = [
+    'OptionAction',
     'adapt_to_device',
     'add_common_arguments',
     'build_runner',

@@ -5,13 +5,14 @@ import os
 from inspect import signature
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from ...utils.errors import describe, nearest
 from ...utils.extract import EXTRACTED
 from ...utils.net_config import read_named
+from .options import OptionAction
 
 # What the Runner looks up in the config beside its own arguments.
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
@@ -24,10 +25,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionAction,
         default={},
-        help='settings to override, as key=value pairs: '
-        'optim_wrapper.optimizer.lr=0.1 randomness.seed=1',
+        help='settings to override, as key=value pairs: randomness.seed=1 '
+        '"load_from=/my dir/x.pth"; a text with a comma needs quotes of its own: '
+        '''"load_from='/a, b/x.pth'"''',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
     # torch's launchers send --local-rank or set LOCAL_RANK, older ones --local_rank.
