@@ -23,8 +23,8 @@ from cakd_mm.engine.launch.options import parse, spell
 from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.machine import cores
-from cakd_mm.utils.tools import tool
-from cakd_mm.visualization.history import LOG, METRIC, logged_lines
+from cakd_mm.utils.tools import as_argument, tool
+from cakd_mm.visualization.history import LOG, METRIC, lines_of, logged_lines
 
 from .provenance import commit, machine, versions
 
@@ -220,7 +220,7 @@ class Run:
             ValueError: see :meth:`check`.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        with (self.work_dir / 'lock').open('w') as lock:
+        with (self.work_dir / 'lock').open('w', encoding='utf-8') as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -229,7 +229,7 @@ class Run:
                 return False
             self.check()
             self._note_start(int((environment or {}).get(THREADS, 0)) or cores())
-            with self.log.open('a') as log:
+            with self.log.open('a', encoding='utf-8') as log:
                 self.process = subprocess.Popen(
                     self._command(),
                     stdout=log,
@@ -256,11 +256,11 @@ class Run:
         name = 'test.py' if self.checkpoint else 'train.py'
         command = [sys.executable, '-W', 'ignore', str(tool(name)), str(self.config)]
         if self.checkpoint:
-            command.append(str(self.checkpoint))
-        command += ['--work-dir', str(self.work_dir)]
+            command.append(as_argument(self.checkpoint))
+        command += ['--work-dir', as_argument(self.work_dir)]
         newest = None if self.checkpoint else self.newest_checkpoint()
         if newest:
-            command += ['--resume', str(newest)]
+            command += ['--resume', as_argument(newest)]
         options = list(self.options)
         if self.teacher is not None:
             checkpoint = spell(str(self.teacher.last_checkpoint))
@@ -315,7 +315,7 @@ class Run:
         """Return (epoch, value) of a scalar; of an epoch run twice, the latest."""
         found = {}
         for file in sorted(self.work_dir.glob(LOG)):  # the logs of all starts, in turn
-            for line in logged_lines(file.read_text()):
+            for line in lines_of(file):
                 if key in line:
                     found[_epoch(line)] = line[key]
         return sorted(found.items())
