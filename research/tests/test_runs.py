@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finished import finish_run
+from finished import START, finish_run
 from tiny import CONFIGS
 
 from research import runs
@@ -87,7 +87,7 @@ def test_the_epoch_is_that_of_the_last_whole_line(run):
 
 def test_seconds_are_those_of_all_starts(run):
     """Each from its beginning to the last line of its own log."""
-    starts = [dict(began=1000.0), dict(began=2000.0), dict(began=3000.0)]
+    starts = [dict(START, began=began) for began in (1000.0, 2000.0, 3000.0)]
     run.work_dir.mkdir(parents=True)
     (run.work_dir / 'starts.json').write_text(json.dumps(dict(starts=starts)))
     for name, end in (('a', 1010.0), ('b', 2005.0)):  # the third wrote nothing yet

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from finished import finish_run
+from finished import START, finish_run
 from matplotlib.axes import Axes
 from scipy import stats
 
@@ -209,7 +209,7 @@ def test_machines_are_those_that_trained(make):
     planned = make('digits', SCORES)
     for seed, machine in enumerate(('an H200', 'an H200', 'two cores')):
         path = planned[0].rows['KD'][seed].work_dir / 'result.json'
-        start = dict(commit=f'c{seed}', versions=dict(torch='2'), machine=machine)
+        start = {**START, 'commit': f'c{seed}', 'machine': machine}
         path.write_text(json.dumps({**json.loads(path.read_text()), 'starts': [start]}))
     summary, text = summary_of(make('digits', {'KD': {}}))
     assert summary['machines'] == ['an H200', 'two cores']
