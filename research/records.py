@@ -46,7 +46,7 @@ def read_record(path: Path, shape: dict) -> dict | None:
     """
     if not path.is_file():
         return {}
-    changed = path.stat().st_mtime_ns
+    changed = path.stat().st_mtime_ns, path.stat().st_size
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
         problem = '' if fits(record, shape) else 'something in it is missing or odd'

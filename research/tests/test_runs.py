@@ -236,6 +236,20 @@ class TestSettings:
                 refused()
         assert len(started) == 1
 
+    def test_a_teacher_that_changed_after_it_finished(self, tmp_path, teacher, started):
+        """Its result says what it was, and not what it is."""
+        run = student(tmp_path, teacher)
+        run.check()
+        before = teacher.last_checkpoint.read_bytes()
+        teacher.last_checkpoint.write_bytes(before + b'+')
+        for refused in (run.check, run.start):
+            with pytest.raises(ValueError, match='no longer the file'):
+                refused()
+        assert not started
+        teacher.last_checkpoint.write_bytes(before)
+        run.start()
+        assert len(started) == 1
+
     def test_a_teacher_may_move(self, tmp_path, config):
         here, there = (Run('t', config, tmp_path / place) for place in 'ab')
         settings = [student(tmp_path, x).settings for x in (here, there, None)]
