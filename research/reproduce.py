@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from cakd_mm.engine.launch import check_data
+from cakd_mm.engine.launch import check_data, require_utf8
 from cakd_mm.utils.errors import describe
 
 from .archive import restore, store
@@ -117,19 +117,18 @@ def check_writable(folder: Path, key: str) -> None:
 
     Raises:
         OSError: nothing can be written there.
-        ValueError: the name of the folder is no UTF-8, and configs have to name it.
+        ValueError: the name of the folder is no UTF-8.
     """
+    require_utf8(folder, key)
     try:
-        str(folder.absolute()).encode()
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=folder) as file:
             file.write(bytes(TRIED))
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, UnicodeError) as error:
-        kind = OSError if isinstance(error, OSError) else ValueError
+    except OSError as error:
         problem, remedy = f'Nothing can be written there ({error}).', 'Give another.'
-        raise kind(describe(key, str(folder), problem, remedy)) from error
+        raise OSError(describe(key, str(folder), problem, remedy)) from error
 
 
 def check_more(path: Path, finished: int, where: Path) -> None:

@@ -1,7 +1,13 @@
 """What every command-line tool does between its arguments and the Runner."""
 
 from .checks import check_checkpoints, check_data, datasets, mention_batch
-from .config import add_common_arguments, enable_auto_scale_lr, read_config, use_amp
+from .config import (
+    add_common_arguments,
+    enable_auto_scale_lr,
+    read_config,
+    require_utf8,
+    use_amp,
+)
 from .device import adapt_to_device, choose_threads
 from .options import OptionAction
 from .runner import build_runner, build_test_runner
@@ -19,5 +25,6 @@ __all__ = [
     'enable_auto_scale_lr',
     'mention_batch',
     'read_config',
+    'require_utf8',
     'use_amp',
 ]

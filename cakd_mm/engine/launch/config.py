@@ -42,6 +42,7 @@ def read_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: there is no such config.
         KeyError: ``--cfg-options`` names a key that nobody reads.
+        ValueError: the work dir has a name that is no UTF-8.
     """
     cfg = read_named(args.config, 'config')
     if EXTRACTED.fullmatch(Path(cfg.filename).stem):
@@ -58,7 +59,23 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    require_utf8(Path(cfg.work_dir), 'work_dir')
     return cfg
+
+
+def require_utf8(path: Path, key: str) -> None:
+    """Refuse a path that logs and configs, which are UTF-8, cannot name.
+
+    Raises:
+        ValueError: a byte of its name, or of the current folder's, is no UTF-8.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        problem = 'It has a byte that is no UTF-8, so that no log could name it.'
+        raise ValueError(
+            describe(key, str(path), problem, 'Give another folder.')
+        ) from error
 
 
 def _check_options(cfg: Config, options: dict) -> None:
