@@ -35,7 +35,7 @@ def use_utf8() -> None:
     encoding = codecs.lookup(locale.getpreferredencoding(False)).name
     if encoding != 'utf-8' and os.environ.get('PYTHONUTF8') != '1':
         os.environ['PYTHONUTF8'] = '1'
-        os.execv(sys.executable, [sys.executable, '-X', 'utf8', *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
