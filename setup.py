@@ -15,7 +15,9 @@ REPOSITORY = 'https://github.com/cakd-mm/cakd_mm'
 
 def requirements(name: str) -> list[str]:
     """Read ``requirements/<name>.txt``."""
-    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    lines = (
+        (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    )
     return [line for line in lines if line and not line.startswith('#')]
 
 

@@ -171,5 +171,5 @@ def save(args: argparse.Namespace, name: str, results: dict) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / f'{name}.json'
     text = json.dumps(dict(environment=environment(), **results), indent=1)
-    file.write_text(text + '\n')
+    file.write_text(text + '\n', encoding='utf-8')
     print(f'\nwritten to {file}')

@@ -119,7 +119,7 @@ def peak(name: str, pair: str, batch_size: int, steps: int) -> float:
     command = [sys.executable, '-W', 'ignore', __file__, '--pair', pair]
     command += ['--batch-sizes', str(batch_size), '--alone', name]
     command += ['--steps', str(steps), '--threads', str(torch.get_num_threads())]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, capture_output=True, encoding='utf-8', check=True)
     return float(result.stdout.split()[-1])
 
 
@@ -136,12 +136,16 @@ def alone(name: str, pair: str, batch_size: int, steps: int) -> None:
         print(torch.cuda.max_memory_allocated() / 2**20)
         return
     # getrusage would give the maximum of the process that this one was forked from.
-    lines = Path('/proc/self/status').read_text().splitlines()
+    lines = Path('/proc/self/status').read_text(encoding='utf-8').splitlines()
     fields = dict(line.split(':', 1) for line in lines)
     kilobytes = int(fields['VmHWM'].split()[0])
     for children in Path('/proc/self/task').glob('*/children'):
-        for child in children.read_text().split():
-            rollup = Path(f'/proc/{child}/smaps_rollup').read_text().splitlines()
+        for child in children.read_text(encoding='utf-8').split():
+            rollup = (
+                Path(f'/proc/{child}/smaps_rollup')
+                .read_text(encoding='utf-8')
+                .splitlines()
+            )
             own = (line.split()[1] for line in rollup if line.startswith('Private_'))
             kilobytes += sum(map(int, own))
     print(kilobytes / 2**10)

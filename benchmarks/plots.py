@@ -14,7 +14,7 @@ PICTURES = ROOT / 'docs' / 'pictures'
 
 def read(name: str) -> dict:
     """Return the results of a benchmark."""
-    return json.loads((RESULTS / f'{name}.json').read_text())
+    return json.loads((RESULTS / f'{name}.json').read_text(encoding='utf-8'))
 
 
 def bars(axis, rows: list[dict], title: str) -> None:

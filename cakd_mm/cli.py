@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.utils.errors import nearest
-from cakd_mm.utils.tools import COMMANDS, tool
+from cakd_mm.utils.tools import COMMANDS, tool, use_utf8
 
 USAGE = f"""usage: cakd-mm COMMAND [arguments of the tool]
 
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         SystemExit: there is no such command, or the tool ends so.
     """
+    if arguments is None:
+        use_utf8()
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ('-h', '--help'):
         print(USAGE)

@@ -140,10 +140,14 @@ def import_mmrazor() -> None:
     the import, and only then, because distillation uses no quantisation.
     """
     masked = version('mmrazor') == '1.0.0'
+    limit = sys.getrecursionlimit()
     with _masked_versions() if masked else nullcontext():
         from mmrazor.utils import register_all_modules
 
         register_all_modules(init_default_scope=False)
+    # MMRazor's tracer raises the limit to a million, with which an endless recursion,
+    # or deeply nested json, ends in a segmentation fault instead of an error.
+    sys.setrecursionlimit(limit)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Keeps what finished runs leave, so that another machine can go on from it."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,8 @@ from pathlib import Path
 from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
 
-from .runs import Run, write_json
-
-RESULT = 'result.json'
+from .records import RESULT, read_record
+from .runs import RESULT_FILE, STARTS_FILE, Run, write_json
 
 
 def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
@@ -35,9 +33,9 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
     for run in runs:
         folder = archive / run.work_dir.relative_to(work_dir)
         untaught = run.teacher is not None and run.teacher.sha256 is None
-        if run.checkpoint or untaught or not (folder / RESULT).is_file():
+        result = read_record(folder / RESULT_FILE, RESULT)
+        if run.checkpoint or untaught or not result:
             continue
-        result = json.loads((folder / RESULT).read_text())
         if run.finished:
             _check_same(result, run, folder, archive)
             continue
@@ -54,8 +52,8 @@ def restore(runs: Sequence[Run], work_dir: Path, archive: Path) -> int:
         elif run.work_dir in teachers:
             continue
         run.work_dir.mkdir(parents=True, exist_ok=True)
-        write_json(run.work_dir / 'starts.json', dict(starts=result['starts']))
-        write_json(run.work_dir / RESULT, result)  # From now on it is finished.
+        write_json(run.work_dir / STARTS_FILE, dict(starts=result['starts']))
+        write_json(run.work_dir / RESULT_FILE, result)  # From now on it is finished.
         taken += 1
     return taken
 
@@ -64,7 +62,7 @@ def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
     """Keep the results of finished runs, and the checkpoints of teachers.
 
     From the archive a page can be written and a table continued, on any machine. The
-    weights of students are not kept. What is there already stays.
+    weights of students are not kept. What is there already stays, unless it is damaged.
 
     Args:
         runs (Sequence[Run]): The planned ones.
@@ -72,21 +70,24 @@ def store(runs: Sequence[Run], work_dir: Path, archive: Path) -> None:
         archive (Path): Where to put it, in folders named as in the work dir.
 
     Raises:
-        ValueError: another result of a run is there.
+        ValueError: another result of a run is there, or a teacher's checkpoint is not
+            the one that it has left.
     """
     teachers = _teachers(runs)
     for run in runs:
         if run.checkpoint or not run.finished:
             continue
         folder = archive / run.work_dir.relative_to(work_dir)
-        if (folder / RESULT).is_file():
-            _check_same(json.loads((folder / RESULT).read_text()), run, folder, archive)
+        kept = read_record(folder / RESULT_FILE, RESULT)
+        if kept:
+            _check_same(kept, run, folder, archive)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / run.last_checkpoint.name
         if run.work_dir in teachers and not checkpoint.is_file():
+            run.check_checkpoint()
             _copy(run.last_checkpoint, checkpoint)
-        if not (folder / RESULT).is_file():
-            write_json(folder / RESULT, run.result)
+        if not kept:
+            write_json(folder / RESULT_FILE, run.result)
 
 
 def _teachers(runs: Sequence[Run]) -> set[Path]:

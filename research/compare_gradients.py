@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -115,7 +115,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--others', type=Path, nargs='+', required=True)
     parser.add_argument('--loss', default='loss_feature', help='its name in all')
     parser.add_argument('--batches', type=count, default=20)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.OptionAction, default={}
+    )
     parser.add_argument('--out', type=Path, help='json file to write')
     return parser.parse_args()
 

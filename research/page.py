@@ -1,10 +1,27 @@
 """The page of a table, in Markdown."""
 
+import re
 from collections.abc import Mapping
 
 from .budget import SPEEDS
 from .paired_statistics import Difference
 from .tables import KD, STUDENT
+
+# Whatever Markdown or HTML would read as more than text; `_` in a word is text.
+_MARKUP = re.compile(
+    r'[\\`*\[\]<>|&~$]|(?<![^\W_])_|_(?![^\W_])'
+    r'|(?<=:)//|(?<=www)\.|(?<=\S)@(?=\S)'  # addresses become links
+)
+
+
+def inline(text: str) -> str:
+    """Return text that stands for itself in a line of Markdown.
+
+    It comes from logs and from json that others may have written.
+    """
+    line = ' '.join(text.split()).encode('utf-8', 'backslashreplace').decode()
+    printable = ''.join(x for x in line if x.isprintable())
+    return _MARKUP.sub(lambda found: ''.join(f'\\{x}' for x in found[0]), printable)
 
 
 def heading(table: str, summary: Mapping) -> str:
@@ -41,8 +58,8 @@ def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
         f'{summary["finished"]} of {summary["planned"]} runs finished'
         + (f', {missing} missing: this page is not complete' if missing else '')
         + f'. {SPEEDS[summary["speed"]]}. {summary["hours"]} process hours on '
-        f'{" and ".join(summary["machines"])}{_threads(summary)}. Commit '
-        f'{", ".join(summary["commits"])}; {versions}.',
+        f'{inline(" and ".join(summary["machines"]))}{_threads(summary)}. Commit '
+        f'{inline(", ".join(summary["commits"]))}; {inline(versions)}.',
         '',
         '```bash',
         command,
@@ -88,7 +105,7 @@ def _pair(pair: Mapping) -> list[str]:
     lines.append('')
     for name, row in pair['rows'].items():
         for seed, reason in row['failed'].items():
-            lines.append(f'- **Failed: {name}, seed {seed}**: {reason}')
+            lines.append(f'- **Failed: {name}, seed {seed}**: {inline(reason)}')
     lines += [f'- {sentence}' for sentence in pair['sentences']]
     return lines
 
@@ -96,12 +113,12 @@ def _pair(pair: Mapping) -> list[str]:
 def _teacher(pair: Mapping, scaled: bool) -> str:
     teacher = pair['teacher']
     if teacher['failed']:
-        return f'**The teacher failed**: {teacher["failed"]}'
+        return f'**The teacher failed**: {inline(teacher["failed"])}'
     if teacher['top1'] is None:
         return 'The teacher is not finished.'
     text = f'Teacher: {teacher["top1"]:.2f} %'
     if teacher['given']:
-        text += f', from {teacher["given"]}'
+        text += f', from {inline(teacher["given"])}'
     else:
         text += f', trained for {pair["epochs"]} epochs, seed 0'
     if teacher['published'] is not None:

@@ -58,11 +58,6 @@ def plan(
     if seeds < 1:
         problem = 'It counts seeds.'
         raise ValueError(describe('--seeds', seeds, problem, 'Write 3, say.'))
-    if ',' in str(work_dir):  # --cfg-options would read it as a list.
-        problem = 'It has a comma.'
-        raise ValueError(
-            describe('--work-dir', str(work_dir), problem, 'Write another.')
-        )
     runs: dict[Path, Run] = {}
 
     def run_of(row: Row, pair: Pair, seed: int, teacher: Run | None) -> Run:

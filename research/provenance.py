@@ -29,7 +29,9 @@ def commit() -> str:
 
     def git(*words: str) -> str:
         command = ['git', '-C', str(root), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding='utf-8', check=False
+        )
         return done.stdout.strip()
 
     changed = git('status', '--porcelain', '--untracked-files=no')
@@ -63,7 +65,7 @@ def cpuinfo() -> dict[str, str]:
     info = Path('/proc/cpuinfo')
     if not info.is_file():
         return {}
-    first = info.read_text().partition('\n\n')[0]
+    first = info.read_text(encoding='utf-8').partition('\n\n')[0]
     lines = (line.partition(':') for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
 

@@ -6,14 +6,15 @@ others go on from their newest checkpoint. The tables are ``configs/tables.csv``
 """
 
 import argparse
-import json
 import math
+import os
 import re
 import shlex
 import time
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
-from cakd_mm.engine.launch import check_data
+from cakd_mm.engine.launch import check_data, require_utf8
 from cakd_mm.utils.errors import describe
 
 from .archive import restore, store
@@ -21,6 +22,7 @@ from .budget import SPEEDS
 from .page import heading, page
 from .plan import PlannedPair, in_turn, plan
 from .plots import plot_curves, plot_gain
+from .records import PAGE, read_record
 from .runs import Run, read_config, write_json
 from .scheduling import Outcome, Schedule, bars, slots
 from .summary import summarise
@@ -30,6 +32,7 @@ from .tables import read_tables, select
 # CIFAR-10.
 SPEED = {'digits': 'resident', 'cifar10-mini': 'bf16'}
 SEEDS = 3
+TRIED = 1 << 20  # bytes: what a disk has to hold before anything is trained
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -95,6 +98,39 @@ def _time(text: str) -> float:
     return minutes
 
 
+def finished_before(path: Path) -> int:
+    """Return of how many finished runs a page's json file tells; 0 without one.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    record = read_record(path, PAGE)
+    if record is None:
+        problem = f'{path} is damaged, so that nobody knows how many runs it had.'
+        remedy = 'Delete it, and its page is written anew, or give another --out.'
+        raise ValueError(describe('--out', str(path.parent), problem, remedy))
+    return record.get('finished', 0)
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Make a folder, and try to write to it: a disk may be full or read-only.
+
+    Raises:
+        OSError: nothing can be written there.
+        ValueError: the name of the folder is no UTF-8.
+    """
+    require_utf8(folder, key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder) as file:
+            file.write(bytes(TRIED))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        problem, remedy = f'Nothing can be written there ({error}).', 'Give another.'
+        raise OSError(describe(key, str(folder), problem, remedy)) from error
+
+
 def check_more(path: Path, finished: int, where: Path) -> None:
     """Refuse to replace a page that was made from more finished runs.
 
@@ -106,7 +142,7 @@ def check_more(path: Path, finished: int, where: Path) -> None:
     Raises:
         ValueError: the file has more.
     """
-    before = json.loads(path.read_text())['finished'] if path.is_file() else 0
+    before = finished_before(path)
     if before > finished:
         problem = (
             f'{path} has {before} finished runs, {where} {finished}: it is not '
@@ -193,6 +229,11 @@ def main() -> None:
     runs = in_turn(planned)
     if not args.page:
         check_data_of(planned)
+        for name in ('work_dir', 'archive'):
+            if getattr(args, name):
+                check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
+    check_writable(args.out, '--out')
+    finished_before(args.out / f'{name_of(args, planned)}.json')
     if args.archive:
         taken = restore(runs, args.work_dir, args.archive)
         print(f'{taken} finished runs taken from {args.archive}')

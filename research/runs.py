@@ -17,16 +17,19 @@ from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from cakd_mm.engine.launch.options import parse, spell
 from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.machine import cores
-from cakd_mm.utils.tools import tool
-from cakd_mm.visualization.history import LOG, METRIC, logged_lines
+from cakd_mm.utils.tools import as_argument, tool
+from cakd_mm.visualization.history import LOG, METRIC, lines_of, logged_lines
 
 from .provenance import commit, machine, versions
+from .records import FAILED, RESULT, STARTS, read_record
 
+RESULT_FILE, STARTS_FILE = 'result.json', 'starts.json'
 THREADS = 'OMP_NUM_THREADS'
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
@@ -59,6 +62,17 @@ def read_config(path: Path) -> Config:
 @cache
 def _read(path: Path, changed: int) -> Config:
     return Config.fromfile(path, import_custom_modules=False)
+
+
+def hash_now(path: Path) -> str:
+    """Return a file's hash, read once as long as nobody writes to the file."""
+    stat = path.stat()
+    return _hash(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@cache
+def _hash(path: Path, *changed: int) -> str:
+    return hash_of(path)
 
 
 def end_of(path: Path, size: int = 1 << 13) -> str:
@@ -98,8 +112,7 @@ class Run:
         """Read its config."""
         cfg = deepcopy(read_config(self.config))
         options = dict(option.split('=', 1) for option in self.options)
-        parsed = {k: DictAction._parse_iterable(v) for k, v in options.items()}
-        cfg.merge_from_dict(parsed)
+        cfg.merge_from_dict({key: parse(text) for key, text in options.items()})
         self.epochs = int(cfg.train_cfg.max_epochs)
         content = cfg.to_dict()
         if self.teacher is not None:  # Its file may move: a hash identifies it.
@@ -110,7 +123,6 @@ class Run:
         text = json.dumps(content, sort_keys=True, default=str)
         self.settings = hashlib.sha256(text.encode()).hexdigest()
         self._result: dict = {}
-        self._given_sha256: str | None = None
 
     def check(self, starts: list[dict] | None = None) -> None:
         """Refuse a work dir that holds another run.
@@ -136,6 +148,25 @@ class Run:
         scored = self.checkpoint and self.result
         if scored and self.result['checkpoint_sha256'] != self.sha256:
             self._refuse(f'It has the score of another file than {self.checkpoint} is.')
+        if self.teacher is not None:
+            self.teacher.check_checkpoint()
+
+    def check_checkpoint(self) -> None:
+        """Refuse a checkpoint that has changed since the run finished.
+
+        Raises:
+            ValueError: naming the file.
+        """
+        path = self.last_checkpoint
+        if not self.finished or not path.is_file():
+            return
+        if hash_now(path) != self.result['checkpoint_sha256']:
+            problem = f'It is no longer the file that {self.name} has left.'
+            remedy = (
+                f'Put that file back, or delete {self.work_dir} and the folders of all '
+                'who learned from it, so that they are trained anew.'
+            )
+            raise ValueError(describe('model.teacher_ckpt', str(path), problem, remedy))
 
     def _refuse(self, problem: str) -> None:
         remedy = 'Give another --work-dir, or delete that folder.'
@@ -154,31 +185,37 @@ class Run:
     @property
     def starts(self) -> list[dict]:
         """When it was started, by which code, on which packages."""
-        path = self.work_dir / 'starts.json'
-        return json.loads(path.read_text())['starts'] if path.is_file() else []
+        found = read_record(self.work_dir / STARTS_FILE, STARTS)
+        if found is None:  # A result has them, too.
+            found = read_record(self.work_dir / RESULT_FILE, RESULT) or {}
+        return found.get('starts', [])
 
     @property
     def result(self) -> dict:
-        """What the finished run was written down with; empty before."""
-        path = self.work_dir / 'result.json'
-        if not self._result and path.is_file():
-            self._result = json.loads(path.read_text())
+        """What the finished run was written down with; empty before.
+
+        A run whose records are damaged is not finished, because nobody knows any more
+        what it is.
+        """
+        whole = self._result or read_record(self.work_dir / STARTS_FILE, STARTS)
+        if not self._result and whole is not None:
+            self._result = read_record(self.work_dir / RESULT_FILE, RESULT) or {}
         return self._result
 
     @property
     def sha256(self) -> str | None:
         """The hash of the checkpoint it leaves; None before."""
-        if self.checkpoint and self._given_sha256 is None:
-            self._given_sha256 = hash_of(self.checkpoint)
-        return self._given_sha256 or self.result.get('checkpoint_sha256')
+        if self.checkpoint:
+            return hash_now(self.checkpoint)
+        return self.result.get('checkpoint_sha256')
 
     @property
     def failure(self) -> str | None:
         """Why it failed the last time, if so."""
         path = self.work_dir / 'failed.json'
-        if self.finished or not path.is_file():
+        if self.finished:
             return None
-        return json.loads(path.read_text())['reason']
+        return (read_record(path, FAILED) or {}).get('reason')
 
     def note_failure(self, reason: str | None) -> None:
         """Keep why it failed; None to forget it."""
@@ -220,7 +257,7 @@ class Run:
             ValueError: see :meth:`check`.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        with (self.work_dir / 'lock').open('w') as lock:
+        with (self.work_dir / 'lock').open('w', encoding='utf-8') as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -228,8 +265,9 @@ class Run:
             if self.finished:
                 return False
             self.check()
+            self._set_aside_unknown()
             self._note_start(int((environment or {}).get(THREADS, 0)) or cores())
-            with self.log.open('a') as log:
+            with self.log.open('a', encoding='utf-8') as log:
                 self.process = subprocess.Popen(
                     self._command(),
                     stdout=log,
@@ -239,6 +277,15 @@ class Run:
                     preexec_fn=partial(_die_with, os.getpid()),
                 )
         return True
+
+    def _set_aside_unknown(self) -> None:
+        """Go on from no checkpoint of which nobody knows how it was trained."""
+        if read_record(self.work_dir / STARTS_FILE, STARTS) is None and not self.starts:
+            aside = self.work_dir / f'unknown_before_{time.time_ns()}'
+            found = [path for path in self.work_dir.iterdir() if path.name != 'lock']
+            aside.mkdir()
+            for path in found:
+                path.rename(aside / path.name)
 
     def _note_start(self, threads: int) -> None:
         start = dict(
@@ -250,20 +297,21 @@ class Run:
             versions=versions(),
             machine=machine(),
         )
-        write_json(self.work_dir / 'starts.json', dict(starts=[*self.starts, start]))
+        write_json(self.work_dir / STARTS_FILE, dict(starts=[*self.starts, start]))
 
     def _command(self) -> list[str]:
         name = 'test.py' if self.checkpoint else 'train.py'
         command = [sys.executable, '-W', 'ignore', str(tool(name)), str(self.config)]
         if self.checkpoint:
-            command.append(str(self.checkpoint))
-        command += ['--work-dir', str(self.work_dir)]
+            command.append(as_argument(self.checkpoint))
+        command += ['--work-dir', as_argument(self.work_dir)]
         newest = None if self.checkpoint else self.newest_checkpoint()
         if newest:
-            command += ['--resume', str(newest)]
+            command += ['--resume', as_argument(newest)]
         options = list(self.options)
         if self.teacher is not None:
-            options.append(f'model.teacher_ckpt={self.teacher.last_checkpoint}')
+            checkpoint = spell(str(self.teacher.last_checkpoint))
+            options.append(f'model.teacher_ckpt={checkpoint}')
         if options:
             command += ['--cfg-options', *options]
         return command
@@ -276,7 +324,8 @@ class Run:
         """
         if self.checkpoint:
             logs = sorted(self.work_dir.glob('*/*.json'))[-1:]
-            curve = [(self.epochs, json.loads(x.read_text())[METRIC]) for x in logs]
+            texts = [log.read_text(encoding='utf-8') for log in logs]
+            curve = [(self.epochs, json.loads(text)[METRIC]) for text in texts]
         else:
             curve = self.curve(METRIC)
         if not curve or curve[-1][0] != self.epochs:
@@ -296,7 +345,7 @@ class Run:
             options=self.options,
             starts=self.starts,
         )
-        write_json(self.work_dir / 'result.json', content)
+        write_json(self.work_dir / RESULT_FILE, content)
 
     @property
     def seconds(self) -> float:
@@ -314,7 +363,7 @@ class Run:
         """Return (epoch, value) of a scalar; of an epoch run twice, the latest."""
         found = {}
         for file in sorted(self.work_dir.glob(LOG)):  # the logs of all starts, in turn
-            for line in logged_lines(file.read_text()):
+            for line in lines_of(file):
                 if key in line:
                     found[_epoch(line)] = line[key]
         return sorted(found.items())

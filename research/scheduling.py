@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import mean
 
@@ -127,7 +128,9 @@ class Schedule:
                 self._fail(run, f'not run, because {teacher.name} failed')
             elif not self.free or not (teacher is None or teacher.finished):
                 left.append(run)
-            elif run.start(self.free[0]):
+            elif (started := self._try_to_start(run)) is None:
+                continue
+            elif started:
                 self.running.append((run, self.free.pop(0)))
                 total = _to_train(run)
                 self.bars[run.name] = self.progress.add_task(run.name, total=total)
@@ -138,6 +141,14 @@ class Schedule:
                     self.waited_for.add(run.name)
                     self._print(f'{run.name}: another process is at it; waiting')
         return left
+
+    def _try_to_start(self, run: Run) -> bool | None:
+        """Start a run; None if that is impossible, so that the others go on."""
+        try:
+            return run.start(self.free[0])
+        except (OSError, ValueError) as error:
+            self._fail(run, str(error))
+            return None
 
     def _collect_ended(self) -> None:
         """Write down the result of each process that has ended."""
@@ -160,7 +171,8 @@ class Schedule:
 
     def _fail(self, run: Run, reason: str) -> None:
         self.outcome.failed[run.name] = reason
-        run.note_failure(reason)
+        with suppress(OSError):  # A full disk; the reason is printed all the same.
+            run.note_failure(reason)
         self._print(f'{run.name} FAILED: {reason}')
 
     def _print(self, text: str) -> None:

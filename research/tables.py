@@ -70,7 +70,7 @@ def read_tables() -> dict[str, list[Pair]]:
     """Return the pairs of every table in ``configs/tables.csv``."""
     folder = configs()
     found: dict[str, dict[tuple[str, str], list[Row]]] = {}
-    with (folder / 'tables.csv').open(newline='') as file:
+    with (folder / 'tables.csv').open(newline='', encoding='utf-8') as file:
         for line in csv.DictReader(file):
             published = line['published_top1']
             row = Row(

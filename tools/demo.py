@@ -31,7 +31,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cakd_mm.engine.launch.options import spell
 from cakd_mm.utils.machine import cores
+from cakd_mm.utils.tools import as_argument, use_utf8
 from cakd_mm.visualization.history import METRIC, mean_curve, read_logs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,22 +93,23 @@ class Run:
     def command(self) -> list[str]:
         """Return what trains it, from its newest whole checkpoint on if it has one."""
         command = [sys.executable, '-W', 'ignore', str(TRAIN)]
-        command += [str(CONFIGS / self.config), '--work-dir', str(self.work_dir)]
+        command.append(str(CONFIGS / self.config))
+        command += ['--work-dir', as_argument(self.work_dir)]
         saved = self.work_dir.glob('epoch_*.pth')
         whole = [path for path in saved if zipfile.is_zipfile(path)]
         if whole:
             newest = max(whole, key=lambda path: path.stat().st_mtime)
-            command += ['--resume', str(newest)]
+            command += ['--resume', as_argument(newest)]
         command += ['--cfg-options', f'randomness.seed={self.seed}']
         if self.teacher is not None:
             checkpoint = self.teacher.work_dir / f'epoch_{self.teacher.epochs}.pth'
-            command.append(f'model.teacher_ckpt={checkpoint}')
+            command.append(f'model.teacher_ckpt={spell(str(checkpoint))}')
         return command
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen:
         """Start its process, with variables beside those of this one."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        with self.log.open('a') as log:
+        with self.log.open('a', encoding='utf-8') as log:
             return subprocess.Popen(
                 self.command(),
                 stdout=log,
@@ -162,7 +165,7 @@ def train_all(runs: list[Run], jobs: int, console: Console) -> None:
 
 def failure(run: Run, code: int) -> str:
     """Return why a run failed: the end of what it printed, and its command."""
-    lines = run.log.read_text(errors='replace').splitlines()[-15:]
+    lines = run.log.read_text(encoding='utf-8', errors='replace').splitlines()[-15:]
     how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
     lines += [f'{run.name} failed ({how}), see {run.log}. Its command:']
     return '\n'.join([*lines, shlex.join(run.command())])
@@ -172,15 +175,18 @@ def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
     """Score an extracted student with mmpretrain's own test tool, in percent."""
     tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'test.py'
     command = [sys.executable, '-W', 'ignore', str(tool)]
-    command += [str(student.with_suffix('.py')), str(student)]
-    command += ['--work-dir', str(work_dir), '--out', str(work_dir / 'metrics.json')]
+    command += [as_argument(student.with_suffix('.py')), as_argument(student)]
+    command += ['--work-dir', as_argument(work_dir)]
+    command += ['--out', as_argument(work_dir / 'metrics.json')]
     command += ['--out-item', 'metrics']
     work_dir.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        command, capture_output=True, encoding='utf-8', errors='replace'
+    )
     if done.returncode:
         end = done.stderr[-2000:]
         raise SystemExit(f'mmpretrain could not score {student}:\n{end}')
-    return json.loads((work_dir / 'metrics.json').read_text())[METRIC]
+    return json.loads((work_dir / 'metrics.json').read_text(encoding='utf-8'))[METRIC]
 
 
 def plot(groups: dict[str, list[Run]], path: Path) -> None:
@@ -277,11 +283,12 @@ def main() -> None:
     )
     plot(groups, args.work_dir / 'curves.png')
     summary['seconds'] = round(time.time() - start, 1)
-    written.write_text(json.dumps(summary, indent=2) + '\n')
+    written.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
     show(groups, summary, console)
     seconds = summary['seconds']
     console.print(f'{seconds} s; summary, curves and students in {args.work_dir}')
 
 
 if __name__ == '__main__':
+    use_utf8()
     main()

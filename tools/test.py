@@ -6,6 +6,7 @@ from mmengine.config import ConfigDict
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.engine import launch
+from cakd_mm.utils.tools import use_utf8
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,4 +31,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    use_utf8()
     main()

@@ -4,6 +4,7 @@ import argparse
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.engine import launch
+from cakd_mm.utils.tools import use_utf8
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,4 +52,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    use_utf8()
     main()

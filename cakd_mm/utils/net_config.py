@@ -21,8 +21,8 @@ def read_named(name: str, key: str) -> Config:
         FileNotFoundError: there is no such file, package or config.
         ValueError: the file is no config.
     """
-    if '::' not in str(name):
-        path = Path(name).expanduser()
+    path = Path(name).expanduser()
+    if '::' not in str(name) or path.is_file():
         if not path.is_file():
             problem = f'No such file (looked from {Path.cwd()}).'
             remedy = 'Write the path of a config, or cakd_mm::cakd/<name>.py.'

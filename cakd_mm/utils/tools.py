@@ -1,5 +1,9 @@
 """The place of the command-line tools and the commands that call them here."""
 
+import codecs
+import io
+import locale
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +22,28 @@ COMMANDS = {
     'from-repdistiller': 'model_converters/from_repdistiller.py',
     'statistics': 'dataset_tools/measure_statistics.py',
 }
+
+
+def use_utf8() -> None:
+    """Let a tool, and the processes it starts, use UTF-8 whatever the locale is.
+
+    Python learns at its start how to read arguments and to write files, so that the
+    process begins anew if that is not UTF-8. A character that the terminal does not
+    have is printed as an escape. Every tool calls this first; it must not be called
+    where something has been done that would be lost.
+    """
+    encoding = codecs.lookup(locale.getpreferredencoding(False)).name
+    if encoding != 'utf-8' and os.environ.get('PYTHONUTF8') != '1':
+        os.environ['PYTHONUTF8'] = '1'
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
+def as_argument(path: Path) -> str:
+    """Return a path as the word of a command, which no dash may begin."""
+    return f'./{path}' if str(path).startswith('-') else str(path)
 
 
 def tool(name: str) -> Path:

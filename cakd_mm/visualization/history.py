@@ -85,7 +85,7 @@ def mean_curve(
 
 def is_run(work_dir: Path) -> bool:
     """Whether a folder is the work dir of a run that has logged something."""
-    return any(logged_lines(file.read_text()) for file in work_dir.glob(LOG))
+    return any(lines_of(file) for file in work_dir.glob(LOG))
 
 
 def configs_of(work_dir: Path) -> list[Path]:
@@ -121,9 +121,14 @@ def read_logs(work_dir: Path) -> tuple[History, Path | None]:
     """
     history, last = History([], []), None
     for file in sorted(work_dir.glob(LOG)):
-        if lines := logged_lines(file.read_text()):
+        if lines := lines_of(file):
             history, last = join(history, lines), file.parent
     return history, last
+
+
+def lines_of(file: Path) -> list[dict]:
+    """Return the scalars of a log file, see :func:`logged_lines`."""
+    return logged_lines(file.read_text(encoding='utf-8', errors='replace'))
 
 
 def logged_lines(text: str) -> list[dict]:

@@ -2,6 +2,16 @@
 
 from tiny_runs import METRIC, write_log
 
+# What is noted when a run is started.
+START = dict(
+    began=1000.0,
+    settings='those',
+    teacher_sha256=None,
+    commit='abc',
+    versions=dict(torch='2'),
+    machine='two cores',
+)
+
 
 def finish_run(run, scores: list[float]) -> None:
     """Leave what a run leaves that has ended with these scores, in its last epochs."""

@@ -10,6 +10,7 @@ import torch
 from bomb import Bomb
 from finished import finish_run
 
+from research import records
 from research.archive import restore, store
 from research.plan import in_turn, plan
 from research.summary import summarise
@@ -128,6 +129,29 @@ def test_a_teacher_is_completed_by_a_later_selection(tables, tmp_path):
     store(runs, work_dir, archive)
     assert len(list(archive.rglob('*.pth'))) == 1
     assert not list(archive.rglob('*.part'))
+
+
+def test_a_damaged_result_in_the_archive_is_named(tables, archived, monkeypatch):
+    """It counts as none, and is replaced by one that is whole."""
+    archive, folders, runs = archived(2)
+    path = folders[1] / 'result.json'
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    warned = []
+    monkeypatch.setattr(records, 'print_log', lambda text, *_: warned.append(text))
+    _, its_runs, elsewhere = tables('there')
+    assert restore(its_runs, elsewhere, archive) == 1
+    assert f'{path} is damaged' in warned[0]
+    store(runs, runs[0].work_dir.parents[1], archive)
+    assert path.read_bytes() == whole
+
+
+def test_no_teacher_is_kept_that_changed_after_it_finished(tables, tmp_path):
+    _, runs, work_dir = tables('here', 1)
+    runs[0].last_checkpoint.write_bytes(b'others')
+    with pytest.raises(ValueError, match='no longer the file'):
+        store(runs, work_dir, tmp_path / 'archive')
+    assert not list((tmp_path / 'archive').rglob('*.*'))
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,45 @@ def test_a_page_of_more_runs_is_not_replaced(tables, tmp_path, monkeypatch):
     assert after == before
 
 
+@pytest.mark.parametrize('text', ['', '[]', '{"finished": "3"}', '{"finished"'])
+def test_a_damaged_page_is_refused_before_training(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['reproduce.py', *WORDS])
+    monkeypatch.setattr(reproduce, 'train', lambda *_: pytest.fail('it trains'))
+    page = tmp_path / 'results' / f'{NAME}.json'
+    page.parent.mkdir()
+    page.write_text(text)
+    with pytest.raises(ValueError, match=f'results/{NAME}.json is damaged'):
+        main()
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize('option', ['--out', '--work-dir', '--archive'])
+@pytest.mark.parametrize('problem', ['file', 'full', 'name'])
+def test_a_folder_that_cannot_be_used_is_refused_before_training(
+    tmp_path, monkeypatch, option, problem
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, 'train', lambda *_: pytest.fail('it trains'))
+    folder = 'a \udcff' if problem == 'name' else 'folder'
+    if problem == 'file':
+        (tmp_path / folder).touch()
+    if problem == 'full':
+
+        def fsync(_):
+            raise OSError(28, 'No space left on device')
+
+        monkeypatch.setattr(reproduce.os, 'fsync', fsync)
+    words = [word for word in WORDS if word not in ('--out', 'results')]
+    monkeypatch.setattr(sys, 'argv', ['reproduce.py', *words, option, folder])
+    kind = ValueError if problem == 'name' else OSError
+    with pytest.raises(kind, match='no UTF-8|be written there') as caught:
+        main()
+    if problem != 'full':  # All folders are on that disk.
+        assert f'`{option}`' in str(caught.value)
+    assert not list(tmp_path.rglob('tmp*'))
+
+
 def named(*words):
     args = parse_args(['--table', *words])
     pairs = select(args.table, args.pairs, args.methods)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finished import finish_run
+from finished import START, finish_run
 from tiny import CONFIGS
 
 from research import runs
@@ -87,7 +87,7 @@ def test_the_epoch_is_that_of_the_last_whole_line(run):
 
 def test_seconds_are_those_of_all_starts(run):
     """Each from its beginning to the last line of its own log."""
-    starts = [dict(began=1000.0), dict(began=2000.0), dict(began=3000.0)]
+    starts = [dict(START, began=began) for began in (1000.0, 2000.0, 3000.0)]
     run.work_dir.mkdir(parents=True)
     (run.work_dir / 'starts.json').write_text(json.dumps(dict(starts=starts)))
     for name, end in (('a', 1010.0), ('b', 2005.0)):  # the third wrote nothing yet
@@ -234,6 +234,20 @@ class TestSettings:
         for refused in (again.check, again.start):
             with pytest.raises(ValueError, match=message):
                 refused()
+        assert len(started) == 1
+
+    def test_a_teacher_that_changed_after_it_finished(self, tmp_path, teacher, started):
+        """Its result says what it was, and not what it is."""
+        run = student(tmp_path, teacher)
+        run.check()
+        before = teacher.last_checkpoint.read_bytes()
+        teacher.last_checkpoint.write_bytes(before + b'+')
+        for refused in (run.check, run.start):
+            with pytest.raises(ValueError, match='no longer the file'):
+                refused()
+        assert not started
+        teacher.last_checkpoint.write_bytes(before)
+        run.start()
         assert len(started) == 1
 
     def test_a_teacher_may_move(self, tmp_path, config):

@@ -200,6 +200,19 @@ def test_other_settings_are_refused_before_anything_starts(make, train):
     assert not new.starts
 
 
+def test_a_teacher_that_changes_meanwhile_stops_its_students_alone(make, train):
+    teacher = make('teacher')
+    train([teacher])
+    student, alone = make('a', teacher), make('alone')
+    schedule = Schedule([student, alone], [dict(SLOT='0')], Progress(console=Console()))
+    teacher.last_checkpoint.write_bytes(b'others')
+    failed = schedule.run().failed
+    assert failed.keys() == {'a'}
+    assert f'{teacher.last_checkpoint}' in failed['a']
+    assert alone.finished
+    assert not student.starts
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs prctl')
 def test_a_killed_process_leaves_no_training_behind(make):
     """Killed by SIGKILL, which runs no handler."""

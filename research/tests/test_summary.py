@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from finished import finish_run
+from finished import START, finish_run
 from matplotlib.axes import Axes
 from scipy import stats
 
-from research.page import heading, page
+from research.page import heading, inline, page
 from research.plan import plan
 from research.plots import plot_curves, plot_gain
 from research.summary import collapsed, conclude, summarise
@@ -209,12 +209,47 @@ def test_machines_are_those_that_trained(make):
     planned = make('digits', SCORES)
     for seed, machine in enumerate(('an H200', 'an H200', 'two cores')):
         path = planned[0].rows['KD'][seed].work_dir / 'result.json'
-        start = dict(commit=f'c{seed}', versions=dict(torch='2'), machine=machine)
+        start = {**START, 'commit': f'c{seed}', 'machine': machine}
         path.write_text(json.dumps({**json.loads(path.read_text()), 'starts': [start]}))
     summary, text = summary_of(make('digits', {'KD': {}}))
     assert summary['machines'] == ['an H200', 'two cores']
     assert summary['commits'] == ['c0', 'c1', 'c2']
     assert 'process hours on an H200 and two cores. Commit c0, c1, c2; torch 2.' in text
+
+
+@pytest.mark.parametrize(
+    ('text', 'escaped'),
+    [
+        ('a | b\n\n# c', r'a \| b # c'),
+        ('`x` **y** _z_ ~w~ $v$', r'\`x\` \*\*y\*\* \_z\_ \~w\~ \$v\$'),
+        (
+            '<img src=x> &lt; [t](http://x.y)',
+            r'\<img src=x\> \&lt; \[t\](http:\/\/x.y)',
+        ),
+        ('www.x.y me@x.y', r'www\.x.y me\@x.y'),
+        ('cakd_mm 2.1, Xeon(R) @ 2.1GHz', 'cakd_mm 2.1, Xeon(R) @ 2.1GHz'),
+        ('\x1b[31mred\u202e \udcff', r'\[31mred \\udcff'),
+    ],
+)
+def test_what_comes_from_elsewhere_is_text_in_a_page(text, escaped):
+    assert inline(text) == escaped
+
+
+def test_no_record_writes_markdown_into_a_page(make):
+    planned = make('digits', SCORES)
+    run = planned[0].rows['KD'][0]
+    path = run.work_dir / 'result.json'
+    evil = '| <b>\n# '
+    start = {**START, 'commit': f'c{evil}', 'machine': f'm{evil}'}
+    start['versions'] = {f'v{evil}': 1}
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'starts': [start]}))
+    failed = planned[0].rows['KD'][1]
+    (failed.work_dir / 'result.json').unlink()
+    failed.note_failure(f'r{evil}')
+    _, text = summary_of(make('digits', {'KD': {}}))
+    for mark in 'cmvr':
+        assert rf'{mark}\| \<b\> #' in text
+    assert '<b>' not in text
 
 
 def test_plots_show_every_row_but_one_far_away(make, tmp_path, monkeypatch):

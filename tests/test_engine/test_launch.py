@@ -750,3 +750,9 @@ def test_a_config_without_widths_is_dumped_once(tmp_path, monkeypatch):
     cfg.work_dir = str(tmp_path / 'run')
     launch.build_runner(cfg)
     assert len(dumped) == 1
+
+
+def test_a_path_that_is_no_utf8():
+    launch.require_utf8(Path('é'), 'work_dir')
+    with pytest.raises(ValueError, match="`work_dir` = 'a.udcff': It has a byte"):
+        launch.require_utf8(Path('a\udcff'), 'work_dir')

@@ -1,6 +1,10 @@
 """The tools: where they are, and how they are called where somebody stands."""
 
+import ast
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +12,7 @@ from cakd_mm.utils import tools
 from cakd_mm.utils.tools import (
     COMMANDS,
     add_research,
+    as_argument,
     as_typed_here,
     other_copy,
     tool,
@@ -85,3 +90,47 @@ def test_research_is_that_of_the_clone_whose_code_runs(tmp_path, monkeypatch, ro
     with pytest.raises(SystemExit, match=f"would train with .*'{tmp_path}.current.'"):
         add_research(str(script))
     assert sys.path == [str(root), 'first']
+
+
+# What a locale's encoding decides: arguments, output, files, and the same in a child.
+UTF8 = """
+import runpy, subprocess, sys
+runpy.run_path(sys.argv[1])['use_utf8']()
+print(sys.argv[2], '\\u2588', flush=True)
+with open(sys.argv[2], 'a') as file:
+    file.write('\\u2588')
+if len(sys.argv) == 3:
+    subprocess.run([sys.executable, *sys.orig_argv[1:], 'child'], check=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ('variables', 'said'),
+    [
+        (dict(LC_ALL='C'), 'é █'),
+        (dict(LC_ALL='POSIX', PYTHONIOENCODING='ascii'), r'\xe9 \u2588'),
+    ],
+)
+def test_a_locale_without_utf8(tmp_path, variables, said):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith('LC_')}
+    environment |= dict(PYTHONUTF8='0', PYTHONCOERCECLOCALE='0', **variables)
+    done = subprocess.run(
+        [sys.executable, '-c', UTF8, tools.__file__, 'é'],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+    )
+    assert done.stderr == b''
+    assert done.stdout.decode() == f'{said}\n' * 2
+    assert (tmp_path / 'é').read_text(encoding='utf-8') == '██'
+
+
+def test_every_tool_uses_utf8_first(root):
+    for script in (root / 'tools').rglob('*.py'):
+        *_, main = ast.parse(script.read_text(encoding='utf-8')).body
+        assert [ast.unparse(x) for x in main.body] == ['use_utf8()', 'main()'], script
+
+
+def test_no_path_is_an_option():
+    assert as_argument(Path('-a/b')) == './-a/b'
+    assert as_argument(Path('/-a')) == '/-a'

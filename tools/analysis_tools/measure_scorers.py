@@ -24,6 +24,7 @@ from cakd_mm.models.layout import strongest
 from cakd_mm.models.losses import CAKDFeatureLoss
 from cakd_mm.models.losses.cakd_feature_loss import kept
 from cakd_mm.models.statistics import RunningMean
+from cakd_mm.utils.tools import use_utf8
 
 SCORERS = {
     'activation': dict(type='ActivationScorer'),
@@ -129,8 +130,9 @@ def main() -> None:
             cells = [name, str(share), f'{row["r"]:.2f}', *cells, spread]
             print(f'| {" | ".join(cells)} |')
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=2) + '\n')
+        args.out.write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':
+    use_utf8()
     main()

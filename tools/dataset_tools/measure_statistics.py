@@ -10,7 +10,7 @@ import argparse
 from math import sqrt
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 import cakd_mm  # noqa: F401  (before any config is read)
 from cakd_mm.engine import launch
 from cakd_mm.utils.errors import describe
+from cakd_mm.utils.tools import use_utf8
 
 RESIZING = ('Resize', 'ResizeEdge')
 BATCH = 64
@@ -136,7 +137,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=launch.OptionAction,
         default={},
         help='settings to override: train_dataloader.dataset.data_root=/path',
     )
@@ -163,4 +164,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    use_utf8()
     main()

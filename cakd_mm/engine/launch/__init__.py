@@ -7,12 +7,20 @@ from .checks import (
     datasets,
     mention_batch,
 )
-from .config import add_common_arguments, enable_auto_scale_lr, read_config, use_amp
+from .config import (
+    add_common_arguments,
+    enable_auto_scale_lr,
+    read_config,
+    require_utf8,
+    use_amp,
+)
 from .device import adapt_to_device, choose_threads
+from .options import OptionAction
 from .runner import build_runner, build_test_runner
 from .work_dir import check_room, own_work_dir
 
 __all__ = [
+    'OptionAction',
     'adapt_to_device',
     'add_common_arguments',
     'build_runner',
@@ -27,5 +35,6 @@ __all__ = [
     'mention_batch',
     'own_work_dir',
     'read_config',
+    'require_utf8',
     'use_amp',
 ]

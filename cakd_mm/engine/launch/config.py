@@ -4,13 +4,14 @@ import argparse
 import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
 from ...utils.errors import describe, nearest
 from ...utils.extract import EXTRACTED
 from ...utils.net_config import read_named
 from .keys import READ
+from .options import OptionAction
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -21,10 +22,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionAction,
         default={},
-        help='settings to override, as key=value pairs: '
-        'optim_wrapper.optimizer.lr=0.1 randomness.seed=1',
+        help='settings to override, as key=value pairs: randomness.seed=1 '
+        '"load_from=/my dir/x.pth"; a text with a comma needs quotes of its own: '
+        '''"load_from='/a, b/x.pth'"''',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
     # torch's launchers send --local-rank or set LOCAL_RANK, older ones --local_rank.
@@ -37,6 +39,7 @@ def read_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: there is no such config.
         KeyError: ``--cfg-options`` names a key that nobody reads.
+        ValueError: the work dir has a name that is no UTF-8.
     """
     cfg = read_named(args.config, 'config')
     if EXTRACTED.fullmatch(Path(cfg.filename).stem):
@@ -53,7 +56,23 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    require_utf8(Path(cfg.work_dir), 'work_dir')
     return cfg
+
+
+def require_utf8(path: Path, key: str) -> None:
+    """Refuse a path that logs and configs, which are UTF-8, cannot name.
+
+    Raises:
+        ValueError: a byte of its name, or of the current folder's, is no UTF-8.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        problem = 'It has a byte that is no UTF-8, so that no log could name it.'
+        raise ValueError(
+            describe(key, str(path), problem, 'Give another folder.')
+        ) from error
 
 
 def _check_options(cfg: Config, options: dict) -> None:

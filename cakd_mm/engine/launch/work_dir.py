@@ -44,7 +44,8 @@ def own_work_dir(cfg: Config) -> Iterator[None]:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=PATIENCE)
-        owner.write_text(json.dumps(dict(pid=os.getpid(), host=socket.gethostname())))
+        text = json.dumps(dict(pid=os.getpid(), host=socket.gethostname()))
+        owner.write_text(text, encoding='utf-8')
     except Timeout:
         problem = f'{_owner(owner)} is training there.'
         remedy = 'Wait for its end, or give another --work-dir.'
@@ -64,7 +65,7 @@ def own_work_dir(cfg: Config) -> Iterator[None]:
 def _owner(file: Path) -> str:
     """Return which process has the lock, as far as it has said so."""
     try:
-        owner = json.loads(file.read_text())
+        owner = json.loads(file.read_text(encoding='utf-8'))
         return f'Process {owner["pid"]} on {owner["host"]}'
     except (OSError, ValueError, KeyError, TypeError):
         return 'Another process'
