@@ -485,7 +485,7 @@ class TestCheckCheckpoints:
         """mmengine restores the scheduler's state over whatever the config says."""
         texts = []
         monkeypatch.setattr(
-            launch.checks, 'print_log', lambda text, *_: texts.append(text)
+            launch.resume, 'print_log', lambda text, *_: texts.append(text)
         )
         cfg = digits_config('vanilla/resnet8_digits.py')
         path = tmp_path / 'epoch_1.pth'

@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
+from ...utils.newest_checkpoint import newest_checkpoint
 from .logged import check_mode, is_deferred
 
 ADVICE = (
@@ -169,7 +170,7 @@ class _Step:
 
 
 def _last_good(runner) -> str:
-    path = find_latest_checkpoint(runner.work_dir)
+    path = newest_checkpoint(Path(runner.work_dir), runner.cfg).path
     if path is None:
         return 'No checkpoint had been written yet.'
     return f'The last good checkpoint is {path}.'
