@@ -38,7 +38,7 @@ class Files:
         return stamp(self.root, ['.', 'a'])
 
     def cached(self, folder, key=('k', 1)):
-        return cached_images(folder, list(key), self.paths, self.decode)
+        return cached_images(folder, list(key), self.paths, self.decode).data
 
     def listed(self, folder, key=('k', 1)):
         return cached_scan(folder, list(key), self.stamps, self.list)
