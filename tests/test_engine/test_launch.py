@@ -583,7 +583,8 @@ class TestBuildRunner:
 
         def build_one(cfg):
             asked.append(cfg)
-            return SimpleNamespace(logger=logging.getLogger('test'), model=None)
+            logger = logging.getLogger('test')
+            return SimpleNamespace(logger=logger, model=None, hooks=[])
 
         monkeypatch.setattr(launch.runner.RUNNERS, 'build', build_one)
         cfg = Config(dict(runner_type='FlexibleRunner'))
@@ -613,7 +614,7 @@ class TestBuildRunner:
 
         logger = logging.Logger('test')
         logger.addHandler(Lines())
-        runner = SimpleNamespace(logger=logger, model=None)
+        runner = SimpleNamespace(logger=logger, model=None, hooks=[])
         monkeypatch.setattr(launch.runner.RUNNERS, 'build', lambda cfg: runner)
         launch.build_runner(Config(dict(runner_type='FlexibleRunner')))
         return lines

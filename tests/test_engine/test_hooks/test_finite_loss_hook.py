@@ -289,7 +289,7 @@ def one_rank(rank, folder, mode, bad_step, both):
     )
     guard = FiniteLossHook(mode=mode, interval=3)
     runner = SimpleNamespace(
-        model=nn.Linear(2, 2), iter=0, epoch=0, work_dir=str(folder)
+        model=nn.Linear(2, 2), iter=0, epoch=0, work_dir=str(folder), cfg={}
     )
     text = 'ran to its end'
     try:
