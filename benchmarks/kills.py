@@ -15,11 +15,15 @@ import random
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import cv2
@@ -27,6 +31,7 @@ import torch
 from mmpretrain import get_model
 from sklearn.datasets import load_digits
 
+import cakd_mm  # noqa: F401  (here, so that no run has to wait for the import)
 from cakd_mm.utils.checkpoint import read_checkpoint
 from cakd_mm.visualization.history import logged_lines
 
@@ -34,13 +39,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS, CONFIGS = ROOT / 'tools', ROOT / 'configs'
 EPOCHS = 3
 CLASSES = 10
-# As first argument: kill this process at the write that the variable says, from 1 on.
-DIES, DIES_AT, COUNT = '--dies-at-a-write', 'CAKD_MM_DIES_AT', 'writes'
+COUNT = 'writes'  # the file with their number
 WORK_DIR = 'work_dir'
 TABLE = ['--table', 'digits', '--methods', 'CAKD logit', '--epochs', '2']
 TABLE += ['--seeds', '1', '--jobs', '2', '--out', 'results']
-# What differs between any two runs.
-CLOCKS = ('time', 'data_time', 'memory', 'seconds', 'began')
+# What differs between any two runs: times, and the hash of a file that holds times.
+CLOCKS = ('time', 'data_time', 'memory', 'minutes', 'hours', 'sha256')
 CONFIG = """
 _base_ = {base!r}
 model = dict(teacher_ckpt={teacher!r})
@@ -88,43 +92,57 @@ class Place:
         for folder in (self.work_dir, self.caches, self.temporary):
             folder.mkdir(parents=True)
 
-    def start(self, command: list[str], **variables: str) -> subprocess.Popen:
-        """Start a command in a session of its own, so that all of it can be killed."""
-        environment = dict(
-            os.environ,
+    def start(self, words: list[str], dies_at: int | None = None) -> ForkProcess:
+        """Start a tool, whose path is the first word, in a session of its own.
+
+        Args:
+            words (list[str]): The command line.
+            dies_at (int, optional): The write, from 1 on, at which it kills itself; 0
+                only counts its writes. Defaults to None.
+        """
+        process = get_context('fork').Process(target=self._run, args=(words, dies_at))
+        process.start()
+        return process
+
+    def _run(self, words: list[str], dies_at: int | None) -> None:
+        os.setsid()  # so that its children can be killed with it
+        log = os.open(self.root / 'log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.chdir(self.root)
+        os.environ.update(
             XDG_CACHE_HOME=str(self.caches),
             TMPDIR=str(self.temporary),
             OMP_NUM_THREADS='1',
             CUDA_VISIBLE_DEVICES='',
             PYTHONPATH=str(ROOT),
-            **variables,
+            LOCAL_RANK='0',
         )
-        with (self.root / 'log').open('a') as log:
-            return subprocess.Popen(
-                [sys.executable, '-W', 'ignore', *command],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=self.root,
-                start_new_session=True,
-            )
+        tempfile.tempdir = None  # It is read once from the environment.
+        sys.argv = words
+        writes = None if dies_at is None else die_at_a_write(dies_at)
+        runpy.run_path(words[0], run_name='__main__')
+        if writes is not None:
+            Path(COUNT).write_text(str(next(writes) - 1))
 
-    def finish(self, command: list[str], **variables: str) -> float:
-        """Run a command to its end and return how many seconds it took.
+    def finish(self, words: list[str], dies_at: int | None = None) -> float:
+        """Run a tool to its end and return how many seconds it took.
 
         Raises:
             RuntimeError: it failed.
         """
         began = time.monotonic()
-        code = self.start(command, **variables).wait()
-        if code:
-            raise RuntimeError(f'{command} ended with {code}, see {self.root}/log')
+        process = self.start(words, dies_at)
+        process.join()
+        if process.exitcode:
+            code = process.exitcode
+            raise RuntimeError(f'{words} ended with {code}, see {self.root}/log')
         return time.monotonic() - began
 
     def hit(self) -> str:
         """Return what a kill has just cut short, going by the files."""
         parts = [path.name for path in self.root.rglob('*.part')]
-        files = filter(Path.is_file, self.work_dir.rglob('*'))
+        files = [path for path in self.work_dir.rglob('*.*') if path.is_file()]
         parts += [path.name for path in files if not path.stat().st_size]
         for word, kind in (
             ('last_checkpoint', 'last_checkpoint'),
@@ -160,15 +178,38 @@ class Place:
         return sorted(x for x in names if not x.startswith('torchinductor_'))
 
 
-def kill(process: subprocess.Popen, seconds: float) -> bool:
-    """Kill a process and its children after a time; False if it had ended before."""
-    try:
-        process.wait(seconds)
-        return process.returncode == -signal.SIGKILL
-    except subprocess.TimeoutExpired:
+def kill(process: ForkProcess, seconds: float) -> None:
+    """Kill a process and its children after a time."""
+    process.join(seconds)
+    process.kill()
+    with suppress(ProcessLookupError):  # It has not made its session yet, or has ended.
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
+    process.join()
+
+
+def die_at_a_write(number: int) -> Iterator[int]:
+    """Let this process kill itself at one of its writes; return what counts them."""
+    counter, plain_open = count(1), builtins.open
+
+    def deadly(function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            if next(counter) == number:
+                if function is plain_open:
+                    function(*args, **kwargs)  # which leaves an empty file
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    deadly_open, here = deadly(plain_open), os.getcwd()
+
+    def open_or_die(file, mode='r', *args, **kwargs):
+        ours = str(file).startswith(here) and mode[0] in 'wax'
+        return (deadly_open if ours else plain_open)(file, mode, *args, **kwargs)
+
+    builtins.open = open_or_die
+    os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
+    return counter
 
 
 def write_images(folder: Path) -> None:
@@ -221,47 +262,13 @@ def differing(left: Mapping, right: Mapping) -> int:
     )
 
 
-def die_at_a_write() -> None:
-    """Run a tool that kills itself at one of its writes, or else counts them."""
-    dies_at, count = int(os.environ[DIES_AT]), 0
-    plain_open = builtins.open
-
-    def deadly(function: Callable) -> Callable:
-        def call(*args, **kwargs):
-            nonlocal count
-            count += 1
-            if count == dies_at:
-                if function is plain_open:
-                    function(*args, **kwargs)  # which leaves an empty file
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return call
-
-    deadly_open = deadly(plain_open)
-
-    def open_or_die(file, mode='r', *args, **kwargs):
-        ours = str(file).startswith(os.getcwd()) and mode[0] in 'wax'
-        return (deadly_open if ours else plain_open)(file, mode, *args, **kwargs)
-
-    builtins.open = open_or_die
-    os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
-    del sys.argv[:2]
-    runpy.run_path(sys.argv[0], run_name='__main__')
-    with plain_open(COUNT, 'w') as file:
-        file.write(str(count))
-
-
 def trial(place: Place, command: list[str], moment: Moment, ended: dict) -> dict:
     """Kill a command once, start it again, and compare; return a row of the table."""
     if moment.write:
-        process = place.start(
-            [__file__, DIES, *command], **{DIES_AT: str(moment.write)}
-        )
-        died = process.wait() == -signal.SIGKILL
+        place.start(command, moment.write).join()
     else:
-        died = kill(place.start(command), moment.seconds)
-    row = dict(moment=str(moment), died=died, hit=place.hit(), left=place.left())
+        kill(place.start(command), moment.seconds)
+    row = dict(moment=str(moment), hit=place.hit(), left=place.left())
     place.finish(command)
     found = place.result()
     return dict(
@@ -274,17 +281,17 @@ def trial(place: Place, command: list[str], moment: Moment, ended: dict) -> dict
 
 
 def series(
-    name: str, count: int, command: list[str], folder: Path, draw: random.Random
+    name: str, kills: int, command: list[str], folder: Path, draw: random.Random
 ) -> list[dict]:
     """Run a command undisturbed, and once for every kill."""
-    if not count:
+    if not kills:
         return []
     whole = Place(folder / f'{name}_whole')
-    seconds = whole.finish([__file__, DIES, *command], **{DIES_AT: '0'})
+    seconds = whole.finish(command, dies_at=0)
     writes, ended = int((whole.root / COUNT).read_text()), whole.result()
     print(f'{name}: {seconds:.1f} s, {writes} writes, {len(ended)} values compared')
     rows = []
-    for number in range(count):
+    for number in range(kills):
         moment = Moment(seconds=draw.uniform(0, seconds))
         if number % 2:
             moment = Moment(write=draw.randint(1, writes))
@@ -323,6 +330,7 @@ def main() -> None:
     if folder.exists():
         parser.error(f'--work-dir {folder}: it exists; name a new folder')
     folder.mkdir(parents=True)
+    torch.set_num_threads(1)  # as the runs do
     draw, config = random.Random(args.seed), write_config(folder)
     train = [str(TOOLS / 'train.py'), str(config), '--resume', '--work-dir', WORK_DIR]
     table = [str(TOOLS / 'reproduce.py'), *TABLE, '--work-dir', WORK_DIR]
@@ -336,7 +344,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] == [DIES]:
-        die_at_a_write()
-    else:
-        main()
+    main()

@@ -229,7 +229,8 @@ def _read(file: Path, valid_for: str) -> Kept | None:
     valid for and their shape.
     """
     try:
-        if file.is_symlink() or not _trusted(file):
+        # A pipe, say, would let us wait for its writer.
+        if file.is_symlink() or not file.is_file() or not _trusted(file):
             return None
         with file.open('rb') as opened:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
