@@ -242,6 +242,12 @@ def write_config(folder: Path) -> Path:
     return path
 
 
+def training(folder: Path) -> list[str]:
+    """Return the command of the run, whose config is written into the folder."""
+    config = str(write_config(folder))
+    return [str(TOOLS / 'train.py'), config, '--resume', '--work-dir', WORK_DIR]
+
+
 def flat(node: object, key: tuple = ()) -> Iterator[tuple[tuple, object]]:
     """Yield (place, value) of each value of nested content, without times."""
     pairs = enumerate(node) if isinstance(node, list) else None
@@ -331,11 +337,10 @@ def main() -> None:
         parser.error(f'--work-dir {folder}: it exists; name a new folder')
     folder.mkdir(parents=True)
     torch.set_num_threads(1)  # as the runs do
-    draw, config = random.Random(args.seed), write_config(folder)
-    train = [str(TOOLS / 'train.py'), str(config), '--resume', '--work-dir', WORK_DIR]
+    draw = random.Random(args.seed)
     table = [str(TOOLS / 'reproduce.py'), *TABLE, '--work-dir', WORK_DIR]
     found = dict(
-        run=series('run', args.runs, train, folder, draw),
+        run=series('run', args.runs, training(folder), folder, draw),
         table=series('table', args.tables, table, folder, draw),
     )
     for name, rows in found.items():
