@@ -39,7 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS, CONFIGS = ROOT / 'tools', ROOT / 'configs'
 EPOCHS = 3
 CLASSES = 10
-COUNT = 'writes'  # the file with their number
+# Files with the number of writes, and with the one at which a process killed itself.
+COUNT, DIED_AT = 'writes', 'died_at'
 WORK_DIR = 'work_dir'
 TABLE = ['--table', 'digits', '--methods', 'CAKD logit', '--epochs', '2']
 TABLE += ['--seeds', '1', '--jobs', '2', '--out', 'results']
@@ -140,10 +141,11 @@ class Place:
         return time.monotonic() - began
 
     def hit(self) -> str:
-        """Return what a kill has just cut short, going by the files."""
+        """Return what a kill has cut short, going by the files and by what it said."""
         parts = [path.name for path in self.root.rglob('*.part')]
         files = [path for path in self.work_dir.rglob('*.*') if path.is_file()]
         parts += [path.name for path in files if not path.stat().st_size]
+        parts += [path.read_text() for path in self.root.glob(DIED_AT)]
         for word, kind in (
             ('last_checkpoint', 'last_checkpoint'),
             ('.pth', 'a checkpoint'),
@@ -187,6 +189,14 @@ def kill(process: ForkProcess, seconds: float) -> None:
     process.join()
 
 
+def name_of(argument: object) -> str:
+    """Return a path, or that of a number under which a file is open (on Linux)."""
+    if isinstance(argument, int):
+        with suppress(OSError):
+            return os.readlink(f'/proc/self/fd/{argument}')
+    return str(argument)
+
+
 def die_at_a_write(number: int) -> Iterator[int]:
     """Let this process kill itself at one of its writes; return what counts them."""
     counter, plain_open = count(1), builtins.open
@@ -194,6 +204,8 @@ def die_at_a_write(number: int) -> Iterator[int]:
     def deadly(function: Callable) -> Callable:
         def call(*args, **kwargs):
             if next(counter) == number:
+                with plain_open(DIED_AT, 'w') as note:
+                    note.write(' '.join(name_of(part) for part in args))
                 if function is plain_open:
                     function(*args, **kwargs)  # which leaves an empty file
                 os.kill(os.getpid(), signal.SIGKILL)
