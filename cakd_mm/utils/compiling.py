@@ -87,7 +87,7 @@ def _compile(function: Callable, options: dict) -> Callable:
         raise RuntimeError(f'torch.compile is relied on from PyTorch {OLDEST} on')
     # Otherwise a net would run without its hooks if it was compiled before with others.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
-    _check_cache()
+    check_cache()
     return torch.compile(_renamed(function), **options)
 
 
@@ -95,11 +95,14 @@ class _UnsafeCacheError(RuntimeError):
     """Other users can write the code that torch.compile would run."""
 
 
-def _check_cache() -> None:
+def check_cache() -> None:
     """Make the folder of compiled code, which has to be this user's alone.
 
     By default it lies in the system's temporary folder under a name that can be
     guessed, where another user may have made it first.
+
+    Raises:
+        RuntimeError: naming the folder and what to type.
     """
     from torch._inductor.runtime.runtime_utils import default_cache_dir
 
@@ -108,10 +111,8 @@ def _check_cache() -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if found := distrust(folder):
             problem, remedy = found
-            problem += ' torch.compile runs the code in it, so nothing is compiled.'
-            raise _UnsafeCacheError(
-                describe(CACHE, str(folder), problem, f'{remedy} Results are equal.')
-            )
+            problem += ' torch.compile would run the code in it.'
+            raise _UnsafeCacheError(describe(CACHE, str(folder), problem, remedy))
 
 
 def _renamed(function: Callable) -> Callable:
@@ -142,7 +143,7 @@ def _of_compiling(error: Exception) -> bool:
 
 def _warning(key: str, failure: Exception) -> str:
     if isinstance(failure, _UnsafeCacheError):
-        return str(failure)
+        return f'{failure} PyTorch goes on without compiling, with equal results.'
     reason = ' '.join(str(failure).split())[:200]
     return describe(
         key,

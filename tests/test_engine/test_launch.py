@@ -591,6 +591,12 @@ class TestBuildRunner:
         launch.build_runner(cfg)
         assert asked == [cfg]
 
+    def test_mmengine_runs_no_code_that_others_can_write(self, tmp_path, monkeypatch):
+        tmp_path.chmod(0o777)
+        monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
+        with pytest.raises(RuntimeError, match='`TORCHINDUCTOR_CACHE_DIR` = .* chmod'):
+            launch.build_runner(Config(dict(compile=True)))
+
     def test_the_log_names_the_copy_in_use(self, tmp_path, monkeypatch):
         lines = self.logged(monkeypatch)
         assert f'INFO cakd_mm {__version__}, {TOOLS.parent / "cakd_mm"}' in lines

@@ -9,6 +9,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ...utils.checkpoint import load_strictly, model_weights, read_checkpoint
+from ...utils.compiling import check_cache
 from ...utils.extract import plain_config
 from ...utils.model import unwrap
 from ...utils.tools import PACKAGE, other_copy
@@ -26,8 +27,11 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         TypeError: a hook, loop, dataset or preprocessor of ours has no such argument.
         ValueError: the run is to go on, and no checkpoint of it can be read.
+        RuntimeError: the model is to be compiled, and others can write the code.
     """
     check_own_arguments(cfg)
+    if cfg.get('compile'):  # by mmengine, which does not look at the folder
+        check_cache()
     notes = choose_checkpoint(cfg)
     threads = choose_threads()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
