@@ -27,10 +27,10 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import cv2
-import mmengine
 import torch
 from mmpretrain import get_model
 from sklearn.datasets import load_digits
+from yapf.yapflib import yapf_api
 
 import cakd_mm  # noqa: F401  (here, so that no run has to wait for the import)
 from cakd_mm.utils.checkpoint import read_checkpoint
@@ -122,7 +122,7 @@ class Place:
         )
         tempfile.tempdir = None  # It is read once from the environment.
         # The layout of configs would take most of such a short run.
-        mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+        yapf_api.FormatCode = lambda text, **_: (text, True)
         sys.argv = words
         writes = None if dies_at is None else die_at_a_write(dies_at)
         runpy.run_path(words[0], run_name='__main__')
