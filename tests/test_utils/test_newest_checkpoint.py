@@ -62,9 +62,11 @@ def test_a_cut_one_is_passed_over(tmp_path):
 @pytest.mark.parametrize('content', [b'no checkpoint at all', b'\0' * 3000])
 def test_what_is_no_checkpoint_is_told_from_a_cut_one(tmp_path, content):
     (tmp_path / 'epoch_3.pth').write_bytes(content)
+    torch.save([1, 2], tmp_path / 'epoch_4.pth')  # whole, but without weights
     found = newest_checkpoint(tmp_path, {})
     assert found.path is None
-    assert list(found.refused) == [str(tmp_path / 'epoch_3.pth')]
+    paths = {str(tmp_path / f'epoch_{number}.pth') for number in (3, 4)}
+    assert set(found.refused) == paths and not found.cut
 
 
 def test_neither_the_best_nor_a_student_nor_a_folder(tmp_path):

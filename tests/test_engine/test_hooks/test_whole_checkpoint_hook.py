@@ -136,7 +136,7 @@ def test_what_a_kill_has_left_is_removed(run):
     runner = run(cfg.copy())
     runner.train()
     folder = Path(runner.work_dir)
-    left = ('epoch_1.pth', 'epoch_3.pth.part', 'last_checkpoint.part')
+    left = ('epoch_1.pth', 'epoch_9.pth.part', 'last_checkpoint.part')
     for name in left:
         (folder / name).write_bytes(b'')
     (folder / 'mine.part').touch()
