@@ -207,7 +207,8 @@ def register_package() -> None:
 def _with_own_bases(genuine: Callable) -> Callable:
     """Return a reader of configs that takes a base by name as the file it names.
 
-    Two things are changed in what mmengine has read:
+    mmengine reads in the temporary folder, where a kill would leave copies; ours are
+    removed later. Two things are changed in what mmengine has read:
 
     - mmengine makes the package of a base ``package::...`` the scope of what is built
       from it. That scope is dropped, because ``cakd_mm`` has no registry of its own:
@@ -215,10 +216,13 @@ def _with_own_bases(genuine: Callable) -> Callable:
     - A relative ``cfg_path`` of a net starts at the folder of the file that says it.
       It is made absolute, because later nobody knows which file that was.
     """
+    # Here, because `utils` may be imported only once the stack has been checked.
+    from .utils.temporary import swept_temporary_folder
 
     @functools.wraps(genuine)
     def read(filename: str, *args: Any, **kwargs: Any) -> tuple:
-        content, *rest = genuine(filename, *args, **kwargs)
+        with swept_temporary_folder():
+            content, *rest = genuine(filename, *args, **kwargs)
         _as_in_file(content, Path(filename).expanduser().absolute().parent)
         return (content, *rest)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
+from cakd_mm.utils.whole_file import whole_file
 
 from .records import RESULT, read_record
 from .runs import RESULT_FILE, STARTS_FILE, Run, write_json
@@ -101,9 +102,8 @@ def _check_same(result: dict, run: Run, folder: Path, archive: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file that others see whole or not at all."""
-    part = target.with_name(f'{target.name}.part')
-    shutil.copyfile(source, part)
-    part.replace(target)
+    with source.open('rb') as content, whole_file(target) as file:
+        shutil.copyfileobj(content, file)
 
 
 def _refuse(archive: Path, problem: str) -> None:

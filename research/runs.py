@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.machine import cores
 from cakd_mm.utils.tools import as_argument, tool
+from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.history import LOG, METRIC, lines_of, logged_lines
 
 from .provenance import commit, machine, versions
@@ -37,9 +37,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 def write_json(path: Path, content: dict) -> None:
     """Write json so that a reader finds all of it or none, whenever we are killed."""
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
-    part.replace(path)
+    text = json.dumps(content, indent=2, allow_nan=False) + '\n'
+    write_whole(path, text.encode())
 
 
 def _epoch(line: dict) -> int:
@@ -236,16 +235,8 @@ class Run:
         """Top-1 after the last epoch, in percent of the validation set."""
         return self.result['top1']
 
-    def newest_checkpoint(self) -> Path | None:
-        """Return the checkpoint to go on from; one that a kill cut short is none."""
-        found = self.work_dir.glob('epoch_*.pth')
-        for path in sorted(found, key=lambda p: -int(p.stem.rpartition('_')[2])):
-            if zipfile.is_zipfile(path):  # The directory of a zip is written last.
-                return path
-        return None
-
     def start(self, environment: dict[str, str] | None = None) -> bool:
-        """Start, or go on from the newest checkpoint in the work dir.
+        """Start, or go on from the newest whole checkpoint in the work dir.
 
         Args:
             environment (dict, optional): Variables beside those of this process.
@@ -302,12 +293,8 @@ class Run:
     def _command(self) -> list[str]:
         name = 'test.py' if self.checkpoint else 'train.py'
         command = [sys.executable, '-W', 'ignore', str(tool(name)), str(self.config)]
-        if self.checkpoint:
-            command.append(as_argument(self.checkpoint))
+        command.append(as_argument(self.checkpoint) if self.checkpoint else '--resume')
         command += ['--work-dir', as_argument(self.work_dir)]
-        newest = None if self.checkpoint else self.newest_checkpoint()
-        if newest:
-            command += ['--resume', as_argument(newest)]
         options = list(self.options)
         if self.teacher is not None:
             checkpoint = spell(str(self.teacher.last_checkpoint))

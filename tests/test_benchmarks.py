@@ -1,6 +1,7 @@
 """Every benchmark runs, and what it writes holds what it says; not how fast it is."""
 
 import json
+import random
 import runpy
 import sys
 from importlib.metadata import version
@@ -41,7 +42,7 @@ def rows_of(data):
 
 def test_none_is_forgotten(root):
     scripts = {path.stem for path in (root / 'benchmarks').glob('*.py')}
-    assert scripts - {'common', 'steps', 'plots'} == set(BENCHMARKS)
+    assert scripts - {'common', 'steps', 'plots', 'kills'} == set(BENCHMARKS)
 
 
 @pytest.mark.parametrize('name', sorted(BENCHMARKS))
@@ -63,6 +64,23 @@ def test_it_runs(name, root, tmp_path, monkeypatch):
     baselines = [row for row in rows if row.get('faster') == 1]
     if any('faster' in row for row in rows):
         assert baselines
+
+
+def test_three_kills_of_a_run_change_nothing(monkeypatch, root, tmp_path):
+    """Two at some moment, one exactly at a write."""
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    import kills
+
+    monkeypatch.setattr(kills, 'EPOCHS', 2)
+    words = kills.training(tmp_path)
+    rows = kills.series('run', 3, words, tmp_path, random.Random(5))
+    assert len(rows) == 3
+    for row in rows:
+        assert row['values'] > 100_000
+        assert (row['differing'], row['parts'], row['left_at_the_end']) == (0, [], [])
+    # What is compared would show a difference.
+    found = kills.Place(tmp_path / 'other').result()
+    assert kills.differing({('a', 0): 1.0}, found) == 1
 
 
 def test_ratios_are_those_of_a_round(monkeypatch, root):

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -34,6 +33,7 @@ from rich.table import Table
 from cakd_mm.engine.launch.options import spell
 from cakd_mm.utils.machine import cores
 from cakd_mm.utils.tools import as_argument, use_utf8
+from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.history import METRIC, mean_curve, read_logs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,15 +91,10 @@ class Run:
         return self.scores[self.epochs]
 
     def command(self) -> list[str]:
-        """Return what trains it, from its newest whole checkpoint on if it has one."""
+        """Return what trains it, going on where it was."""
         command = [sys.executable, '-W', 'ignore', str(TRAIN)]
         command.append(str(CONFIGS / self.config))
-        command += ['--work-dir', as_argument(self.work_dir)]
-        saved = self.work_dir.glob('epoch_*.pth')
-        whole = [path for path in saved if zipfile.is_zipfile(path)]
-        if whole:
-            newest = max(whole, key=lambda path: path.stat().st_mtime)
-            command += ['--resume', as_argument(newest)]
+        command += ['--work-dir', as_argument(self.work_dir), '--resume']
         command += ['--cfg-options', f'randomness.seed={self.seed}']
         if self.teacher is not None:
             checkpoint = self.teacher.work_dir / f'epoch_{self.teacher.epochs}.pth'
@@ -283,7 +278,7 @@ def main() -> None:
     )
     plot(groups, args.work_dir / 'curves.png')
     summary['seconds'] = round(time.time() - start, 1)
-    written.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
+    write_whole(written, (json.dumps(summary, indent=2) + '\n').encode())
     show(groups, summary, console)
     seconds = summary['seconds']
     console.print(f'{seconds} s; summary, curves and students in {args.work_dir}')

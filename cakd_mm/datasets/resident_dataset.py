@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from ..utils.errors import describe
 from .batch_ops import select
-from .caching import cache_folder, cached_images
+from .caching import Watch, cache_folder, cached_images
 from .label_batch import LabelBatch
 from .random_window import KEY, SWITCH_OFF, Draws, split
 from .seeded_dataset import SeededDataset
@@ -61,6 +61,7 @@ class ResidentDataset(SeededDataset):
     Raises:
         ValueError: a transform cannot be applied to a batch, images have several
             sizes or are not uint8, or an image has no single class index.
+        OSError: the cache was cut while it was in use.
     """
 
     def __init__(
@@ -81,13 +82,15 @@ class ResidentDataset(SeededDataset):
         self._fixed, self._window = split(self.dataset.pipeline.transforms)
         self._labels, self._paths = self._read_annotations()
         reads_files = any(type(step) is LoadImageFromFile for step in self._fixed)
-        images = cached_images(
+        kept = cached_images(
             cache_folder(cache_dir) if reads_files else None,
             [[_spell(transform) for transform in self._fixed], VERSIONS],
             [os.path.abspath(path) for path in self._paths or []],
             self._decode,
         )
-        self.images: Tensor = images.to(device)
+        self.images: Tensor = kept.data.to(device)
+        # What was copied to another device no longer depends on the file.
+        self._watch = kept.watch if self.images is kept.data else Watch()
         if self.dataset is not dataset:  # it was built here, so nobody else reads it
             _drop_pixels(self.dataset)
         self._drawn: tuple[tuple[int, int], Draws] | None = None
@@ -169,6 +172,7 @@ class ResidentDataset(SeededDataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
         """Return the batch of these images; a loader calls this once a batch."""
+        self._watch.check()
         places = np.asarray(indices)
         if self._window.is_random:
             images = self._window.cut(self.images, places, self._draws()[places])

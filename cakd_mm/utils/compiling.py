@@ -1,9 +1,12 @@
 """torch.compile where it works, and plain PyTorch where it does not."""
 
 import logging
+import os
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +14,11 @@ from mmengine.logging import print_log
 from mmengine.utils import digit_version
 
 from .errors import describe
+from .ownership import distrust
 
 # PyTorch 2.1 gives wrong results for a compiled net with hooks, without a warning.
 OLDEST = '2.4'
+CACHE = 'TORCHINDUCTOR_CACHE_DIR'
 
 _COPIES = count()
 _LOGGED: set[tuple[str, int]] = set()  # keys and levels of this process's messages
@@ -27,7 +32,8 @@ def compiled(function: Callable, key: str, **options: Any) -> Callable:
 
     If compiling fails (no C++ compiler, no Triton, a system that torch.compile does
     not know), one warning per process names ``key``, and the function runs eagerly
-    from then on. An error that the function also raises eagerly goes to the caller.
+    from then on. So it does if others can write the folder of compiled code. An error
+    that the function also raises eagerly goes to the caller.
 
     Args:
         function (Callable): A function or a module.
@@ -81,7 +87,32 @@ def _compile(function: Callable, options: dict) -> Callable:
         raise RuntimeError(f'torch.compile is relied on from PyTorch {OLDEST} on')
     # Otherwise a net would run without its hooks if it was compiled before with others.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
+    check_cache()
     return torch.compile(_renamed(function), **options)
+
+
+class _UnsafeCacheError(RuntimeError):
+    """Other users can write the code that torch.compile would run."""
+
+
+def check_cache() -> None:
+    """Make the folder of compiled code, which has to be this user's alone.
+
+    By default it lies in the system's temporary folder under a name that can be
+    guessed, where another user may have made it first.
+
+    Raises:
+        RuntimeError: naming the folder and what to type.
+    """
+    from torch._inductor.runtime.runtime_utils import default_cache_dir
+
+    with suppress(KeyError, OSError):  # no name of the user, no rights: torch says so
+        folder = Path(os.environ.get(CACHE) or default_cache_dir())
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if found := distrust(folder):
+            problem, remedy = found
+            problem += ' torch.compile would run the code in it.'
+            raise _UnsafeCacheError(describe(CACHE, str(folder), problem, remedy))
 
 
 def _renamed(function: Callable) -> Callable:
@@ -111,6 +142,8 @@ def _of_compiling(error: Exception) -> bool:
 
 
 def _warning(key: str, failure: Exception) -> str:
+    if isinstance(failure, _UnsafeCacheError):
+        return f'{failure} PyTorch goes on without compiling, with equal results.'
     reason = ' '.join(str(failure).split())[:200]
     return describe(
         key,

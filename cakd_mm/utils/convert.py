@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .checkpoint import load_strictly
 from .errors import describe, nearest
+from .whole_file import whole_file
 
 KEY = '--arch'
 
@@ -80,4 +81,5 @@ def write_classifier(
     load_strictly(model, weights, KEY, name, remedy)
     out.parent.mkdir(parents=True, exist_ok=True)
     meta = dict(arch=name, source=source)
-    torch.save(dict(meta=meta, state_dict=dict(weights)), out)
+    with whole_file(out) as file:
+        torch.save(dict(meta=meta, state_dict=dict(weights)), file)

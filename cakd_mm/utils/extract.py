@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix
 from .errors import describe
 from .net_config import net_config
+from .whole_file import whole_file, write_whole
 
 # The entries that evaluation and inference with mmpretrain read.
 EVALUATION = (
@@ -163,8 +164,9 @@ def save_student(
     trained = build_student(cfg, weights)
     weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta=meta or {}, state_dict=weights), path)
-    plain_config(cfg).dump(path.with_suffix('.py'))
+    with whole_file(path) as file:
+        torch.save(dict(meta=meta or {}, state_dict=weights), file)
+    write_whole(path.with_suffix('.py'), plain_config(cfg).pretty_text.encode())
     _prove_equal(trained, path)
     return path
 

@@ -1,5 +1,6 @@
 import io
 import os
+import pickle
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,7 +39,7 @@ class Files:
         return stamp(self.root, ['.', 'a'])
 
     def cached(self, folder, key=('k', 1)):
-        return cached_images(folder, list(key), self.paths, self.decode)
+        return cached_images(folder, list(key), self.paths, self.decode).data
 
     def listed(self, folder, key=('k', 1)):
         return cached_scan(folder, list(key), self.stamps, self.list)
@@ -156,19 +157,66 @@ def test_what_changes_meanwhile_is_not_cached(files, caches):
     assert cache_files(caches) == []
 
 
-def damaged(content):
-    """Some of the ways in which a file may have suffered."""
-    yield 'nothing in it', b''
-    yield 'no archive', b'\xff' * len(content)
-    yield 'cut', content[:-1]
-    yield 'second half', content[len(content) // 2 :]
-    yield 'a list', saved([1, 2])
-    yield 'empty', saved({})
-    yield 'another digest', saved(dict(valid_for=['a', 'b'], data=torch.zeros(3)))
-    start = content.index(b'123456' * 2)
-    for place in range(start, start + 12):
-        bit = bytes([content[place] ^ 1])
-        yield f'bit of byte {place}', content[:place] + bit + content[place + 1 :]
+class Bomb:
+    """Leaves a trace if it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def put(file, content):
+    """Write a file as another program would."""
+    file.write_bytes(content)
+    file.chmod(0o600)
+
+
+def damages(whole, trace):
+    """Yield ways in which a file may have suffered: a name and what does it."""
+    contents = {
+        'nothing in it': b'',
+        'no cache': b'\xff' * len(whole),
+        'only lines': b'\n' * len(whole),
+        'longer': whole + b'0',
+        'twice': 2 * whole,
+        'a pickle': pickle.dumps(Bomb(trace)),
+        'a torch file': saved(Bomb(trace)),
+        'zeros': bytes(len(whole)),
+        'another shape': whole.replace(b'[2, 3, 2, 1]', b'[3, 2, 2, 1]'),
+    }
+    for place in range(0, len(whole), len(whole) // 8):
+        contents[f'cut at {place}'] = whole[:place]
+    starts = [whole.index(b'\n'), whole.index(b'123456' * 2)]
+    for place in (
+        0,
+        5,
+        *range(starts[0], starts[0] + 3),
+        *range(starts[1], len(whole)),
+    ):
+        bit = bytes([whole[place] ^ 1])
+        contents[f'bit of byte {place}'] = whole[:place] + bit + whole[place + 1 :]
+    for name, content in contents.items():
+        yield name, lambda file, content=content: put(file, content)
+    yield 'missing', Path.unlink
+    for mode in (0o000, 0o620, 0o602, 0o666, 0o777):
+        yield f'mode {mode:o}', lambda file, mode=mode: file.chmod(mode)
+
+    def link(file, content=whole):
+        other = file.with_name('other')
+        put(other, content)
+        file.unlink()
+        file.symlink_to(other)
+
+    yield 'a link to itself as it was', link
+    yield 'a link to another file', lambda file: link(file, b'of somebody else')
+
+    def pipe(file):
+        file.unlink()
+        os.mkfifo(file)
+
+    yield 'a pipe', pipe
 
 
 def saved(what):
@@ -177,16 +225,115 @@ def saved(what):
     return file.getvalue()
 
 
-def test_a_damaged_file_is_made_again(files, caches):
+def test_a_damaged_file_is_made_again(files, caches, tmp_path):
     expected = files.cached(caches).clone()
     [file] = cache_files(caches)
-    whole = file.read_bytes()
-    cases = dict(damaged(whole))
-    assert len(cases) == 19
-    for number, (name, content) in enumerate(cases.items(), 2):
-        file.write_bytes(content)
+    whole, trace = file.read_bytes(), tmp_path / 'trace'
+    cases = dict(damages(whole, trace))
+    assert len(cases) >= 40
+    for name, damage in cases.items():
+        before = files.count
+        damage(file)
         assert torch.equal(files.cached(caches), expected), name
-        assert files.count == number, name
+        seen_by_root = name == 'mode 0' and os.geteuid() == 0
+        assert files.count == before + (not seen_by_root), name
+        assert torch.equal(files.cached(caches), expected), name
+        assert files.count == before + (not seen_by_root), f'{name}: not rebuilt'
+        assert file.read_bytes() == whole
+        if not seen_by_root:
+            assert file.lstat().st_mode == 0o100600, name
+        file.chmod(0o600)
+    assert not trace.exists()
+    assert (caches / 'other').read_bytes() == b'of somebody else'
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    texts = []
+    monkeypatch.setattr(caching, 'print_log', lambda text, *_: texts.append(text))
+    monkeypatch.setattr(caching, '_WARNED', set())
+    return texts
+
+
+@pytest.mark.parametrize('whose', ['written by all', 'another user'])
+def test_a_folder_that_is_not_mine_alone_is_not_used(
+    files, caches, warned, monkeypatch, whose
+):
+    files.cached(caches)
+    [file] = cache_files(caches)
+    before = file.stat()
+    if whose == 'another user':
+        me = os.geteuid()
+        monkeypatch.setattr(os, 'geteuid', lambda: me + 1)
+        remedy = 'Name a folder of your own.'
+    else:
+        caches.chmod(0o777)
+        remedy = f'Type chmod go-w {caches}.'
+    for _ in range(2):
+        assert files.cached(caches).shape == (2, 3, 2, 1)
+    assert files.count == 3
+    assert file.stat() == before
+    [text] = warned
+    assert text.startswith(f'`cache_dir` = {str(caches)!r}: ')
+    assert text.endswith(remedy)
+
+
+def test_a_file_that_others_could_write_is_told_once(files, caches, warned):
+    files.cached(caches)
+    [file] = cache_files(caches)
+    for _ in range(2):
+        file.chmod(0o666)
+        files.cached(caches)
+    assert files.count == 3
+    [text] = warned
+    assert f'chmod go-w {file}' in text
+
+
+def test_all_is_made_for_this_user_alone(files, caches):
+    before = os.umask(0o002)  # as many systems set it
+    try:
+        for _ in range(2):
+            files.cached(caches)
+    finally:
+        os.umask(before)
+    assert files.count == 1
+    assert caches.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_kill_leaves_is_overwritten(files, caches, monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    def die(*_):
+        raise KilledError
+
+    monkeypatch.setattr(os, 'replace', die)
+    monkeypatch.setattr(Path, 'unlink', lambda *_, **__: None)  # it is dead
+    for _ in range(3):
+        with pytest.raises(KilledError):
+            files.cached(caches)
+        assert len([*caches.glob('*.part')]) == 1
+    monkeypatch.undo()
+    files.cached(caches)
+    assert {path.suffix for path in caches.iterdir()} == {'.bin', '.lock'}
+
+
+def test_a_mapped_file_that_is_cut_is_an_error(files, caches):
+    """To read it would end the process with SIGBUS."""
+    for _ in range(2):
+        kept = cached_images(caches, ['k', 1], files.paths, files.decode)
+    kept.watch.check()
+    [file] = cache_files(caches)
+    copied = pickle.loads(pickle.dumps(kept))
+    os.truncate(file, 50)
+    with pytest.raises(OSError, match=f"`cache_dir` = '{file}': .* cut") as caught:
+        kept.watch.check()
+    assert '--resume' in str(caught.value)
+    copied.watch.check()
+    assert torch.equal(copied.data, torch.from_numpy(files.decode()))
+    again = cached_images(caches, ['k', 1], files.paths, files.decode)
+    file.unlink()  # what is open stays whole
+    again.watch.check()
 
 
 def test_a_folder_in_place_of_the_file(files, caches):

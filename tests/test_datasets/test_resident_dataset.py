@@ -269,6 +269,16 @@ def test_files_are_decoded_once(pictures, decoded, caches):
     assert len(list(caches.glob('images-*.bin'))) == 1
 
 
+def test_a_cache_that_is_cut_while_it_is_in_use(pictures, caches):
+    data = ResidentDataset(pictures())
+    copied = copy.deepcopy(data)
+    [file] = caches.glob('images-*.bin')
+    os.truncate(file, 10)
+    with pytest.raises(OSError, match='`cache_dir` = .* cut while it was in use'):
+        data[0]
+    assert torch.equal(copied[0]['inputs'], pictures()[0]['inputs'])
+
+
 def test_another_fixed_part_is_decoded_anew(pictures, decoded, monkeypatch):
     ResidentDataset(pictures(RESIZE))
     ResidentDataset(pictures(dict(RESIZE, interpolation='area')))

@@ -484,7 +484,7 @@ class TestCheckCheckpoints:
         """mmengine restores the scheduler's state over whatever the config says."""
         texts = []
         monkeypatch.setattr(
-            launch.checks, 'print_log', lambda text, *_: texts.append(text)
+            launch.resume, 'print_log', lambda text, *_: texts.append(text)
         )
         cfg = digits_config('vanilla/resnet8_digits.py')
         path = tmp_path / 'epoch_1.pth'
@@ -582,12 +582,19 @@ class TestBuildRunner:
 
         def build_one(cfg):
             asked.append(cfg)
-            return SimpleNamespace(logger=logging.getLogger('test'), model=None)
+            logger = logging.getLogger('test')
+            return SimpleNamespace(logger=logger, model=None, hooks=[])
 
         monkeypatch.setattr(launch.runner.RUNNERS, 'build', build_one)
         cfg = Config(dict(runner_type='FlexibleRunner'))
         launch.build_runner(cfg)
         assert asked == [cfg]
+
+    def test_mmengine_runs_no_code_that_others_can_write(self, tmp_path, monkeypatch):
+        tmp_path.chmod(0o777)
+        monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
+        with pytest.raises(RuntimeError, match='`TORCHINDUCTOR_CACHE_DIR` = .* chmod'):
+            launch.build_runner(Config(dict(compile=True)))
 
     def test_the_log_names_the_copy_in_use(self, tmp_path, monkeypatch):
         lines = self.logged(monkeypatch)
@@ -612,7 +619,7 @@ class TestBuildRunner:
 
         logger = logging.Logger('test')
         logger.addHandler(Lines())
-        runner = SimpleNamespace(logger=logger, model=None)
+        runner = SimpleNamespace(logger=logger, model=None, hooks=[])
         monkeypatch.setattr(launch.runner.RUNNERS, 'build', lambda cfg: runner)
         launch.build_runner(Config(dict(runner_type='FlexibleRunner')))
         return lines

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import pickle
 
 import pytest
@@ -174,3 +175,35 @@ def test_it_is_pickled_without_what_was_compiled():
     run = compiled(double, 'speed', backend='eager')
     run(torch.ones(3))
     assert torch.equal(pickle.loads(pickle.dumps(run))(torch.ones(3)), DOUBLED)
+
+
+@pytest.mark.parametrize('mode', [0o700, 0o777, 0o770])
+def test_code_that_others_can_write_is_not_run(warnings, monkeypatch, tmp_path, mode):
+    """By default the folder lies in /tmp under a name that can be guessed."""
+    graphs = []
+    folder = tmp_path / 'of everybody'
+    folder.mkdir()
+    folder.chmod(mode)
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(folder))
+    run = compiled(double, 'speed', backend=lambda g, _: graphs.append(g) or g)
+    assert torch.equal(run(torch.ones(3)), DOUBLED)
+    assert bool(graphs) == (mode == 0o700)
+    assert len(warnings) == (mode != 0o700)
+    for text in warnings:
+        assert text.startswith(f'`TORCHINDUCTOR_CACHE_DIR` = {str(folder)!r}: Other')
+        assert f"Type chmod go-w '{folder}'." in text
+        assert 'compiler' not in text  # nothing has to be installed
+
+
+def test_the_folder_of_compiled_code_is_made_for_this_user(monkeypatch, tmp_path):
+    monkeypatch.delenv('TORCHINDUCTOR_CACHE_DIR', raising=False)
+    monkeypatch.setattr(
+        'torch._inductor.runtime.runtime_utils.default_cache_dir',
+        lambda: str(tmp_path / 'torchinductor_me'),
+    )
+    before = os.umask(0)
+    try:
+        compiled(double, 'speed', backend=lambda graph, _: graph)(torch.ones(3))
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'torchinductor_me').stat().st_mode & 0o777 == 0o700

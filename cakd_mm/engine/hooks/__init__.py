@@ -9,6 +9,7 @@ from .label_range_hook import LabelRangeHook
 from .sample_index_hook import SampleIndexHook
 from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
+from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
     'BoundedHistoryHook',
@@ -23,4 +24,5 @@ __all__ = [
     'SampleIndexHook',
     'StudentEMAHook',
     'StudentRuntimeHook',
+    'WholeCheckpointHook',
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,11 @@ import torch.distributed as dist
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
+from ...utils.newest_checkpoint import newest_checkpoint
 from .logged import check_mode, is_deferred
 from .non_finite_cause import BadStep, cause_of, lower_the_rate
 
@@ -179,7 +180,7 @@ class _Step:
 
 
 def _last_good(runner) -> str:
-    path = find_latest_checkpoint(runner.work_dir)
+    path = newest_checkpoint(Path(runner.work_dir), runner.cfg).path
     if path is None:
         return 'No checkpoint had been written yet.'
     return f'The last good checkpoint is {path}.'

@@ -1,7 +1,6 @@
 """What every command-line tool does between its arguments and the Runner."""
 
 from .checks import (
-    check_checkpoints,
     check_data,
     check_steps,
     datasets,
@@ -16,6 +15,7 @@ from .config import (
 )
 from .device import adapt_to_device, choose_threads
 from .options import OptionAction
+from .resume import check_checkpoints
 from .runner import build_runner, build_test_runner
 from .work_dir import check_room, own_work_dir
 

@@ -1,9 +1,6 @@
-"""What is looked at before anything is built: data, checkpoints, arguments."""
+"""What is looked at before anything is built: data and arguments."""
 
-import ast
-import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,6 @@ from urllib.request import urlopen
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_world_size
-from mmengine.logging import print_log
 from mmengine.registry import (
     DATASETS,
     HOOKS,
@@ -22,13 +18,12 @@ from mmengine.registry import (
     DefaultScope,
     Registry,
 )
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_integrity
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...utils.arguments import check_part
-from ...utils.checkpoint import is_remote, read_checkpoint
 from ...utils.errors import describe
 
 # Whose arguments are checked, and what mmengine reads beside them, by registry.
@@ -108,52 +103,6 @@ def datasets(key: str, node: Any) -> Iterator[tuple[str, dict]]:
     yield from datasets(f'{key}.dataset', node.get('dataset'))
     for index, part in enumerate(node.get('datasets') or []):
         yield from datasets(f'{key}.datasets.{index}', part)
-
-
-def check_checkpoints(cfg: Config) -> None:
-    """Read the checkpoint a run is to go on or start from, before building.
-
-    Raises:
-        FileNotFoundError, ValueError: it is missing or cannot be read.
-    """
-    path, key = cfg.get('load_from'), 'load_from'
-    if cfg.get('resume'):
-        path, key = path or find_latest_checkpoint(cfg.work_dir), '--resume'
-    if path and not is_remote(path):
-        remedy = 'Name an earlier checkpoint of the work dir.'
-        checkpoint = read_checkpoint(path, key, remedy)
-        if cfg.get('resume'):
-            _mention_scheduler(cfg, checkpoint, path)
-
-
-def _mention_scheduler(cfg: Config, checkpoint: dict, path: str) -> None:
-    """Warn that a resumed run keeps the schedule of the learning rate it began with."""
-    key = 'param_scheduler'
-    before = _written((checkpoint.get('meta') or {}).get('cfg'), key)
-    if before and before != _written(Config({key: cfg.get(key)}).pretty_text, key):
-        print_log(
-            describe(
-                key,
-                cfg.get(key),
-                f'{path} was trained with {before}, and mmengine goes on with that.',
-                'To change the schedule, write model.student_ckpt=... (load_from of a '
-                'plain classifier) and begin anew.',
-            ),
-            'current',
-            logging.WARNING,
-        )
-
-
-def _written(text: Any, name: str) -> str | None:
-    """Return what a config's text assigns to a name, as text.
-
-    It is parsed and never run, because a checkpoint's text comes from outside.
-    """
-    with suppress(SyntaxError, TypeError, ValueError):  # it is no config's text
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                return ast.unparse(node.value)
-    return None
 
 
 def check_own_arguments(cfg: Config) -> None:

@@ -4,18 +4,22 @@ import sys
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ...utils.checkpoint import load_strictly, model_weights, read_checkpoint
+from ...utils.compiling import check_cache
 from ...utils.extract import plain_config
 from ...utils.model import unwrap
 from ...utils.tools import PACKAGE, other_copy
 from ...version import __version__
+from ..hooks import WholeCheckpointHook
 from ..hooks.logged import logger_hook
 from .checks import check_own_arguments
 from .device import choose_threads
 from .keys import unread_keys, without_switched_off
+from .resume import choose_checkpoint
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -24,13 +28,23 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         TypeError: a hook, loop, dataset or preprocessor of ours has no such argument.
         ValueError: an argument of the model stands beside it.
+        ValueError: the run is to go on, and no checkpoint of it can be read.
+        RuntimeError: the model is to be compiled, and others can write the code.
     """
     unread = unread_keys(cfg)
     if cfg.get('default_hooks'):
         cfg.default_hooks = without_switched_off(cfg.default_hooks)
     check_own_arguments(cfg)
+    if cfg.get('compile'):  # by mmengine, which does not look at the folder
+        check_cache()
+    notes = choose_checkpoint(cfg)
     threads = choose_threads()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for level, text in notes:
+        runner.logger.log(level, text)
+    for hook in runner.hooks:
+        if type(hook) is CheckpointHook:  # mmengine's own, which may lose a checkpoint
+            hook.__class__ = WholeCheckpointHook
     _write_widths(runner)
     runner.logger.info(f'cakd_mm {__version__}, {PACKAGE}')
     beside = other_copy(sys.argv[0])

@@ -77,7 +77,7 @@ def test_an_average_is_written_beside_it(train, tmp_path):
 def test_it_comes_after_the_last_checkpoint(make_runner, tmp_path):
     runner = make_runner(distill_config(tmp_path))
     order = [type(hook).__name__ for hook in runner.hooks]
-    assert order.index('ExtractStudentHook') > order.index('CheckpointHook')
+    assert order.index('ExtractStudentHook') > order.index('WholeCheckpointHook')
 
 
 def test_a_plain_run_writes_nothing(train):

@@ -363,6 +363,7 @@ def one_rank(rank, folder, mode, bad_step, both):
         epoch=0,
         work_dir=str(folder),
         optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1, 0.3])),
+        cfg={},
     )
     text = 'ran to its end'
     try:

@@ -1,0 +1,105 @@
+"""What a run goes on from, or starts from."""
+
+import ast
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
+
+from ...utils.checkpoint import is_remote, read_checkpoint
+from ...utils.errors import describe
+from ...utils.newest_checkpoint import KEY, Found, newest_checkpoint
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """Read the checkpoint that a config names, before building.
+
+    That of ``--resume`` without a path is chosen and read by :func:`choose_checkpoint`.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or cannot be read.
+    """
+    path, resumes = cfg.get('load_from'), cfg.get('resume')
+    if path and not is_remote(path):
+        key = KEY if resumes else 'load_from'
+        remedy = 'Name an earlier checkpoint of the work dir.'
+        checkpoint = read_checkpoint(path, key, remedy)
+        if resumes:
+            for note in _about_scheduler(cfg, checkpoint, path):
+                print_log(note, 'current', logging.WARNING)
+
+
+def choose_checkpoint(cfg: Config) -> list[tuple[int, str]]:
+    """Let a run that is to go on without a path go on from its newest whole checkpoint.
+
+    Its path becomes the config's ``load_from``. If the work dir has none, the run
+    begins from scratch. The first rank chooses for all, if they can talk already;
+    otherwise each finds the same in the folder.
+
+    Returns:
+        list[tuple[int, str]]: What to log, each with its level.
+
+    Raises:
+        ValueError: no file is whole, and one is not merely cut short, so that training
+            from scratch could overwrite what is of use.
+    """
+    if not cfg.get('resume') or cfg.get('load_from'):
+        return []
+    found = Found()
+    if is_main_process():
+        found = newest_checkpoint(Path(cfg.work_dir), cfg)
+        if found.refused and found.path is None:
+            problem = f'No checkpoint there can be read: {[*found.refused.values()]}.'
+            remedy = f'Name one with {KEY} PATH, or move them away to begin anew.'
+            raise ValueError(describe(KEY, cfg.work_dir, problem, remedy))
+    chosen = [found.path]
+    broadcast_object_list(chosen)
+    [cfg.load_from] = chosen
+    cfg.resume = cfg.load_from is not None
+    return _notes(cfg, found)
+
+
+def _notes(cfg: Config, found: Found) -> list[tuple[int, str]]:
+    broken = {**found.refused, **found.cut}
+    notes = [(logging.WARNING, text) for text in broken.values()]
+    if cfg.resume:
+        text = f'Going on from {cfg.load_from}, the newest whole checkpoint.'
+        notes.append((logging.INFO, text))
+    else:
+        text = f'{cfg.work_dir} has no whole checkpoint: training begins from scratch.'
+        notes.append((logging.WARNING if broken else logging.INFO, text))
+    about = _about_scheduler(cfg, found.checkpoint, str(found.path))
+    return notes + [(logging.WARNING, text) for text in about]
+
+
+def _about_scheduler(cfg: Config, checkpoint: dict, path: str) -> list[str]:
+    """Say if a resumed run keeps another schedule of the learning rate."""
+    key = 'param_scheduler'
+    before = _written((checkpoint.get('meta') or {}).get('cfg'), key)
+    if not before or before == _written(Config({key: cfg.get(key)}).pretty_text, key):
+        return []
+    return [
+        describe(
+            key,
+            cfg.get(key),
+            f'{path} was trained with {before}, and mmengine goes on with that.',
+            'To change the schedule, write model.student_ckpt=... (load_from of a '
+            'plain classifier) and begin anew.',
+        )
+    ]
+
+
+def _written(text: Any, name: str) -> str | None:
+    """Return what a config's text assigns to a name, as text.
+
+    It is parsed and never run, because a checkpoint's text comes from outside.
+    """
+    with suppress(SyntaxError, TypeError, ValueError):  # it is no config's text
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return ast.unparse(node.value)
+    return None

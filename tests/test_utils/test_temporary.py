@@ -1,0 +1,66 @@
+import multiprocessing
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from cakd_mm.utils.temporary import swept_temporary_folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The system's temporary folder."""
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    return tmp_path
+
+
+def test_it_is_gone_afterwards_and_nested_ones_share_it(folder):
+    with swept_temporary_folder():
+        inner = tempfile.gettempdir()
+        assert Path(inner).parent == folder
+        with swept_temporary_folder():
+            assert tempfile.gettempdir() == inner
+            Path(tempfile.mkdtemp(), 'file').touch()
+        assert tempfile.gettempdir() == inner
+    assert tempfile.gettempdir() == str(folder)
+    assert [*folder.iterdir()] == []
+
+
+def killed(line):
+    with swept_temporary_folder():
+        Path(tempfile.mkdtemp(), 'file').touch()
+        line.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_kill_leaves_is_removed_once_it_is_dead(folder):
+    context = multiprocessing.get_context('fork')
+    line = context.Barrier(2)
+    process = context.Process(target=killed, args=(line,))
+    process.start()
+    while not [*folder.glob('*/*/file')]:
+        assert process.is_alive()
+    [left] = folder.iterdir()
+    os.utime(left, (0, 0))
+    with swept_temporary_folder():
+        assert left.exists()  # It is in use.
+    line.wait()
+    process.join()
+    os.utime(left)
+    with swept_temporary_folder():
+        assert left.exists()  # Its owner might be about to lock it.
+    os.utime(left, (0, 0))
+    with swept_temporary_folder():
+        assert not left.exists()
+
+
+def test_configs_are_read_in_it(folder, tmp_path):
+    """In mmengine's own folders, of which a kill would leave some."""
+    config = tmp_path / 'config.py'
+    config.write_text('import tempfile\nplace = tempfile.gettempdir()\n')
+    place = Path(Config.fromfile(config).place)
+    assert place.parent == folder
+    assert not place.exists()
