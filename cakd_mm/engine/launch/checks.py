@@ -2,7 +2,7 @@
 
 import ast
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -22,16 +22,37 @@ from mmengine.registry import (
     DefaultScope,
     Registry,
 )
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_integrity
 
-from ...utils.arguments import check_part
+from ...utils.arguments import check_part, class_of, require_part
+from ...utils.building import build_part
 from ...utils.checkpoint import is_remote, read_checkpoint
 from ...utils.errors import describe
+from ...utils.schema import find_fault
 
 # Whose arguments are checked, and what mmengine reads beside them, by registry.
-CHECKED = ('cakd_mm.', 'mmpretrain.datasets.', 'torch.optim.')
+CHECKED = ('cakd_mm.', 'mmengine.', 'mmpretrain.datasets.', 'torch.optim.')
+SHAPES: dict[str, Any] = {
+    'default_hooks': dict[str, Any] | None,
+    'custom_hooks': list | None,
+    'optim_wrapper': dict | OptimWrapper | None,
+}
+# What the Runner adds: a type where there is none, and arguments.
+DEFAULT_TYPES = dict(
+    train_cfg='EpochBasedTrainLoop',
+    val_cfg='ValLoop',
+    test_cfg='TestLoop',
+    optim_wrapper='OptimWrapper',
+    data_preprocessor='BatchPreprocessor',
+)
+SUPPLIED = {
+    LOOPS.name: ('runner', 'dataloader', 'evaluator'),
+    OPTIMIZERS.name: ('params',),
+    OPTIM_WRAPPERS.name: ('optimizer',),
+}
 READ_BESIDE = {
     HOOKS.name: ('priority',),
     OPTIM_WRAPPERS.name: ('constructor', 'paramwise_cfg'),
@@ -156,30 +177,63 @@ def _written(text: Any, name: str) -> str | None:
 
 
 def check_own_arguments(cfg: Config) -> None:
-    """Refuse misspelt arguments of our classes, of data sets and of optimizers.
+    """Refuse wrong arguments of our classes, of data sets and of optimizers.
 
     Others have their own errors.
+
+    Raises:
+        KeyError, TypeError, ValueError: naming the config key, its value and what to
+            write instead.
     """
-    parts = [(f'default_hooks.{k}', v) for k, v in _items(cfg.get('default_hooks'))]
-    hooks = cfg.get('custom_hooks') or []
-    parts += [(f'custom_hooks.{index}', hook) for index, hook in enumerate(hooks)]
-    found: list[tuple[Registry, str, Any]] = [(HOOKS, *part) for part in parts]
-    for stage in ('train', 'val', 'test'):
-        found.append((LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')))
-        loader = f'{stage}_dataloader'
-        found += [(DATASETS, *part) for part in datasets(loader, cfg.get(loader))]
-    wrapper = cfg.get('optim_wrapper') or {}
-    found.append((OPTIM_WRAPPERS, 'optim_wrapper', wrapper))
-    found.append((OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer')))
-    found.append((MODELS, 'data_preprocessor', cfg.get('data_preprocessor')))
+    for key, hint in SHAPES.items():
+        fault = find_fault(cfg.get(key), hint, key)
+        if fault is not None:
+            raise fault.error()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        for registry, key, part in found:
-            beside = READ_BESIDE.get(registry.name, ())
-            check_part(part, registry, key, only=CHECKED, beside=beside)
+        for registry, key, part in _parts(cfg):
+            if part is None:  # not used, or switched off
+                continue
+            default = DEFAULT_TYPES.get(key, '')
+            require_part(part, key, default, built=True)
+            if default and isinstance(part, Mapping) and 'by_epoch' not in part:
+                part = {'type': default, **part}
+            check_part(
+                part,
+                registry,
+                key,
+                only=CHECKED,
+                beside=READ_BESIDE.get(registry.name, ()),
+                supplied=SUPPLIED.get(registry.name, ()),
+            )
+            if registry is HOOKS and isinstance(part, Mapping):
+                _try_hook(part, key)
 
 
-def _items(node: Any) -> list[tuple[str, dict]]:
-    return list(node.items()) if isinstance(node, dict) else []
+def _parts(cfg: Config) -> Iterator[tuple[Registry, str, Any]]:
+    """Yield registry, config key and config of what is built from a config."""
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        yield HOOKS, f'default_hooks.{name}', hook
+    for index, hook in enumerate(cfg.get('custom_hooks') or []):
+        yield HOOKS, f'custom_hooks.{index}', hook
+    for stage in ('train', 'val', 'test'):
+        yield LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')
+        # The first one is the loader.
+        loader = f'{stage}_dataloader'
+        for key, dataset in list(datasets(loader, cfg.get(loader)))[1:]:
+            yield DATASETS, key, dataset
+    wrapper = cfg.get('optim_wrapper') or {}
+    yield OPTIM_WRAPPERS, 'optim_wrapper', wrapper
+    yield OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer')
+    yield MODELS, 'data_preprocessor', cfg.get('data_preprocessor')
+    yield MODELS, 'model', cfg.get('model')
+
+
+def _try_hook(hook: Mapping, key: str) -> None:
+    """Build a hook of ours for nothing, because only here is its key known."""
+    kind = class_of(hook, HOOKS, key)
+    if kind.__module__.startswith(__name__.partition('.')[0]):
+        given = {name: value for name, value in hook.items() if name != 'priority'}
+        build_part(given, HOOKS, key)
 
 
 def mention_batch(runner: Runner) -> None:

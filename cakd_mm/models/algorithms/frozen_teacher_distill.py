@@ -2,8 +2,7 @@
 
 import copy
 import math
-from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.model import BaseModel
@@ -14,7 +13,8 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...datasets.label_batch import LabelBatch
-from ...utils.arguments import check_arguments
+from ...utils.arguments import check_arguments, class_of, require_part
+from ...utils.building import build_part
 from ...utils.checkpoint import (
     STUDENT_PREFIX,
     fingerprint,
@@ -105,27 +105,26 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         student_ckpt: str | None = None,
         allow_random_teacher: bool = False,
         save_teacher: bool = False,
-        teacher_mode: str = 'tensor',
+        teacher_mode: Literal['tensor', 'loss'] = 'tensor',
         teacher_runtime: dict | None = None,
         student_loss_weight: float = 1.0,
         data_preprocessor: dict | nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        check_arguments(FrozenTeacherDistill, kwargs, 'model')
+        given = dict(locals())
+        for name in ('self', 'kwargs', '__class__'):
+            del given[name]
+        check_arguments(FrozenTeacherDistill, {**given, **kwargs}, 'model')
         distiller = _required('distiller', distiller)
         teacher = _required('teacher', teacher)
         architecture = _required('architecture', architecture)
+        _check_distiller(distiller)
         if kwargs.pop('teacher_trainable', False):
             problem = 'FrozenTeacherDistill never trains the teacher.'
             remedy = "Use type='mmrazor.SingleTeacherDistill' for that."
             raise ValueError(describe('model.teacher_trainable', True, problem, remedy))
-        if teacher_mode not in ('tensor', 'loss'):
-            problem, remedy = 'There is no such mode.', "Write 'tensor' or 'loss'."
-            raise ValueError(
-                describe('model.teacher_mode', teacher_mode, problem, remedy)
-            )
         weight = student_loss_weight
-        if not (isinstance(weight, Real) and 0 < weight < math.inf):
+        if not 0 < weight < math.inf:
             problem = 'It is a positive, finite factor.'
             remedy = 'Write 1.0, or calculate_student_loss=False to learn from the '
             remedy += 'teacher alone.'
@@ -153,6 +152,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             default = dict(type='mmpretrain.BatchPreprocessor', _scope_='mmpretrain')
             if 'type' not in data_preprocessor:
                 data_preprocessor = {**data_preprocessor, **default}
+            key = 'data_preprocessor'
+            data_preprocessor = build_part(data_preprocessor, MODELS, key)
         filled = fill_widths(distiller, architecture, teacher)
         with torch.random.fork_rng(devices=[]):
             super().__init__(
@@ -308,6 +309,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 describe('model.teacher_ckpt', self.teacher_file, problem, remedy)
             )
         state_dict.update(weights)
+
+
+def _check_distiller(distiller: dict) -> None:
+    """Let the class of a distiller look at its config, if the class can.
+
+    This comes before the nets are built, because what is wrong in the config would end
+    in another error there: a misspelt recorder has no width, say.
+    """
+    key = 'model.distiller'
+    require_part(distiller, key)
+    check = getattr(class_of(distiller, MODELS, key), 'check_config', None)
+    if check is not None:
+        check(distiller)
 
 
 def _required(name: str, part: Any) -> Any:

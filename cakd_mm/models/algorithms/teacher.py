@@ -11,7 +11,8 @@ from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ...utils.arguments import check_part
+from ...utils.arguments import check_part, require_part
+from ...utils.building import build_part
 from ...utils.checkpoint import (
     hash_of,
     is_remote,
@@ -67,14 +68,21 @@ def build_teacher(
 
 
 def build_net(net: dict, key: str) -> BaseModel:
-    """Build a net; name a key that its class does not take.
+    """Build a net; name the key of what does not work in its config.
 
     Raises:
-        TypeError: there is such a key.
+        TypeError: its class does not take a key or its value, or is no whole model.
         KeyError: there is no class of its type.
+        ValueError: a part of it cannot be built.
     """
+    require_part(net, key)
     check_part(net, MODELS, key, only=('mmpretrain.models.classifiers.', 'cakd_mm.'))
-    return MODELS.build(net)
+    built = build_part(net, MODELS, key)
+    if not isinstance(built, BaseModel):
+        problem = 'It is a part of a model, and no model.'
+        remedy = "Write type='ImageClassifier' with backbone, neck and head, say."
+        raise TypeError(describe(f'{key}.type', net['type'], problem, remedy))
+    return built
 
 
 def _introduce(teacher: BaseModel, checkpoint: str, content: Mapping) -> str:
