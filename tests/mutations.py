@@ -6,16 +6,18 @@ import random
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from tiny import CONFIGS, save_teacher
+from tiny import CONFIGS, build
 
 from cakd_mm.engine import launch
+from cakd_mm.engine.launch.checks import check_own_arguments
 
 METHODS = (
     'cakd_logit_feature',
@@ -51,7 +53,19 @@ OURS = (
 )
 # The names are the user's own, and so are the values of what is only shown.
 FREE = ('_scope_', 'teacher_from', 'init_cfg')
-VALUES: tuple[Any, ...] = (None, 7, 'abc', [], {}, -1, float('nan'), '', True, [1], {'a': 1})
+VALUES: tuple[Any, ...] = (
+    None,
+    7,
+    'abc',
+    [],
+    {},
+    -1,
+    float('nan'),
+    '',
+    True,
+    [1],
+    {'a': 1},
+)
 KINDS = ('misspelt', 'removed', 'neighbour', *(['value'] * 5))
 
 
@@ -94,9 +108,11 @@ def base_config(method: str, folder: Path) -> dict:
     cfg = Config.fromfile(file)
     teacher = folder / 'teacher.pth'
     if not teacher.is_file():
-        save_teacher(teacher)
+        net = build(cfg.model.architecture)
+        torch.save(dict(meta={}, state_dict=net.state_dict()), teacher)
     options: dict[str, Any] = {
         'model.teacher_ckpt': str(teacher),
+        'model.teacher.backbone.depth': 8,
         'model.teacher_mode': 'tensor',
         'model.student_loss_weight': 1.0,
         'model.calculate_student_loss': True,
@@ -157,7 +173,9 @@ def mutate(cfg: dict, draw: random.Random) -> tuple[dict, tuple, str]:
         kind = 'value'
     if kind == 'misspelt':
         place = draw.randrange(len(name))
-        wrong = draw.choice([name[:place] + name[place + 1 :] or 'q', f'{name}s', name + '_x'])
+        wrong = draw.choice(
+            [name[:place] + name[place + 1 :] or 'q', f'{name}s', name + '_x']
+        )
         parent[wrong] = parent.pop(name)
         return cfg, path, f'misspelt {wrong}'
     if kind == 'removed':
@@ -179,16 +197,15 @@ def first_step(cfg: dict, work_dir: Path) -> None:
     whole = Config(cfg)
     whole.work_dir, whole.launcher = str(work_dir), 'none'
     whole.experiment_name = uuid.uuid4().hex
+    check_own_arguments(whole)  # as read_config does
     launch.check_checkpoints(whole)
     launch.check_data(whole, ('train', 'val'))
     launch.adapt_to_device(whole)
     runner = launch.build_runner(whole)
     launch.mention_batch(runner)
     runner.register_hook(StopHook())
-    try:
+    with suppress(OneStep):
         runner.train()
-    except OneStep:
-        pass
 
 
 def names_key(text: str, path: tuple, change: str) -> bool:

@@ -102,8 +102,8 @@ def check_arguments(
                     f'{key}.{name}',
                     value,
                     f'{call.__name__} has no such argument.',
-                    f'Like it: {like}. If a base has set it for '
-                    'another type, write _delete_=True beside yours.',
+                    f'Like it: {like}. If it is of another class, correct {key}.type; '
+                    'if a base has set it, write _delete_=True beside yours.',
                 )
             )
     if not call.__module__.startswith(HINTED):
@@ -226,7 +226,7 @@ def class_of(cfg: Mapping, registry: Registry, key: str, suffix: str = '') -> An
     kind, scope = cfg['type'], cfg.get('_scope_')
     if isinstance(kind, str) and kind:
         found = _class_named(kind, registry, suffix, scope)
-        if found is None:
+        if not callable(found):  # mmengine finds modules as well
             _refuse_type(kind, registry, suffix, scope, key)
         return found
     if not callable(kind):

@@ -48,9 +48,7 @@ def build_part(cfg: Any, registry: Registry, key: str) -> Any:
         return registry.build(cfg)
 
 
-def _located(
-    error: Exception, cfg: Mapping, registry: Registry, key: str
-) -> Exception:
+def _located(error: Exception, cfg: Mapping, registry: Registry, key: str) -> Exception:
     """Return an error that says where in a config the cause of an error is."""
     with registry.switch_scope_and_registry(cfg.get('_scope_')) as own:
         try:
@@ -128,8 +126,8 @@ def _rekeyed(
     shown = ', '.join(f'{place}={x!r:.60}' for place, x in places.values())
     remedy = f'Correct what is wrong in {shown or "its type"}.'
     if found:
-        key, value = found[min(found)]
-        remedy = 'Correct it there.'
+        (key, value), *others = (found[start] for start in sorted(found))
+        remedy = ' or '.join(['Correct it', *(place for place, _ in others)]) + '.'
     # The class may have named a key of its own, which is shorter.
     named = re.match(r'`[\w.]+` = ', text)
     rest = text[named.end() :] if named else ''

@@ -16,10 +16,10 @@ SPELLINGS: dict[Any, tuple[str, str]] = {
     NoneType: ('None', 'None'),
     bool: ('True or False', 'True'),
     int: ('an integer', '1'),
-    **{kind: ('a number', '1.0') for kind in (float, Real, Number)},
+    **dict.fromkeys((float, Real, Number), ('a number', '1.0')),
     str: ('a text that is not empty', "'...'"),
-    **{kind: ('a list', '[...]') for kind in LISTS},
-    **{kind: ('a dict', 'dict(...)') for kind in MAPPINGS},
+    **dict.fromkeys(LISTS, ('a list', '[...]')),
+    **dict.fromkeys(MAPPINGS, ('a dict', 'dict(...)')),
 }
 
 
@@ -117,7 +117,8 @@ def _misfit(value: Any, hint: Any, key: str) -> Fault:
     remedy = f'Write {example} there, say.' if name.isdigit() else ''
     remedy = remedy or f'Write {name}={example}, say.'
     # Of the right type, so that the value is wrong.
-    by_value = Literal in (hint, get_origin(hint)) or value == '' or value != value
+    empty = isinstance(value, (str, float)) and (value == '' or value != value)
+    by_value = empty or get_origin(hint) is Literal
     kind = ValueError if by_value else TypeError
     return Fault(key, value, f'It has to be {what}.', remedy, kind)
 
@@ -132,8 +133,9 @@ def spell(hint: Any) -> tuple[str, str]:
         return ' or '.join(words), spell(inner[0])[1]
     kind = origin or hint
     if kind is tuple and inner and ... not in inner:
-        what, examples = zip(*(spell(option) for option in inner), strict=True)
-        return f'a list of {len(inner)}: {", ".join(what)}', f'[{", ".join(examples)}]'
+        each = [spell(option) for option in inner]
+        listed, example = (', '.join(words) for words in zip(*each, strict=True))
+        return f'a list of {len(inner)}: {listed}', f'[{example}]'
     default = getattr(kind, '__name__', str(kind))
     what, example = SPELLINGS.get(kind, (f'a {default}', f'dict(type={default!r})'))
     if kind in LISTS and inner:

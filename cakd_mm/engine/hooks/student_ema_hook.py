@@ -14,6 +14,7 @@ from ...utils.model import unwrap
 
 KEY = 'custom_hooks.StudentEMAHook'
 
+
 @HOOKS.register_module()
 class StudentEMAHook(EMAHook):
     """:class:`mmengine.EMAHook` that leaves teacher and distiller alone.

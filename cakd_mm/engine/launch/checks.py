@@ -12,6 +12,7 @@ from urllib.request import urlopen
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
 from mmengine.registry import (
     DATASETS,
     HOOKS,
@@ -22,8 +23,7 @@ from mmengine.registry import (
     DefaultScope,
     Registry,
 )
-from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint, get_priority
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_integrity
 
@@ -79,7 +79,7 @@ def check_data(cfg: Config, parts: tuple[str, ...], by_option: bool = True) -> N
         loader = f'{part}_dataloader'
         for key, dataset in datasets(loader, cfg.get(loader)):
             root = dataset.get('data_root')
-            if not root or '://' in root:
+            if not root or not isinstance(root, str) or '://' in root:
                 continue
             kind = str(dataset.get('type')).removeprefix('mmpretrain.')
             if kind in CIFAR:
@@ -191,8 +191,6 @@ def check_own_arguments(cfg: Config) -> None:
             raise fault.error()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         for registry, key, part in _parts(cfg):
-            if part is None:  # not used, or switched off
-                continue
             default = DEFAULT_TYPES.get(key, '')
             require_part(part, key, default, built=True)
             if default and isinstance(part, Mapping) and 'by_epoch' not in part:
@@ -211,26 +209,46 @@ def check_own_arguments(cfg: Config) -> None:
 
 def _parts(cfg: Config) -> Iterator[tuple[Registry, str, Any]]:
     """Yield registry, config key and config of what is built from a config."""
-    for name, hook in (cfg.get('default_hooks') or {}).items():
-        yield HOOKS, f'default_hooks.{name}', hook
+    hooks = cfg.get('default_hooks') or {}
+    wrapper = cfg.get('optim_wrapper') or {}
+    optional: list[tuple[Registry, str, Any]] = [
+        *((HOOKS, f'default_hooks.{name}', hook) for name, hook in hooks.items()),
+        *(
+            (LOOPS, loop, cfg.get(loop))
+            for loop in ('train_cfg', 'val_cfg', 'test_cfg')
+        ),
+        (OPTIM_WRAPPERS, 'optim_wrapper', wrapper or None),
+        (MODELS, 'data_preprocessor', cfg.get('data_preprocessor')),
+    ]
+    if isinstance(wrapper, Mapping):
+        optional.append(
+            (OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer'))
+        )
+    yield from (part for part in optional if part[-1] is not None)
+    if 'model' in cfg:  # which tools for data do without
+        yield MODELS, 'model', cfg.get('model')
     for index, hook in enumerate(cfg.get('custom_hooks') or []):
         yield HOOKS, f'custom_hooks.{index}', hook
     for stage in ('train', 'val', 'test'):
-        yield LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')
-        # The first one is the loader.
         loader = f'{stage}_dataloader'
-        for key, dataset in list(datasets(loader, cfg.get(loader)))[1:]:
-            yield DATASETS, key, dataset
-    wrapper = cfg.get('optim_wrapper') or {}
-    yield OPTIM_WRAPPERS, 'optim_wrapper', wrapper
-    yield OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer')
-    yield MODELS, 'data_preprocessor', cfg.get('data_preprocessor')
-    yield MODELS, 'model', cfg.get('model')
+        node = cfg.get(loader)
+        if isinstance(node, Mapping):
+            yield DATASETS, f'{loader}.dataset', node.get('dataset')
+            # The first two are the loader and its dataset.
+            for key, dataset in list(datasets(loader, node))[2:]:
+                yield DATASETS, key, dataset
 
 
 def _try_hook(hook: Mapping, key: str) -> None:
     """Build a hook of ours for nothing, because only here is its key known."""
     kind = class_of(hook, HOOKS, key)
+    try:
+        get_priority(hook.get('priority', 'NORMAL'))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = 'There is no such priority.'
+        remedy = "Write 'NORMAL', another name of mmengine's, or 0 (first) to 100."
+        place, value = f'{key}.priority', hook['priority']
+        raise ValueError(describe(place, value, problem, remedy)) from error
     if kind.__module__.startswith(__name__.partition('.')[0]):
         given = {name: value for name, value in hook.items() if name != 'priority'}
         build_part(given, HOOKS, key)

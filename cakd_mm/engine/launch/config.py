@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from ...utils.errors import describe, nearest
 from ...utils.extract import EXTRACTED
 from ...utils.net_config import read_named
+from .checks import check_own_arguments
 
 # What the Runner looks up in the config beside its own arguments.
 READ_FROM_CONFIG = ('compile', 'find_unused_parameters', 'sync_bn', 'runner_type')
@@ -40,6 +41,7 @@ def read_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: there is no such config.
         KeyError: ``--cfg-options`` names a key that nobody reads.
+        TypeError, ValueError: see :func:`check_own_arguments`.
     """
     cfg = read_named(args.config, 'config')
     if EXTRACTED.fullmatch(Path(cfg.filename).stem):
@@ -56,6 +58,7 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    check_own_arguments(cfg)
     return cfg
 
 

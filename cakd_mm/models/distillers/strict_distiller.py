@@ -9,7 +9,13 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ...utils.building import build_part, naming_errors, naming_use, places_of, settings_of
+from ...utils.building import (
+    build_part,
+    naming_errors,
+    naming_use,
+    places_of,
+    settings_of,
+)
 from ...utils.errors import describe, nearest
 from ..losses.base import DistillLoss, as_distill_loss, in_float32
 from .distiller_config import HEAD, check_distiller, short_name, side_of, spread
@@ -175,7 +181,7 @@ class StrictDistiller(ConfigurableDistiller):
         places = settings_of(module, f'{HEAD}.distill_losses.{name}')
         return places | places_of(mapping, f'{HEAD}.loss_forward_mappings.{name}')
 
-    def _connected(self, name: str | None, index: int | None, data: Any) -> Any:
+    def _connected(self, name: Any, index: Any, data: Any) -> Any:
         """Return what a connector makes of data, or one of its outputs."""
         if name is not None:
             connector = self.connectors[name]

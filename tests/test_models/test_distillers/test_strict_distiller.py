@@ -58,7 +58,10 @@ def test_an_argument_the_loss_does_not_take(cfg):
 @pytest.mark.parametrize(
     ('change', 'expected'),
     [
-        (dict(recorder='logit'), r"preds_S\.recorder` = 'logit'.*'student_recorders\.logits'"),
+        (
+            dict(recorder='logit'),
+            r"preds_S\.recorder` = 'logit'.*recorders\.logits'",
+        ),
         (dict(from_student='yes'), r'preds_S\.from_student.*True or False'),
         (dict(connector='fit'), r"preds_S\.connector` = 'fit'"),
     ],
@@ -71,7 +74,9 @@ def test_a_record_that_is_not_there(cfg, change, expected):
 
 def test_the_needed_recorder_is_missing_altogether(cfg):
     cfg.teacher_recorders = None
-    with pytest.raises(ValueError, match=r'no `model\.distiller\.teacher_recorders\.logits`'):
+    with pytest.raises(
+        ValueError, match=r'no .*teacher_recorders\.logits`'
+    ):
         make(cfg)
 
 
