@@ -1,7 +1,7 @@
 """Names the key of a part of a config whose building, or whose use, goes wrong."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ def naming_use(
     except OTHERWISE:
         raise
     except Exception as error:
-        if _text(error).startswith('`model.'):
+        if _text(error).startswith(('`model.', 'CUDA')):  # a device that has failed
             raise
         raise _rekeyed(error, subject, key, value, places()) from error
 
@@ -123,7 +123,8 @@ def _rekeyed(
         for word, place in places.items()
         if (mention := re.search(rf'\b{re.escape(str(word))}\b', text))
     }
-    shown = ', '.join(f'{place}={x!r:.60}' for place, x in places.values())
+    leaves = (leaf for place in places.values() for leaf in _leaves(*place))
+    shown = ', '.join(f'{place}={x!r:.60}' for place, x in leaves)
     remedy = f'Correct what is wrong in {shown or "its type"}.'
     if found:
         (key, value), *others = (found[start] for start in sorted(found))
@@ -141,6 +142,19 @@ def _rekeyed(
         (kind(described) for kind in KINDS if isinstance(error, kind)),
         ValueError(described),
     )
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield config key and value of all that is within a value."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    if not value or not items:
+        yield key, value
+    for name, part in items:
+        yield from _leaves(f'{key}.{name}', part)
 
 
 def _text(error: Exception) -> str:

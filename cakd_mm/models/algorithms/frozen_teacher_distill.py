@@ -33,6 +33,7 @@ from .teacher import (
     check_classes,
     check_preprocessing,
     made_by,
+    naming_net,
 )
 from .widths import fill_widths
 
@@ -154,7 +155,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 data_preprocessor = {**data_preprocessor, **default}
             key = 'data_preprocessor'
             data_preprocessor = build_part(data_preprocessor, MODELS, key)
-        filled = fill_widths(distiller, architecture, teacher)
+        nets: tuple[Any, Any] = architecture, teacher
+        filled = fill_widths(distiller, *nets)
         with torch.random.fork_rng(devices=[]):
             super().__init__(
                 architecture=architecture,
@@ -231,6 +233,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             distiller.student_recorders,
             distiller.deliveries,
             torch.set_grad_enabled(self.student_trainable and torch.is_grad_enabled()),
+            naming_net(self.student, 'model.architecture'),
         ):
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = self._weighted(losses) if self.calculate_student_loss else {}
@@ -242,7 +245,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _run_teacher(self, batch_inputs: Tensor, data_samples: list | None) -> None:
         """Run the teacher, so that its recorders record."""
         if self.teacher_runtime is None:
-            self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
+            with naming_net(self.teacher, 'model.teacher'):
+                self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()
         self.teacher_runtime(self.teacher, batch_inputs, recorders)

@@ -179,7 +179,11 @@ class StrictDistiller(ConfigurableDistiller):
         """Return what an error of a loss may be about: its settings and its inputs."""
         module = self.distill_losses[name]
         places = settings_of(module, f'{HEAD}.distill_losses.{name}')
-        return places | places_of(mapping, f'{HEAD}.loss_forward_mappings.{name}')
+        records = {
+            argument: {**dict.fromkeys(('connector', 'data_idx')), **record}
+            for argument, record in mapping.items()
+        }
+        return places | places_of(records, f'{HEAD}.loss_forward_mappings.{name}')
 
     def _connected(self, name: Any, index: Any, data: Any) -> Any:
         """Return what a connector makes of data, or one of its outputs."""

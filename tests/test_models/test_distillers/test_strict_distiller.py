@@ -74,9 +74,7 @@ def test_a_record_that_is_not_there(cfg, change, expected):
 
 def test_the_needed_recorder_is_missing_altogether(cfg):
     cfg.teacher_recorders = None
-    with pytest.raises(
-        ValueError, match=r'no .*teacher_recorders\.logits`'
-    ):
+    with pytest.raises(ValueError, match=r'no .*teacher_recorders\.logits`'):
         make(cfg)
 
 
