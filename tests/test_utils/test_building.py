@@ -56,7 +56,10 @@ def test_what_is_right_is_built():
         # The class names no argument, so all of them are shown.
         (
             inner(size=1, width=-1),
-            *(ValueError, 'It has no room. Correct what is wrong in a.b.inner.size=1, '),
+            *(
+                ValueError,
+                'It has no room. Correct what is wrong in a.b.inner.size=1, ',
+            ),
         ),
     ],
     ids=str,
