@@ -68,7 +68,7 @@ def test_the_arguments_of_a_class(kind, expected):
 @pytest.mark.parametrize('kind', [Elsewhere, Own, StudentEMAHook])
 def test_what_goes_elsewhere_may_have_any_name(kind):
     assert arguments_of(kind) is None
-    check_arguments(kind, dict(whatever=1), 'x')
+    check_arguments(kind, dict(a=1, whatever=1), 'x')
 
 
 def test_what_mmrazor_passes_on():
