@@ -1,5 +1,7 @@
 """Real scans of handwritten digits that need no download."""
 
+from typing import Literal
+
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
@@ -30,7 +32,7 @@ class Digits(BaseDataset):
 
     METAINFO = {'classes': tuple('0123456789')}
 
-    def __init__(self, split: str = 'train', **kwargs) -> None:
+    def __init__(self, split: Literal['train', 'test'] = 'train', **kwargs) -> None:
         if split not in ('train', 'test'):
             problem, remedy = 'Digits has no such split.', "Write 'train' or 'test'."
             raise ValueError(describe('dataset.split', split, problem, remedy))

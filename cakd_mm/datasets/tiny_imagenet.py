@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
@@ -53,7 +54,7 @@ class TinyImageNet(BaseDataset):
     def __init__(
         self,
         data_root: str,
-        split: str = 'train',
+        split: Literal['train', 'val'] = 'train',
         allow_unequal: bool = False,
         cache_dir: str | None = 'auto',
         **kwargs,

@@ -1,13 +1,16 @@
-"""Finds misspelt arguments in a config, before they end in somebody's ``TypeError``."""
+"""Finds wrong arguments in a config, before they end in somebody's ``TypeError``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import Parameter, signature
+from numbers import Number
+from typing import Any, get_type_hints
 
 from mmengine.registry import Registry
 from torch import nn
 
 from .errors import describe, nearest
+from .schema import Fault, find_fault, spell
 
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 # Where ``**kwargs`` are the next class's by convention. Others, mmengine's EMAHook for
@@ -19,56 +22,119 @@ PASSING_ON = (
     'mmrazor.models.task_modules.',
     'mmpretrain.datasets.',
 )
+# Whose hints are true, so that values are checked against them.
+HINTED = ('cakd_mm.', 'mmrazor.', 'mmpretrain.', 'mmengine.', 'torch.optim.')
+# Their hints say a dict, and a list of dicts is right as well.
+LOOSELY_HINTED = ('init_cfg',)
 # What registries read beside the arguments.
 OF_REGISTRIES = {'type', '_scope_', '_delete_'}
 
 
-def arguments_of(kind: type) -> set[str] | None:
-    """Return the names of the arguments of a class; None if it may take any.
+def parameters_of(call: Callable) -> tuple[dict[str, Parameter], bool]:
+    """Return the parameters of a class or function, and whether it takes no others.
 
     The ``**kwargs`` of a class that passes them on are those of the next class in line.
+    The annotations are evaluated. Parameters of the classes behind it have a default,
+    because the class may give them itself.
     """
-    names: set[str] = set()
-    for owner in kind.__mro__:
+    found: dict[str, Parameter] = {}
+    if not isinstance(call, type):
+        return _named(call)
+    for owner in call.__mro__:
         if owner in (object, nn.Module):  # which take none by name
-            return names - {'self'}
+            return found, True
         init = vars(owner).get('__init__')
         if init is None:
             continue
-        parameters = signature(init).parameters.values()
-        names |= {one.name for one in parameters if one.kind in NAMED}
-        if all(one.kind is not Parameter.VAR_KEYWORD for one in parameters):
-            return names - {'self'}
+        parameters, is_all = _named(init)
+        for name, one in parameters.items():
+            if found and one.default is Parameter.empty:
+                one = one.replace(default=None)
+            found.setdefault(name, one)
+        if is_all:
+            return found, True
         if not owner.__module__.startswith(PASSING_ON):
             break
-    return None
+    return found, False
 
 
-def check_arguments(kind: type, given: Mapping, key: str) -> None:
-    """Refuse arguments that a class does not take.
+def _named(function: Callable) -> tuple[dict[str, Parameter], bool]:
+    """Return the parameters of a function that have a name, and whether it has all."""
+    hints: dict[str, Any] = {}
+    with suppress(NameError, TypeError, AttributeError):  # a hint for checkers alone
+        hints = get_type_hints(function)
+    parameters = dict(signature(function).parameters)
+    parameters.pop('self', None)
+    rest = any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
+    return {
+        name: one.replace(annotation=hints.get(name, Any))
+        for name, one in parameters.items()
+        if one.kind in NAMED
+    }, not rest
+
+
+def arguments_of(kind: type) -> set[str] | None:
+    """Return the names of the arguments of a class; None if it may take any."""
+    found, is_all = parameters_of(kind)
+    return set(found) if is_all else None
+
+
+def check_arguments(
+    call: Callable, given: Mapping, key: str, supplied: Iterable[str] = ()
+) -> None:
+    """Refuse arguments that a class or function does not take, or not of that type.
 
     Args:
-        kind (type): The class.
+        call (Callable): The class or function.
         given (Mapping): Arguments in its config, by name.
         key (str): The config's key, ``default_hooks.warmup``, say.
+        supplied (Iterable[str]): Arguments that others give. Defaults to none.
 
     Raises:
-        TypeError: naming key, argument and the nearest that there are.
+        TypeError: naming key, argument and what may be written.
     """
-    known = arguments_of(kind)
-    if known is None:
-        return
+    known, is_all = parameters_of(call)
     for name, value in given.items():
-        if name not in known | OF_REGISTRIES:
+        if is_all and name not in known.keys() | OF_REGISTRIES:
+            like = nearest(str(name), [*known, 'type'])
             raise TypeError(
                 describe(
                     f'{key}.{name}',
                     value,
-                    f'{kind.__name__} has no such argument.',
-                    f'Like it: {nearest(name, known)}. If a base has set it for '
-                    'another type, write _delete_=True beside yours.',
+                    f'{call.__name__} has no such argument.',
+                    f'Like it: {like}. If it is of another class, correct {key}.type; '
+                    'if a base has set it, write _delete_=True beside yours.',
                 )
             )
+    if not call.__module__.startswith(HINTED):
+        return
+    fault = fault_of(call, given, key)
+    if fault is not None:
+        raise fault.error()
+    wanted = getattr(call, 'wanted_widths', None)
+    # Those that the nets tell may be left out.
+    found = {*supplied, *(wanted(given) if wanted else ())}
+    for name, one in known.items():
+        if one.default is Parameter.empty and name not in {*given, *found}:
+            problem = f'{call.__name__} needs it, and it is missing.'
+            remedy = f'Write {name}={spell(one.annotation)[1]}, say.'
+            raise TypeError(describe(f'{key}.{name}', None, problem, remedy))
+
+
+def fault_of(call: Callable, given: Mapping, key: str) -> Fault | None:
+    """Return the first argument that is not of the type that its hint says."""
+    if not call.__module__.startswith(HINTED):
+        return None
+    for name, one in parameters_of(call)[0].items():
+        if name not in given or name in LOOSELY_HINTED:
+            continue
+        value = given[name]
+        if type(value) is type(one.default) and value == one.default:
+            continue  # None, say, where the hint is silent about it
+        fault = find_fault(value, one.annotation, f'{key}.{name}')
+        if fault is not None:
+            return fault
+    return None
 
 
 def check_part(
@@ -78,8 +144,9 @@ def check_part(
     suffix: str = '',
     only: str | tuple = '',
     beside: Sequence[str] = (),
+    supplied: Sequence[str] = (),
 ) -> None:
-    """Refuse misspelt arguments of what a config builds, and of our parts within it.
+    """Refuse wrong arguments of what a config builds, and of our parts within it.
 
     What is built already is left alone. Within a part only classes of ours are looked
     at, because others have builders of their own: mmcv's takes ``requires_grad`` out of
@@ -95,6 +162,7 @@ def check_part(
             all.
         beside (Sequence[str]): What the builder of such parts reads beside their
             arguments. Defaults to none.
+        supplied (Sequence[str]): Arguments that the builder gives. Defaults to none.
 
     Raises:
         TypeError: see :func:`check_arguments`.
@@ -102,30 +170,89 @@ def check_part(
     """
     if isinstance(cfg, (list, tuple)):
         for index, part in enumerate(cfg):
-            check_part(part, registry, f'{key}.{index}', suffix, only, beside)
+            place = f'{key}.{index}'
+            check_part(part, registry, place, suffix, only, beside, supplied)
         return
-    if not isinstance(cfg, Mapping) or cfg.get('type') is None:
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
         return
-    kind = cfg['type']
-    if isinstance(kind, str):
-        kind = _class_named(kind, registry, suffix, cfg.get('_scope_'))
-        if kind is None:
-            _refuse_type(cfg['type'], registry, suffix, cfg.get('_scope_'), key)
-    _check_known(cfg, kind, registry, key, only, beside)
+    kind = class_of(cfg, registry, key, suffix)
+    _check_known(cfg, kind, registry, key, only, beside, supplied)
+
+
+def require_part(
+    cfg, key: str, default: str = '', built: bool = False, many: bool = False
+) -> None:
+    """Refuse what cannot be the config of a part.
+
+    Args:
+        cfg: What should be a dict with a ``type``.
+        key (str): Its config key.
+        default (str): The type of a dict without one. Defaults to none.
+        built (bool): Whether it may be an object that is built. Defaults to False.
+        many (bool): Whether it may be a list of dicts. Defaults to False.
+
+    Raises:
+        TypeError: naming the key and what to write.
+    """
+    example = f'dict(type={default or "..."!r})'
+    if many and isinstance(cfg, (list, tuple)):
+        for index, part in enumerate(cfg):
+            require_part(part, f'{key}.{index}', default)
+    elif not isinstance(cfg, Mapping):
+        plain = cfg is None or isinstance(cfg, (str, Number, list, tuple))
+        if plain or not built:
+            problem = 'It has to be a dict that says what to build.'
+            name = key.rpartition('.')[2]
+            raise TypeError(describe(key, cfg, problem, f'Write {name}={example}.'))
+    elif 'type' not in cfg and not default:
+        problem = 'It is missing, so nobody knows what to build.'
+        remedy = f"Write type='...' beside {sorted(map(str, cfg))}."
+        raise TypeError(describe(f'{key}.type', None, problem, remedy))
+
+
+def class_of(cfg: Mapping, registry: Registry, key: str, suffix: str = '') -> Any:
+    """Return what the ``type`` of a config names: a class, or any callable.
+
+    Args:
+        cfg (Mapping): The config, which has a ``type``.
+        registry (Registry): Where its type is found.
+        key (str): Its config key.
+        suffix (str): What is appended to the type. Defaults to none.
+
+    Raises:
+        TypeError: the type is neither a name nor a class.
+        KeyError: the registry has no such type.
+    """
+    kind, scope = cfg['type'], cfg.get('_scope_')
+    if isinstance(kind, str) and kind:
+        found = _class_named(kind, registry, suffix, scope)
+        if not callable(found):  # mmengine finds modules as well
+            _refuse_type(kind, registry, suffix, scope, key)
+        return found
+    if not callable(kind):
+        problem, remedy = 'It is not the name of a class.', "Write type='...'."
+        raise TypeError(describe(f'{key}.type', kind, problem, remedy))
+    return kind
 
 
 def _check_known(
-    cfg: Mapping, kind, registry: Registry, key: str, only, beside
+    cfg: Mapping,
+    kind,
+    registry: Registry,
+    key: str,
+    only,
+    beside: Sequence[str] = (),
+    supplied: Sequence[str] = (),
 ) -> None:
     if not isinstance(kind, type) or not kind.__module__.startswith(only):
         return
     given = {name: value for name, value in cfg.items() if name not in beside}
-    check_arguments(kind, given, key)
+    check_arguments(kind, given, key, supplied)
     for name, part in cfg.items():
         inner = part.get('type') if isinstance(part, Mapping) else None
         if isinstance(inner, str):
             inner = _class_named(inner, registry, '', part.get('_scope_'))
-        _check_known(part, inner, registry, f'{key}.{name}', only or 'cakd_mm.', ())
+        _check_known(part, inner, registry, f'{key}.{name}', only or 'cakd_mm.')
 
 
 def _class_named(name: str, registry: Registry, suffix: str, scope: str | None):

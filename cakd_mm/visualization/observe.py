@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..engine import launch
 from ..models.algorithms import FrozenTeacherDistill
-from ..models.distillers.strict_distiller import short_name
+from ..models.distillers.distiller_config import short_name
 from ..models.layout import strongest
 from ..models.losses.cakd_feature_loss import CAKDFeatureLoss, setting
 from ..utils.checkpoint import load_strictly, read_checkpoint

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
-from ..models.distillers.strict_distiller import short_name
+from ..models.distillers.distiller_config import short_name
 from ..models.losses.cakd_feature_loss import setting
 from ..models.term_axis import TermAxis
 from ..utils.extract import student_model

@@ -763,3 +763,56 @@ def test_a_path_that_is_no_utf8():
     launch.require_utf8(Path('é'), 'work_dir')
     with pytest.raises(ValueError, match="`work_dir` = 'a.udcff': It has a byte"):
         launch.require_utf8(Path('a\udcff'), 'work_dir')
+
+
+class TestShapes:
+    """What mmengine takes for granted."""
+
+    @pytest.mark.parametrize(
+        ('key', 'value', 'named'),
+        [
+            ('default_hooks.finite', 7, 'default_hooks.finite'),
+            ('default_hooks.finite.interval', 'abc', 'default_hooks.finite.interval'),
+            ('default_hooks.finite.interval', 0, 'default_hooks.finite.interval'),
+            ('default_hooks.finite.priority', 'abc', 'default_hooks.finite.priority'),
+            ('default_hooks.mine', dict(interval=1), 'default_hooks.mine.type'),
+            # By the key that the user has given it.
+            (
+                'default_hooks.mine',
+                dict(type='FiniteLossHook', mode='never'),
+                'default_hooks.mine.mode',
+            ),
+            ('custom_hooks', 'abc', 'custom_hooks'),
+            ('custom_hooks', [None], 'custom_hooks.0'),
+            (
+                'custom_hooks',
+                [dict(type='StudentEMAHook', momentum=None)],
+                'custom_hooks.0.momentum',
+            ),
+            (
+                'custom_hooks',
+                [dict(type='StudentEMAHook', momentum=7.0)],
+                'custom_hooks.0.momentum',
+            ),
+            ('train_cfg.type', 7, 'train_cfg.type'),
+            ('train_cfg.resident', 'abc', 'train_cfg.resident'),
+            ('train_dataloader.dataset', None, 'train_dataloader.dataset'),
+            ('train_dataloader.dataset.split', 'x', 'train_dataloader.dataset.split'),
+            ('optim_wrapper', 7, 'optim_wrapper'),
+            ('data_preprocessor.mean', 'abc', 'data_preprocessor.mean'),
+            ('model.teacher_ckpt', 7, 'model.teacher_ckpt'),
+            ('model.type', None, 'model.type'),
+            ('model', 7, 'model'),
+        ],
+        ids=str,
+    )
+    def test_named(self, key, value, named):
+        cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
+        node = cfg
+        *path, last = key.split('.')
+        for name in path:
+            node = node[name]
+        node[last] = value
+        expected = re.escape(f'`{named}` = ')
+        with pytest.raises((KeyError, TypeError, ValueError), match=expected):
+            launch.checks.check_own_arguments(cfg)

@@ -68,7 +68,7 @@ def test_the_arguments_of_a_class(kind, expected):
 @pytest.mark.parametrize('kind', [Elsewhere, Own, StudentEMAHook])
 def test_what_goes_elsewhere_may_have_any_name(kind):
     assert arguments_of(kind) is None
-    check_arguments(kind, dict(whatever=1), 'x')
+    check_arguments(kind, dict(a=1, whatever=1), 'x')
 
 
 def test_what_mmrazor_passes_on():
@@ -134,19 +134,19 @@ def test_what_a_builder_reads_beside_the_arguments():
 
 
 @pytest.mark.parametrize(
-    ('name', 'suffix', 'registry', 'like'),
+    ('name', 'suffix', 'registry', 'like', 'given'),
     [
-        ('CAKDLogitLos', '', MODELS, 'CAKDLogitLoss'),
-        ('ModuleOutput', 'Recorder', TASK_UTILS, 'ModuleOutputs'),
-        ('StudentEmaHook', '', HOOKS, 'StudentEMAHook'),
+        ('CAKDLogitLos', '', MODELS, 'CAKDLogitLoss', {}),
+        ('ModuleOutput', 'Recorder', TASK_UTILS, 'ModuleOutputs', dict(source='head')),
+        ('StudentEmaHook', '', HOOKS, 'StudentEMAHook', {}),
     ],
 )
-def test_a_misspelt_type(name, suffix, registry, like):
+def test_a_misspelt_type(name, suffix, registry, like, given):
     with DefaultScope.overwrite_default_scope('mmrazor'):
         match = f'`d.type` = {name!r}.*{like!r}.*custom_imports'
         with pytest.raises(KeyError, match=match):
             check_part(dict(type=name), registry, 'd', suffix)
-        check_part(dict(type=like), registry, 'd', suffix)
+        check_part(dict(type=like, **given), registry, 'd', suffix)
 
 
 def test_types_within_a_part_may_be_somebody_else_s():

@@ -1,11 +1,18 @@
 """An exponential moving average of the student alone."""
 
+from typing import Any
+
 from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
+from ...utils.arguments import check_arguments, class_of
+from ...utils.building import build_part
 from ...utils.checkpoint import STUDENT_PREFIX, strip_prefix
 from ...utils.model import unwrap
+
+KEY = 'custom_hooks.StudentEMAHook'
 
 
 @HOOKS.register_module()
@@ -21,7 +28,20 @@ class StudentEMAHook(EMAHook):
         ema_type (str): Class of the average. Defaults to
             ``'ExponentialMovingAverage'``.
         **kwargs: As in mmengine (``momentum``, ``begin_epoch``, ...).
+
+    Raises:
+        TypeError: the average has no such argument, or not of that type.
+        ValueError: the average refuses the value of an argument.
     """
+
+    def __init__(
+        self, ema_type: str = 'ExponentialMovingAverage', **kwargs: Any
+    ) -> None:
+        super().__init__(ema_type=ema_type, **kwargs)
+        kind = class_of(self.ema_cfg, MODELS, KEY)
+        check_arguments(kind, self.ema_cfg, KEY, supplied=('model',))
+        # One of nothing, because mmengine would find the mistake after the log began.
+        build_part(dict(self.ema_cfg, model=nn.Identity()), MODELS, KEY)
 
     def before_run(self, runner) -> None:
         """Copy the student."""

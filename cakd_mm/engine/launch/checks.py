@@ -1,6 +1,6 @@
 """What is looked at before anything is built: data and arguments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from urllib.request import urlopen
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_world_size
+from mmengine.optim import OptimWrapper
 from mmengine.registry import (
     DATASETS,
     HOOKS,
@@ -18,16 +19,36 @@ from mmengine.registry import (
     DefaultScope,
     Registry,
 )
-from mmengine.runner import Runner
+from mmengine.runner import Runner, get_priority
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_integrity
 from torch.utils.data import DataLoader, IterableDataset
 
-from ...utils.arguments import check_part
+from ...utils.arguments import check_part, class_of, require_part
+from ...utils.building import build_part
 from ...utils.errors import describe
+from ...utils.schema import find_fault
 
 # Whose arguments are checked, and what mmengine reads beside them, by registry.
-CHECKED = ('cakd_mm.', 'mmpretrain.datasets.', 'torch.optim.')
+CHECKED = ('cakd_mm.', 'mmengine.', 'mmpretrain.datasets.', 'torch.optim.')
+SHAPES: dict[str, Any] = {
+    'default_hooks': dict[str, Any] | None,
+    'custom_hooks': list | None,
+    'optim_wrapper': dict | OptimWrapper | None,
+}
+# What the Runner adds: a type where there is none, and arguments.
+DEFAULT_TYPES = dict(
+    train_cfg='EpochBasedTrainLoop',
+    val_cfg='ValLoop',
+    test_cfg='TestLoop',
+    optim_wrapper='OptimWrapper',
+    data_preprocessor='BatchPreprocessor',
+)
+SUPPLIED = {
+    LOOPS.name: ('runner', 'dataloader', 'evaluator'),
+    OPTIMIZERS.name: ('params',),
+    OPTIM_WRAPPERS.name: ('optimizer',),
+}
 READ_BESIDE = {
     HOOKS.name: ('priority',),
     OPTIM_WRAPPERS.name: ('constructor', 'paramwise_cfg'),
@@ -54,7 +75,7 @@ def check_data(cfg: Config, parts: tuple[str, ...], by_option: bool = True) -> N
         loader = f'{part}_dataloader'
         for key, dataset in datasets(loader, cfg.get(loader)):
             root = dataset.get('data_root')
-            if not root or '://' in root:
+            if not root or not isinstance(root, str) or '://' in root:
                 continue
             kind = str(dataset.get('type')).removeprefix('mmpretrain.')
             if kind in CIFAR:
@@ -106,30 +127,81 @@ def datasets(key: str, node: Any) -> Iterator[tuple[str, dict]]:
 
 
 def check_own_arguments(cfg: Config) -> None:
-    """Refuse misspelt arguments of our classes, of data sets and of optimizers.
+    """Refuse wrong arguments of our classes, of data sets and of optimizers.
 
     Others have their own errors.
+
+    Raises:
+        KeyError, TypeError, ValueError: naming the config key, its value and what to
+            write instead.
     """
-    parts = [(f'default_hooks.{k}', v) for k, v in _items(cfg.get('default_hooks'))]
-    hooks = cfg.get('custom_hooks') or []
-    parts += [(f'custom_hooks.{index}', hook) for index, hook in enumerate(hooks)]
-    found: list[tuple[Registry, str, Any]] = [(HOOKS, *part) for part in parts]
-    for stage in ('train', 'val', 'test'):
-        found.append((LOOPS, f'{stage}_cfg', cfg.get(f'{stage}_cfg')))
-        loader = f'{stage}_dataloader'
-        found += [(DATASETS, *part) for part in datasets(loader, cfg.get(loader))]
-    wrapper = cfg.get('optim_wrapper') or {}
-    found.append((OPTIM_WRAPPERS, 'optim_wrapper', wrapper))
-    found.append((OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer')))
-    found.append((MODELS, 'data_preprocessor', cfg.get('data_preprocessor')))
+    for key, hint in SHAPES.items():
+        fault = find_fault(cfg.get(key), hint, key)
+        if fault is not None:
+            raise fault.error()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        for registry, key, part in found:
-            beside = READ_BESIDE.get(registry.name, ())
-            check_part(part, registry, key, only=CHECKED, beside=beside)
+        for registry, key, part in _parts(cfg):
+            default = DEFAULT_TYPES.get(key, '')
+            require_part(part, key, default, built=True)
+            if default and isinstance(part, Mapping) and 'by_epoch' not in part:
+                part = {'type': default, **part}
+            check_part(
+                part,
+                registry,
+                key,
+                only=CHECKED,
+                beside=READ_BESIDE.get(registry.name, ()),
+                supplied=SUPPLIED.get(registry.name, ()),
+            )
+            if registry is HOOKS and isinstance(part, Mapping):
+                _try_hook(part, key)
 
 
-def _items(node: Any) -> list[tuple[str, dict]]:
-    return list(node.items()) if isinstance(node, dict) else []
+def _parts(cfg: Config) -> Iterator[tuple[Registry, str, Any]]:
+    """Yield registry, config key and config of what is built from a config."""
+    hooks = cfg.get('default_hooks') or {}
+    wrapper = cfg.get('optim_wrapper') or {}
+    optional: list[tuple[Registry, str, Any]] = [
+        *((HOOKS, f'default_hooks.{name}', hook) for name, hook in hooks.items()),
+        *(
+            (LOOPS, loop, cfg.get(loop))
+            for loop in ('train_cfg', 'val_cfg', 'test_cfg')
+        ),
+        (OPTIM_WRAPPERS, 'optim_wrapper', wrapper or None),
+        (MODELS, 'data_preprocessor', cfg.get('data_preprocessor')),
+    ]
+    if isinstance(wrapper, Mapping):
+        optional.append(
+            (OPTIMIZERS, 'optim_wrapper.optimizer', wrapper.get('optimizer'))
+        )
+    yield from (part for part in optional if part[-1] is not None)
+    if 'model' in cfg:  # which tools for data do without
+        yield MODELS, 'model', cfg.get('model')
+    for index, hook in enumerate(cfg.get('custom_hooks') or []):
+        yield HOOKS, f'custom_hooks.{index}', hook
+    for stage in ('train', 'val', 'test'):
+        loader = f'{stage}_dataloader'
+        node = cfg.get(loader)
+        if isinstance(node, Mapping):
+            yield DATASETS, f'{loader}.dataset', node.get('dataset')
+            # The first two are the loader and its dataset.
+            for key, dataset in list(datasets(loader, node))[2:]:
+                yield DATASETS, key, dataset
+
+
+def _try_hook(hook: Mapping, key: str) -> None:
+    """Build a hook of ours for nothing, because only here is its key known."""
+    kind = class_of(hook, HOOKS, key)
+    try:
+        get_priority(hook.get('priority', 'NORMAL'))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = 'There is no such priority.'
+        remedy = "Write 'NORMAL', another name of mmengine's, or 0 (first) to 100."
+        place, value = f'{key}.priority', hook['priority']
+        raise ValueError(describe(place, value, problem, remedy)) from error
+    if kind.__module__.startswith(__name__.partition('.')[0]):
+        given = {name: value for name, value in hook.items() if name != 'priority'}
+        build_part(given, HOOKS, key)
 
 
 def check_steps(runner: Runner) -> None:

@@ -24,7 +24,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
         ValueError: any other ``dtype``.
     """
 
-    def __init__(self, dtype: str = 'bfloat16', **kwargs) -> None:
+    def __init__(self, dtype: str | torch.dtype = 'bfloat16', **kwargs) -> None:
         if dtype not in ('bfloat16', torch.bfloat16):
             raise ValueError(
                 describe(

@@ -2,8 +2,7 @@
 
 import copy
 import math
-from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.model import BaseModel
@@ -14,7 +13,8 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...datasets.label_batch import LabelBatch
-from ...utils.arguments import check_arguments
+from ...utils.arguments import check_arguments, class_of, require_part
+from ...utils.building import build_part
 from ...utils.checkpoint import (
     STUDENT_PREFIX,
     fingerprint,
@@ -33,6 +33,7 @@ from .teacher import (
     check_classes,
     check_preprocessing,
     made_by,
+    naming_net,
 )
 from .widths import fill_widths
 
@@ -105,27 +106,26 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         student_ckpt: str | None = None,
         allow_random_teacher: bool = False,
         save_teacher: bool = False,
-        teacher_mode: str = 'tensor',
+        teacher_mode: Literal['tensor', 'loss'] = 'tensor',
         teacher_runtime: dict | None = None,
         student_loss_weight: float = 1.0,
         data_preprocessor: dict | nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        check_arguments(FrozenTeacherDistill, kwargs, 'model')
+        given = dict(locals())
+        for name in ('self', 'kwargs', '__class__'):
+            del given[name]
+        check_arguments(FrozenTeacherDistill, {**given, **kwargs}, 'model')
         distiller = _required('distiller', distiller)
         teacher = _required('teacher', teacher)
         architecture = _required('architecture', architecture)
+        _check_distiller(distiller)
         if kwargs.pop('teacher_trainable', False):
             problem = 'FrozenTeacherDistill never trains the teacher.'
             remedy = "Use type='mmrazor.SingleTeacherDistill' for that."
             raise ValueError(describe('model.teacher_trainable', True, problem, remedy))
-        if teacher_mode not in ('tensor', 'loss'):
-            problem, remedy = 'There is no such mode.', "Write 'tensor' or 'loss'."
-            raise ValueError(
-                describe('model.teacher_mode', teacher_mode, problem, remedy)
-            )
         weight = student_loss_weight
-        if not (isinstance(weight, Real) and 0 < weight < math.inf):
+        if not 0 < weight < math.inf:
             problem = 'It is a positive, finite factor.'
             remedy = 'Write 1.0, or calculate_student_loss=False to learn from the '
             remedy += 'teacher alone.'
@@ -153,7 +153,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             default = dict(type='mmpretrain.BatchPreprocessor', _scope_='mmpretrain')
             if 'type' not in data_preprocessor:
                 data_preprocessor = {**data_preprocessor, **default}
-        filled = fill_widths(distiller, architecture, teacher)
+            key = 'data_preprocessor'
+            data_preprocessor = build_part(data_preprocessor, MODELS, key)
+        nets: tuple[Any, Any] = architecture, teacher
+        filled = fill_widths(distiller, *nets)
         with torch.random.fork_rng(devices=[]):
             super().__init__(
                 architecture=architecture,
@@ -230,6 +233,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             distiller.student_recorders,
             distiller.deliveries,
             torch.set_grad_enabled(self.student_trainable and torch.is_grad_enabled()),
+            naming_net(self.student, 'model.architecture'),
         ):
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = self._weighted(losses) if self.calculate_student_loss else {}
@@ -241,7 +245,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _run_teacher(self, batch_inputs: Tensor, data_samples: list | None) -> None:
         """Run the teacher, so that its recorders record."""
         if self.teacher_runtime is None:
-            self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
+            with naming_net(self.teacher, 'model.teacher'):
+                self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()
         self.teacher_runtime(self.teacher, batch_inputs, recorders)
@@ -308,6 +313,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 describe('model.teacher_ckpt', self.teacher_file, problem, remedy)
             )
         state_dict.update(weights)
+
+
+def _check_distiller(distiller: dict) -> None:
+    """Let the class of a distiller look at its config, if the class can.
+
+    This comes before the nets are built, because what is wrong in the config would end
+    in another error there: a misspelt recorder has no width, say.
+    """
+    key = 'model.distiller'
+    require_part(distiller, key)
+    check = getattr(class_of(distiller, MODELS, key), 'check_config', None)
+    if check is not None:
+        check(distiller)
 
 
 def _required(name: str, part: Any) -> Any:

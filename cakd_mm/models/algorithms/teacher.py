@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ...utils.arguments import check_part
+from ...utils.arguments import check_part, require_part
+from ...utils.building import build_part, naming_use, places_of, settings_of
 from ...utils.checkpoint import (
     hash_of,
     is_remote,
@@ -25,6 +28,12 @@ from ...utils.checkpoint import (
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.tools import as_typed_here
+
+# What weights may not fit.
+NET_PARTS = (
+    'model.teacher.backbone, model.teacher.neck or model.teacher.head '
+    '(head.in_channels, head.num_classes)'
+)
 
 
 def made_by(command: str | None) -> str:
@@ -50,6 +59,7 @@ def build_teacher(
     """
     key = 'model.teacher_ckpt'
     remedy = command.strip() or 'Give a checkpoint of exactly this teacher.'
+    remedy_of_net = f'{remedy} Or correct {NET_PARTS}.'
     if checkpoint is not None:
         require_file(checkpoint, key, remedy)
     if isinstance(teacher, dict):
@@ -61,20 +71,44 @@ def build_teacher(
         print_log(text, 'current', logging.WARNING)
         return teacher
     content = read_checkpoint(checkpoint, key, remedy)
-    load_strictly(teacher, model_weights(content), key, checkpoint, remedy)
+    load_strictly(teacher, model_weights(content), key, checkpoint, remedy_of_net)
     print_log(_introduce(teacher, checkpoint, content), 'current')
     return teacher
 
 
 def build_net(net: dict, key: str) -> BaseModel:
-    """Build a net; name a key that its class does not take.
+    """Build a net; name the key of what does not work in its config.
 
     Raises:
-        TypeError: there is such a key.
+        TypeError: its class does not take a key or its value, or is no whole model.
         KeyError: there is no class of its type.
+        ValueError: a part of it cannot be built.
     """
+    require_part(net, key)
     check_part(net, MODELS, key, only=('mmpretrain.models.classifiers.', 'cakd_mm.'))
-    return MODELS.build(net)
+    built = build_part(net, MODELS, key)
+    if not isinstance(built, BaseModel):
+        problem = 'It is a part of a model, and no model.'
+        remedy = "Write type='ImageClassifier' with backbone, neck and head, say."
+        raise TypeError(describe(f'{key}.type', net['type'], problem, remedy))
+    return built
+
+
+def naming_net(net: nn.Module, key: str) -> AbstractContextManager[None]:
+    """Let errors of running a net name the key of the part that does not fit.
+
+    Args:
+        net (nn.Module): The net.
+        key (str): The key of its config.
+    """
+    return naming_use(type(net).__name__, key, '...', partial(_places, net, key))
+
+
+def _places(net: nn.Module, key: str) -> dict[str, tuple[str, Any]]:
+    """Return what an error of a net may be about: its parts, and the head's widths."""
+    parts = {name: getattr(net, name, None) for name in ('backbone', 'neck', 'head')}
+    kinds = {name: part and type(part).__name__ for name, part in parts.items()}
+    return places_of(kinds, key) | settings_of(parts['head'], f'{key}.head')
 
 
 def _introduce(teacher: BaseModel, checkpoint: str, content: Mapping) -> str:

@@ -29,8 +29,6 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         ValueError: a width is missing and the nets do not tell it.
     """
     distiller = copy.deepcopy(distiller)
-    if not isinstance(distiller, Mapping):
-        return distiller
     for name, mapping in (distiller.get('loss_forward_mappings') or {}).items():
         loss = (distiller.get('distill_losses') or {}).get(name)
         taps = mapping.get('preds_S'), mapping.get('preds_T')
@@ -89,8 +87,21 @@ class _Filler:
         source = recorders.get(recorder, {}).get('source') if recorder else None
         width = _width_of(self.nets[side], source)
         if width is None:
-            self.unknown[key] = f'{source!r}{_absence(self.nets[side], source)}'
+            if recorder is not None:
+                place = f'model.distiller.{side}_recorders.{recorder}'
+                self._require(place, side, source)
+            self.unknown[key] = repr(source)
         return width
+
+    def _require(self, key: str, side: str, source: Any) -> None:
+        """Raise ValueError if a net has nothing that a recorder could tap."""
+        net = self.nets[side]
+        known = {name for name, _ in net.named_modules()} | points_of(net).keys()
+        known |= {name for name, _ in net.named_parameters()}
+        if source not in known:
+            problem = f'The {side} has nothing of that name.'
+            remedy = f'Like it: {nearest(str(source), known)}.'
+            raise ValueError(describe(f'{key}.source', source, problem, remedy))
 
     def refuse_unknown(self) -> None:
         """Raise ValueError that asks for all unknown widths at once."""
@@ -99,8 +110,7 @@ class _Filler:
         taps = ' and of '.join(dict.fromkeys(self.unknown.values()))
         keys = ' and '.join(f'{key}=64' for key in self.unknown)
         problem = f'The width of {taps} cannot be told from the net.'
-        remedy = 'Correct the recorder, or write the number of its channels: '
-        remedy += f'{keys}, say.'
+        remedy = f'Write the number of its channels: {keys}, say.'
         raise ValueError(describe(next(iter(self.unknown)), None, problem, remedy))
 
 
@@ -144,16 +154,6 @@ def _width_of(net: nn.Module, source: str | None) -> int | None:
     point = points_of(net).get(str(source).removeprefix('backbone.'))
     width = point.channels if point else None
     return width or _last_width(dict(net.named_modules()).get(source))
-
-
-def _absence(net: nn.Module, source: str | None) -> str:
-    """Return what to say of a tap that does not exist, or nothing if it does."""
-    known = {name for name, _ in net.named_modules()} | points_of(net).keys()
-    if source is None:
-        return ', of which there is no recorder,'
-    if source in known:
-        return ''
-    return f', of which there is no module (like it: {nearest(source, known)}),'
 
 
 def _last_width(module: nn.Module | None) -> int | None:

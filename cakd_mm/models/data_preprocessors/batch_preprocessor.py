@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...datasets.batch_ops import normalized, row_of
 from ...datasets.label_batch import LabelBatch
+from ...utils.errors import describe
 
 
 @MODELS.register_module()
@@ -25,6 +26,12 @@ class BatchPreprocessor(ClsDataPreprocessor):
     """
 
     def __init__(self, channels_last: bool = False, **kwargs: Any) -> None:
+        for name in ('mean', 'std'):
+            if kwargs.get(name) is not None and not len(kwargs[name]):
+                problem = 'It is empty, and has one number for each channel.'
+                remedy = 'Write [0.0, 0.0, 0.0], say, or remove mean and std.'
+                key = f'data_preprocessor.{name}'
+                raise ValueError(describe(key, kwargs[name], problem, remedy))
         super().__init__(**kwargs)
         self.channels_last = channels_last
         self._rows: tuple[tuple, tuple[Tensor, Tensor]] | None = None

@@ -91,10 +91,12 @@ class LossRatioBalancer(nn.Module):
     def check_names(self, known: Collection[str]) -> None:
         """Raise ValueError unless all its losses are among ``known``."""
         problem = f'There are only the losses {sorted(known)}.'
-        for name in (self.reference, *self.losses):
+        names = {'reference': self.reference}
+        names |= {f'losses.{place}': name for place, name in enumerate(self.losses)}
+        for key, name in names.items():
             if name not in known:
-                key = f'{KEY}.{"reference" if name == self.reference else "losses"}'
-                raise ValueError(describe(key, name, problem, 'Name one of those.'))
+                remedy = 'Name one of those.'
+                raise ValueError(describe(f'{KEY}.{key}', name, problem, remedy))
 
     def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``losses`` with the balanced ones weighted.

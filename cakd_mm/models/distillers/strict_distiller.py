@@ -1,20 +1,25 @@
 """A configurable distiller that refuses mistakes which mmrazor's accepts silently."""
 
-from collections.abc import Iterable
-from inspect import Parameter, signature
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
-from mmrazor.registry import MODELS, TASK_UTILS
+from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ...utils.arguments import check_arguments, check_part
+from ...utils.building import (
+    build_part,
+    naming_errors,
+    naming_use,
+    places_of,
+    settings_of,
+)
 from ...utils.errors import describe, nearest
 from ..losses.base import DistillLoss, as_distill_loss, in_float32
+from .distiller_config import HEAD, check_distiller, short_name, side_of, spread
 from .loss_ratio_balancer import LossRatioBalancer
-
-HEAD = 'model.distiller'
 
 
 @MODELS.register_module()
@@ -58,56 +63,66 @@ class StrictDistiller(ConfigurableDistiller):
 
     def __init__(
         self,
-        student_recorders: dict | None = None,
-        teacher_recorders: dict | None = None,
-        distill_deliveries: dict | None = None,
-        connectors: dict | None = None,
-        distill_losses: dict | None = None,
-        loss_forward_mappings: dict | None = None,
+        student_recorders: dict[str, dict] | None = None,
+        teacher_recorders: dict[str, dict] | None = None,
+        distill_deliveries: dict[str, dict] | None = None,
+        connectors: dict[str, dict | list[dict]] | None = None,
+        distill_losses: dict[str, dict] | None = None,
+        loss_forward_mappings: dict[str, dict[str, dict]] | None = None,
         balancer: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        check_arguments(StrictDistiller, kwargs, HEAD)
-        losses, mappings = distill_losses or {}, loss_forward_mappings or {}
-        _check_pairing(losses, mappings)
-        ours, theirs = set(student_recorders or {}), set(teacher_recorders or {})
-        names = {True: ours, False: theirs}
-        for loss, mapping in mappings.items():
-            for argument, record in mapping.items():
-                key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
-                _check_record(key, record, names, set(connectors or {}))
-        _check_short_names(losses)
-        for part, cfgs, registry, suffix in (
-            ('student_recorders', student_recorders, TASK_UTILS, 'Recorder'),
-            ('teacher_recorders', teacher_recorders, TASK_UTILS, 'Recorder'),
-            ('distill_deliveries', distill_deliveries, TASK_UTILS, 'Delivery'),
-            ('connectors', connectors, MODELS, ''),
-            ('distill_losses', losses, MODELS, ''),
-        ):
-            for name, cfg in (cfgs or {}).items():
-                check_part(cfg, registry, f'{HEAD}.{part}.{name}', suffix)
-        check_part(balancer, MODELS, f'{HEAD}.balancer')
-        super().__init__(
+        parts: dict[str, Any] = dict(
             student_recorders=student_recorders,
             teacher_recorders=teacher_recorders,
             distill_deliveries=distill_deliveries,
             connectors=connectors,
             distill_losses=distill_losses,
-            loss_forward_mappings=None,
-            **kwargs,
         )
-        for loss, mapping in mappings.items():
-            _check_arguments(loss, self.distill_losses[loss], mapping)
-            for argument, record in mapping.items():
-                key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
-                _check_connectors(key, record, self.connectors)
-        self.loss_forward_mappings = mappings
-        self.balancer = None if balancer is None else MODELS.build(balancer)
-        if self.balancer is not None:
-            self.balancer.check_names(losses)
+        mappings = dict(loss_forward_mappings=loss_forward_mappings)
+        self.check_config({**parts, **mappings, 'balancer': balancer, **kwargs})
+        super().__init__(**parts, **kwargs)
+        self.loss_forward_mappings = loss_forward_mappings or {}
+        self.balancer = None
+        if balancer is not None:
+            self.balancer = build_part(balancer, MODELS, f'{HEAD}.balancer')
+            self.balancer.check_names(self.distill_losses.keys())
         self.warmup = 1.0
         self.probing = False
         self._answering: dict[nn.Module, DistillLoss] = {}
+
+    @classmethod
+    def check_config(cls, cfg: Mapping) -> None:
+        """Refuse a config that cannot work, before nets or widths are looked at.
+
+        Args:
+            cfg (Mapping): The config, or the arguments by name.
+
+        Raises:
+            KeyError, TypeError, ValueError: naming the config key, its value and what
+                to write instead.
+        """
+        check_distiller(cfg, cls, cls.get_record)
+
+    def build_connectors(self, connectors: dict | None = None) -> nn.ModuleDict:
+        """Build the connectors; a list of configs is a sequence of modules."""
+        built: dict[str, nn.Module] = {}
+        for name, cfg in (connectors or {}).items():
+            key = f'{HEAD}.connectors.{name}'
+            if isinstance(cfg, Mapping):
+                built[name] = build_part(cfg, MODELS, key)
+                continue
+            steps = (build_part(x, MODELS, f'{key}.{i}') for i, x in enumerate(cfg))
+            built[name] = nn.Sequential(*steps)
+        return nn.ModuleDict(built)
+
+    def build_distill_losses(self, losses: dict | None = None) -> nn.ModuleDict:
+        """Build the losses."""
+        built = nn.ModuleDict()
+        for name, cfg in (losses or {}).items():
+            with naming_errors(cfg, MODELS, f'{HEAD}.distill_losses.{name}'):
+                built.update(super().build_distill_losses({name: cfg}))
+        return built
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute, balance and warm up all losses; add the losses of trained scorers.
@@ -120,7 +135,7 @@ class StrictDistiller(ConfigurableDistiller):
         for module in modules.values():
             module.probing = self.probing
         losses = {
-            name: self.distill_losses[name](**self._inputs_of(modules[name], mapping))
+            name: self._loss_of(name, modules[name], mapping)
             for name, mapping in self.loss_forward_mappings.items()
         }
         if self.balancer is not None:
@@ -145,12 +160,39 @@ class StrictDistiller(ConfigurableDistiller):
                 self._answering[loss] = as_distill_loss(loss)
         return {k: self._answering[loss] for k, loss in self.distill_losses.items()}
 
-    def _inputs_of(self, loss: DistillLoss, mapping: dict) -> dict:
-        """Return the arguments of a loss's ``forward``."""
-        inputs = {key: self.get_record(**record) for key, record in mapping.items()}
-        if loss.half_precision:
-            return inputs
-        return {key: in_float32(value) for key, value in inputs.items()}
+    def _loss_of(self, name: str, loss: DistillLoss, mapping: dict) -> Tensor:
+        """Return the value of a loss; name what feeds it if it cannot be computed."""
+        key = f'{HEAD}.loss_forward_mappings.{name}'
+        inputs: dict[str, Any] = {}
+        for argument, record in mapping.items():
+            place = f'{key}.{argument}'
+            named = partial(places_of, record, place)
+            with naming_use('The recorder', place, record, named):
+                inputs[argument] = self.get_record(**record)
+        if not loss.half_precision:
+            inputs = {argument: in_float32(x) for argument, x in inputs.items()}
+        named = partial(self._places_of, name, mapping)
+        with naming_use(loss.class_name, key, sorted(mapping), named):
+            return self.distill_losses[name](**inputs)
+
+    def _places_of(self, name: str, mapping: dict) -> dict[str, tuple[str, Any]]:
+        """Return what an error of a loss may be about: its settings and its inputs."""
+        module = self.distill_losses[name]
+        places = settings_of(module, f'{HEAD}.distill_losses.{name}')
+        records = {
+            argument: {**dict.fromkeys(('connector', 'data_idx')), **record}
+            for argument, record in mapping.items()
+        }
+        return places | places_of(records, f'{HEAD}.loss_forward_mappings.{name}')
+
+    def _connected(self, name: Any, index: Any, data: Any) -> Any:
+        """Return what a connector makes of data, or one of its outputs."""
+        if name is not None:
+            connector = self.connectors[name]
+            key, kind = f'{HEAD}.connectors.{name}', type(connector).__name__
+            with naming_use(kind, key, kind, partial(settings_of, connector, key)):
+                data = connector(data)
+        return data if index is None else data[index]
 
     def _student_tensors(self, losses: Iterable[str]) -> dict[str, Tensor]:
         """Return the student's tensor that each loss compares, before its connector.
@@ -238,25 +280,23 @@ class StrictDistiller(ConfigurableDistiller):
         """
         if isinstance(recorder, str):
             self._check_buffer(recorder, from_student)
-            return super().get_record(
-                recorder, from_student, record_idx, data_idx, connector, connector_idx
-            )
+            data = super().get_record(recorder, from_student, record_idx, data_idx)
+            return self._connected(connector, connector_idx, data)
         options: list[Any] = [record_idx, data_idx]
         if not isinstance(connector, str):
             options += [connector, connector_idx]
-        columns = [_spread(option, len(recorder)) for option in options]
+        columns = [spread(option, len(recorder)) for option in options]
         data = [
             self.get_record(name, from_student, *row)
             for name, *row in zip(recorder, *columns, strict=True)
         ]
         if not isinstance(connector, str):
             return data
-        data = self.connectors[connector](data)
-        return data if connector_idx is None else data[connector_idx]
+        return self._connected(connector, connector_idx, data)
 
     def _check_buffer(self, recorder: str, from_student: bool) -> None:
         """Refuse a recorder that recorded nothing."""
-        side = _side(from_student)
+        side = side_of(from_student)
         source = getattr(self, side).get_recorder(recorder)
         if not source.data_buffer:
             problem = 'The module was not run in this step, so nothing was recorded.'
@@ -283,137 +323,3 @@ class StrictDistiller(ConfigurableDistiller):
             if known is not None and source not in known:
                 remedy = f'Like it: {nearest(source, known)}.'
                 raise ValueError(describe(key, source, problem, remedy))
-
-
-def _side(from_student: bool) -> str:
-    return 'student_recorders' if from_student else 'teacher_recorders'
-
-
-def short_name(loss: str) -> str:
-    """Return the name of a loss in the log, without ``loss``.
-
-    mmengine would smooth every value whose name contains ``loss``.
-    """
-    return loss.replace('loss_', '').replace('_loss', '').replace('loss', '') or 'cakd'
-
-
-def _check_short_names(losses: dict) -> None:
-    """Refuse two losses that would overwrite each other's terms in the log."""
-    known: dict[str, str] = {}
-    for name in losses:
-        short = short_name(name)
-        other = known.setdefault(short, name)
-        if other != name:
-            key, kind = f'{HEAD}.distill_losses.{name}', losses[name].get('type')
-            problem = f'In the log it would have the name of {other!r}, {short!r}.'
-            raise ValueError(describe(key, kind, problem, 'Rename one of the two.'))
-
-
-def _check_pairing(losses: dict, mappings: dict) -> None:
-    """Refuse a loss without a mapping and a mapping without a loss."""
-    for name in losses.keys() - mappings.keys():
-        key, kind = f'{HEAD}.distill_losses.{name}', losses[name].get('type')
-        problem = 'Nothing feeds this loss, so it would never be computed.'
-        remedy = f'Add `{HEAD}.loss_forward_mappings.{name}` or remove the loss.'
-        raise ValueError(describe(key, kind, problem, remedy))
-    for name in mappings.keys() - losses.keys():
-        key, like = f'{HEAD}.loss_forward_mappings.{name}', nearest(name, losses)
-        problem = f'There is no loss of that name; like it: {like}.'
-        remedy = f'Add `{HEAD}.distill_losses.{name}` or remove the mapping.'
-        raise ValueError(describe(key, dict(mappings[name]), problem, remedy))
-
-
-def _spread(value: Any, count: int) -> list:
-    """Return a list with one value for each of ``count`` recorders."""
-    return list(value) if isinstance(value, (list, tuple)) else [value] * count
-
-
-def _check_record(
-    key: str, record: Any, names: dict[bool, set[str]], connectors: set[str]
-) -> None:
-    """Refuse an entry of a mapping that names nothing an argument could come from."""
-    if not isinstance(record, dict) or not isinstance(record.get('from_student'), bool):
-        problem = 'It does not say where the argument comes from.'
-        remedy = "Write dict(recorder='logits', from_student=True or False)."
-        raise ValueError(describe(key, record, problem, remedy))
-    recorders = record.get('recorder')
-    count = len(recorders) if isinstance(recorders, (list, tuple)) else None
-    if count == 0:
-        problem = 'No recorder is named.'
-        remedy = "Write recorder=['stage1', 'stage2'], say."
-        raise ValueError(describe(f'{key}.recorder', recorders, problem, remedy))
-    side, known = _side(record['from_student']), names[record['from_student']]
-    for name in _spread(recorders, 1):
-        if not isinstance(name, str) or name not in known:
-            like = nearest(str(name), known)
-            problem = f'`{HEAD}.{side}` has no such recorder; it has {like}.'
-            remedy = f'Add it to `{HEAD}.{side}` or name one of those.'
-            raise ValueError(describe(f'{key}.recorder', name, problem, remedy))
-    _check_lists(key, record, count)
-    for name in _spread(record.get('connector'), 1):
-        if name is not None and (not isinstance(name, str) or name not in connectors):
-            problem = f'`{HEAD}.connectors` has {nearest(str(name), connectors)}.'
-            remedy = 'Add the connector or name one of those.'
-            raise ValueError(describe(f'{key}.connector', name, problem, remedy))
-
-
-def _check_lists(key: str, record: dict, count: int | None) -> None:
-    """Refuse lists that are not as long as the list of an entry's recorders."""
-    takes_all = isinstance(record.get('connector'), str)
-    for option in ('record_idx', 'data_idx', 'connector', 'connector_idx'):
-        value = record.get(option)
-        if not isinstance(value, (list, tuple)):
-            continue
-        if count is None:
-            problem, remedy = 'There is one recorder only.', 'Write a single value.'
-        elif takes_all and option == 'connector_idx':
-            problem = f'{record["connector"]!r} takes all recorders at once.'
-            remedy = 'Write a single value, or none.'
-        elif len(value) != count:
-            problem = f'It has {len(value)} entries for {count} recorders.'
-            remedy = 'Write one for each.'
-        else:
-            continue
-        raise ValueError(describe(f'{key}.{option}', value, problem, remedy))
-
-
-def _check_connectors(key: str, record: dict, connectors: nn.ModuleDict) -> None:
-    """Refuse a list of features unless the connector takes a list, and vice versa."""
-    connector, recorder = record.get('connector'), record['recorder']
-    gets_list = isinstance(connector, str) and not isinstance(recorder, str)
-    for name in _spread(connector, 1):
-        if name is None:
-            continue
-        module = connectors[name]
-        if isinstance(module, nn.Sequential) and len(module):
-            module = module[0]
-        takes_list = getattr(module, 'takes_list', False)
-        if takes_list == gets_list:
-            continue
-        verb, entries = 'does not take', 'connectors, one for each recorder.'
-        if takes_list:
-            verb, entries = 'takes', "recorders and the connector's name alone."
-        kind, remedy = type(module).__name__, f'Write a list of {entries}'
-        problem = f'{kind} {verb} a list of features; recorder={recorder!r}.'
-        raise ValueError(describe(f'{key}.connector', connector, problem, remedy))
-
-
-def _check_arguments(loss: str, module: nn.Module, mapping: dict) -> None:
-    """Refuse a mapping that misses an argument of ``forward``, or has another one."""
-    arguments = signature(module.forward).parameters
-    required = {
-        name
-        for name, argument in arguments.items()
-        if argument.default is Parameter.empty
-        and argument.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    }
-    key, kind = f'{HEAD}.loss_forward_mappings.{loss}', type(module).__name__
-    for name in sorted(required - mapping.keys()):
-        problem = f'{kind}.forward also needs {name!r}.'
-        remedy = f'Add {name}=dict(recorder=..., from_student=...).'
-        raise ValueError(describe(key, sorted(mapping), problem, remedy))
-    for name in sorted(mapping.keys() - arguments.keys()):
-        problem = f'{kind}.forward takes {sorted(arguments)}.'
-        remedy = 'Rename or remove the argument.'
-        value = dict(mapping[name])
-        raise ValueError(describe(f'{key}.{name}', value, problem, remedy))

@@ -17,6 +17,7 @@ from mmrazor.models.task_modules.recorder import (
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...utils.arguments import check_arguments
 from ...utils.compiling import compiled
 from ...utils.errors import describe, nearest
 from .half_precision import speedup
@@ -218,6 +219,7 @@ def build_runtime(settings: dict) -> TeacherRuntime:
         if name in REMOVED:
             problem, remedy = 'There is no such setting any more.', f'{REMOVED[name]}.'
         raise ValueError(describe(f'{KEY}.{name}', value, problem, remedy))
+    check_arguments(TeacherRuntime, settings, KEY)
     return TeacherRuntime(**settings)
 
 

@@ -279,7 +279,7 @@ class TestUserErrors:
             ('teacher_trainable', True, ValueError, r'model\.teacher_trainable'),
             ('teacher_mode', 'eval', ValueError, r'model\.teacher_mode'),
             ('student_loss_weight', 0.0, ValueError, r'model\.student_loss_weight'),
-            ('student_loss_weight', '0.1', ValueError, r'model\.student_loss_weight'),
+            ('student_loss_weight', '0.1', TypeError, r'model\.student_loss_weight'),
             (
                 *('teacher_checkpoint', 'x', TypeError),
                 "`model.teacher_checkpoint` = .*'teacher_ckpt'",

@@ -193,30 +193,12 @@ def test_incomplete_configs_are_for_the_distiller_to_refuse(student, teacher, ch
     assert fill_widths(cfg, student, teacher) == cfg
 
 
-def test_a_built_distiller_stays(student, teacher):
-    built = nn.Linear(2, 2)
-    assert type(fill_widths(built, student, teacher)) is nn.Linear
-
-
-@pytest.mark.parametrize(
-    ('cfg', 'match'),
-    [
-        (
-            method('neck', 'backbone.stage9'),
-            r"fit\.out_channels` = None.*'backbone\.stage9', of which "
-            r"there is no module \(like it: 'backbone\.stage\d'.*Correct the recorder",
-        ),
-        (
-            {**method(), 'student_recorders': None},
-            r'fit\.in_channels` = None: The width of None, of which there '
-            'is no recorder',
-        ),
-    ],
-    ids=['no-module', 'no-recorder'],
-)
-def test_a_width_that_cannot_be_told(student, teacher, cfg, match):
-    with pytest.raises(ValueError, match=r'`model\.distiller\.connectors\.' + match):
-        fill_widths(cfg, student, teacher)
+def test_a_tap_of_a_module_that_is_not_there(student, teacher):
+    """The tap is wrong, and not the width that it does not tell."""
+    source = r"teacher_recorders\.tap\.source` = 'backbone\.stage9'"
+    expected = rf"^`model\.distiller\.{source}.*'backbone\.stage\d'"
+    with pytest.raises(ValueError, match=expected):
+        fill_widths(method('neck', 'backbone.stage9'), student, teacher)
 
 
 def test_all_widths_that_are_missing_are_named_at_once(student, teacher):

@@ -234,7 +234,7 @@ def test_loss_weight_moves_the_reference_but_no_balanced_loss(make, weighted, fa
 
 
 def test_a_balancer_of_an_unknown_loss_is_refused(make):
-    match = r"`model\.distiller\.balancer\.losses` = 'loss_secnd'.*'loss_second'"
+    match = r"`model\.distiller\.balancer\.losses\.1` = 'loss_secnd'.*'loss_second'"
     change = dict(losses=['loss_feature', 'loss_secnd'])
     with pytest.raises(ValueError, match=match):
         make(DOUBLE, change=lambda distiller: distiller.balancer.update(change))

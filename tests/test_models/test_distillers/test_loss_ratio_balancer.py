@@ -274,7 +274,7 @@ def test_unknown_losses_are_named():
     match = KEY + r"reference` = 'loss_logit'.*\['loss_a'\]"
     with pytest.raises(ValueError, match=match):
         balancer.check_names(['loss_a'])
-    match = KEY + r"losses` = 'loss_a'.*\['loss_logit', 'loss_x'\]"
+    match = KEY + r"losses\.0` = 'loss_a'.*\['loss_logit', 'loss_x'\]"
     with pytest.raises(ValueError, match=match):
         balancer.check_names(['loss_logit', 'loss_x'])
     balancer.check_names(['loss_logit', 'loss_a', 'loss_b'])
