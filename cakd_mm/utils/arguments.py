@@ -23,12 +23,13 @@ PASSING_ON = (
     'mmrazor.models.task_modules.',
     'mmpretrain.datasets.',
 )
-# Whose hints values are checked against. Those of others leave out much that their
-# classes take: a list of necks, or a number as the scale of a loss. But text, None and
-# bools they take only where the hints say so.
-HINTED = ('cakd_mm.', 'mmrazor.', 'mmpretrain.', 'mmengine.', 'torch.optim.')
-OURS = 'cakd_mm.'
-OF_OTHERS = (str, bool, NoneType)
+# Whose hints are true, so that all values are checked against them.
+TRULY_HINTED = ('cakd_mm.', 'mmrazor.')
+# Whose hints leave out much that their classes take, such as a list of necks, or a
+# number as the scale of a loss. Only what is never left out is checked.
+LOOSELY_HINTED = ('mmpretrain.', 'mmengine.', 'torch.optim.')
+NEVER_LEFT_OUT = (str, bool, NoneType)
+HINTED = TRULY_HINTED + LOOSELY_HINTED
 # What registries read beside the arguments.
 OF_REGISTRIES = {'type', '_scope_', '_delete_'}
 
@@ -128,12 +129,12 @@ def fault_of(call: Callable, given: Mapping, key: str) -> Fault | None:
     """Return the first argument that is not of the type that its hint says."""
     if not call.__module__.startswith(HINTED):
         return None
-    is_ours = call.__module__.startswith(OURS)
+    is_true = call.__module__.startswith(TRULY_HINTED)
     for name, one in parameters_of(call)[0].items():
         if name not in given:
             continue
         value = given[name]
-        if not (is_ours or isinstance(value, OF_OTHERS)):
+        if not (is_true or isinstance(value, NEVER_LEFT_OUT)):
             continue
         if type(value) is type(one.default) and value == one.default:
             continue  # None, say, where the hint is silent about it

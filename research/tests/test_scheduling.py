@@ -24,7 +24,8 @@ SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-config, work_dir = sys.argv[1], Path(sys.argv[3])
+config = sys.argv[1]
+work_dir = Path(sys.argv[sys.argv.index('--work-dir') + 1])
 own = dict(x.split('=', 1) for x in sys.argv[sys.argv.index('--cfg-options') + 1:])
 began = time.monotonic()
 teacher = own.get('model.teacher_ckpt')

@@ -105,7 +105,8 @@ class WholeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         """Save a better checkpoint, and then remove the one that was the best."""
         super()._save_best_checkpoint(runner, metrics)
-        self._remove_outdated(runner)
+        if self.save_best:
+            self._remove_outdated(runner)
 
     def _remove_outdated(self, runner) -> None:
         late = self.file_backend

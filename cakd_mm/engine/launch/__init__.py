@@ -2,6 +2,7 @@
 
 from .checks import (
     check_data,
+    check_own_arguments,
     check_steps,
     datasets,
     mention_batch,
@@ -27,6 +28,7 @@ __all__ = [
     'build_test_runner',
     'check_checkpoints',
     'check_data',
+    'check_own_arguments',
     'check_room',
     'check_steps',
     'choose_threads',

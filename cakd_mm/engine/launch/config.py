@@ -10,7 +10,6 @@ from mmengine.device import get_device
 from ...utils.errors import describe, nearest
 from ...utils.extract import EXTRACTED
 from ...utils.net_config import read_named
-from .checks import check_own_arguments
 from .keys import READ
 from .options import OptionAction
 
@@ -41,7 +40,6 @@ def read_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: there is no such config.
         KeyError: ``--cfg-options`` names a key that nobody reads.
         ValueError: the work dir has a name that is no UTF-8.
-        TypeError: see :func:`check_own_arguments`, which raises the others as well.
     """
     cfg = read_named(args.config, 'config')
     if EXTRACTED.fullmatch(Path(cfg.filename).stem):
@@ -59,7 +57,6 @@ def read_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     require_utf8(Path(cfg.work_dir), 'work_dir')
-    check_own_arguments(cfg)
     return cfg
 
 

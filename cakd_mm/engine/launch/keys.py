@@ -69,7 +69,9 @@ def unread_keys(cfg: Config) -> list[str]:
         if key in arguments and _is_inserted(cfg, key):
             continue
         if key in arguments and is_ours:
-            problem = 'It is an argument of the model, so that nobody reads it here.'
+            problem = (
+                f'It is an argument of the model, model.{key}; nobody reads it here.'
+            )
             remedy = f'Write model=dict({key}=...).'
             raise ValueError(describe(key, _shown(value), problem, remedy))
         close = get_close_matches(key, READ | arguments, n=1, cutoff=LIKE)
