@@ -96,14 +96,21 @@ def load_for_mmengine(
 ) -> Any:
     """Read a torch file as data, whatever ``weights_only`` says, for mmengine.
 
+    The config's text that MMCV's runner wrote is left out, because mmengine would run
+    it on resuming.
+
     Raises:
         ValueError: the file is not a readable checkpoint, or holds more than data.
     """
     try:
-        return load_data_only(file, map_location)
+        checkpoint = load_data_only(file, map_location)
     except pickle.UnpicklingError as error:
         remedy = 'Write the path of another file.'
         raise _unreadable(error, str(file), 'checkpoint', remedy) from error
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return checkpoint
 
 
 def load_url(

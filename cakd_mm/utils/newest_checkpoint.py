@@ -1,5 +1,8 @@
 """The newest checkpoint of a work dir from which a run can go on."""
 
+import glob
+import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +46,7 @@ def newest_checkpoint(work_dir: Path, cfg: Mapping[str, Any]) -> Found:
     files = {*_by_name(work_dir, cfg)}
     if named and not is_remote(named):
         files.add(Path(named))
-    for file in sorted(filter(Path.is_file, files), key=_age):
+    for file in sorted(filter(os.path.isfile, files), key=_age):
         try:
             checkpoint = read_checkpoint(str(file), KEY, 'It is passed over.')
         except (ValueError, FileNotFoundError) as error:
@@ -72,8 +75,16 @@ def _by_name(work_dir: Path, cfg: Mapping[str, Any]) -> list[Path]:
     if hook.get('out_dir'):
         folders.append(Path(hook['out_dir'], work_dir.resolve().name))
     template = hook.get('filename_tmpl')
-    patterns = [template.format('*')] if template else ['epoch_*.pth', 'iter_*.pth']
+    patterns = [pattern_of(template)] if template else ['epoch_*.pth', 'iter_*.pth']
     return [file for x in folders for pattern in patterns for file in x.glob(pattern)]
+
+
+def pattern_of(template: str) -> str:
+    """Return a pattern of the names that ``filename_tmpl`` makes of numbers.
+
+    The number may have a format of its own, as in ``epoch_{:03d}.pth``.
+    """
+    return re.sub(r'{[^{}]*}', '*[0-9]*', glob.escape(template))
 
 
 def _age(file: Path) -> tuple[int, int]:
