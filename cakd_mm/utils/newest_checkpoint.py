@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import is_remote, read_checkpoint
+from .errors import describe
 
 KEY = '--resume'
 ZIP_START = b'PK\x03\x04'  # of every file that torch.save writes
@@ -43,7 +44,8 @@ def newest_checkpoint(work_dir: Path, cfg: Mapping[str, Any]) -> Found:
     """
     found = Found()
     named = _named_last(work_dir)
-    files = {*_by_name(work_dir, cfg)}
+    own = {*_by_name(work_dir, cfg)}
+    files = set(own)
     if named and not is_remote(named):
         files.add(Path(named))
     for file in sorted(filter(os.path.isfile, files), key=_age):
@@ -53,12 +55,32 @@ def newest_checkpoint(work_dir: Path, cfg: Mapping[str, Any]) -> Found:
             kind = found.cut if _is_cut(file) else found.refused
             kind[str(file)] = str(error)
             continue
-        if 'optimizer' in checkpoint:
+        lacking = lacks(checkpoint)
+        if not lacking:
             found.path, found.checkpoint = str(file), checkpoint
             return found
+        if 'message_hub' in checkpoint and file in own:  # else a student
+            found.refused[str(file)] = describe(
+                KEY, str(file), f'It lacks {lacking}.', 'It is passed over.'
+            )
     if named and is_remote(named):
         found.path = named
     return found
+
+
+def lacks(checkpoint: Mapping) -> str:
+    """Return what a run would need to go on from a checkpoint; '' if all is there."""
+    meta = checkpoint.get('meta')
+    counts = [meta.get(x) for x in ('epoch', 'iter')] if isinstance(meta, dict) else []
+    there = {
+        "the state of the optimizer (the hook's save_optimizer=True)": isinstance(
+            checkpoint.get('optimizer'), dict
+        ),
+        'the numbers of epoch and iteration': len(counts) == 2
+        and all(isinstance(count, int) for count in counts),
+        'the message hub': isinstance(checkpoint.get('message_hub'), dict),
+    }
+    return ' and '.join(name for name, is_there in there.items() if not is_there)
 
 
 def _named_last(work_dir: Path) -> str:

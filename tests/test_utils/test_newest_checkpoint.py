@@ -10,7 +10,8 @@ def save(path, when, **content):
     """Write a training checkpoint of a time."""
     path.parent.mkdir(exist_ok=True)
     weights = dict(weight=torch.zeros(500))
-    torch.save(dict(state_dict=weights, **{'optimizer': {}, **content}), path)
+    state = dict(optimizer={}, meta=dict(epoch=1, iter=1), message_hub={})
+    torch.save(dict(state_dict=weights, **{**state, **content}), path)
     os.utime(path, (when, when))
     return path
 
