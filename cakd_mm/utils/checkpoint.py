@@ -37,7 +37,8 @@ def require_file(path: str, key: str, remedy: str) -> None:
     Raises:
         FileNotFoundError: the file does not exist.
     """
-    if not is_remote(path) and not Path(path).expanduser().is_file():
+    # Unlike those of Path, these functions take any text, such as `~nobody/x.pth`.
+    if not is_remote(path) and not os.path.isfile(os.path.expanduser(path)):
         here = f'There is no such file (looked from {Path.cwd()}).'
         raise FileNotFoundError(describe(key, path, here, remedy))
 

@@ -214,7 +214,8 @@ def load_data_only(
 
 def _is_trusted(path: Path) -> bool:
     names = filter(None, os.environ.get(TRUSTED, '').split(os.pathsep))
-    return path.resolve() in {Path(name).expanduser().resolve() for name in names}
+    trusted = {os.path.realpath(os.path.expanduser(name)) for name in names}
+    return os.path.realpath(path) in trusted
 
 
 def _read(file: BinaryIO, map_location: Any) -> Any:
