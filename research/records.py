@@ -2,7 +2,7 @@
 
 import json
 import logging
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ def fits(value: Any, shape: Any) -> bool:
         right = isinstance(value, list) and len(value) == len(shape)
         return right and all(map(fits, value, shape))
     if shape is float:
-        return fits(value, int) or (isinstance(value, float) and math.isfinite(value))
+        # A whole number of json may be too large for a float.
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) <= sys.float_info.max
     if shape is None:
         return value is None
     return isinstance(value, shape) and not isinstance(value, bool)

@@ -37,7 +37,8 @@ def require_file(path: str, key: str, remedy: str) -> None:
     Raises:
         FileNotFoundError: the file does not exist.
     """
-    if not is_remote(path) and not Path(path).expanduser().is_file():
+    # Unlike those of Path, these functions take any text, such as `~nobody/x.pth`.
+    if not is_remote(path) and not os.path.isfile(os.path.expanduser(path)):
         here = f'There is no such file (looked from {Path.cwd()}).'
         raise FileNotFoundError(describe(key, path, here, remedy))
 
@@ -96,14 +97,21 @@ def load_for_mmengine(
 ) -> Any:
     """Read a torch file as data, whatever ``weights_only`` says, for mmengine.
 
+    The config's text that MMCV's runner wrote is left out, because mmengine would run
+    it on resuming.
+
     Raises:
         ValueError: the file is not a readable checkpoint, or holds more than data.
     """
     try:
-        return load_data_only(file, map_location)
+        checkpoint = load_data_only(file, map_location)
     except pickle.UnpicklingError as error:
         remedy = 'Write the path of another file.'
         raise _unreadable(error, str(file), 'checkpoint', remedy) from error
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return checkpoint
 
 
 def load_url(

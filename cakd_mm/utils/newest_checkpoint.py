@@ -1,5 +1,8 @@
 """The newest checkpoint of a work dir from which a run can go on."""
 
+import glob
+import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import is_remote, read_checkpoint
+from .errors import describe
 
 KEY = '--resume'
 ZIP_START = b'PK\x03\x04'  # of every file that torch.save writes
@@ -40,22 +44,43 @@ def newest_checkpoint(work_dir: Path, cfg: Mapping[str, Any]) -> Found:
     """
     found = Found()
     named = _named_last(work_dir)
-    files = {*_by_name(work_dir, cfg)}
+    own = {*_by_name(work_dir, cfg)}
+    files = set(own)
     if named and not is_remote(named):
         files.add(Path(named))
-    for file in sorted(filter(Path.is_file, files), key=_age):
+    for file in sorted(filter(os.path.isfile, files), key=_age):
         try:
             checkpoint = read_checkpoint(str(file), KEY, 'It is passed over.')
         except (ValueError, FileNotFoundError) as error:
             kind = found.cut if _is_cut(file) else found.refused
             kind[str(file)] = str(error)
             continue
-        if 'optimizer' in checkpoint:
+        lacking = lacks(checkpoint)
+        if not lacking:
             found.path, found.checkpoint = str(file), checkpoint
             return found
+        if 'message_hub' in checkpoint and file in own:  # else a student
+            found.refused[str(file)] = describe(
+                KEY, str(file), f'It lacks {lacking}.', 'It is passed over.'
+            )
     if named and is_remote(named):
         found.path = named
     return found
+
+
+def lacks(checkpoint: Mapping) -> str:
+    """Return what a run would need to go on from a checkpoint; '' if all is there."""
+    meta = checkpoint.get('meta')
+    counts = [meta.get(x) for x in ('epoch', 'iter')] if isinstance(meta, dict) else []
+    there = {
+        "the state of the optimizer (the hook's save_optimizer=True)": isinstance(
+            checkpoint.get('optimizer'), dict
+        ),
+        'the numbers of epoch and iteration': len(counts) == 2
+        and all(isinstance(count, int) for count in counts),
+        'the message hub': isinstance(checkpoint.get('message_hub'), dict),
+    }
+    return ' and '.join(name for name, is_there in there.items() if not is_there)
 
 
 def _named_last(work_dir: Path) -> str:
@@ -72,8 +97,16 @@ def _by_name(work_dir: Path, cfg: Mapping[str, Any]) -> list[Path]:
     if hook.get('out_dir'):
         folders.append(Path(hook['out_dir'], work_dir.resolve().name))
     template = hook.get('filename_tmpl')
-    patterns = [template.format('*')] if template else ['epoch_*.pth', 'iter_*.pth']
+    patterns = [pattern_of(template)] if template else ['epoch_*.pth', 'iter_*.pth']
     return [file for x in folders for pattern in patterns for file in x.glob(pattern)]
+
+
+def pattern_of(template: str) -> str:
+    """Return a pattern of the names that ``filename_tmpl`` makes of numbers.
+
+    The number may have a format of its own, as in ``epoch_{:03d}.pth``.
+    """
+    return re.sub(r'{[^{}]*}', '*[0-9]*', glob.escape(template))
 
 
 def _age(file: Path) -> tuple[int, int]:

@@ -70,6 +70,7 @@ def test_a_damaged_record_makes_a_run_unfinished(run, name, warned):
     [
         ('top1', math.nan),
         ('top1', math.inf),
+        ('top1', 10**400),
         ('top1', '50'),
         ('top1', True),
         ('curve', [[1, 2, 3]]),

@@ -13,7 +13,10 @@ from tools_inside import run_tool
 from cakd_mm.engine import launch
 from cakd_mm.engine.launch.resume import choose_checkpoint
 
-STATE = dict(state_dict=dict(weight=torch.zeros(500)), optimizer={})
+META = dict(epoch=1, iter=1)
+STATE = dict(
+    state_dict=dict(weight=torch.zeros(500)), optimizer={}, meta=META, message_hub={}
+)
 
 
 def save(path, when, **content):
@@ -79,6 +82,27 @@ def test_what_may_be_of_use_is_not_trained_over(cfg, tmp_path):
     assert cfg.load_from == str(tmp_path / 'epoch_1.pth')
 
 
+@pytest.mark.parametrize(
+    ('name', 'value', 'lacking'),
+    [
+        ('optimizer', None, r'the state of the optimizer .*save_optimizer=True'),
+        ('meta', dict(epoch=1), 'the numbers of epoch and iteration'),
+        ('meta', dict(epoch='1', iter=1), 'the numbers of epoch and iteration'),
+        ('meta', [1], 'the numbers of epoch and iteration'),
+        ('message_hub', 5, 'the message hub'),
+    ],
+)
+def test_a_run_does_not_go_on_from_weights_alone(cfg, tmp_path, name, value, lacking):
+    """Nor does it begin anew where a run has left no more than them."""
+    for number in (1, 2):
+        path = save(tmp_path / f'epoch_{number}.pth', number, **{name: value})
+    with pytest.raises(ValueError, match=f'It lacks {lacking}'):
+        launch.check_checkpoints(Config(dict(resume=True, load_from=path)))
+    launch.check_checkpoints(Config(dict(resume=False, load_from=path)))
+    with pytest.raises(ValueError, match=f'It lacks {lacking}'):
+        choose_checkpoint(cfg)
+
+
 @pytest.mark.parametrize('resume', [False, True])
 def test_what_is_named_is_left_alone(cfg, tmp_path, resume):
     cfg.resume, cfg.load_from = resume, 'given.pth' if resume else None
@@ -102,7 +126,7 @@ def test_all_ranks_take_the_file_of_the_first(cfg, monkeypatch):
 
 def test_a_changed_schedule_is_told_of_the_newest_too(cfg, tmp_path):
     text = "param_scheduler = [dict(type='MultiStepLR')]"
-    save(tmp_path / 'epoch_3.pth', 3, meta=dict(cfg=text))
+    save(tmp_path / 'epoch_3.pth', 3, meta=dict(META, cfg=text))
     cfg.param_scheduler = []
     _, (level, told) = choose_checkpoint(cfg)
     assert level == logging.WARNING

@@ -111,3 +111,9 @@ def buffer(*values):
 )
 def test_the_last_scores_of_a_checkpoint(content, expected):
     assert last_scores(content) == expected
+
+
+@pytest.mark.parametrize('path', ['~nobody_/net.pth', 'x' * 5000, 'a\0b', '/dev/null'])
+def test_text_that_can_be_no_file(path):
+    with pytest.raises(FileNotFoundError, match='`key` = .*There is no such file'):
+        read_checkpoint(path, 'key', '')

@@ -10,7 +10,8 @@ def save(path, when, **content):
     """Write a training checkpoint of a time."""
     path.parent.mkdir(exist_ok=True)
     weights = dict(weight=torch.zeros(500))
-    torch.save(dict(state_dict=weights, **{'optimizer': {}, **content}), path)
+    state = dict(optimizer={}, meta=dict(epoch=1, iter=1), message_hub={})
+    torch.save(dict(state_dict=weights, **{**state, **content}), path)
     os.utime(path, (when, when))
     return path
 
@@ -20,7 +21,20 @@ def save_student(path, when):
     os.utime(path, (when, when))
 
 
-@pytest.mark.parametrize('named', [None, '', 'epoch_2.pth', 'gone.pth', 's3', b'\xff'])
+@pytest.mark.parametrize(
+    'named',
+    [
+        None,
+        '',
+        'epoch_2.pth',
+        'gone.pth',
+        's3',
+        b'\xff',
+        'x' * 5000,
+        b'a\0b',
+        b'/dev/null',
+    ],
+)
 def test_whatever_last_checkpoint_says(tmp_path, named):
     for number in (8, 9, 10):
         save(tmp_path / f'epoch_{number}.pth', number)
@@ -103,3 +117,13 @@ def test_one_on_a_server(tmp_path):
 def test_an_empty_or_missing_work_dir(tmp_path, cfg):
     for folder in (tmp_path, tmp_path / 'none'):
         assert newest_checkpoint(folder, cfg).path is None
+
+
+@pytest.mark.parametrize('template', ['at_{:03d}.pth', '{:04}[x].pth', '{}'])
+def test_a_number_with_a_format_of_its_own(tmp_path, template):
+    for number in (2, 10):
+        save(tmp_path / template.format(number), number)
+    save_student(tmp_path / 'student.pth', 11)
+    cfg = dict(default_hooks=dict(checkpoint=dict(filename_tmpl=template)))
+    newest = tmp_path / template.format(10)
+    assert newest_checkpoint(tmp_path, cfg).path == str(newest)

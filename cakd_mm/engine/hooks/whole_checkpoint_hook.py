@@ -1,5 +1,6 @@
 """Checkpoints of which a kill at any moment leaves a whole one."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
+from ...utils.newest_checkpoint import pattern_of
 from ...utils.whole_file import PART, write_whole
 
 BACKEND = 'whole_local'
@@ -70,7 +72,10 @@ class WholeCheckpointHook(CheckpointHook):
                 ending = Path(self.filename_tmpl).suffix + PART
                 for left in Path(self.out_dir).glob(f'*{ending}'):
                     left.unlink()
-        names = list(runner.message_hub.get_info(OUTDATED, []))
+        # A checkpoint from outside may name anything.
+        own = f'*{pattern_of(self.filename_tmpl)}'
+        noted = map(str, runner.message_hub.get_info(OUTDATED, []))
+        names = [x for x in noted if x == Path(x).name and fnmatchcase(x, own)]
         self.file_backend = _LateRemoval(self.file_backend, names)
         self._remove_outdated(runner)
 

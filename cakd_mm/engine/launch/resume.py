@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from ...utils.checkpoint import is_remote, read_checkpoint
 from ...utils.errors import describe
-from ...utils.newest_checkpoint import KEY, Found, newest_checkpoint
+from ...utils.newest_checkpoint import KEY, Found, lacks, newest_checkpoint
 
 
 def check_checkpoints(cfg: Config) -> None:
@@ -29,6 +29,11 @@ def check_checkpoints(cfg: Config) -> None:
         remedy = 'Name an earlier checkpoint of the work dir.'
         checkpoint = read_checkpoint(path, key, remedy)
         if resumes:
+            if lacking := lacks(checkpoint):
+                remedy = (
+                    'Name a checkpoint of a run; load_from=PATH takes weights alone.'
+                )
+                raise ValueError(describe(KEY, path, f'It lacks {lacking}.', remedy))
             for note in _about_scheduler(cfg, checkpoint, path):
                 print_log(note, 'current', logging.WARNING)
 

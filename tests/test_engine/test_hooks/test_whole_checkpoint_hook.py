@@ -174,3 +174,19 @@ def test_every_run_of_the_tools_gets_it(tmp_path, given):
     hooks = launch.build_runner(cfg).hooks
     [hook] = [hook for hook in hooks if isinstance(hook, CheckpointHook)]
     assert type(hook) is WholeCheckpointHook
+
+
+def test_a_checkpoint_from_outside_removes_no_other_files(run, tmp_path):
+    """It says which files are to be removed, and may say anything."""
+    (tmp_path / 'other').mkdir()
+    others = [tmp_path / 'other/epoch_1.pth', tmp_path / 'other']
+    named = [*map(str, others), '../other', '..', '.', '', 'labels.csv', 'epoch_1.pth']
+    runner = run(config(epochs=1))
+    for file in ('labels.csv', 'epoch_1.pth'):
+        Path(runner.work_dir, file).write_text('')
+    others[0].write_text('')
+    runner.message_hub.update_info(OUTDATED, named)
+    hook = next(x for x in runner.hooks if isinstance(x, WholeCheckpointHook))
+    hook.before_train(runner)
+    assert others[0].is_file() and Path(runner.work_dir, 'labels.csv').is_file()
+    assert not Path(runner.work_dir, 'epoch_1.pth').exists()
