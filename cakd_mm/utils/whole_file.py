@@ -25,7 +25,7 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         BinaryIO: The open file.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file, which is named, cannot be written.
     """
     part = path.with_name(path.name + PART)
     try:
@@ -36,8 +36,10 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # Of a full disk Python names no file.
         raise
     _sync(path.parent)
 

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,19 @@ def test_what_fails_leaves_the_former(tmp_path):
     with pytest.raises(KeyboardInterrupt), whole_file(path) as file:
         file.write(b'half of')
         raise KeyboardInterrupt
+    assert path.read_bytes() == b'former'
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    path = tmp_path / 'epoch_2.pth'
+    write_whole(path, b'former')
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match=f'No space left on device: {str(path)!r}'):
+        write_whole(path, b'new')
     assert path.read_bytes() == b'former'
     assert [*tmp_path.iterdir()] == [path]
 
