@@ -174,3 +174,14 @@ def test_every_run_of_the_tools_gets_it(tmp_path, given):
     hooks = launch.build_runner(cfg).hooks
     [hook] = [hook for hook in hooks if isinstance(hook, CheckpointHook)]
     assert type(hook) is WholeCheckpointHook
+
+
+@pytest.mark.parametrize('given', ['CheckpointHook', 'WholeCheckpointHook'])
+def test_a_misspelt_argument_costs_no_epoch(tmp_path, given):
+    cfg = config(type=given, intervall=2)
+    cfg.work_dir = str(tmp_path)
+    runner = launch.build_runner(cfg)
+    expected = r"`default_hooks\.checkpoint\.intervall` = 2: .*'interval'"
+    with pytest.raises(TypeError, match=expected):
+        runner.train()
+    assert runner.iter == 0
