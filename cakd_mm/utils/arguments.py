@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from inspect import Parameter, signature
 from numbers import Number
 from types import NoneType
@@ -51,8 +52,9 @@ def parameters_of(call: Callable) -> tuple[dict[str, Parameter], bool]:
         if init is None:
             continue
         parameters, is_all = _named(init)
+        is_behind = bool(found)
         for name, one in parameters.items():
-            if found and one.default is Parameter.empty:
+            if is_behind and one.default is Parameter.empty:
                 one = one.replace(default=None)
             found.setdefault(name, one)
         if is_all:
@@ -98,18 +100,22 @@ def check_arguments(
         TypeError: naming key, argument and what may be written.
     """
     known, is_all = parameters_of(call)
-    for name, value in given.items():
-        if is_all and name not in known.keys() | OF_REGISTRIES:
-            like = nearest(str(name), [*known, 'type'])
-            raise TypeError(
-                describe(
-                    f'{key}.{name}',
-                    value,
-                    f'{call.__name__} has no such argument.',
-                    f'Like it: {like}. If it is of another class, correct {key}.type; '
-                    'if a base has set it, write _delete_=True beside yours.',
-                )
+    names = [*known, 'type']
+    unknown = [name for name in given if name not in {*names, *OF_REGISTRIES}]
+    if is_all and unknown:
+        # A misspelt `type` gives every other argument to a class that has none such.
+        alike = [name for name in unknown if get_close_matches(str(name), names)]
+        name = [*alike, *unknown][0]
+        raise TypeError(
+            describe(
+                f'{key}.{name}',
+                given[name],
+                f'{call.__name__} has no such argument.',
+                f'Like it: {nearest(str(name), names)}. If it is of another class, '
+                f'correct {key}.type; if a base has set it, write _delete_=True beside '
+                'yours.',
             )
+        )
     if not call.__module__.startswith(HINTED):
         return
     fault = fault_of(call, given, key)
@@ -210,7 +216,8 @@ def require_part(
         if plain or not built:
             problem = 'It has to be a dict that says what to build.'
             name = key.rpartition('.')[2]
-            raise TypeError(describe(key, cfg, problem, f'Write {name}={example}.'))
+            remedy = f'Write {example}' if name.isdigit() else f'Write {name}={example}'
+            raise TypeError(describe(key, cfg, problem, f'{remedy}.'))
     elif 'type' not in cfg and not default:
         problem = 'It is missing, so nobody knows what to build.'
         remedy = f"Write type='...' beside {sorted(map(str, cfg))}."
@@ -259,7 +266,7 @@ def _check_known(
         inner = part.get('type') if isinstance(part, Mapping) else None
         if isinstance(inner, str):
             inner = _class_named(inner, registry, '', part.get('_scope_'))
-        _check_known(part, inner, registry, f'{key}.{name}', only or 'cakd_mm.')
+        _check_known(part, inner, registry, f'{key}.{name}', 'cakd_mm.')
 
 
 def _class_named(name: str, registry: Registry, suffix: str, scope: str | None):

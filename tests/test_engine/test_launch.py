@@ -121,8 +121,9 @@ class TestReadConfig:
         ('option', 'error', 'named'),
         [
             ({'trian_cfg.max_epochs': 1}, KeyError, "'train_cfg'"),
-            ({'train_cfg.max_epochs.x': 1}, TypeError, 'max_epochs'),
+            ({'train_cfg.max_epochs.x': 1}, TypeError, '--cfg-options train_cfg.max'),
             ({'train_dataloader.dataset.pipeline.9.x': 1}, KeyError, 'Index 9'),
+            ({'resume': True, 'data_preprocessor.std.2': 5}, ValueError, 'std.2` = 5'),
         ],
     )
     def test_options_that_fit_nothing(self, option, error, named):
@@ -669,6 +670,7 @@ class TestBuildRunner:
         'options',
         [
             {'default_hooks.terms.priority': 70},
+            {'optim_wrapper.optimizer.type': torch.optim.SGD},
             {
                 'custom_hooks': [
                     dict(type='DistillWarmupHook', epochs=1, priority='LOW'),
@@ -686,6 +688,19 @@ class TestBuildRunner:
         cfg = digits_config('cakd/demo_digits.py')
         cfg.merge_from_dict(options)
         launch.checks.check_own_arguments(cfg)
+
+    @pytest.mark.parametrize('key', ['max_epochs', 'type'])
+    def test_a_training_that_misses_something(self, key):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        del cfg.train_cfg[key]
+        with pytest.raises(TypeError, match=rf'`train_cfg\.{key}` = None: .*missing'):
+            launch.checks.check_own_arguments(cfg)
+
+    def test_the_mistake_that_is_like_a_name_comes_first(self):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        cfg.val_cfg = dict(resident=True, tye='StudentTeacherValLoop')
+        with pytest.raises(TypeError, match=r"`val_cfg\.tye` = .*Like it: 'type'"):
+            launch.checks.check_own_arguments(cfg)
 
     def test_every_shipped_config_is_spelt_right(self):
         for path in sorted(CONFIGS.glob('*/*digits*.py')):

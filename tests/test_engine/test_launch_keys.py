@@ -1,5 +1,6 @@
 """Top-level keys that nobody reads, and hooks that None switches off."""
 
+import numpy
 import pytest
 from mmengine.config import Config
 from tiny import CONFIGS, digits_config
@@ -66,6 +67,11 @@ def test_a_variable_whose_value_is_read_is_no_mistake():
     assert unread_keys(cfg) == []
 
 
+def test_numbers_of_numpy_are_no_mistake():
+    cfg = digits_config(DEMO, data_preprocessor__mean=[numpy.float32(77.8)] * 3)
+    assert unread_keys(cfg) == []
+
+
 def test_no_key_of_our_configs_is_a_mistake():
     found = {path.name: unread_keys(Config.fromfile(path)) for path in LEAVES[::16]}
     assert len(found) > 15
@@ -81,7 +87,7 @@ def test_a_key_of_a_model_of_others_is_only_mentioned(tmp_path):
 
 
 def test_options_and_keys_know_the_same_names():
-    assert {'auto_scale_lr', 'sync_bn', 'strategy', 'default_hooks'} < READ
+    assert {'auto_scale_lr', 'model_wrapper_cfg', 'strategy', 'default_hooks'} < READ
     assert not {'self', 'cfg', 'distiller'} & READ
 
 

@@ -50,7 +50,7 @@ class ExtractStudentHook(Hook):
         meta = dict(
             epoch=runner.epoch,
             iter=runner.iter,
-            dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
+            dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', {}),
             scores=scores,
         )
         for name, student in students.items():

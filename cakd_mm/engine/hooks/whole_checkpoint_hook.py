@@ -1,6 +1,7 @@
 """Checkpoints of which a kill at any moment leaves a whole one."""
 
 from fnmatch import fnmatchcase
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
+from ...utils.arguments import parameters_of
+from ...utils.errors import describe, nearest
 from ...utils.newest_checkpoint import pattern_of
 from ...utils.whole_file import PART, write_whole
 
+KEY = 'default_hooks.checkpoint'
 BACKEND = 'whole_local'
 # Entry of the message hub, and so of checkpoints: names of files to be removed once
 # the checkpoint is written.
@@ -64,7 +68,17 @@ class WholeCheckpointHook(CheckpointHook):
     file_backend: Any
 
     def before_train(self, runner) -> None:
-        """Remove what a kill has left, once the checkpoint is loaded."""
+        """Remove what a kill has left, once the checkpoint is loaded.
+
+        Raises:
+            TypeError: a key is no argument, so that no checkpoint could be saved.
+        """
+        # mmengine keeps them for `save_checkpoint`, which comes after a whole epoch.
+        for name in self.args.keys() - signature(runner.save_checkpoint).parameters:
+            key = f'{KEY}.{name}'
+            like = f'Like it: {nearest(name, parameters_of(CheckpointHook)[0])}.'
+            problem = f'{type(self).__name__} has no such argument.'
+            raise TypeError(describe(key, self.args[name], problem, like))
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend):
             self.backend_args = dict(backend=BACKEND)

@@ -38,7 +38,6 @@ SHAPES: dict[str, Any] = {
 }
 # What the Runner adds: a type where there is none, and arguments.
 DEFAULT_TYPES = dict(
-    train_cfg='EpochBasedTrainLoop',
     val_cfg='ValLoop',
     test_cfg='TestLoop',
     optim_wrapper='OptimWrapper',
@@ -142,8 +141,10 @@ def check_own_arguments(cfg: Config) -> None:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         for registry, key, part in _parts(cfg):
             default = DEFAULT_TYPES.get(key, '')
+            if key == 'train_cfg' and isinstance(part, Mapping) and 'by_epoch' in part:
+                continue  # which says the loop to mmengine
             require_part(part, key, default, built=True)
-            if default and isinstance(part, Mapping) and 'by_epoch' not in part:
+            if default and isinstance(part, Mapping):
                 part = {'type': default, **part}
             check_part(
                 part,

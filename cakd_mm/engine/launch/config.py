@@ -1,12 +1,14 @@
 """From a tool's arguments to its config."""
 
 import argparse
+import copy
 import os
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from ...utils.building import KINDS
 from ...utils.errors import describe, nearest
 from ...utils.extract import EXTRACTED
 from ...utils.net_config import read_named
@@ -39,7 +41,8 @@ def read_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: there is no such config.
         KeyError: ``--cfg-options`` names a key that nobody reads.
-        ValueError: the work dir has a name that is no UTF-8.
+        ValueError: the work dir has a name that is no UTF-8, or the config has no
+            place for an option.
     """
     cfg = read_named(args.config, 'config')
     if EXTRACTED.fullmatch(Path(cfg.filename).stem):
@@ -51,7 +54,7 @@ def read_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     _check_options(cfg, args.cfg_options)
-    cfg.merge_from_dict(args.cfg_options)
+    _merge_options(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -88,6 +91,23 @@ def _check_options(cfg: Config, options: dict) -> None:
                     f'Like it: {nearest(key.split(".")[0], known)}.',
                 )
             )
+
+
+def _merge_options(cfg: Config, options: dict) -> None:
+    """Merge options into a config, and name the one for which there is no place."""
+    try:
+        cfg.merge_from_dict(options)
+    except Exception:
+        for key, value in options.items():
+            try:
+                copy.deepcopy(cfg).merge_from_dict({key: value})
+            except Exception as error:  # mmengine's are of several kinds
+                problem = f'The config has no place for it ({error}).'
+                remedy = 'An entry of a list of values cannot be set: write the list.'
+                key = f'--cfg-options {key}'
+                kind = type(error) if isinstance(error, KINDS) else ValueError
+                raise kind(describe(key, value, problem, remedy)) from error
+        raise
 
 
 def use_amp(cfg: Config) -> None:

@@ -20,6 +20,7 @@ READ = {
     *signature(Runner.__init__).parameters,
     *signature(FlexibleRunner.__init__).parameters,
     *('compile', 'find_unused_parameters', 'sync_bn', 'runner_type'),
+    *('model_wrapper_cfg', 'activation_checkpointing', 'efficient_conv_bn_eval'),
     *('auto_scale_lr', 'custom_imports'),
 } - {'self', 'cfg'}
 # The hooks that mmengine adds to any run, by their keys in `default_hooks`.
@@ -139,7 +140,10 @@ def _is_used(value: Any, below: Sequence, entries: Sequence) -> bool:
     A number stands in many places by chance, so only entries of its name count.
     """
     if isinstance(value, (dict, list, str)) and value:
-        return any(value == other for _, _, other in entries)
+        # Numbers of numpy would be compared with each entry of a list.
+        return any(
+            type(value) is type(other) and value == other for _, _, other in entries
+        )
     return value in below
 
 

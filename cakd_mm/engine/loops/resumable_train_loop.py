@@ -52,6 +52,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             samples then are not seeded here.
         resident (bool): Whether the decoded images stay on the model's device; see
             :class:`ResidentDataset`. Defaults to False.
+        max_epochs (int): How many epochs to train.
         **kwargs: As in mmengine.
 
     Raises:
@@ -63,6 +64,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         runner,
         dataloader: DataLoader | dict,
         resident: bool = False,
+        *,
+        max_epochs: int,
         **kwargs,
     ) -> None:
         sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
@@ -74,7 +77,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 type='SeededDataset', dataset=dataloader['dataset'], seed=runner.seed
             )
             dataloader = {**dataloader, 'dataset': seeded}
-        super().__init__(runner, dataloader, **kwargs)
+        super().__init__(runner, dataloader, max_epochs, **kwargs)
         dataset = self.dataloader.dataset
         if not isinstance(dataset, SeededDataset):
             # `num_batch_per_epoch` puts mmengine's slice around it.

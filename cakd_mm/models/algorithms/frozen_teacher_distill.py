@@ -149,10 +149,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             written = net_config(architecture, 'model.architecture')
             architecture = build_net(copy.deepcopy(written), 'model.architecture')
         if isinstance(data_preprocessor, dict):
-            # With its scope, where batch_augments are found.
-            default = dict(type='mmpretrain.BatchPreprocessor', _scope_='mmpretrain')
-            if 'type' not in data_preprocessor:
-                data_preprocessor = {**data_preprocessor, **default}
+            # mmpretrain's scope is where preprocessors and batch_augments are found.
+            default = dict(type='BatchPreprocessor', _scope_='mmpretrain')
+            data_preprocessor = {**default, **data_preprocessor}
             key = 'data_preprocessor'
             data_preprocessor = build_part(data_preprocessor, MODELS, key)
         nets: tuple[Any, Any] = architecture, teacher

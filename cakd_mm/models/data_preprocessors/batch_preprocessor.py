@@ -32,6 +32,12 @@ class BatchPreprocessor(ClsDataPreprocessor):
                 remedy = 'Write [0.0, 0.0, 0.0], say, or remove mean and std.'
                 key = f'data_preprocessor.{name}'
                 raise ValueError(describe(key, kwargs[name], problem, remedy))
+        given = [kwargs.get(name) is not None for name in ('mean', 'std')]
+        if given == [False, True]:  # mmpretrain normalises then by neither
+            problem = 'It is not used without mean.'
+            remedy = 'Write mean as well, [0.0, 0.0, 0.0] for none, or remove std.'
+            key = 'data_preprocessor.std'
+            raise ValueError(describe(key, kwargs['std'], problem, remedy))
         super().__init__(**kwargs)
         self.channels_last = channels_last
         self._rows: tuple[tuple, tuple[Tensor, Tensor]] | None = None

@@ -56,6 +56,7 @@ def check_distiller(cfg: Mapping, kind: type, get_record: Callable) -> None:
         for argument, record in mapping.items():
             check_arguments(get_record, record, f'{key}.{argument}')
             _check_record(f'{key}.{argument}', record, cfg)
+        _check_sides(key, mapping)
     _check_short_names(losses)
 
 
@@ -117,17 +118,43 @@ def _check_record(key: str, record: Mapping, cfg: Mapping) -> None:
     _check_takes_list(key, record, cfg)
 
 
+def _check_sides(key: str, mapping: Mapping) -> None:
+    """Refuse a student that would be compared with itself, and one that is a teacher.
+
+    The arguments are known by their names, which end in S and T.
+    """
+    for name, record in mapping.items():
+        if not name.endswith('_S'):
+            continue
+        place = f'{key}.{name}.from_student'
+        if not record['from_student']:
+            problem = f'{name} is what the student gives, and nothing would train it.'
+            remedy = 'Write from_student=True.'
+            raise ValueError(describe(place, False, problem, remedy))
+        other = f'{name[:-1]}T'
+        if mapping.get(other) == record:
+            problem = f'It is the same as {name}, so the student is its own teacher.'
+            place = f'{key}.{other}.from_student'
+            remedy = "Write from_student=False, or another recorder of the student's."
+            raise ValueError(describe(place, True, problem, remedy))
+
+
 def _check_names(key: str, names: Any, group: str, cfg: Mapping) -> None:
     """Refuse names that a group of parts does not have."""
+    of_teacher = group == side_of(False)
+    other = side_of(of_teacher) if group.endswith('recorders') else ''
     known: Collection[str] = cfg.get(group) or {}
     for index, name in enumerate(spread(names, 1)):
         if name is not None and name not in known:
             place = f'{key}.{index}' if isinstance(names, (list, tuple)) else key
             like = nearest(name, {f'{group}.{x}' for x in known})
             problem = f'There is no `{HEAD}.{group}.{name}`; like it: {like}.'
-            raise ValueError(
-                describe(place, name, problem, 'Add it, or name one of those.')
-            )
+            remedy = 'Add it, or name one of those.'
+            if name in (cfg.get(other) or {}):
+                remedy += (
+                    f' {other} has it: from_student={of_teacher}, if that is meant.'
+                )
+            raise ValueError(describe(place, name, problem, remedy))
 
 
 def _check_lists(key: str, record: Mapping, count: int | None) -> None:

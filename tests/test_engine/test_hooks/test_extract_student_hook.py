@@ -5,10 +5,11 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.registry import HOOKS
+from mmengine.registry import DATASETS, HOOKS
 from mmpretrain import get_model
 from tiny import digits_config, distill_config
 
+from cakd_mm.datasets import Digits
 from cakd_mm.engine.hooks import extract_student_hook
 
 
@@ -151,3 +152,25 @@ def test_the_best_student(train, tmp_path, lines, average):
         assert torch.equal(value, weights[f'architecture.{name}']), name
     (line,) = [x for x in lines if x.startswith('The best student')]
     assert f'that of epoch {worst + 1}, accuracy/top1 {logged[worst]:.2f}' in line
+
+
+@DATASETS.register_module()
+class Nameless(torch.utils.data.Dataset):
+    """A data set of PyTorch's, which knows no names of classes."""
+
+    def __init__(self, **kwargs):
+        self.digits = Digits(**kwargs)
+
+    def __len__(self):
+        return len(self.digits)
+
+    def __getitem__(self, index):
+        return self.digits[index]
+
+
+def test_data_without_names_of_classes(train, tmp_path):
+    cfg = distill_config(tmp_path, epochs=1, train_dataloader__dataset__type='Nameless')
+    _, folder = train(cfg)
+    meta = torch.load(folder / 'student.pth', weights_only=False)['meta']
+    assert meta['dataset_meta'] == {}
+    assert loaded(folder).head.num_classes == 10

@@ -190,3 +190,14 @@ def test_a_checkpoint_from_outside_removes_no_other_files(run, tmp_path):
     hook.before_train(runner)
     assert others[0].is_file() and Path(runner.work_dir, 'labels.csv').is_file()
     assert not Path(runner.work_dir, 'epoch_1.pth').exists()
+
+
+@pytest.mark.parametrize('given', ['CheckpointHook', 'WholeCheckpointHook'])
+def test_a_misspelt_argument_costs_no_epoch(tmp_path, given):
+    cfg = config(type=given, intervall=2)
+    cfg.work_dir = str(tmp_path)
+    runner = launch.build_runner(cfg)
+    expected = r"`default_hooks\.checkpoint\.intervall` = 2: .*'interval'"
+    with pytest.raises(TypeError, match=expected):
+        runner.train()
+    assert runner.iter == 0

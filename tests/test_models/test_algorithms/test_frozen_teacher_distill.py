@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
+from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import build, digits_config, distill_config, save_teacher
@@ -370,6 +371,20 @@ class TestUserErrors:
         cfg.model[f'{key}s'] = part
         with pytest.raises(TypeError, match=rf'`model\.{key}s` = .*{key!r}'):
             build_algorithm(cfg)
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        *('BatchPreprocessor', 'ClsDataPreprocessor', 'mmpretrain.ClsDataPreprocessor'),
+        *('ImgDataPreprocessor', ClsDataPreprocessor),
+    ],
+)
+def test_the_type_of_the_preprocessor(tmp_path, kind):
+    cfg = distill_config(tmp_path)
+    cfg.data_preprocessor = dict(type=kind, mean=[1.0] * 3, std=[2.0] * 3)
+    found = type(build_algorithm(cfg).data_preprocessor)
+    assert found.__name__ == str(getattr(kind, '__name__', kind)).split('.')[-1]
 
 
 def test_mixup_labels_reach_the_loss(tmp_path):

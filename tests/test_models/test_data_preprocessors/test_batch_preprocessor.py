@@ -137,3 +137,8 @@ def test_it_is_the_algorithms_default():
     cfg = digits_config('cakd/demo_digits.py')
     assert 'type' not in cfg.data_preprocessor
     assert module.BatchPreprocessor is MODELS.get('BatchPreprocessor')
+
+
+def test_a_std_that_would_not_be_used():
+    with pytest.raises(ValueError, match=r'`data_preprocessor\.std` = \[2\.0\]: '):
+        BatchPreprocessor(std=[2.0])

@@ -11,6 +11,7 @@ from cakd_mm.models.distillers import StrictDistiller
 
 METHOD = CONFIGS / '_base_/methods/cakd_logit_feature.py'
 MAPPING = 'loss_forward_mappings.loss_cakd'
+UNREFERENCED = dict(_delete_=True, type='LossRatioBalancer', losses=['loss_feature'])
 
 
 def check(**changes):
@@ -31,6 +32,8 @@ def test_what_is_right():
         ('student_recorders.logits', None, 'student_recorders.logits'),
         ('student_recorders.logits.source', None, 'student_recorders.logits.source'),
         ('student_recorders.logits.source', '', 'student_recorders.logits.source'),
+        ('student_recorders.logits.source', 7, 'student_recorders.logits.source'),
+        ('balancer', UNREFERENCED, 'balancer.reference'),
         ('student_recorders.logits.type', None, 'student_recorders.logits.type'),
         ('student_recorders.x', dict(source='head'), 'student_recorders.x.type'),
         ('teacher_recorders.x', dict(type='Parameter'), 'teacher_recorders.x.source'),
@@ -45,6 +48,8 @@ def test_what_is_right():
         (f'{MAPPING}.preds_S.recorder', 7, f'{MAPPING}.preds_S.recorder'),
         (f'{MAPPING}.preds_S.recorder', 'logit', f'{MAPPING}.preds_S.recorder'),
         (f'{MAPPING}.preds_S.recorder', ['logits', 7], f'{MAPPING}.preds_S.recorder.1'),
+        (f'{MAPPING}.preds_S.from_student', False, f'{MAPPING}.preds_S.from_student'),
+        (f'{MAPPING}.preds_T.from_student', True, f'{MAPPING}.preds_T.from_student'),
         (f'{MAPPING}.preds_S.from_student', 1, f'{MAPPING}.preds_S.from_student'),
         (f'{MAPPING}.preds_S.data_idx', 'abc', f'{MAPPING}.preds_S.data_idx'),
         (f'{MAPPING}.preds_S.conector', 'x', f'{MAPPING}.preds_S.conector'),
@@ -71,3 +76,19 @@ def test_nothing_is_left_out():
         pytest.raises(ValueError, match=expected),
     ):
         StrictDistiller.check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ('record', 'side'),
+    [
+        (dict(gt_labels=dict(from_student=False)), True),
+        (dict(preds_T=dict(recorder='head_bias', from_student=True)), False),
+    ],
+)
+def test_a_recorder_of_the_other_net_is_pointed_at(record, side):
+    with pytest.raises(ValueError, match=f'has it: from_student={side},'):
+        check(**{MAPPING: record})
+
+
+def test_the_student_may_learn_from_another_tap_of_its_own():
+    check(**{f'{MAPPING}.preds_T': dict(recorder='feature', from_student=True)})
