@@ -189,6 +189,7 @@ def load_strictly(
     if spoilt:
         text = f'{len(spoilt)} of its tensors hold nan or inf ({_first(spoilt)}), so '
         text += 'the run that wrote it had diverged.'
+        remedy = 'Give one that was written before, or train it again.'
         raise ValueError(describe(key, value, text, remedy))
     module.load_state_dict(weights, strict=True)
 

@@ -102,6 +102,18 @@ def test_names_a_work_dir_that_cannot_be_written(tmp_path, monkeypatch, error):
         pass
 
 
+@pytest.mark.parametrize(
+    'error', [OSError(errno.ENOLCK, 'No locks'), NotImplementedError]
+)
+def test_a_folder_without_locks_is_used_all_the_same(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(work_dir.FileLock, 'acquire', fail)
+    with own_work_dir(config(tmp_path)):
+        assert (tmp_path / '.training.json').is_file()
+
+
 def test_names_a_work_dir_below_a_file(tmp_path):
     (tmp_path / 'file').write_text('')
     with (

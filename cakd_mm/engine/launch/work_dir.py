@@ -1,6 +1,7 @@
 """Keeps a work dir for one process, and sees to it that a run can write there."""
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import disk_usage
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ...utils.errors import describe
@@ -43,15 +45,9 @@ def own_work_dir(cfg: Config) -> Iterator[None]:
     owner = Path(folder, '.training.json')
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=PATIENCE)
+        _acquire(lock, owner, folder)
         text = json.dumps(dict(pid=os.getpid(), host=socket.gethostname()))
         owner.write_text(text, encoding='utf-8')
-    except Timeout:
-        problem = f'{_owner(owner)} is training there.'
-        remedy = 'Wait for its end, or give another --work-dir.'
-        raise RuntimeError(describe(KEY, folder, problem, remedy)) from None
-    except NotImplementedError:  # a file system without locks
-        pass
     except OSError as error:
         problem = f'Nothing can be written there ({error.strerror or error}).'
         remedy = 'Give another --work-dir.'
@@ -60,6 +56,20 @@ def own_work_dir(cfg: Config) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: BaseFileLock, owner: Path, folder: str) -> None:
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        problem = f'{_owner(owner)} is training there.'
+        remedy = 'Wait for its end, or give another --work-dir.'
+        raise RuntimeError(describe(KEY, folder, problem, remedy)) from None
+    # Some network's folders have no locks. If the folder cannot be written, the owner's
+    # file cannot either.
+    except (OSError, NotImplementedError) as error:
+        text = f'{folder} cannot be locked ({error}): let no other training use it.'
+        print_log(text, 'current', logging.WARNING)
 
 
 def _owner(file: Path) -> str:

@@ -1,7 +1,6 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
 import copy
-import math
 from typing import Any, Literal
 
 import torch
@@ -25,6 +24,7 @@ from ...utils.checkpoint import (
 )
 from ...utils.errors import describe
 from ...utils.net_config import net_config
+from ..checks import LARGEST_SETTING, LEAST_SETTING
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .teacher import (
     build_net,
@@ -71,7 +71,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_runtime (dict, optional): Arguments of a :class:`TeacherRuntime`,
             which runs the teacher faster. Defaults to None (the teacher as it is).
         student_loss_weight (float): Factor of the student's own losses, which compare
-            it with the labels. Defaults to 1.0.
+            it with the labels, from 1e-6 to 1e6. Defaults to 1.0.
         data_preprocessor (dict | nn.Module, optional): Makes the batch for both nets.
             Its ``type`` defaults to :class:`BatchPreprocessor`. Defaults to None, the
             student's.
@@ -125,8 +125,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             remedy = "Use type='mmrazor.SingleTeacherDistill' for that."
             raise ValueError(describe('model.teacher_trainable', True, problem, remedy))
         weight = student_loss_weight
-        if not 0 < weight < math.inf:
-            problem = 'It is a positive, finite factor.'
+        if not LEAST_SETTING <= weight <= LARGEST_SETTING:
+            problem = f'It is a factor from {LEAST_SETTING:g} to {LARGEST_SETTING:g}.'
             remedy = 'Write 1.0, or calculate_student_loss=False to learn from the '
             remedy += 'teacher alone.'
             key = 'model.student_loss_weight'

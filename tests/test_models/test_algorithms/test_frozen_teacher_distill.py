@@ -280,6 +280,7 @@ class TestUserErrors:
             ('teacher_trainable', True, ValueError, r'model\.teacher_trainable'),
             ('teacher_mode', 'eval', ValueError, r'model\.teacher_mode'),
             ('student_loss_weight', 0.0, ValueError, r'model\.student_loss_weight'),
+            ('student_loss_weight', 1e7, ValueError, r'model\.student_loss_weight'),
             ('student_loss_weight', '0.1', TypeError, r'model\.student_loss_weight'),
             (
                 *('teacher_checkpoint', 'x', TypeError),
