@@ -5,11 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from mmengine.config import Config
 from torch import nn
 
@@ -30,6 +33,11 @@ def config(folder: Path, launcher: str = 'none') -> Config:
     return Config(dict(work_dir=str(folder), launcher=launcher))
 
 
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch):
+    monkeypatch.setattr(work_dir, 'PATIENCE', 5.0)
+
+
 @pytest.fixture
 def holder(tmp_path):
     command = [sys.executable, '-W', 'ignore', '-c', HOLDER, str(tmp_path)]
@@ -41,8 +49,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_process_is_told_which_is_the_first(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr(work_dir, 'PATIENCE', 0.1)
+def test_a_second_process_is_told_which_is_the_first(holder, tmp_path):
     host = os.uname().nodename
     text = rf'`work_dir` = .*Process {holder.pid} on {host} is training there'
     with pytest.raises(RuntimeError, match=text), own_work_dir(config(tmp_path)):
@@ -55,8 +62,41 @@ def test_a_second_process_is_told_which_is_the_first(holder, tmp_path, monkeypat
         )
 
 
-def test_other_ranks_share_the_lock_of_the_first(holder, tmp_path, monkeypatch):
+def test_workers_of_a_killed_training_are_waited_for(tmp_path, monkeypatch):
+    """They have its lock until they see that it is dead."""
+    lock = FileLock(tmp_path / '.training.lock', thread_local=False)
+    lock.acquire()
+    with subprocess.Popen([sys.executable, '-c', '']) as process:
+        process.wait()
+    dead = dict(pid=process.pid, host=os.uname().nodename)
+    (tmp_path / '.training.json').write_text(json.dumps(dead))
+    release = threading.Timer(0.5, lock.release)
+    release.start()
+    with own_work_dir(config(tmp_path)):
+        assert release.finished.is_set()
+    lock.acquire()
+    (tmp_path / '.training.json').write_text(json.dumps(dead))
     monkeypatch.setattr(work_dir, 'PATIENCE', 0.1)
+    text = f'Process {process.pid} on .* is dead, and its workers are there'
+    with pytest.raises(RuntimeError, match=text), own_work_dir(config(tmp_path)):
+        pass
+    lock.release()
+
+
+def test_an_owner_on_another_host_is_not_waited_for(tmp_path):
+    with FileLock(tmp_path / '.training.lock'):
+        other = dict(pid=2**22, host='elsewhere')
+        (tmp_path / '.training.json').write_text(json.dumps(other))
+        began = time.monotonic()
+        with (
+            pytest.raises(RuntimeError, match='Process 4194304 on elsewhere is'),
+            own_work_dir(config(tmp_path)),
+        ):
+            pass
+        assert time.monotonic() - began < work_dir.PATIENCE
+
+
+def test_other_ranks_share_the_lock_of_the_first(holder, tmp_path, monkeypatch):
     monkeypatch.setenv('RANK', '1')
     with own_work_dir(config(tmp_path, 'pytorch')):
         pass
@@ -65,8 +105,7 @@ def test_other_ranks_share_the_lock_of_the_first(holder, tmp_path, monkeypatch):
         pass
 
 
-def test_an_owner_that_says_nothing_is_another_process(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr(work_dir, 'PATIENCE', 0.1)
+def test_an_owner_that_says_nothing_is_another_process(holder, tmp_path):
     for text in ('', '[]', '{"pid": 1}', 'null'):
         (tmp_path / '.training.json').write_text(text)
         match = 'Another process is training'

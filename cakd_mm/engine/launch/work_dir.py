@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 ROOM = 2  # checkpoints: a new one is written beside the one before
 # Workers that load data outlive a killed training by some seconds, with its lock.
 PATIENCE = 15.0  # seconds
+POLL = 0.2  # seconds
 
 
 @contextmanager
@@ -59,26 +61,44 @@ def own_work_dir(cfg: Config) -> Iterator[None]:
 
 
 def _acquire(lock: BaseFileLock, owner: Path, folder: str) -> None:
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        problem = f'{_owner(owner)} is training there.'
-        remedy = 'Wait for its end, or give another --work-dir.'
-        raise RuntimeError(describe(KEY, folder, problem, remedy)) from None
-    # Some network's folders have no locks. If the folder cannot be written, the owner's
-    # file cannot either.
-    except (OSError, NotImplementedError) as error:
-        text = f'{folder} cannot be locked ({error}): let no other training use it.'
-        print_log(text, 'current', logging.WARNING)
+    """Take the lock, or refuse the folder if a living process has it."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return
+        except Timeout:
+            name, is_dead = _owner_in(owner)
+            if not is_dead or time.monotonic() > deadline:
+                doing = 'is dead, and its workers are' if is_dead else 'is training'
+                problem = f'{name} {doing} there.'
+                remedy = 'Wait for its end, or give another --work-dir.'
+                raise RuntimeError(describe(KEY, folder, problem, remedy)) from None
+        # Some network's folders have no locks. If the folder cannot be written, the
+        # owner's file cannot either.
+        except (OSError, NotImplementedError) as error:
+            text = f'{folder} cannot be locked ({error}): let no other training use it.'
+            print_log(text, 'current', logging.WARNING)
+            return
+        time.sleep(POLL)
 
 
-def _owner(file: Path) -> str:
-    """Return which process has the lock, as far as it has said so."""
+def _owner_in(file: Path) -> tuple[str, bool]:
+    """Return which process has the lock, and whether it is known to be dead."""
     try:
         owner = json.loads(file.read_text(encoding='utf-8'))
-        return f'Process {owner["pid"]} on {owner["host"]}'
+        pid, host = int(owner['pid']), owner['host']
     except (OSError, ValueError, KeyError, TypeError):
-        return 'Another process'
+        return 'Another process', False
+    is_dead = False
+    if host == socket.gethostname():
+        try:
+            os.kill(pid, 0)  # which only asks
+        except ProcessLookupError:
+            is_dead = True
+        except PermissionError:  # It lives, and is another user's.
+            pass
+    return f'Process {pid} on {host}', is_dead
 
 
 def check_room(runner: Runner) -> None:
