@@ -476,6 +476,14 @@ class TestStudentNames:
         assert launch.read_config(arguments(leaf)).work_dir == f'work_dirs/{name}'
 
 
+def save_checkpoint(path, cfg, text):
+    """Write what a run of a config needs to go on, with a text as its config."""
+    meta = dict(cfg=text, epoch=1, iter=2)
+    weights = build(cfg.model).state_dict()
+    content = dict(meta=meta, state_dict=weights, optimizer={}, message_hub={})
+    torch.save(content, path)
+
+
 class TestCheckCheckpoints:
     @pytest.mark.parametrize('resume', [True, False])
     @pytest.mark.parametrize('milestones', [[6, 9], [4, 5]])
@@ -489,8 +497,7 @@ class TestCheckCheckpoints:
         )
         cfg = digits_config('vanilla/resnet8_digits.py')
         path = tmp_path / 'epoch_1.pth'
-        weights = build(cfg.model).state_dict()
-        torch.save(dict(meta=dict(cfg=cfg.pretty_text), state_dict=weights), path)
+        save_checkpoint(path, cfg, cfg.pretty_text)
         cfg.param_scheduler.milestones = milestones
         cfg.load_from, cfg.resume = str(path), resume
         launch.check_checkpoints(cfg)
@@ -503,9 +510,8 @@ class TestCheckCheckpoints:
     def test_the_config_in_a_checkpoint_is_never_run(self, tmp_path, end):
         cfg = digits_config('vanilla/resnet8_digits.py')
         path, trace = tmp_path / 'epoch_1.pth', tmp_path / 'trace'
-        weights = build(cfg.model).state_dict()
         text = f"param_scheduler = open({str(trace)!r}, 'w')\n{end}"
-        torch.save(dict(meta=dict(cfg=text), state_dict=weights), path)
+        save_checkpoint(path, cfg, text)
         cfg.load_from, cfg.resume = str(path), True
         launch.check_checkpoints(cfg)
         assert not trace.exists()
