@@ -341,5 +341,6 @@ def test_of_imagenet_it_takes_few_megabytes_and_seconds():
     process.join(60)
     assert right
     assert sum(kept.values()) < 11e6
-    assert extra < 100e6
+    # Measured: 75e6. Pages that the fork shares with a long run of tests add to it.
+    assert extra < 150e6
     assert seconds < 5  # measured: 0.7
