@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from argparse import Namespace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,7 @@ from cakd_mm.engine.launch import adapt_to_device
 PAIRS = {'r56_r20': (56, 20), 'r20_r8': (20, 8)}
 
 
-def train(rank: int, ranks: int, args: Namespace, file: str) -> None:
+def train(rank: int, ranks: int, args: Namespace, file: str, all_done: Any) -> None:
     """Run one rank; the first one writes its seconds per step."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
@@ -49,6 +50,8 @@ def train(rank: int, ranks: int, args: Namespace, file: str) -> None:
         parts['gradient_MB'] = 4 * weights / 1e6
     if rank == 0:
         torch.save(parts, file)
+    all_done.wait()
+    os._exit(0)  # A rank that takes its gloo group apart is aborted now and then.
 
 
 def exchange(tensor: torch.Tensor, times: int) -> float:
@@ -77,7 +80,8 @@ def main() -> None:
         file = f'{folder}/seconds.pt'
         for _ in range(args.rounds):
             for ranks, parts in found.items():
-                mp.spawn(train, (ranks, args, file), nprocs=ranks)
+                all_done = mp.get_context('spawn').Barrier(ranks)
+                mp.spawn(train, (ranks, args, file, all_done), nprocs=ranks)
                 parts.append(torch.load(file))
     rows = {}
     for ranks, rounds in found.items():
