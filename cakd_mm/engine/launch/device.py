@@ -12,6 +12,17 @@ from ...utils.machine import cores
 
 # Whoever has set one of these has chosen the number of threads.
 THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+# The variables in which a launcher tells a process its rank, the number of ranks, and
+# its rank on its node.
+RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
 
 
 def adapt_to_device(cfg: Config) -> None:
@@ -50,17 +61,8 @@ def _set_rank_variables(launcher: str) -> None:
     Raises:
         OSError: the launcher has not set its variables.
     """
-    sources = {
-        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-        'mpi': (
-            'OMPI_COMM_WORLD_RANK',
-            'OMPI_COMM_WORLD_SIZE',
-            'OMPI_COMM_WORLD_LOCAL_RANK',
-        ),
-    }[launcher]
-    targets = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
-    for target, source in zip(targets, sources, strict=True):
+    sources = RANK_VARIABLES[launcher]
+    for target, source in zip(RANK_VARIABLES['pytorch'], sources, strict=True):
         if source not in os.environ:
             raise OSError(
                 describe(

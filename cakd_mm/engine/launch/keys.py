@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 
-from ...utils.arguments import arguments_of
+from ...utils.arguments import arguments_of, class_of
 from ...utils.errors import describe
 
 # What runners take as arguments or look up in the config, and what tools and mmengine's
@@ -161,12 +161,11 @@ def _is_inserted(cfg: Config, key: str) -> bool:
 
 
 def _class_of_model(cfg: Config) -> type | None:
-    model = cfg.get('model') or {}
-    kind = model.get('type')
-    if isinstance(kind, str):
-        scope = model.get('_scope_', cfg.get('default_scope'))
-        with MODELS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(kind)
+    model = cfg.get('model')
+    if model is None:
+        return None
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        kind = class_of(model, MODELS, 'model')
     return kind if isinstance(kind, type) else None
 
 

@@ -27,14 +27,14 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         TypeError: a hook, loop, dataset or preprocessor of ours has no such argument.
-        ValueError: an argument of the model stands beside it.
-        ValueError: the run is to go on, and no checkpoint of it can be read.
+        ValueError: an argument of the model stands beside it, or the run is to go on
+            and no checkpoint of it can be read.
         RuntimeError: the model is to be compiled, and others can write the code.
     """
+    check_own_arguments(cfg)
     unread = unread_keys(cfg)
     if cfg.get('default_hooks'):
         cfg.default_hooks = without_switched_off(cfg.default_hooks)
-    check_own_arguments(cfg)
     if cfg.get('compile'):  # by mmengine, which does not look at the folder
         check_cache()
     notes = choose_checkpoint(cfg)

@@ -16,10 +16,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ...utils.errors import describe
+from .device import RANK_VARIABLES
 
 KEY = 'work_dir'
-# The variables in which launchers tell a process its rank.
-RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 ROOM = 2  # checkpoints: a new one is written beside the one before
 # Workers that load data outlive a killed training by some seconds, with its lock.
 PATIENCE = 15.0  # seconds
@@ -30,16 +29,16 @@ POLL = 0.2  # seconds
 def own_work_dir(cfg: Config) -> Iterator[None]:
     """Make the work dir and keep other trainings out of it.
 
-    Of several ranks the first one does so, because they share it.
-
-    The lock ends with the process, however that ends.
+    Of several ranks the first one does so, because they share it. The lock ends with
+    the process, however that ends.
 
     Raises:
         RuntimeError: another process trains there; the message names it.
         OSError: nothing can be written there.
     """
-    ranks = [os.environ.get(name, '0') for name in RANKS]
-    if cfg.launcher != 'none' and any(rank != '0' for rank in ranks):
+    # The ranks of a GPU cannot talk yet, so that the launcher is asked.
+    rank, *_ = RANK_VARIABLES.get(cfg.launcher, ('',))
+    if os.environ.get(rank, '0') != '0':
         yield
         return
     folder = cfg.work_dir
