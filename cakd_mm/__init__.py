@@ -11,6 +11,7 @@ from .version import __version__
 compat.check_stack()
 compat.import_mmrazor()
 compat.register_package()
+compat.write_types_by_name()
 compat.guard_readers()
 
 from . import datasets, engine, models  # noqa: E402, F401  (they register themselves)

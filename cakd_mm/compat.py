@@ -204,6 +204,18 @@ def register_package() -> None:
             setattr(Config, name, staticmethod(_with_own_bases(read)))
 
 
+def write_types_by_name() -> None:
+    """Let mmengine write a config whose types are classes so that it can be read back.
+
+    The original mmengine cannot write a class at all, the current one writes it without
+    quotes; see :mod:`cakd_mm.utils.type_names`.
+    """
+    from .utils.type_names import as_written
+
+    config: Any = importlib.import_module('mmengine.config.config')
+    config._lazy2string = as_written
+
+
 def _with_own_bases(genuine: Callable) -> Callable:
     """Return a reader of configs that takes a base by name as the file it names.
 

@@ -3,6 +3,7 @@
 from mmengine.config import Config
 
 from cakd_mm.utils.errors import describe
+from cakd_mm.utils.type_names import class_name
 
 _RESIDENT = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
 _COMPILED = ('default_hooks.student_runtime.type=StudentRuntimeHook',)
@@ -81,7 +82,7 @@ def length_options(cfg: Config, epochs: int, data: str) -> list[str]:
     if epochs == full:
         return options
     scheduler = cfg.param_scheduler
-    if isinstance(scheduler, list) or scheduler.type != 'MultiStepLR':
+    if isinstance(scheduler, list) or class_name(scheduler.type) != 'MultiStepLR':
         problem = 'Only a single MultiStepLR is scaled to other epochs.'
         raise ValueError(
             describe('param_scheduler', scheduler, problem, 'Leave out --epochs.')

@@ -13,6 +13,7 @@ from torch import nn
 
 from .errors import describe, nearest
 from .schema import Fault, find_fault, spell
+from .type_names import resolved
 
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 # Where ``**kwargs`` are the next class's by convention. Others, mmengine's EMAHook for
@@ -237,7 +238,7 @@ def class_of(cfg: Mapping, registry: Registry, key: str, suffix: str = '') -> An
         TypeError: the type is neither a name nor a class.
         KeyError: the registry has no such type.
     """
-    kind, scope = cfg['type'], cfg.get('_scope_')
+    kind, scope = resolved(cfg['type']), cfg.get('_scope_')
     if isinstance(kind, str) and kind:
         found = _class_named(kind, registry, suffix, scope)
         if not callable(found):  # mmengine finds modules as well
@@ -263,7 +264,7 @@ def _check_known(
     given = {name: value for name, value in cfg.items() if name not in beside}
     check_arguments(kind, given, key, supplied)
     for name, part in cfg.items():
-        inner = part.get('type') if isinstance(part, Mapping) else None
+        inner = resolved(part.get('type')) if isinstance(part, Mapping) else None
         if isinstance(inner, str):
             inner = _class_named(inner, registry, '', part.get('_scope_'))
         _check_known(part, inner, registry, f'{key}.{name}', 'cakd_mm.')

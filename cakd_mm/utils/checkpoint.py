@@ -148,10 +148,13 @@ def model_weights(checkpoint: Mapping) -> dict[str, Tensor]:
 
     The prefix of a wrapper (``module.``) is removed.
     """
-    weights = dict(checkpoint.get('state_dict', checkpoint))
-    for prefix in ('module.', STUDENT_PREFIX):
-        weights = strip_prefix(weights, prefix) or weights
-    return weights
+    weights = unwrapped(checkpoint.get('state_dict', checkpoint))
+    return strip_prefix(weights, STUDENT_PREFIX) or weights
+
+
+def unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a model without the prefix of its wrapper, if any."""
+    return strip_prefix(weights, 'module.') or dict(weights)
 
 
 def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

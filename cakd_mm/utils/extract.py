@@ -3,18 +3,22 @@
 import copy
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
+from mmengine.model import PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS, DefaultScope
 from mmpretrain import get_model
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix
+from .arguments import class_of
+from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix, unwrapped
 from .errors import describe
 from .net_config import net_config
+from .type_names import as_written
 from .whole_file import whole_file, write_whole
 
 # The entries that evaluation and inference with mmpretrain read.
@@ -36,7 +40,8 @@ def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]
     """Return the student's weights of a distillation checkpoint.
 
     If there is an average, mmengine stores it in ``state_dict``, and the trained
-    weights in ``ema_state_dict``.
+    weights in ``ema_state_dict``: mmengine's own ``EMAHook`` those of the whole
+    algorithm, ``StudentEMAHook`` those of the student.
 
     Args:
         checkpoint: A checkpoint that mmengine wrote while distilling.
@@ -45,7 +50,6 @@ def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]
     Raises:
         ValueError: it is no distillation checkpoint, or it has no average.
     """
-    weights, prefix = checkpoint.get('state_dict', {}), STUDENT_PREFIX
     has_average = 'ema_state_dict' in checkpoint
     if ema and not has_average:
         problem = 'The checkpoint holds no averaged weights.'
@@ -53,15 +57,17 @@ def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]
             "Train with custom_hooks=[dict(type='StudentEMAHook')], or leave --ema out."
         )
         raise ValueError(describe('--ema', True, problem, remedy))
-    if has_average and not ema:
-        weights, prefix = checkpoint['ema_state_dict'], 'module.'
-    found = strip_prefix(weights, prefix)
+    weights = checkpoint.get('state_dict', {})
+    found = strip_prefix(unwrapped(weights), STUDENT_PREFIX)
     if not found:
         start = STUDENT_PREFIX
         problem = f'It is not a distillation checkpoint: no key starts with {start!r}.'
         remedy = 'Give an epoch_*.pth or iter_*.pth of a distillation run.'
         raise ValueError(describe(KEY, sorted(weights)[:3], problem, remedy))
-    return found
+    if not has_average or ema:
+        return found
+    trained = unwrapped(checkpoint['ema_state_dict'])
+    return strip_prefix(trained, STUDENT_PREFIX) or trained
 
 
 def meta_of(checkpoint: Mapping) -> dict:
@@ -88,7 +94,10 @@ def _drop_pretrained(net: ConfigDict) -> None:
     """Remove the initial weights of a net, because it gets those of its run."""
 
     def pretrained(init) -> bool:
-        return isinstance(init, Mapping) and init.get('type') == 'Pretrained'
+        if not isinstance(init, Mapping) or 'type' not in init:
+            return False
+        key = 'model.architecture.init_cfg'
+        return class_of(init, WEIGHT_INITIALIZERS, key) is PretrainedInit
 
     init = net.get('init_cfg')
     if isinstance(init, (list, tuple)):
@@ -119,6 +128,7 @@ def plain_config(cfg: Config) -> Config:
         plain['test_cfg'] = dict()
     if 'val_evaluator' in plain:
         plain['val_cfg'] = dict()
+    plain = as_written(plain, dict)
     if _uses_ours(plain):
         plain['custom_imports'] = dict(imports=['cakd_mm'], allow_failed_imports=False)
     return Config(plain)
@@ -135,11 +145,16 @@ def _uses_ours(node) -> bool:
 
 
 def _defined_here(name: str) -> bool:
-    from mmpretrain import registry
+    from mmpretrain.registry import DATASETS
+    from mmpretrain.registry import MODELS as NETS
 
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        found = [getattr(registry, r).get(name) for r in ('MODELS', 'DATASETS')]
-    return any(c is not None and c.__module__.startswith('cakd_mm') for c in found)
+        for registry in (NETS, DATASETS):
+            with suppress(RuntimeError):  # mmengine's of a scope without that name
+                found = registry.get(name)
+                if found is not None and found.__module__.startswith('cakd_mm.'):
+                    return True
+    return False
 
 
 def save_student(

@@ -22,6 +22,7 @@ from ..models.layout import strongest
 from ..models.losses.cakd_feature_loss import CAKDFeatureLoss, setting
 from ..utils.checkpoint import load_strictly, read_checkpoint
 from ..utils.errors import describe
+from ..utils.type_names import class_name, resolved
 
 # In these granularities the clusters consist of channels of a feature.
 CHANNELWISE = ('pooled', 'channel')
@@ -55,7 +56,7 @@ class Observation:
 
 def class_of(loss: dict) -> type | None:
     """Return the class that the config of a loss names, None if there is none."""
-    kind = loss['type']
+    kind = resolved(loss['type'])
     return kind if isinstance(kind, type) else MODELS.get(kind)
 
 
@@ -73,7 +74,7 @@ def distill_losses(cfg: Config, work_dir: Path) -> dict[str, dict]:
     """
     losses = (cfg.model.get('distiller') or {}).get('distill_losses')
     if not losses:
-        kind = cfg.model.type
+        kind = class_name(cfg.model.type)
         problem = f'It is of a run without distillation (model.type={kind!r}).'
         remedy = (
             'Name the work dir of a student with a teacher, of '
@@ -101,7 +102,8 @@ def choose_loss(losses: dict[str, dict], name: str | None) -> str | None:
         if name in (key, short_name(key)):
             if key in known:
                 return key
-            problem = f'It is a {losses[key]["type"]} without clusters of channels.'
+            kind = class_name(losses[key]['type'])
+            problem = f'It is a {kind} without clusters of channels.'
     remedy = 'Leave --loss out: terms.png shows all losses.'
     if known:
         remedy = f'Write --loss {" or ".join(known)}.'

@@ -12,6 +12,7 @@ from ..models.distillers.distiller_config import short_name
 from ..models.losses.cakd_feature_loss import setting
 from ..models.term_axis import TermAxis
 from ..utils.extract import student_model
+from ..utils.type_names import class_name
 from .history import History
 from .observe import class_of, is_cakd_feature
 from .term_labels import colour_of, describe_term
@@ -142,7 +143,8 @@ def title_of(name: str, loss: dict) -> str:
     """Say what strong and weak mean for a loss."""
     describe = getattr(class_of(loss), 'describe_clusters', None)
     clusters = describe(loss) if describe else ''
-    return f'{name} ({loss["type"]})' + (f': {clusters}' if clusters else '')
+    title = f'{name} ({class_name(loss["type"])})'
+    return f'{title}: {clusters}' if clusters else title
 
 
 def panel_rows(

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 
 from ...utils.checkpoint import last_scores, read_checkpoint, scores_in, spell_out
 from ...utils.extract import meta_of, save_student, student_weights
 from ...utils.model import unwrap
 from ...utils.net_config import net_config
-from .student_ema_hook import StudentEMAHook
 
 
 @HOOKS.register_module()
@@ -19,8 +18,8 @@ class ExtractStudentHook(Hook):
 
     They are a plain mmpretrain checkpoint of the student after the last step and its
     config. Both are loaded back and compared, as
-    ``tools/model_converters/extract_student.py`` does for any checkpoint. If a
-    ``StudentEMAHook`` averages the student, the average is written to
+    ``tools/model_converters/extract_student.py`` does for any checkpoint. If an
+    ``EMAHook`` averages the weights, the student's average is written to
     ``student_ema.pth``, and if the ``CheckpointHook`` keeps the best checkpoint, its
     student is written to ``student_best.pth`` (``student_best_<metric>.pth`` if there
     are several). The hook does nothing for a model without a teacher. Put it into
@@ -43,9 +42,10 @@ class ExtractStudentHook(Hook):
         if not hasattr(model, 'teacher') or not is_main_process():
             return
         students = {'student.pth': model.student}
-        for hook in runner.hooks:
-            if isinstance(hook, StudentEMAHook):
-                students['student_ema.pth'] = hook.ema_model.module
+        for hook in _averages(runner):
+            average = hook.ema_model.module
+            is_whole = hasattr(average, 'teacher')  # of mmengine's own hook
+            students['student_ema.pth'] = average.student if is_whole else average
         scores = scores_in(runner.message_hub.log_scalars)
         meta = dict(
             epoch=runner.epoch,
@@ -66,7 +66,9 @@ class ExtractStudentHook(Hook):
     def _extract_best(self, runner, metric: str, file: str) -> None:
         """Write the student of a checkpoint that ``save_best`` keeps."""
         checkpoint = read_checkpoint(file, 'default_hooks.checkpoint.save_best', '')
-        average = 'ema_state_dict' in checkpoint  # then validation scored the average
+        # Validation scored the average, unless mmpretrain's hook is told otherwise.
+        average = 'ema_state_dict' in checkpoint
+        average &= all(getattr(x, 'evaluate_on_ema', True) for x in _averages(runner))
         meta = dict(meta_of(checkpoint), scores=last_scores(checkpoint))
         best = f'best_{metric.replace("/", "_")}' if metric else 'best'
         path = Path(runner.work_dir) / f'student_{best}.pth'
@@ -76,6 +78,10 @@ class ExtractStudentHook(Hook):
             f'{", ".join([_when(meta), *spell_out(meta["scores"])])}. It was chosen by '
             'the validation set, whose score therefore is no estimate for other images.'
         )
+
+
+def _averages(runner) -> list[EMAHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
 
 
 def _when(meta: dict) -> str:

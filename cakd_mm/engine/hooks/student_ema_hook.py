@@ -25,7 +25,7 @@ class StudentEMAHook(EMAHook):
     ``ema_state_dict``.
 
     Args:
-        ema_type (str): Class of the average. Defaults to
+        ema_type (str | type): Class of the average. Defaults to
             ``'ExponentialMovingAverage'``.
         **kwargs: As in mmengine (``momentum``, ``begin_epoch``, ...).
 
@@ -35,7 +35,7 @@ class StudentEMAHook(EMAHook):
     """
 
     def __init__(
-        self, ema_type: str = 'ExponentialMovingAverage', **kwargs: Any
+        self, ema_type: str | type = 'ExponentialMovingAverage', **kwargs: Any
     ) -> None:
         super().__init__(ema_type=ema_type, **kwargs)
         kind = class_of(self.ema_cfg, MODELS, KEY)

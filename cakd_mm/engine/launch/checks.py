@@ -20,7 +20,7 @@ from mmengine.registry import (
     Registry,
 )
 from mmengine.runner import Runner, get_priority
-from mmpretrain.datasets import CIFAR10, CIFAR100
+from mmpretrain.datasets import CIFAR10, CIFAR100, MNIST
 from mmpretrain.datasets.utils import check_integrity
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -53,7 +53,7 @@ READ_BESIDE = {
     OPTIM_WRAPPERS.name: ('constructor', 'paramwise_cfg'),
 }
 # What mmpretrain downloads when it is not there.
-CIFAR = dict(CIFAR10=CIFAR10, CIFAR100=CIFAR100)
+CIFAR = (CIFAR10, CIFAR100)
 
 
 def check_data(cfg: Config, parts: tuple[str, ...], by_option: bool = True) -> None:
@@ -76,10 +76,12 @@ def check_data(cfg: Config, parts: tuple[str, ...], by_option: bool = True) -> N
             root = dataset.get('data_root')
             if not root or not isinstance(root, str) or '://' in root:
                 continue
-            kind = str(dataset.get('type')).removeprefix('mmpretrain.')
+            scope = cfg.get('default_scope', 'mmpretrain')
+            with DefaultScope.overwrite_default_scope(scope):
+                kind = class_of(dataset, DATASETS, key)
             if kind in CIFAR:
-                problem = _cifar_problem(CIFAR[kind], dataset)
-            elif kind.startswith('MNIST') or Path(root).is_dir():
+                problem = _cifar_problem(kind, dataset)
+            elif kind is MNIST or Path(root).is_dir():
                 problem = None
             else:
                 problem = f'There is no such folder (looked from {Path.cwd()}).'

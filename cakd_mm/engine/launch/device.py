@@ -6,7 +6,10 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 
+from ...utils.arguments import class_of
 from ...utils.errors import describe
 from ...utils.machine import cores
 
@@ -34,7 +37,8 @@ def adapt_to_device(cfg: Config) -> None:
     if get_device() != 'cpu':
         return
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
-    if wrapper.get('type') == 'AmpOptimWrapper':
+    kind = wrapper.get('type') and class_of(wrapper, OPTIM_WRAPPERS, 'optim_wrapper')
+    if kind is AmpOptimWrapper:
         wrapper.type = 'CPUAmpOptimWrapper'
         for gpu_only in ('loss_scale', 'use_fsdp'):
             wrapper.pop(gpu_only, None)

@@ -62,7 +62,9 @@ def unread_keys(cfg: Config) -> list[str]:
     arguments = (arguments_of(kind) if kind else None) or set()
     is_ours = kind is not None and kind.__module__.startswith('cakd_mm.')
     found = []
-    for key in sorted(plain.keys() - READ):
+    imported: set[str] = getattr(cfg, '_imported_names', set())
+    own = {key for key, value in plain.items() if not callable(value)}
+    for key in sorted(own - READ - imported):
         value = plain[key]
         below = [(place, other) for place, name, other in entries if name == key]
         if value is None or _is_used(value, [other for _, other in below], entries):

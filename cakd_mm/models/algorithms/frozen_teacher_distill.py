@@ -1,14 +1,16 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmpretrain.models import ClsHead
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
-from mmrazor.registry import MODELS
+from mmrazor.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 from ...datasets.label_batch import LabelBatch
@@ -119,7 +121,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller = _required('distiller', distiller)
         teacher = _required('teacher', teacher)
         architecture = _required('architecture', architecture)
-        _check_distiller(distiller)
+        scope = _scope_of(distiller)
+        with DefaultScope.overwrite_default_scope(scope):
+            _check_distiller(distiller)
         if kwargs.pop('teacher_trainable', False):
             problem = 'FrozenTeacherDistill never trains the teacher.'
             remedy = "Use type='mmrazor.SingleTeacherDistill' for that."
@@ -155,8 +159,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             key = 'data_preprocessor'
             data_preprocessor = build_part(data_preprocessor, MODELS, key)
         nets: tuple[Any, Any] = architecture, teacher
-        filled = fill_widths(distiller, *nets)
-        with torch.random.fork_rng(devices=[]):
+        with (
+            DefaultScope.overwrite_default_scope(scope),
+            torch.random.fork_rng(devices=[]),
+        ):
+            filled = fill_widths(distiller, *nets)
             super().__init__(
                 architecture=architecture,
                 distiller=filled,
@@ -312,6 +319,22 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 describe('model.teacher_ckpt', self.teacher_file, problem, remedy)
             )
         state_dict.update(weights)
+
+
+def _scope_of(distiller: Any) -> str | None:
+    """Return mmrazor's scope for a distiller whose recorders are unknown without.
+
+    A ``type`` that is a class brings no scope, unlike the names of a pair's base.
+    """
+    for side in ('student_recorders', 'teacher_recorders'):
+        recorders = distiller.get(side) if isinstance(distiller, Mapping) else None
+        for recorder in recorders.values() if isinstance(recorders, Mapping) else ():
+            kind = recorder.get('type') if isinstance(recorder, Mapping) else None
+            if isinstance(kind, str) and '.' not in kind:
+                with TASK_UTILS.switch_scope_and_registry(None) as own:
+                    if kind + 'Recorder' not in own.module_dict:
+                        return 'mmrazor'
+    return None
 
 
 def _check_distiller(distiller: dict) -> None:

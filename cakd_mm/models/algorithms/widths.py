@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
+from mmengine.config import ConfigDict
 from mmrazor.registry import MODELS
 from torch import nn
 
 from ...utils.errors import describe, nearest
+from ...utils.type_names import resolved
 from ..recorders.taps import points_of
 
 
@@ -28,7 +30,8 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
     Raises:
         ValueError: a width is missing and the nets do not tell it.
     """
-    distiller = copy.deepcopy(distiller)
+    # mmengine's dict, because it resolves what a config imports lazily.
+    distiller = ConfigDict(copy.deepcopy(distiller))
     for name, mapping in (distiller.get('loss_forward_mappings') or {}).items():
         loss = (distiller.get('distill_losses') or {}).get(name)
         taps = mapping.get('preds_S'), mapping.get('preds_T')
@@ -139,7 +142,7 @@ def _connectors(
 
 def _class_of(cfg: Any) -> type | None:
     """Return the class that a config names, or None if there is no such class."""
-    kind = cfg.get('type') if isinstance(cfg, Mapping) else None
+    kind = resolved(cfg.get('type')) if isinstance(cfg, Mapping) else None
     return MODELS.get(kind) if isinstance(kind, str) else kind
 
 

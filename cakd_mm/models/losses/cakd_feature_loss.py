@@ -10,6 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ...utils.compiling import compiled
+from ...utils.type_names import class_name
 from ..checks import check_number
 from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
 from ..scorers.base_scorer import BaseScorer, required
@@ -136,7 +137,8 @@ class CAKDFeatureLoss(FeatureLoss):
         """Say how much is strong, and by which scorer."""
         channels = setting(cfg, 'granularity') in ('pooled', 'channel')
         what = 'channels' if channels else 'elements of each row'
-        share, by = 100 * setting(cfg, 'strong_share'), setting(cfg, 'scorer')['type']
+        share = 100 * setting(cfg, 'strong_share')
+        by = class_name(setting(cfg, 'scorer')['type'])
         return f'strong = {share:g} % of the {what}, ranked by {by}'
 
     @property
