@@ -16,6 +16,8 @@ from mmengine.registry import Registry
 from mmrazor.models.task_modules.delivery.distill_delivery import DistillDelivery
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 
+from .errors import describe
+
 LAZY = (LazyAttr, LazyObject)
 # Whose classes are in the registries of every process. A class of another package is
 # named by its module, because whoever builds it imports that.
@@ -46,7 +48,7 @@ def as_written(node: Any, dict_type: type | None = None) -> Any:
     """
     if isinstance(node, dict):
         # The plain method, because that of mmengine's dicts imports what is lazy.
-        parts = [(k, v) for k, v in dict.items(node) if not _is_defined_as(k, v)]
+        parts = [(k, v) for k, v in dict.items(node) if not _is_left_out(k, v)]
         return (dict_type or type(node))(
             {k: as_written(v, dict_type) for k, v in parts}
         )
@@ -72,7 +74,7 @@ def name_of(value: Callable) -> str:
     ``SGD``, ``mmpretrain.ResNet`` and ``my_package.nets.Net``. What no other process
     finds is mentioned in the log.
     """
-    if not can_be_named(value):
+    if value.__module__ == '__main__' or not _is_in(value, value.__module__):
         _mention(value)
     name = _path_of(value)
     if isinstance(value, type) and issubclass(value, (BaseRecorder, DistillDelivery)):
@@ -82,12 +84,27 @@ def name_of(value: Callable) -> str:
     return (name.startswith(ALWAYS_REGISTERED) and _registered_name(value)) or name
 
 
-def can_be_named(value: Callable) -> bool:
-    """Tell whether another process finds a class or function by its path.
+def require_names(node: Any, key: str) -> None:
+    """Refuse what no written config can name: a class of a function or of a config.
 
-    One of the script that runs, of a config's text or of a function is not found.
+    Args:
+        node: A part of a config.
+        key (str): Its config key.
+
+    Raises:
+        ValueError: naming the key of the class.
     """
-    return value.__module__ != '__main__' and _is_in(value, value.__module__)
+    if isinstance(node, dict):
+        for name, part in dict.items(node):
+            require_names(part, f'{key}.{name}')
+    elif isinstance(node, (list, tuple)):
+        for index, part in enumerate(node):
+            require_names(part, f'{key}.{index}')
+    elif _is_code(node) and not _is_builtin(node) and not _is_in(node, node.__module__):
+        problem = 'It is defined in a function or in the config, so no config that is '
+        problem += 'written, such as student.py, can name it.'
+        remedy = 'Move it into a module, and import it from there.'
+        raise ValueError(describe(key, node.__qualname__, problem, remedy))
 
 
 def _is_in(value: Callable, module: str | None) -> bool:
@@ -131,11 +148,14 @@ def _is_builtin(value: Callable) -> bool:
     return getattr(builtins, value.__name__, None) is value
 
 
-def _is_defined_as(name: Any, value: Any) -> bool:
-    """Tell whether an entry is a function or class that a config's text defines."""
-    if not _is_code(value) or _is_builtin(value):
+def _is_left_out(name: Any, value: Any) -> bool:
+    """Tell whether an entry is a class or function that a config's text made.
+
+    mmengine keeps what its text imports or defines as entries of that name.
+    """
+    if not _is_code(value) or _is_builtin(value) or value.__name__ != name:
         return False
-    return value.__name__ == name and value.__module__ in (None, 'builtins')
+    return isinstance(value, type) or value.__module__ in (None, 'builtins')
 
 
 @cache

@@ -59,7 +59,7 @@ def test_command_line_tools(trained, tmp_path, root, monkeypatch):
 
 
 class TestStudentWeights:
-    def make(self, average=False):
+    def make(self, average=False, prefix='module.'):
         checkpoint = {
             'state_dict': {
                 'architecture.w': torch.tensor(1.0),
@@ -70,7 +70,7 @@ class TestStudentWeights:
         if average:
             checkpoint['ema_state_dict'] = {
                 'steps': torch.tensor(5),
-                'module.w': torch.tensor(3.0),
+                f'{prefix}w': torch.tensor(3.0),
             }
         return checkpoint
 
@@ -80,6 +80,12 @@ class TestStudentWeights:
     @pytest.mark.parametrize(('ema', 'value'), [(True, 1.0), (False, 3.0)])
     def test_average_on_request(self, ema, value):
         found = extract.student_weights(self.make(average=True), ema=ema)
+        assert {k: float(v) for k, v in found.items()} == {'w': value}
+        # mmengine's own hook averages the whole algorithm; a wrapper may be around it.
+        whole = self.make(average=True, prefix='module.architecture.')
+        state = whole['state_dict']
+        whole['state_dict'] = {f'module.{name}': x for name, x in state.items()}
+        found = extract.student_weights(whole, ema=ema)
         assert {k: float(v) for k, v in found.items()} == {'w': value}
 
     def test_no_average_to_give(self):

@@ -10,6 +10,7 @@ from ...utils.checkpoint import last_scores, read_checkpoint, scores_in, spell_o
 from ...utils.extract import meta_of, save_student, student_weights
 from ...utils.model import unwrap
 from ...utils.net_config import net_config
+from ...utils.type_names import require_names
 
 
 @HOOKS.register_module()
@@ -30,11 +31,16 @@ class ExtractStudentHook(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner) -> None:
-        """Put the student's config in place of its file, which may change."""
+        """Put the student's config in place of its file, which may change.
+
+        Raises:
+            ValueError: the student has a class that no other config can name.
+        """
         if hasattr(unwrap(runner.model), 'teacher') and 'model' in runner.cfg:
             net = runner.cfg.model.get('architecture')
             if isinstance(net, dict) and 'cfg_path' in net:
                 runner.cfg.model.architecture = net_config(net, 'model.architecture')
+            require_names(net, 'model.architecture')
 
     def after_train(self, runner) -> None:
         """Write the students, on the main process."""

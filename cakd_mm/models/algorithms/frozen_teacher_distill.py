@@ -1,7 +1,7 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -322,19 +322,28 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
 
 def _scope_of(distiller: Any) -> str | None:
-    """Return mmrazor's scope for a distiller whose recorders are unknown without.
+    """Return mmrazor's scope for a distiller with names that are only known there.
 
-    A ``type`` that is a class brings no scope, unlike the names of a pair's base.
+    A pair's base says the scope. A model whose ``type`` is a class brings none.
     """
-    for side in ('student_recorders', 'teacher_recorders'):
-        recorders = distiller.get(side) if isinstance(distiller, Mapping) else None
-        for recorder in recorders.values() if isinstance(recorders, Mapping) else ():
-            kind = recorder.get('type') if isinstance(recorder, Mapping) else None
-            if isinstance(kind, str) and '.' not in kind:
-                with TASK_UTILS.switch_scope_and_registry(None) as own:
-                    if kind + 'Recorder' not in own.module_dict:
-                        return 'mmrazor'
+    for kind in _names_in(distiller):
+        for registry, suffix in ((TASK_UTILS, 'Recorder'), (MODELS, '')):
+            if kind + suffix not in registry.module_dict:
+                continue
+            with registry.switch_scope_and_registry(None) as own:
+                if own is not registry and kind + suffix not in own.module_dict:
+                    return 'mmrazor'
     return None
+
+
+def _names_in(node: Any) -> Iterator[str]:
+    """Yield each ``type`` in a config that is a name."""
+    if isinstance(node, Mapping):
+        kind = node.get('type')
+        if isinstance(kind, str):
+            yield kind
+        for part in node.values():
+            yield from _names_in(part)
 
 
 def _check_distiller(distiller: dict) -> None:

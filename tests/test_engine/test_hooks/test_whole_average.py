@@ -1,0 +1,162 @@
+"""mmengine's own ``EMAHook``, which averages teacher and distiller too."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import EMAHook, Hook
+from mmpretrain import get_model
+from tiny import algorithm, digits_config, distill_config
+from tools_inside import run_tool
+
+from cakd_mm.engine import launch
+from cakd_mm.utils.extract import student_weights
+
+HOOKS = {
+    'mmengine': dict(type='mmengine.EMAHook', momentum=0.25),
+    'mmpretrain': dict(type='EMAHook', momentum=0.25, strict_load=True),
+    'annealing': dict(
+        type='mmengine.EMAHook', ema_type='MomentumAnnealingEMA', update_buffers=True
+    ),
+    'mean': dict(
+        type='mmengine.EMAHook', ema_type='StochasticWeightAverage', begin_epoch=2
+    ),
+}
+UNSCORED = dict(type='EMAHook', evaluate_on_ema=False, evaluate_on_origin=True)
+
+
+class Watch(Hook):
+    """Keeps the student's weights after every step."""
+
+    def __init__(self):
+        self.states = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        net = getattr(runner.model, 'student', runner.model)
+        self.states.append(copy.deepcopy(dict(net.state_dict())))
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=False)
+
+
+@pytest.fixture
+def start(tmp_path, make_runner):
+    """Build a run of six steps with one of the hooks."""
+
+    def build(kind, work_dir='run', cfg=None, **options):
+        cfg = cfg or distill_config(tmp_path, **options)
+        cfg.custom_hooks = [HOOKS.get(kind, UNSCORED)]
+        cfg.default_hooks.checkpoint.save_best = 'accuracy/top1'
+        runner = make_runner(cfg, work_dir)
+        (runner.ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+        runner.watch = Watch()
+        runner.register_hook(runner.watch)
+        return runner
+
+    return build
+
+
+def by_hand(states, kind):
+    """The average of the students' first convolution in float64."""
+    weights = [state['backbone.conv1.weight'].double() for state in states]
+    if kind == 'mean':  # which begins with the second of two epochs
+        return torch.stack(weights[3:]).mean(0)
+    average = weights[0]
+    for step, weight in enumerate(weights[1:], 1):
+        momentum = 0.25 if kind != 'annealing' else max(2e-4, 100 / (100 + step))
+        average = average + momentum * (weight - average)
+    return average
+
+
+@pytest.mark.parametrize('kind', HOOKS)
+def test_each_set_of_weights_is_extracted(start, kind, tmp_path, monkeypatch):
+    runner = start(kind)
+    teacher = copy.deepcopy(runner.model.teacher.state_dict())
+    runner.train()
+    folder = Path(runner.work_dir)
+    raw, whole = runner.watch.states[-1], runner.ema.ema_model.module
+    average = dict(whole.student.state_dict())
+    expected = by_hand(runner.watch.states, kind)
+    found = average['backbone.conv1.weight'].double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert not torch.equal(average['head.fc.weight'], raw['head.fc.weight'])
+    # Neither the teacher nor its average is another net than before.
+    assert_same(dict(runner.model.teacher.state_dict()), teacher)
+    assert_same(dict(whole.teacher.state_dict()), teacher)
+    # What the hook at the end and the tool write.
+    assert_same(load(folder / 'student.pth')['state_dict'], raw)
+    assert_same(load(folder / 'student_ema.pth')['state_dict'], average)
+    cfg = runner.cfg.copy()
+    cfg.dump(tmp_path / 'config.py')
+    for options, weights in (([], raw), (['--ema'], average)):
+        tool, out = 'model_converters/extract_student.py', tmp_path / 'out.pth'
+        last = folder / 'epoch_2.pth'
+        run_tool(
+            monkeypatch, tool, tmp_path / 'config.py', last, '--out', out, *options
+        )
+        assert_same(load(out)['state_dict'], weights)
+    (best,) = folder.glob('best_*.pth')
+    expected = student_weights(load(best), ema=True)
+    assert_same(load(folder / 'student_best.pth')['state_dict'], expected)
+    checkpoint = str(folder / 'student_ema.pth')
+    plain = get_model(Config.fromfile(folder / 'student_ema.py'), checkpoint)
+    assert_same(dict(plain.state_dict()), average)
+
+
+@pytest.mark.parametrize('kind', ['mmengine', 'mmpretrain', 'annealing'])
+def test_resumed_equals_uninterrupted(start, kind):
+    whole = start(kind, 'whole')
+    whole.train()
+    path = Path(whole.work_dir) / 'epoch_1.pth'
+    resumed = start(kind, 'resumed', resume=True, load_from=str(path))
+    resumed.train()
+    assert len(resumed.watch.states) == 3
+    assert_same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))
+    average = dict(whole.ema.ema_model.state_dict())
+    assert_same(dict(resumed.ema.ema_model.state_dict()), average)
+
+
+def test_another_run_takes_the_average(start, tmp_path):
+    """As the teacher, as the student and to score: the one that was validated."""
+    runner = start('mmengine')
+    runner.train()
+    average = dict(runner.ema.ema_model.module.student.state_dict())
+    path = str(Path(runner.work_dir) / 'epoch_2.pth')
+    options = dict(model__teacher_ckpt=path, model__student_ckpt=path)
+    cfg = distill_config(tmp_path, **options)
+    cfg.model.teacher.backbone.depth = 8
+    model = algorithm(cfg)
+    assert_same(dict(model.teacher.state_dict()), average)
+    assert_same(dict(model.student.state_dict()), average)
+    tested = launch.build_test_runner(runner.cfg.copy(), path)
+    tested.test()
+    assert_same(dict(tested.model.state_dict()), average)
+
+
+def test_a_plain_classifiers_average_becomes_the_teacher(start, tmp_path):
+    runner = start('mmengine', cfg=digits_config('vanilla/resnet20_digits.py'))
+    runner.train()
+    average = dict(runner.ema.ema_model.module.state_dict())
+    raw = runner.watch.states[-1]
+    assert not torch.equal(average['head.fc.weight'], raw['head.fc.weight'])
+    path = str(Path(runner.work_dir) / 'epoch_2.pth')
+    model = algorithm(distill_config(tmp_path, model__teacher_ckpt=path))
+    assert_same(dict(model.teacher.state_dict()), average)
+
+
+def test_the_best_student_is_the_one_that_was_validated(start):
+    runner = start('unscored')
+    runner.train()
+    folder = Path(runner.work_dir)
+    (best,) = folder.glob('best_*.pth')
+    expected = student_weights(load(best), ema=False)
+    assert_same(load(folder / 'student_best.pth')['state_dict'], expected)
