@@ -30,6 +30,23 @@ def resolved(value: Any) -> Any:
     return value.build() if isinstance(value, LAZY) else value
 
 
+def resolve_within(node: Any) -> Any:
+    """Resolve, in place, what dicts within a part of a config import lazily.
+
+    mmengine's own dicts do so by themselves when they are read.
+
+    Returns:
+        The part.
+    """
+    if isinstance(node, dict):
+        for name, part in dict.items(node):
+            dict.__setitem__(node, name, resolve_within(resolved(part)))
+    elif isinstance(node, (list, tuple)):
+        for part in node:
+            resolve_within(part)
+    return node
+
+
 def class_name(kind: Any) -> str:
     """Return the name of a class alone, however the ``type`` of a config says it."""
     kind = resolved(kind)

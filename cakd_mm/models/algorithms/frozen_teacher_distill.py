@@ -26,6 +26,7 @@ from ...utils.checkpoint import (
 )
 from ...utils.errors import describe
 from ...utils.net_config import net_config
+from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .teacher import (
@@ -155,7 +156,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if isinstance(data_preprocessor, dict):
             # mmpretrain's scope is where preprocessors and batch_augments are found.
             default = dict(type='BatchPreprocessor', _scope_='mmpretrain')
-            data_preprocessor = {**default, **data_preprocessor}
+            data_preprocessor = resolve_within({**default, **data_preprocessor})
             key = 'data_preprocessor'
             data_preprocessor = build_part(data_preprocessor, MODELS, key)
         nets: tuple[Any, Any] = architecture, teacher

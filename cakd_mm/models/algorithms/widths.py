@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
-from mmengine.config import ConfigDict
 from mmrazor.registry import MODELS
 from torch import nn
 
 from ...utils.errors import describe, nearest
-from ...utils.type_names import resolved
+from ...utils.type_names import resolve_within, resolved
 from ..recorders.taps import points_of
 
 
@@ -30,8 +29,7 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
     Raises:
         ValueError: a width is missing and the nets do not tell it.
     """
-    # mmengine's dict, because it resolves what a config imports lazily.
-    distiller = ConfigDict(copy.deepcopy(distiller))
+    distiller = resolve_within(copy.deepcopy(distiller))
     for name, mapping in (distiller.get('loss_forward_mappings') or {}).items():
         loss = (distiller.get('distill_losses') or {}).get(name)
         taps = mapping.get('preds_S'), mapping.get('preds_T')
