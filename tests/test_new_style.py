@@ -18,6 +18,7 @@ from tools_inside import run_tool
 
 from cakd_mm.engine import launch
 from cakd_mm.engine.launch.keys import unread_keys
+from cakd_mm.utils.net_config import read_named
 from cakd_mm.visualization.sweep import read_run
 
 LEAF = Path(__file__).with_name('new_style_leaf.py')
@@ -99,6 +100,29 @@ def test_what_it_imports_and_defines_is_no_unread_key():
     cfg = Config.fromfile(LEAF)
     assert {'OptimWrapper', '_net'} <= cfg.keys()
     assert unread_keys(cfg) == []
+
+
+def test_a_base_below_an_import_is_named(tmp_path):
+    """mmengine then takes the file for one of its new style."""
+    file = tmp_path / 'leaf.py'
+    file.write_text("from torch.optim import SGD\n_base_ = 'base.py'\n")
+    message = r'`config` = .*leaf\.py.*cannot read it: .*write it above the imports'
+    with pytest.raises(ValueError, match=message):
+        read_named(str(file), 'config')
+
+
+def test_a_base_above_the_imports_is_read(tmp_path):
+    file = tmp_path / 'leaf.py'
+    file.write_text(
+        "_base_ = 'cakd_mm::_base_/schedules/digits.py'\n"
+        'from torch.optim import Adam\n'
+        'optim_wrapper = dict(optimizer=dict(_delete_=True, type=Adam, lr=0.1))\n'
+    )
+    cfg = read_named(str(file), 'config')
+    cfg.dump(tmp_path / 'written.py')
+    read = Config.fromfile(tmp_path / 'written.py')
+    assert read.optim_wrapper.optimizer == dict(type='Adam', lr=0.1)
+    assert 'Adam' not in read
 
 
 def test_names_that_are_not_lazy_are_found_too(tmp_path):

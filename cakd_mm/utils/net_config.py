@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import ConfigParsingError
 from mmengine.hub import get_config
 
 from .errors import describe, nearest
@@ -19,7 +20,7 @@ def read_named(name: str, key: str) -> Config:
 
     Raises:
         FileNotFoundError: there is no such file, package or config.
-        ValueError: the file is no config.
+        ValueError: the file is no config, or has bases that it cannot have.
     """
     path = Path(name).expanduser()
     if '::' not in str(name) or path.is_file():
@@ -29,6 +30,11 @@ def read_named(name: str, key: str) -> Config:
             raise FileNotFoundError(describe(key, name, problem, remedy))
         try:
             return Config.fromfile(path)
+        except ConfigParsingError as error:
+            problem = f'mmengine cannot read it: {str(error).rstrip("."):.200}.'
+            remedy = 'With `_base_`, write it above the imports; a config with '
+            remedy += 'read_base() has no `_base_`, and no config of cakd_mm as a base.'
+            raise ValueError(describe(key, name, problem, remedy)) from error
         except OSError as error:  # mmengine's, of a file that is no config
             problem = f'It cannot be read as a config: {error}.'
             raise ValueError(

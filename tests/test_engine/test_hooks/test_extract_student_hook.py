@@ -11,6 +11,7 @@ from tiny import digits_config, distill_config
 
 from cakd_mm.datasets import Digits
 from cakd_mm.engine.hooks import extract_student_hook
+from cakd_mm.models.backbones import CIFARResNet
 
 
 @pytest.fixture
@@ -73,6 +74,18 @@ def test_an_average_is_written_beside_it(train, tmp_path):
     assert same_scores(loaded(folder), runner.model.student)
     assert same_scores(loaded(folder, 'student_ema'), ema.ema_model.module)
     assert not same_scores(loaded(folder), loaded(folder, 'student_ema'))
+
+
+def test_a_student_that_no_file_can_name_is_refused_before_training(train, tmp_path):
+    class Local(CIFARResNet):
+        pass
+
+    cfg = distill_config(tmp_path, epochs=1)
+    cfg.model.architecture.backbone.type = Local
+    key = r'`model\.architecture\.backbone\.type` = .*Local'
+    with pytest.raises(ValueError, match=key + '.*student.py.*Move it into a module'):
+        train(cfg)
+    assert not list(tmp_path.rglob('*_1.pth'))
 
 
 def test_it_comes_after_the_last_checkpoint(make_runner, tmp_path):
