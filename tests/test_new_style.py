@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.config.lazy import LazyObject
 from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain import get_model
 from mmpretrain.datasets import CIFAR10
@@ -96,10 +97,14 @@ def test_every_tool_takes_it(ran, tmp_path, monkeypatch, capsys):
     assert run.settings[kind] == 'cakd_mm.models.CAKDFeatureLoss'
 
 
-def test_what_it_imports_and_defines_is_no_unread_key():
+def test_what_it_imports_and_defines_is_no_unread_key(tmp_path):
     cfg = Config.fromfile(LEAF)
     assert {'OptimWrapper', '_net'} <= cfg.keys()
     assert unread_keys(cfg) == []
+    file = tmp_path / 'leaf.py'
+    file.write_text('import torch.optim as optimizer\nresumed = 1\n')
+    (sentence,) = unread_keys(Config.fromfile(file))
+    assert sentence.startswith('`resumed` = 1: Nobody reads this key. Write resume')
 
 
 def test_a_base_below_an_import_is_named(tmp_path):
@@ -151,8 +156,16 @@ def test_unresolved_objects_are_resolved(tmp_path):
         ),
     ):
         part['type'] = LazyObject(f'cakd_mm.models.{module}', name)
-    dict.__setitem__(cfg.model, 'distiller', distiller)
-    assert_same(dict(algorithm(cfg).state_dict()), dict(expected.state_dict()))
+    preprocessor = dict(cfg.data_preprocessor)
+    preprocessor['type'] = LazyObject(
+        'cakd_mm.models.data_preprocessors', 'BatchPreprocessor'
+    )
+    model = dict(cfg.model, distiller=distiller, data_preprocessor=preprocessor)
+    torch.manual_seed(1)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = MODELS.build(model)
+    built.init_weights()
+    assert_same(dict(built.state_dict()), dict(expected.state_dict()))
 
 
 @pytest.mark.parametrize('kind', [AmpOptimWrapper, 'mmengine.AmpOptimWrapper'])

@@ -1,5 +1,4 @@
 import json
-import logging
 import math
 
 import pytest
@@ -97,20 +96,26 @@ class TestOwnClasses:
     def test_one_of_a_module_is_accepted(self):
         require_names(dict(a=[dict(type=nn.ReLU)], b='x', c=int), 'model')
 
-    def test_one_of_a_function_is_mentioned_and_refused(self, caplog):
+    @pytest.fixture
+    def said(self, monkeypatch):
+        """What is logged."""
+        texts = []
+        monkeypatch.setattr(type_names, 'print_log', lambda x, *_: texts.append(x))
+        return texts
+
+    def test_one_of_a_function_is_mentioned_and_refused(self, said):
         class Local(nn.Module):
             pass
 
-        with caplog.at_level(logging.WARNING):
-            name = name_of(Local)
-        assert name.endswith('<locals>.Local')
+        assert name_of(Local).endswith('<locals>.Local')
+        assert name_of(nn.ReLU) == 'ReLU'
+        assert len(said) == 1
+        assert '<locals>.Local, which no other process finds' in said[0]
         message = r'`model.a.0.type` = .*Local.*can name it.*Move it into a module'
         with pytest.raises(ValueError, match=message):
             require_names(dict(a=[dict(type=Local)]), 'model')
 
-    def test_one_of_the_script_is_mentioned(self, monkeypatch):
-        said = []
-        monkeypatch.setattr(type_names, 'print_log', lambda text, *_: said.append(text))
+    def test_one_of_the_script_is_mentioned(self, said):
         script = type('Script', (), dict(__module__='__main__'))
         assert name_of(script) == '__main__.Script'
         assert len(said) == 1
