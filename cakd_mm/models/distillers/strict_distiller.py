@@ -9,6 +9,7 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...utils.arguments import class_of
 from ...utils.building import (
     build_part,
     naming_errors,
@@ -92,7 +93,7 @@ class StrictDistiller(ConfigurableDistiller):
         self.check_config({**parts, **mappings, 'balancer': balancer, **kwargs})
         made = dict(connectors=connectors, distill_losses=distill_losses)
         super().__init__(**made, **kwargs)
-        # mmrazor would append to the type, which may be a class instead of a name.
+        # mmrazor would append to the type, which may be a class, or the path of one.
         for group, built in (
             ('student_recorders', self.student_recorders.recorders),
             ('teacher_recorders', self.teacher_recorders.recorders),
@@ -351,7 +352,7 @@ class StrictDistiller(ConfigurableDistiller):
 def _built(cfg: Mapping, group: str, name: str) -> Any:
     """Return the recorder or delivery of a config."""
     registry, suffix = GROUPS[group]
-    kind = cfg['type']
-    named = dict(cfg, type=f'{kind}{suffix}' if isinstance(kind, str) else kind)
-    with naming_errors(cfg, registry, f'{HEAD}.{group}.{name}'):
-        return registry.build(named)
+    key = f'{HEAD}.{group}.{name}'
+    return build_part(
+        dict(cfg, type=class_of(cfg, registry, key, suffix)), registry, key
+    )

@@ -289,11 +289,16 @@ def test_compiled_code_is_looked_at_as_well(net_of, source, is_overwritten, told
     assert module._compiled_call_impl is not None
 
 
-def test_the_type_of_a_recorder_may_be_its_class():
+def in_dumped_config(kind):
+    return f'{kind.__module__}.{kind.__name__}'
+
+
+@pytest.mark.parametrize('name', [lambda kind: kind, in_dumped_config])
+def test_the_type_of_a_recorder_may_be_its_class(name):
     expected = step(build(distiller('stage1', 'Tap')))
-    cfg = distiller('stage1', TapRecorder)
+    cfg = distiller('stage1', name(TapRecorder))
     cfg['teacher_recorders'] = dict(
-        f=dict(type=ModuleOutputsRecorder, source='backbone.layer1')
+        f=dict(type=name(ModuleOutputsRecorder), source='backbone.layer1')
     )
     found = step(build(cfg))
     assert found['distill.loss_f'] == expected['distill.loss_f'] > 0
