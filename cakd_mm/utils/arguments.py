@@ -276,7 +276,9 @@ def _class_named(name: str, registry: Registry, suffix: str, scope: str | None):
         suppress(RuntimeError),  # mmengine's of a name that it cannot make out
         registry.switch_scope_and_registry(scope) as own,
     ):
-        return own.get(name + suffix)
+        # The path of a class, which a dumped config has for it, is whole.
+        is_path = '.' in name and name.endswith(suffix)
+        return own.get(name if is_path else name + suffix)
     return None
 
 

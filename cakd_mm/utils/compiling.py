@@ -3,8 +3,8 @@
 import logging
 import os
 import types
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.utils import digit_version
+from torch import nn
 
 from .errors import describe
 from .ownership import distrust
@@ -25,6 +26,23 @@ _LOGGED: set[tuple[str, int]] = set()  # keys and levels of this process's messa
 
 # PyTorch 2.1 lacks this function.
 is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+
+# PyTorch 2.5 lacks this one, which lets whatever was compiled run as it was written.
+_set_stance = getattr(torch.compiler, 'set_stance', nullcontext)
+
+
+@contextmanager
+def eagerly(net: nn.Module) -> Iterator[None]:
+    """Run a net's modules as they were written, also those that are compiled."""
+    forms = {m: m._compiled_call_impl for m in net.modules() if m._compiled_call_impl}
+    for module in forms:
+        module._compiled_call_impl = None
+    try:
+        with _set_stance('force_eager'):
+            yield
+    finally:
+        for module, form in forms.items():
+            module._compiled_call_impl = form
 
 
 def compiled(function: Callable, key: str, **options: Any) -> Callable:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,9 @@ from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
+from ..distillers.first_step import FirstStep
 from ..runtime import TeacherRuntime, build_runtime, check_reach
+from .converted_norms import ConvertedNorms
 from .teacher import (
     build_net,
     build_teacher,
@@ -191,6 +194,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if self.teacher_is_loaded:
             self.teacher_sha256 = fingerprint(self.teacher.state_dict())
         self.teacher_file = str(teacher_ckpt or 'a random teacher')
+        self.first_step = FirstStep(self.distiller)
+        self.converted_norms = ConvertedNorms(self)
         self.teacher.eval()
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
@@ -229,6 +234,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             dict[str, Tensor]: ``student.*`` and ``distill.*``; entries whose
             name contains ``loss`` are summed by mmengine.
         """
+        self.converted_norms.follow()
         distiller = self.distiller
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
@@ -245,7 +251,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             losses = self.student(batch_inputs, data_samples, mode='loss')
         losses = self._weighted(losses) if self.calculate_student_loss else {}
         if not self.distillation_stopped:
+            run = partial(self._run_teacher, batch_inputs, data_samples)
+            self.first_step.check_compiled(False, self.teacher, run)
+            run = partial(self.student, batch_inputs, data_samples, mode='loss')
+            self.first_step.check_compiled(True, self.student, run)
             distilled = distiller.compute_distill_losses()
+            if self.training and self.student_trainable and torch.is_grad_enabled():
+                self.first_step.check_gradients(distilled, self.student, run)
             losses.update(add_prefix(distilled, 'distill'))
         return losses
 
@@ -256,7 +268,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()
-        self.teacher_runtime(self.teacher, batch_inputs, recorders)
+        check = partial(self.first_step.check_records, from_student=False)
+        self.teacher_runtime(self.teacher, batch_inputs, recorders, check)
 
     def _weighted(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """Return what the student's head gave as ``student.*``, its losses weighted."""

@@ -65,6 +65,11 @@ def side_of(from_student: bool) -> str:
     return 'student_recorders' if from_student else 'teacher_recorders'
 
 
+def without_connector(record: Mapping) -> dict:
+    """Return the entry of a mapping as the recorder's part of it alone."""
+    return {name: x for name, x in record.items() if 'connector' not in name}
+
+
 def short_name(loss: str) -> str:
     """Return the name of a loss in the log, without ``loss``.
 

@@ -9,6 +9,7 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...utils.arguments import class_of
 from ...utils.building import (
     build_part,
     naming_errors,
@@ -18,7 +19,16 @@ from ...utils.building import (
 )
 from ...utils.errors import describe, nearest
 from ..losses.base import DistillLoss, as_distill_loss, in_float32
-from .distiller_config import HEAD, check_distiller, short_name, side_of, spread
+from ..recorders.watched import watch
+from .distiller_config import (
+    GROUPS,
+    HEAD,
+    check_distiller,
+    short_name,
+    side_of,
+    spread,
+    without_connector,
+)
 from .loss_ratio_balancer import LossRatioBalancer
 
 
@@ -81,7 +91,16 @@ class StrictDistiller(ConfigurableDistiller):
         )
         mappings = dict(loss_forward_mappings=loss_forward_mappings)
         self.check_config({**parts, **mappings, 'balancer': balancer, **kwargs})
-        super().__init__(**parts, **kwargs)
+        made = dict(connectors=connectors, distill_losses=distill_losses)
+        super().__init__(**made, **kwargs)
+        # mmrazor would append to the type, which may be a class, or the path of one.
+        for group, built in (
+            ('student_recorders', self.student_recorders.recorders),
+            ('teacher_recorders', self.teacher_recorders.recorders),
+            ('distill_deliveries', self.deliveries.deliveries),
+        ):
+            for name, cfg in (parts[group] or {}).items():
+                built[name] = _built(cfg, group, name)
         self.loss_forward_mappings = loss_forward_mappings or {}
         self.balancer = None
         if balancer is not None:
@@ -204,8 +223,7 @@ class StrictDistiller(ConfigurableDistiller):
         for name in losses:
             for record in self.loss_forward_mappings[name].values():
                 if record['from_student']:
-                    plain = {k: v for k, v in record.items() if 'connector' not in k}
-                    found = self.get_record(**plain)
+                    found = self.get_record(**without_connector(record))
                     for tensor in found if isinstance(found, list) else [found]:
                         if isinstance(tensor, Tensor) and tensor.requires_grad:
                             tensors.setdefault(name, tensor)
@@ -247,11 +265,17 @@ class StrictDistiller(ConfigurableDistiller):
         """Hook the student's recorders up, after checking that their modules exist."""
         self._check_sources('student_recorders', model)
         super().prepare_from_student(model)
+        self._watch('student_recorders', model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Hook the teacher's recorders up, after checking that their modules exist."""
         self._check_sources('teacher_recorders', model)
         super().prepare_from_teacher(model)
+        self._watch('teacher_recorders', model)
+
+    def _watch(self, side: str, model: nn.Module) -> None:
+        for name, recorder in getattr(self, side).recorders.items():
+            watch(recorder, model, f'{HEAD}.{side}.{name}.source')
 
     def get_record(
         self,
@@ -323,3 +347,12 @@ class StrictDistiller(ConfigurableDistiller):
             if known is not None and source not in known:
                 remedy = f'Like it: {nearest(source, known)}.'
                 raise ValueError(describe(key, source, problem, remedy))
+
+
+def _built(cfg: Mapping, group: str, name: str) -> Any:
+    """Return the recorder or delivery of a config."""
+    registry, suffix = GROUPS[group]
+    key = f'{HEAD}.{group}.{name}'
+    return build_part(
+        dict(cfg, type=class_of(cfg, registry, key, suffix)), registry, key
+    )

@@ -7,10 +7,11 @@ from mmrazor.models.task_modules.recorder import (
     ParameterRecorder,
 )
 from mmrazor.registry import TASK_UTILS
-from torch import Tensor, nn
+from torch import nn
 
 from ...utils.errors import describe
 from .taps import find_point
+from .watched import watch
 
 
 @TASK_UTILS.register_module()
@@ -40,6 +41,7 @@ class TapRecorder(ModuleOutputsRecorder):
         """Hook the recorder up."""
         point = find_point(model, self.source, self.key)
         module = model.get_submodule(point.module)
+        watch(self, model, self.key)
         if not point.takes_input:
             module.register_forward_hook(self.forward_hook)
             return
@@ -62,18 +64,6 @@ class TapRecorder(ModuleOutputsRecorder):
         if isinstance(data, (tuple, list)) and len(data) == 1:
             (data,) = data
         self.data_buffer.append(data)
-        self._version = data._version if isinstance(data, Tensor) else None
-
-    def get_record_data(self, record_idx: int = 0, data_idx: int | None = None) -> Any:
-        """Return what was recorded, see mmrazor's ``BaseRecorder``."""
-        data = super().get_record_data(record_idx, data_idx)
-        if isinstance(data, Tensor) and data._version != self._version:
-            problem = 'What was recorded was overwritten by a later layer that '
-            problem += 'works in place.'
-            remedy = 'Tap another module, or write act_cfg=dict(inplace=False) for '
-            remedy += 'that layer.'
-            raise ValueError(describe(self.key, self.source, problem, remedy))
-        return data
 
 
 @TASK_UTILS.register_module()

@@ -95,7 +95,13 @@ class TeacherRuntime:
         return type(self), (self.compile, self.dtype)
 
     @torch.no_grad()
-    def __call__(self, teacher: nn.Module, inputs: Tensor, recorders: Iterable) -> None:
+    def __call__(
+        self,
+        teacher: nn.Module,
+        inputs: Tensor,
+        recorders: Iterable,
+        check_records: Callable[[], None] = lambda: None,
+    ) -> None:
         """Run the copy on images (N, C, H, W), and call the teacher's hooks.
 
         Args:
@@ -103,6 +109,9 @@ class TeacherRuntime:
             inputs (Tensor): Images, in float32.
             recorders (Iterable): mmrazor's, recording. They are emptied between the
                 two runs of the first step.
+            check_records (Callable): Called between the two, while they hold what the
+                teacher itself has given, because what the copy gives has no history.
+                Defaults to nothing.
 
         Raises:
             ValueError: the copy's output differs from the teacher's.
@@ -115,7 +124,7 @@ class TeacherRuntime:
             or self._count_hooks() != self._hook_count
             or len(inputs) > self._shape[0]
         ):
-            copy = self._make(teacher, inputs, list(recorders))
+            copy = self._make(teacher, inputs, recorders, check_records)
         _, calls = self._run(copy, inputs)
         replay(teacher, calls)
 
@@ -129,7 +138,13 @@ class TeacherRuntime:
     def _count_hooks(self) -> int:
         return sum(map(len, self._hook_lists))
 
-    def _make(self, teacher: nn.Module, inputs: Tensor, recorders: list) -> TappedNet:
+    def _make(
+        self,
+        teacher: nn.Module,
+        inputs: Tensor,
+        recorders: Iterable,
+        check_records: Callable[[], None],
+    ) -> TappedNet:
         """Make the copy, compile it and compare it with the teacher."""
         hooks = hooks_of(teacher)
         self._hook_lists = [of_kind for pair in hooks.values() for of_kind in pair]
@@ -140,10 +155,8 @@ class TeacherRuntime:
         devices = [inputs.device] if inputs.is_cuda else []
         with torch.random.fork_rng(devices), _without_tf32():
             expected = _run_plain(teacher, inputs, names)
+            check_records()
             for recorder in recorders:
-                if recorder.data_buffer:
-                    # A tap refuses a feature that the teacher has overwritten.
-                    recorder.get_record_data()
                 recorder.reset_data_buffer()
             copy = self._build(teacher, inputs, names, dtype)
             self._eager = copy

@@ -1,0 +1,275 @@
+"""What the first training step shows: whether every loss teaches the student."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.logging import print_log
+from mmrazor.models.distillers import ConfigurableDistiller
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from ...utils.building import naming_use, places_of
+from ...utils.errors import describe
+from ..recorders.watched import Records, tensors_of
+from .descent import Descent
+from .distiller_config import HEAD, side_of, spread, without_connector
+from .rehearsal import in_eval, rehearsed
+
+
+class Fed(NamedTuple):
+    """What one recorder of the student gives to a loss.
+
+    Args:
+        argument (str): The loss's argument.
+        record (dict): The recorder's part of the entry of ``loss_forward_mappings``.
+        tensors (list[Tensor]): What the loss gets of it, before a connector. Only
+            floating-point numbers count.
+    """
+
+    argument: str
+    record: dict
+    tensors: list[Tensor]
+
+
+class Cause(NamedTuple):
+    """Why a loss has no way to what a recorder recorded.
+
+    Args:
+        problem (str): For the error.
+        remedy (str): For the error.
+        is_fault (bool | None): Whether it is a mistake; None for what the loss itself
+            does, which may be meant.
+    """
+
+    problem: str
+    remedy: str
+    is_fault: bool | None = True
+
+
+class FirstStep:
+    """Refuses what trains silently wrong, where only a step can show it.
+
+    - A record that a later layer overwrites, within compiled code. What compiled code
+      has recorded does not tell, so that the net runs once more, eagerly.
+    - A loss without a way to the student: what it compares was recorded while
+      gradients were off, or is detached in the net, in a connector or in the loss.
+
+    A loss that has shown its way is not looked at again.
+
+    Args:
+        distiller (ConfigurableDistiller): It has recorders and losses.
+    """
+
+    def __init__(self, distiller: ConfigurableDistiller) -> None:
+        self.distiller = distiller
+        self._unproven = set(distiller.loss_forward_mappings)
+        self._unrehearsed = {True, False}
+
+    def check_records(self, from_student: bool) -> None:
+        """Refuse what a net's recorders recorded if a loss could not use it.
+
+        Raises:
+            ValueError: nothing was recorded, or a later layer has overwritten it.
+        """
+        for loss, mapping in self.distiller.loss_forward_mappings.items():
+            for argument, record in mapping.items():
+                if record['from_student'] != from_student:
+                    continue
+                key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
+                places = partial(places_of, record, key)
+                with naming_use('The recorder', key, record, places):
+                    self.distiller.get_record(**without_connector(record))
+
+    @torch.compiler.disable
+    def check_compiled(
+        self, from_student: bool, net: nn.Module, run: Callable[[], object]
+    ) -> None:
+        """Refuse records of compiled code that later layers overwrite.
+
+        Args:
+            from_student (bool): Whose records.
+            net (nn.Module): The student or the teacher, which has run.
+            run (Callable): Runs it again.
+
+        Raises:
+            ValueError: naming the recorder.
+        """
+        if from_student not in self._unrehearsed:
+            return
+        recorders = getattr(self.distiller, side_of(from_student))
+        buffers = (recorder.data_buffer for recorder in recorders.recorders.values())
+        if any(isinstance(x, Records) and None in x.notes for x in buffers):
+            self._unrehearsed.discard(from_student)
+            with rehearsed(net, recorders, run):
+                self.check_records(from_student)
+
+    @torch.compiler.disable
+    def check_gradients(
+        self, losses: Mapping[str, Any], student: nn.Module, run: Callable[[], object]
+    ) -> None:
+        """Refuse losses that do not teach the student.
+
+        Args:
+            losses (Mapping): What the distiller has computed, by name.
+            student (nn.Module): The student, which has run with gradients.
+            run (Callable): Runs it again, to find a cause.
+
+        Raises:
+            ValueError: naming loss, argument and recorder. Where only frozen layers
+                lie before what was recorded, a warning tells so instead.
+        """
+        for name in sorted(self._unproven & losses.keys()):
+            values = list(tensors_of(losses[name]))
+            fed = self._fed_by_student(name)
+            is_found = reached(values, [each.tensors for each in fed])
+            lost = [
+                each for each, found in zip(fed, is_found, strict=True) if not found
+            ]
+            if any(is_found):
+                lost = [each for each in lost if _is_students(each.argument)]
+            elif not fed:
+                self._check_sides(name, values)
+            causes = [self._cause(name, each, student, run) for each in lost]
+            # A loss may be 0 because a batch has nothing for it, which proves nothing.
+            is_empty = not any(x.requires_grad or x.count_nonzero() for x in values)
+            if is_empty and any(cause.is_fault is None for cause in causes):
+                continue
+            for each, cause in zip(lost, causes, strict=True):
+                key = f'{HEAD}.loss_forward_mappings.{name}.{each.argument}'
+                value = each.record['recorder']
+                text = describe(key, value, cause.problem, cause.remedy)
+                if cause.is_fault or (cause.is_fault is None and not any(is_found)):
+                    raise ValueError(text)
+                print_log(text, 'current', logging.WARNING)
+            self._unproven.discard(name)
+
+    def _fed_by_student(self, loss: str) -> list[Fed]:
+        """Return what a loss gets from each recorder of the student."""
+        fed = []
+        for argument, record in self.distiller.loss_forward_mappings[loss].items():
+            if not record['from_student']:
+                continue
+            record = without_connector(record)
+            names = record['recorder']
+            options = {k: v for k, v in record.items() if k != 'recorder'}
+            several = names if isinstance(names, (list, tuple)) else [names]
+            columns = [spread(value, len(several)) for value in options.values()]
+            for name, *row in zip(several, *columns, strict=True):
+                one = dict(zip(options, row, strict=True), recorder=name)
+                found = tensors_of(self.distiller.get_record(**one))
+                if tensors := [x for x in found if x.is_floating_point()]:
+                    fed.append(Fed(argument, one, tensors))
+        return fed
+
+    def _check_sides(self, loss: str, values: list[Tensor]) -> None:
+        """Refuse a loss that gets nothing of the student, unless it trains others."""
+        mapping = self.distiller.loss_forward_mappings[loss]
+        wrong = [
+            x for x in mapping if _is_students(x) and not mapping[x]['from_student']
+        ]
+        if wrong or not any(value.requires_grad for value in values):
+            argument = (wrong or list(mapping))[0]
+            key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
+            problem = 'The loss gets nothing that the student computes, so it has no '
+            problem += 'gradient that would train it.'
+            remedy = 'Write from_student=True for what the student gives.'
+            raise ValueError(describe(key, dict(mapping[argument]), problem, remedy))
+
+    def _cause(
+        self, loss: str, fed: Fed, student: nn.Module, run: Callable[[], object]
+    ) -> Cause:
+        """Find out why a loss has no way to what a recorder recorded."""
+        if not any(tensor.requires_grad for tensor in fed.tensors):
+            return self._cause_in_net(fed, student, run)
+        record = self.distiller.loss_forward_mappings[loss][fed.argument]
+        if record.get('connector') is not None:
+            with in_eval(self.distiller.connectors):
+                connected = tensors_of(self.distiller.get_record(**record))
+            if not any(reached(connected, [fed.tensors])):
+                problem = (
+                    f'The connector {record["connector"]!r} gives it no gradient, '
+                )
+                problem += f'so {loss} teaches the student nothing there.'
+                remedy = 'Do not detach it, or use torch.no_grad(), in that connector.'
+                return Cause(problem, remedy)
+        kind = type(self.distiller.distill_losses[loss]).__name__
+        problem = f'{kind} gives it no gradient, so {loss} teaches the student nothing '
+        problem += 'there.'
+        remedy = 'Do not detach it, or use torch.no_grad(), in that loss.'
+        return Cause(problem, remedy, None)
+
+    def _cause_in_net(
+        self, fed: Fed, student: nn.Module, run: Callable[[], object]
+    ) -> Cause:
+        """Find out why something was recorded without a gradient."""
+        trained = [p for p in student.parameters() if p.requires_grad]
+        recorders = self.distiller.student_recorders
+        with Descent(trained) as descent, rehearsed(student, recorders, run):
+            found = tensors_of(self.distiller.get_record(**fed.record))
+            is_trained = descent.includes(found)
+        name, index = fed.record['recorder'], fed.record.get('record_idx', 0)
+        recorder = recorders.get_recorder(name)
+        if not is_trained:
+            problem = f'Only frozen layers lie before {recorder.source!r}, so the loss '
+            problem += 'gives the student no gradient there.'
+            remedy = 'Distill a layer after them, or train them: frozen_stages=-1, say.'
+            return Cause(problem, remedy, False)
+        records = recorder.data_buffer
+        if isinstance(records, Records) and not records.with_gradients[index]:
+            problem = f'{recorder.source!r} was recorded while gradients were off, so '
+            problem += 'the loss gives the student no gradient there.'
+            remedy = 'with_cp=True of the student (checkpointing) or torch.no_grad() '
+            remedy += 'does that: write with_cp=False, or tap a module around it.'
+            return Cause(problem, remedy)
+        problem = (
+            f'{recorder.source!r} was recorded without a gradient although layers '
+        )
+        problem += 'that are trained come before it: something in the net detaches it.'
+        remedy = 'Tap a module before that, or remove detach() there.'
+        return Cause(problem, remedy)
+
+
+def reached(values: Iterable[Tensor], places: list[list[Tensor]]) -> list[bool]:
+    """Tell for each place whether gradients of the values reach it.
+
+    The graph is walked and nothing is computed. A walk ends at the first place on its
+    way, because what a place itself was made of is no concern of the values.
+
+    Args:
+        values (Iterable[Tensor]): Where gradients begin.
+        places (list[list[Tensor]]): For each place its tensors, of which one suffices.
+    """
+    owners: dict[Any, set[int]] = {}
+    for index, tensors in enumerate(places):
+        for tensor in tensors:
+            if tensor.requires_grad:
+                owners.setdefault(_edge(tensor), set()).add(index)
+    found: set[int] = set()
+    todo = [_edge(value) for value in values if value.requires_grad]
+    seen = set(todo)
+    while todo:
+        edge = todo.pop()
+        if edge in owners:
+            found |= owners[edge]
+            continue
+        new = {each for each in edge[0].next_functions if each[0] is not None} - seen
+        seen |= new
+        todo.extend(new)
+    return [index in found for index in range(len(places))]
+
+
+def _edge(tensor: Tensor) -> tuple[Any, int]:
+    """Return what stands for a tensor in the graph: what made it, and which output."""
+    node, output, *_ = get_gradient_edge(tensor)
+    return node, output
+
+
+def _is_students(argument: str) -> bool:
+    """Tell by its name whether an argument is what the student gives.
+
+    Ours and most of mmrazor's losses say preds_S, others s_feature or student.
+    """
+    return argument.endswith('_S') or argument.startswith(('s_', 'student'))

@@ -1,0 +1,53 @@
+"""Runs a net once more, only to see what its recorders record."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from mmrazor.models.task_modules import RecorderManager
+from torch import nn
+
+from ...utils.compiling import eagerly
+
+
+@contextmanager
+def rehearsed(
+    net: nn.Module, recorders: RecorderManager, run: Callable[[], object]
+) -> Iterator[None]:
+    """Let recorders hold what a net gives when it runs eagerly and in eval mode.
+
+    Afterwards they hold again what they held before. The statistics of the net's
+    normalisation and the state of the random generators stay as they are.
+
+    Args:
+        net (nn.Module): The net.
+        recorders (RecorderManager): What records it.
+        run (Callable): Runs it.
+    """
+    kept = {one: one.data_buffer for one in recorders.recorders.values()}
+    devices = {p.device for p in net.parameters() if p.is_cuda}
+    try:
+        with (
+            in_eval(net),
+            eagerly(net),
+            torch.random.fork_rng(devices),
+            torch.no_grad(),
+            recorders,
+        ):
+            run()
+        yield
+    finally:
+        for recorder, records in kept.items():
+            recorder._data_buffer = records
+
+
+@contextmanager
+def in_eval(net: nn.Module) -> Iterator[None]:
+    """Keep a net in eval mode, and put each of its modules back into its own."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,155 @@
+"""Layers that sync_bn replaces keep their hooks, and a teacher keeps its layers."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import (
+    MMDistributedDataParallel,
+    convert_sync_batchnorm,
+    revert_sync_batchnorm,
+)
+from mmpretrain.structures import DataSample
+from ranks import two_ranks
+from tiny import CONFIGS, algorithm, digits_config
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+CONVERSIONS = dict(
+    mmengine=convert_sync_batchnorm,
+    torch=nn.SyncBatchNorm.convert_sync_batchnorm,
+    reverted=lambda model: revert_sync_batchnorm(convert_sync_batchnorm(model)),
+)
+
+
+def batch(size=16, seed=0):
+    images = torch.randn(
+        4, 3, size, size, generator=torch.Generator().manual_seed(seed)
+    )
+    return images, [DataSample().set_gt_label(i) for i in range(4)]
+
+
+def model_of(name):
+    """An algorithm of a shipped config with a random teacher."""
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    return algorithm(cfg)
+
+
+def norms(net):
+    return [module for module in net.modules() if isinstance(module, _BatchNorm)]
+
+
+def tapping_norms(cfg):
+    """Tap layers of normalisation themselves, before and after them."""
+    distiller = cfg.model.distiller
+    for side in ('student_recorders', 'teacher_recorders'):
+        distiller[side].update(
+            before=dict(type='ModuleInputs', source='backbone.stage2.0.bn1'),
+            after=dict(type='Tap', source='stage3_norm'),
+        )
+    distiller.distill_losses.update(
+        {x: dict(type='L2Loss') for x in ('loss_b', 'loss_a')}
+    )
+    for loss, name, options in (
+        ('loss_b', 'before', dict(data_idx=0)),
+        ('loss_a', 'after', {}),
+    ):
+        distiller.loss_forward_mappings[loss] = {
+            f'{letter}_feature': dict(
+                recorder=name,
+                from_student=letter == 's',
+                **options,
+                **({'connector': name} if letter == 's' else {}),
+            )
+            for letter in 'st'
+        }
+    distiller.connectors = dict(
+        before=dict(type='MapConnector', in_channels=32, out_channels=32),
+        after=dict(type='MapConnector', in_channels=64, out_channels=64),
+    )
+    return cfg
+
+
+@pytest.mark.parametrize('conversion', CONVERSIONS)
+@pytest.mark.parametrize(
+    'name', [f'{x}/{x}_wrn40-2_wrn16-2_cifar100.py' for x in ('ofd', 'reviewkd')]
+)
+def test_losses_are_those_without_the_conversion(name, conversion):
+    expected = model_of(name)
+    model = copy.deepcopy(expected)
+    teachers = norms(model.teacher)
+    model = CONVERSIONS[conversion](model)
+    students = norms(model.student)
+    assert type(students[0]) is not nn.BatchNorm2d
+    for _ in range(2):
+        found, losses = (
+            model(*batch(32), mode='loss'),
+            expected(*batch(32), mode='loss'),
+        )
+        assert {k: v.tolist() for k, v in found.items()} == {
+            k: v.tolist() for k, v in losses.items()
+        }
+        assert all(a is b for a, b in zip(norms(model.teacher), teachers, strict=True))
+    assert all(a is b for a, b in zip(norms(model.student), students, strict=True))
+    assert not any(layer.training for layer in norms(model.teacher))
+
+
+def demo():
+    cfg = digits_config('cakd/demo_digits.py', model__allow_random_teacher=True)
+    cfg.model.teacher_ckpt = None
+    return cfg
+
+
+@pytest.mark.parametrize('conversion', CONVERSIONS)
+def test_recorders_of_replaced_layers_go_on_recording(conversion):
+    expected = algorithm(tapping_norms(demo()))
+    model = CONVERSIONS[conversion](copy.deepcopy(expected))
+    found, losses = model(*batch(), mode='loss'), expected(*batch(), mode='loss')
+    for name in ('distill.loss_a', 'distill.loss_b', 'student.loss'):
+        assert found[name] == losses[name] > 0, name
+
+
+def test_other_hooks_follow_too_and_can_be_removed():
+    model = algorithm(demo())
+    calls = []
+    layer = model.student.backbone.stage1[0].bn1
+    handles = [
+        layer.register_forward_pre_hook(lambda *_: calls.append('pre')),
+        layer.register_forward_hook(
+            lambda *_, **__: calls.append('post'), with_kwargs=True
+        ),
+        layer.register_full_backward_hook(lambda *_: calls.append('back')),
+    ]
+    convert_sync_batchnorm(model)
+    new = model.student.backbone.stage1[0].bn1
+    handles.append(new.register_forward_hook(lambda *_: calls.append('new')))
+    model(*batch(), mode='loss')['distill.loss_cakd'].backward()
+    assert sorted(calls) == ['back', 'new', 'post', 'pre']
+    for handle in handles[:3]:
+        handle.remove()
+    calls.clear()
+    model(*batch(), mode='loss')['distill.loss_cakd'].backward()
+    assert calls == ['new']
+
+
+def test_two_ranks(tmp_path):
+    """PyTorch refuses synchronised layers without a GPU, so they are reverted again."""
+
+    def work(rank):
+        found = []
+        for convert in (lambda model: model, CONVERSIONS['reverted']):
+            model = convert(algorithm(tapping_norms(demo())))
+            wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
+            losses = wrapped(*batch(seed=rank), mode='loss')
+            sum(v for k, v in losses.items() if 'loss' in k).backward()
+            weight = model.student.backbone.conv1.weight
+            found.append([losses['distill.loss_a'].item(), weight.grad.sum().item()])
+        return found
+
+    ranks = two_ranks(work, tmp_path)
+    for plain, reverted in ranks:
+        assert plain == reverted
+    assert ranks[0][0][0] != ranks[1][0][0]  # their losses, of other images
+    assert ranks[0][0][1] == ranks[1][0][1]  # their common gradient
