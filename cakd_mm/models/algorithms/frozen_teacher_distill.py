@@ -35,7 +35,7 @@ from .teacher import (
     made_by,
     naming_net,
 )
-from .unlabelled import check_records, check_teacher_mode, lacking, naming_labels
+from .unlabelled import check_teacher_mode, lacking, left_out, naming_labels
 from .widths import fill_widths
 
 TEACHER_PREFIX = 'teacher.'
@@ -248,8 +248,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             mode = 'tensor' if alone else 'loss'
             losses = self.student(batch_inputs, data_samples, mode=mode)
         losses = self._weighted(losses) if self.calculate_student_loss else {}
-        if alone:
-            check_records(distiller, lack)
+        distiller.left_out = left_out(distiller, lack) if alone else set()
         if not self.distillation_stopped:
             distilled = distiller.compute_distill_losses()
             losses.update(add_prefix(distilled, 'distill'))

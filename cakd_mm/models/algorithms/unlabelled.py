@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any
 
 from mmpretrain.structures import DataSample
 from mmrazor.models.distillers import ConfigurableDistiller
+from torch import nn
 
 from ...utils.errors import describe
+from ..distillers import StrictDistiller
 
 OF_LOSSES = 'model.distiller.loss_forward_mappings'
 
@@ -70,31 +73,48 @@ def check_teacher_mode(mode: str, lack: str) -> None:
         raise ValueError(describe('model.teacher_mode', mode, problem, remedy))
 
 
-def check_records(distiller: ConfigurableDistiller, lack: str) -> None:
-    """Refuse a loss that compares what only the student's own loss is given.
+def left_out(distiller: ConfigurableDistiller, lack: str) -> set[tuple[str, str]]:
+    """Return which arguments of which losses are not there without labels.
 
     Args:
         distiller (ConfigurableDistiller): It has recorded a batch of which the student
             has computed no loss.
         lack (str): What :func:`lacking` says.
 
+    Returns:
+        set[tuple[str, str]]: Name of the loss and of an argument that is optional.
+
     Raises:
-        ValueError: naming the loss and its argument.
+        ValueError: a loss needs what only the student's own loss is given.
     """
-    for name, mapping in distiller.loss_forward_mappings.items():
-        for argument, record in mapping.items():
-            if record['from_student'] and not _is_recorded(distiller, record):
-                loss = type(distiller.distill_losses[name]).__name__
-                problem = (
-                    f'{lack} (train_dataloader), so the student runs without its own '
-                    f'loss, and {loss} is not given its {argument}.'
-                )
-                remedy = (
-                    'Use a loss that needs no labels, or a train_dataloader.dataset '
-                    'that has them.'
-                )
-                key, value = f'{OF_LOSSES}.{name}.{argument}', dict(record)
-                raise ValueError(describe(key, value, problem, remedy))
+    absent = {
+        (name, argument): record
+        for name, mapping in distiller.loss_forward_mappings.items()
+        for argument, record in mapping.items()
+        if record['from_student'] and not _is_recorded(distiller, record)
+    }
+    for (name, argument), record in absent.items():
+        loss = distiller.distill_losses[name]
+        if _needs(loss, argument) or not isinstance(distiller, StrictDistiller):
+            problem = (
+                f'{lack} (train_dataloader), so the student runs without its own loss, '
+                f'and {type(loss).__name__} is not given the {argument} that it needs.'
+            )
+            remedy = (
+                'Use a loss (or a scorer) that needs none, or a '
+                'train_dataloader.dataset that has labels.'
+            )
+            key = f'{OF_LOSSES}.{name}.{argument}'
+            raise ValueError(describe(key, dict(record), problem, remedy))
+    return {*absent}
+
+
+def _needs(loss: nn.Module, argument: str) -> bool:
+    """Return whether a loss, or its scorer, cannot do without an argument."""
+    if argument in getattr(getattr(loss, 'scorer', None), 'needs', ()):
+        return True
+    parameter = signature(loss.forward).parameters.get(argument)
+    return parameter is None or parameter.default is Parameter.empty
 
 
 def _is_recorded(distiller: ConfigurableDistiller, record: Mapping) -> bool:
