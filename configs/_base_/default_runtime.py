@@ -16,6 +16,12 @@ default_hooks = dict(
     finite=dict(type='FiniteLossHook', interval=100),
     # Refuse labels the head has no output for.
     labels=dict(type='LabelRangeHook'),
+    # Train images without labels from the teacher alone, if the model asks for it.
+    unlabelled=dict(type='UnlabelledHook'),
+    # Refuse teacher, data and checkpoints that name other classes.
+    class_names=dict(type='ClassNamesHook'),
+    # Refuse batches of one image that a part of the model cannot train on.
+    single_image=dict(type='SingleImageHook'),
     # bcd, scd, wcd, r, lambda ... of every distillation loss in the log.
     terms=dict(type='DistillTermsHook'),
     # For losses that change with the epoch, and those that know every image.

@@ -1,4 +1,5 @@
 from .bounded_history_hook import BoundedHistoryHook
+from .class_names_hook import ClassNamesHook
 from .deferred_info_hook import DeferredInfoHook
 from .distill_epoch_hook import DistillEpochHook
 from .distill_terms_hook import DistillTermsHook
@@ -7,12 +8,15 @@ from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .label_range_hook import LabelRangeHook
 from .sample_index_hook import SampleIndexHook
+from .single_image_hook import SingleImageHook
 from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
+from .unlabelled_hook import UnlabelledHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
     'BoundedHistoryHook',
+    'ClassNamesHook',
     'DeferredInfoHook',
     'DistillEpochHook',
     'DistillTermsHook',
@@ -22,7 +26,9 @@ __all__ = [
     'LabelRangeHook',
     'NonFiniteError',
     'SampleIndexHook',
+    'SingleImageHook',
     'StudentEMAHook',
     'StudentRuntimeHook',
+    'UnlabelledHook',
     'WholeCheckpointHook',
 ]

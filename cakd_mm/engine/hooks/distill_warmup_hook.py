@@ -9,6 +9,8 @@ from ...utils.errors import describe
 from ...utils.model import unwrap
 
 KEY = 'default_hooks.warmup'
+# The factor's name in the log.
+SCALAR = 'train/warmup'
 
 
 @HOOKS.register_module()
@@ -55,6 +57,9 @@ class DistillWarmupHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Set the factor of this epoch."""
+        model = unwrap(runner.model)
+        if getattr(model, 'distillation_stopped', False):
+            return
         factor = min((runner.epoch + 1) / self.epochs, 1.0)
-        unwrap(runner.model).distiller.warmup = factor
-        runner.message_hub.update_scalar('train/warmup', factor)
+        model.distiller.warmup = factor
+        runner.message_hub.update_scalar(SCALAR, factor)

@@ -14,7 +14,7 @@ from ...utils.extract import plain_config
 from ...utils.model import unwrap
 from ...utils.tools import PACKAGE, other_copy
 from ...version import __version__
-from ..hooks import WholeCheckpointHook
+from ..hooks import ClassNamesHook, WholeCheckpointHook
 from ..hooks.logged import logger_hook
 from .checks import check_own_arguments
 from .device import choose_threads
@@ -82,7 +82,8 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
             does not fit.
     """
     remedy = 'Give a checkpoint trained with this config.'
-    weights = model_weights(read_checkpoint(checkpoint, 'checkpoint', remedy))
+    content = read_checkpoint(checkpoint, 'checkpoint', remedy)
+    weights = model_weights(content)
     if 'architecture' in cfg.model:
         plain = plain_config(cfg)
         cfg.pop('data_preprocessor', None)
@@ -93,6 +94,9 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)
+    for hook in runner.hooks:
+        if isinstance(hook, ClassNamesHook):
+            hook.after_load_checkpoint(runner, content)
     hook = logger_hook(runner)
     if hook is not None and not is_main_process():
         # All ranks of mmengine's write the scores, into one file and at once.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmpretrain.models import ClsHead
+from mmpretrain.models import BaseClassifier, ClsHead
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS, TASK_UTILS
@@ -41,6 +41,7 @@ from .teacher import (
     made_by,
     naming_net,
 )
+from .unlabelled import check_teacher_mode, lacking, left_out, naming_labels
 from .widths import fill_widths
 
 TEACHER_PREFIX = 'teacher.'
@@ -95,6 +96,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     save_teacher: bool
     student_ckpt: str | None
     student_loss_weight: float
+    teacher_class_names: tuple[str, ...] | None
     teacher_file: str
     teacher_is_loaded: bool
     teacher_mode: str
@@ -179,6 +181,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # that was built.
         self.distiller_config = filled
         self.teacher_is_loaded = teacher_ckpt is not None
+        self.teacher_class_names = getattr(self.teacher, 'class_names', None)
         self.teacher_mode = teacher_mode
         self.teacher_runtime = None
         if teacher_runtime is not None:
@@ -228,7 +231,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
         Args:
             batch_inputs (Tensor): Preprocessed images, (N, C, H, W).
-            data_samples (list[DataSample], optional): Their annotations.
+            data_samples (list[DataSample], optional): Their annotations. A batch in
+                which not all images have a label is trained without labels if
+                ``calculate_student_loss`` is False.
 
         Returns:
             dict[str, Tensor]: ``student.*`` and ``distill.*``; entries whose
@@ -236,24 +241,32 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """
         self.converted_norms.follow()
         distiller = self.distiller
+        is_classifier = isinstance(self.student, BaseClassifier)
+        lack = lacking(data_samples) if is_classifier else ''
+        check_teacher_mode(self.teacher_mode, lack)
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
             self._run_teacher(batch_inputs, data_samples)
         if isinstance(data_samples, LabelBatch) and _concatenates(self.student):
             data_samples = data_samples.as_single()
+        # A classifier without labels gives its scores as it does in its loss.
+        alone = bool(lack) and not self.calculate_student_loss
         distiller.set_deliveries_override(True)
         with (
             distiller.student_recorders,
             distiller.deliveries,
             torch.set_grad_enabled(self.student_trainable and torch.is_grad_enabled()),
+            naming_labels('' if alone else lack),
             naming_net(self.student, 'model.architecture'),
         ):
-            losses = self.student(batch_inputs, data_samples, mode='loss')
+            mode = 'tensor' if alone else 'loss'
+            losses = self.student(batch_inputs, data_samples, mode=mode)
         losses = self._weighted(losses) if self.calculate_student_loss else {}
+        distiller.left_out = left_out(distiller, lack) if alone else set()
         if not self.distillation_stopped:
             run = partial(self._run_teacher, batch_inputs, data_samples)
             self.first_step.check_compiled(False, self.teacher, run)
-            run = partial(self.student, batch_inputs, data_samples, mode='loss')
+            run = partial(self.student, batch_inputs, data_samples, mode=mode)
             self.first_step.check_compiled(True, self.student, run)
             distilled = distiller.compute_distill_losses()
             if self.training and self.student_trainable and torch.is_grad_enabled():

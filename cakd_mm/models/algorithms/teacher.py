@@ -25,6 +25,7 @@ from ...utils.checkpoint import (
     require_file,
     spell_out,
 )
+from ...utils.class_names import names_in_checkpoint
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.tools import as_typed_here
@@ -72,6 +73,7 @@ def build_teacher(
         return teacher
     content = read_checkpoint(checkpoint, key, remedy)
     load_strictly(teacher, model_weights(content), key, checkpoint, remedy_of_net)
+    teacher.class_names = names_in_checkpoint(content)
     print_log(_introduce(teacher, checkpoint, content), 'current')
     return teacher
 

@@ -63,6 +63,8 @@ class StrictDistiller(ConfigurableDistiller):
         warmup (float): Factor of all distillation losses, set by
             :class:`DistillWarmupHook`.
         probing (bool): Whether this step may spend time on what is only logged.
+        left_out (set[tuple[str, str]]): Losses and their optional arguments that are
+            not recorded in this step, because its images have no labels.
 
     Raises:
         ValueError: naming the config key, its value and what to write instead.
@@ -108,6 +110,7 @@ class StrictDistiller(ConfigurableDistiller):
             self.balancer.check_names(self.distill_losses.keys())
         self.warmup = 1.0
         self.probing = False
+        self.left_out: set[tuple[str, str]] = set()
         self._answering: dict[nn.Module, DistillLoss] = {}
 
     @classmethod
@@ -184,6 +187,8 @@ class StrictDistiller(ConfigurableDistiller):
         key = f'{HEAD}.loss_forward_mappings.{name}'
         inputs: dict[str, Any] = {}
         for argument, record in mapping.items():
+            if (name, argument) in self.left_out:
+                continue
             place = f'{key}.{argument}'
             named = partial(places_of, record, place)
             with naming_use('The recorder', place, record, named):

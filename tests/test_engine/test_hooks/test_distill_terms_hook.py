@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ from tiny import digits_config, distill_config, save_teacher
 from torch import nn
 
 from cakd_mm.engine.hooks import DistillTermsHook
+from cakd_mm.visualization.history import read_history
+from cakd_mm.visualization.terms import draw_terms
 
 NETWORK = 'cakd/ablations/digits/digits_logit-single_network.py'
 FEATURE = 'cakd/ablations/digits/digits_single_network.py'
@@ -291,3 +294,90 @@ def test_other_models_train_with_the_hook_and_log_no_terms(tmp_path, make_runner
     assert len(entries) == 4
     assert all(entry[loss] > 0 for entry in entries)
     assert not [name for entry in entries for name in entry if '/' in name]
+
+
+# A distillation that stops
+
+STOP = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]
+WARM_UP = dict(type='DistillWarmupHook', epochs=4)
+
+
+def is_distilled(entry):
+    """Return the names of what distillation logs."""
+    own = [f'{term.partition("/")[0]}/' for term in NAMES]
+    return [name for name in entry if name.startswith(('distill.', *own))]
+
+
+@pytest.mark.parametrize('mode', ['immediate', 'deferred'])
+def test_a_stopped_distillation_is_not_logged_any_more(start, mode):
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    runner = start(
+        logger=dict(interval=2),
+        custom_hooks=STOP,
+        visualizer__vis_backends=backends,
+        default_hooks__warmup=WARM_UP,
+        default_hooks__runtime_info__mode=mode,
+    )
+    runner.train()
+    before, after = log_of(runner)[:2], log_of(runner)[2:]
+    assert [entry['iter'] for entry in before + after] == [2, 4, 7, 9]
+    for entry in before:
+        assert {'distill.loss_cakd', 'distill.loss_feature'} < {*is_distilled(entry)}
+        assert entry['warmup'] == 0.25
+        assert is_distilled(entry)
+    for entry in after:
+        assert is_distilled(entry) == []
+        assert 'warmup' not in entry
+        # Both are means over the steps since the stop.
+        assert entry['loss'] == entry['student.loss'] > 0
+    [file] = Path(runner.work_dir).rglob('events.out.*')
+    events = EventAccumulator(str(file))
+    events.Reload()
+    steps = {
+        tag: [event.step for event in events.Scalars(tag)]
+        for tag in events.Tags()['scalars']
+    }
+    assert steps['loss'] == [2, 4, 7, 9]
+    for tag in [*is_distilled(steps), 'warmup']:
+        assert steps[tag] == [2, 4], tag
+    history, cfg = read_history(Path(runner.work_dir))
+    assert history.curve('cakd/bcd')[0] == [2 / STEPS, 4 / STEPS]
+    figure = draw_terms(history, cfg, cfg.model.distiller.distill_losses)
+    assert len(figure.axes) > 5
+
+
+def scalars(runner):
+    """Return the log by step, without times."""
+    return {
+        entry['iter']: {k: v for k, v in entry.items() if 'time' not in k}
+        for entry in log_of(runner)
+    }
+
+
+def test_a_resumed_run_logs_what_the_whole_one_logs(start):
+    """It goes on at the stop, or after it."""
+    options = dict(logger=dict(interval=1), custom_hooks=STOP, train_cfg__max_epochs=3)
+    whole = start(**options)
+    whole.train()
+    expected = scalars(whole)
+    for epoch in (1, 2):
+        for log in Path(whole.work_dir).glob('*/vis_data'):
+            shutil.rmtree(log)
+        checkpoint = str(Path(whole.work_dir) / f'epoch_{epoch}.pth')
+        resumed = start(**options, resume=True, load_from=checkpoint)
+        resumed.train()
+        later = {k: v for k, v in expected.items() if k > epoch * STEPS}
+        assert scalars(resumed) == later
+        assert not any(map(is_distilled, later.values()))
+
+
+def test_a_student_without_a_loss_after_the_stop_is_refused(start):
+    runner = start(custom_hooks=STOP, model__calculate_student_loss=False)
+    match = (
+        '`model.calculate_student_loss` = False: StopDistillHook.stop_epoch=1 ends the '
+        'distillation'
+    )
+    with pytest.raises(ValueError, match=match):
+        runner.train()
+    late = [dict(STOP[0], stop_epoch=2)]  # after the last epoch
+    start(custom_hooks=late, model__calculate_student_loss=False).train()

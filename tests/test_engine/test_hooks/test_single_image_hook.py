@@ -1,0 +1,204 @@
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DATA_SAMPLERS
+from ranks import two_ranks
+from tiny import digits_config, save_teacher
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
+
+from cakd_mm.engine.hooks import SingleImageHook, single_image_hook
+
+REVIEWKD = 'reviewkd/reviewkd_r20_r8_digits.py'
+KD = 'kd/kd_r20_r8_digits.py'
+ALONE = 'vanilla/resnet8_digits.py'
+FUSION = r'model.distiller.connectors.fusion.levels.3.reduce.1 \(BatchNorm2d\)'
+NECK = dict(
+    type='LinearNeck',
+    in_channels=64,
+    out_channels=64,
+    gap_dim=2,
+    norm_cfg=dict(type='BN1d'),
+)
+
+
+@DATA_SAMPLERS.register_module()
+class UnevenBatches(BatchSampler):
+    """Puts the first image into a batch of its own."""
+
+    def __iter__(self):
+        first, *others = self.sampler
+        yield [first]
+        yield others
+
+    def __len__(self):
+        return 2
+
+
+@pytest.fixture
+def start(tmp_path, make_runner):
+    """Build a run of one epoch in batches of 32."""
+
+    def build(name=REVIEWKD, images=65, hook=True, **options):
+        cfg = digits_config(name, images=images, epochs=1, **options)
+        if 'teacher' in cfg.model:
+            cfg.model.teacher_ckpt = str(save_teacher(tmp_path / 'teacher.pth'))
+        if not hook:
+            del cfg.default_hooks.single_image
+        return make_runner(cfg)
+
+    return build
+
+
+@pytest.mark.parametrize('resident', [False, True])
+def test_one_image_that_is_left_over_is_refused(start, resident):
+    runner = start(train_cfg__resident=resident)
+    match = (
+        rf'`train_dataloader.drop_last` = False: Of 65 images one is left over .* and '
+        rf'{FUSION} cannot train on it, .* train_dataloader.drop_last=True, or another '
+        'train_dataloader.batch_size'
+    )
+    with pytest.raises(ValueError, match=match):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_a_net_of_ones_own_without_a_teacher_is_looked_at_too(start):
+    runner = start(ALONE, model__neck=NECK)
+    with pytest.raises(ValueError, match=r'model.neck.norm \(BatchNorm1d\) cannot'):
+        runner.train()
+
+
+def test_the_neck_of_a_student_is_looked_at(start):
+    runner = start(KD, model__architecture__neck=NECK)
+    with pytest.raises(ValueError, match=r'model.architecture.neck.norm \(BatchNorm1d'):
+        runner.train()
+
+
+def test_batches_that_are_all_of_one_image_are_refused(start):
+    match = '`train_dataloader.batch_size` = 1: Each batch is one image, .*size=2 or'
+    with pytest.raises(ValueError, match=match):
+        start(images=2, train_dataloader__batch_size=1).train()
+
+
+def test_batches_of_a_batch_sampler_are_looked_at(start):
+    batches = dict(type=BatchSampler, drop_last=False)
+    match = '`train_dataloader.batch_sampler.drop_last` = False: Of 65 images'
+    with pytest.raises(ValueError, match=match):
+        start(train_dataloader__batch_sampler=batches).train()
+    batches = dict(type='UnevenBatches', drop_last=True)
+    with pytest.raises(ValueError, match='Of 64 images one is left over'):
+        start(images=64, train_dataloader__batch_sampler=batches).train()
+
+
+TRAINED = {
+    'a whole last batch': dict(images=64),
+    'two left over': dict(images=66),
+    'dropped': dict(train_dataloader__drop_last=True),
+    'never reached': dict(steps=2),
+    'endless': dict(steps=4, train_dataloader__sampler__type='InfiniteSampler'),
+}
+
+
+@pytest.mark.parametrize('options', TRAINED.values(), ids=TRAINED)
+def test_what_has_no_batch_of_one_is_not_tried(start, monkeypatch, options):
+    monkeypatch.setattr(single_image_hook, '_part_that_needs_more', None)
+    steps = options.get('steps')
+    runner = start(**{k: v for k, v in options.items() if k != 'steps'})
+    if steps is not None:
+        runner = by_iterations(runner, steps)
+    runner.train()
+    assert runner.iter == (steps or len(runner.train_dataloader))
+
+
+def by_iterations(runner, steps):
+    """Return a runner that counts steps instead of epochs."""
+    cfg = runner.cfg
+    cfg.train_cfg = dict(by_epoch=False, max_iters=steps, val_interval=100)
+    cfg.default_hooks.checkpoint.by_epoch = False
+    cfg.default_hooks.pop('warmup')
+    cfg.param_scheduler, cfg.experiment_name = None, f'{cfg.experiment_name}-steps'
+    cfg.log_processor = dict(by_epoch=False)
+    return type(runner).from_cfg(cfg)
+
+
+def test_an_iteration_that_reaches_the_batch_of_one_is_refused(start):
+    with pytest.raises(ValueError, match='Of 65 images one is left over'):
+        by_iterations(start(), 3).train()
+
+
+def states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+
+
+def test_a_net_that_trains_on_one_image_goes_on_unchanged(start, monkeypatch):
+    """Its maps have several pixels, over which a layer normalises one image."""
+
+    def result(**options):
+        runner = start(KD, **options)
+        runner.train()
+        return runner.model.state_dict()
+
+    tried = []
+    part = single_image_hook._part_that_needs_more
+
+    def watched(model, loader):
+        before = states()
+        weights = {k: v.clone() for k, v in model.state_dict().items()}
+        tried.append(part(model, loader))
+        after = states()
+        assert before[:2] == after[:2]
+        assert torch.equal(before[2], after[2])
+        assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+    monkeypatch.setattr(single_image_hook, '_part_that_needs_more', watched)
+    # mmengine's own loop seeds nothing anew, so a draw of the trial would show.
+    loop = dict(train_cfg__type='EpochBasedTrainLoop')
+    with_hook = result(**loop)
+    without = result(hook=False, **loop)
+    assert tried == [None]
+    assert all(torch.equal(value, without[name]) for name, value in with_hook.items())
+
+
+def test_a_model_with_another_error_is_left_to_training(start):
+    def broken(*_, **__):
+        raise RuntimeError('its own')
+
+    runner = start(KD)
+    runner.model.student.head.forward = broken
+    with pytest.raises(ValueError, match='its own'):
+        runner.train()
+
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(2)
+
+    def data_preprocessor(self, data, training):
+        return dict(inputs=torch.stack(data))
+
+    def _run_forward(self, data, mode):
+        return self.bn(data['inputs'])
+
+
+def test_two_ranks_refuse_together(tmp_path):
+    """One rank alone has a batch of one image."""
+
+    def work(rank):
+        images = list(torch.randn(5 - rank, 2))
+        loader = DataLoader(images, batch_size=4, collate_fn=list)
+        runner = SimpleNamespace(
+            model=Pooled(), train_dataloader=loader, max_iters=2, iter=0, cfg={}
+        )
+        try:
+            SingleImageHook().before_train(runner)
+        except ValueError as error:
+            return str(error)
+
+    first, second = two_ranks(work, tmp_path)
+    assert first == second
+    assert 'Of 5 images one is left over' in first
