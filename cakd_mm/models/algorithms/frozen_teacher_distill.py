@@ -25,6 +25,7 @@ from ...utils.checkpoint import (
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ..checks import LARGEST_SETTING, LEAST_SETTING
+from ..distillers.head_trial import trying_heads
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .teacher import (
     build_net,
@@ -184,6 +185,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.teacher_sha256 = fingerprint(self.teacher.state_dict())
         self.teacher_file = str(teacher_ckpt or 'a random teacher')
         self.teacher.eval()
+        self._heads_are_tried = False
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
 
@@ -207,6 +209,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def forward(
+        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> Any:
+        """Compute as ``BaseAlgorithm`` does; the first losses try the heads out."""
+        if mode != 'loss' or not self.training or self._heads_are_tried:
+            return super().forward(inputs, data_samples, mode)
+        with trying_heads(self.distiller, self.student, self.teacher):
+            losses = super().forward(inputs, data_samples, mode)
+        self._heads_are_tried = True
+        return losses
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None

@@ -83,7 +83,7 @@ WITHOUT_DATASET = of_cases(lambda case: not case.kind.needs_dataset)
 # that has no gradient.
 GRADIENTS = of_cases(lambda case: not case.settings.get('instance_wise'))
 # Those that are not 0 for equal nets: they are no divergences.
-NEVER_ZERO = ('CRDBankLoss', 'NKDLoss')
+NEVER_ZERO = ('CRDBankLoss', 'HardLabelLoss', 'NKDLoss')
 # Those that square what they are fed, or whose parameters see it, do not survive the
 # largest numbers.
 BOUNDED = (
