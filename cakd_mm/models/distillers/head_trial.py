@@ -311,10 +311,7 @@ def _copy(module: Any) -> Any:
 
 @contextmanager
 def _repeatable(data: Any) -> Iterator[None]:
-    """Compute on data without autocast, with the same random numbers each time.
-
-    Those of the run are left alone.
-    """
+    """Compute on data without autocast, and draw the run's next numbers each time."""
     devices: list[torch.device] = []
     apply_to(data, _is_float, lambda x: devices.append(x.device))
     device = devices[0] if devices else torch.device('cpu')
@@ -322,7 +319,6 @@ def _repeatable(data: Any) -> Iterator[None]:
         torch.random.fork_rng([device] if device.type == 'cuda' else []),
         torch.autocast(device.type, enabled=False),
     ):
-        torch.manual_seed(0)
         yield
 
 

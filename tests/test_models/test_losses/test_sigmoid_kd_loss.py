@@ -63,6 +63,22 @@ def test_it_sees_a_shift_that_a_softmax_does_not(logits):
     assert (shifted.grad > 0).all()  # all of them have to come down
 
 
+def test_gradcheck(logits):
+    student, teacher = logits
+    assert torch.autograd.gradcheck(
+        lambda s: binary_kl(s, teacher, 1.7), student.requires_grad_()
+    )
+
+
+def test_sure_classes_are_as_exact_as_those_that_are_surely_absent():
+    teacher = torch.tensor([[-10.0, 10.0]])
+    student = teacher + torch.tensor([[0.25, -0.25]])
+    want = slow(-9.75, -10.0, 1.0)
+    assert binary_kl(student, teacher)[0].tolist() == pytest.approx(
+        [want] * 2, rel=1e-4
+    )
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('size', [1.0, 30.0, 1e4, 1e12])
 def test_small_divergences_are_not_lost(size, dtype):
