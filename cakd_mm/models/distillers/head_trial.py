@@ -220,7 +220,7 @@ def _run(
     net, head = nn.Module(), _copy(head)
     net.add_module('head', head)
     fresh = {record.recorder: recorders[record.recorder] for record in records}
-    fresh = {name: copy.copy(recorder) for name, recorder in fresh.items()}
+    fresh = {name: _like(recorder) for name, recorder in fresh.items()}
     for recorder in fresh.values():
         recorder.prepare_from_model(net)
     # A shift would be lost in the rounding of half precision.
@@ -248,6 +248,18 @@ def _run(
     values = [value for name, value in losses.items() if 'loss' in name]
     total = sum((x.sum() for x in values if isinstance(x, Tensor)), torch.zeros(()))
     return total, found
+
+
+def _like(recorder: Any) -> Any:
+    """Return a recorder of the same source whose records are its own.
+
+    A method that was set on the recorder itself is left out, because it is bound to it.
+    """
+    made = copy.copy(recorder)
+    for name, value in list(vars(made).items()):
+        if callable(value) and hasattr(type(made), name):
+            delattr(made, name)
+    return made
 
 
 def _compared(distiller: ConfigurableDistiller, of_student: bool) -> list[Record]:
