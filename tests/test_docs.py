@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain import get_model
 from mmrazor.registry import MODELS
 from pages import ROOT, blocks, losses_of, train_page
 from tiny import CONFIGS
@@ -13,8 +14,9 @@ PAGE = 'docs/new_pair_and_method.md'
 PAIR, COMBINATION, METHOD = blocks(PAGE)
 (FAST,) = blocks('docs/speed.md')
 (RESIDENT,) = blocks('docs/data.md')
+_, DEIT = blocks('docs/heads.md')
 # Pages whose blocks are trained here or in a test of their own.
-COVERED = {PAGE, 'docs/speed.md', 'docs/data.md', 'docs/own_data.md'}
+COVERED = {PAGE, 'docs/speed.md', 'docs/data.md', 'docs/own_data.md', 'docs/heads.md'}
 
 
 def test_every_page_with_a_config_is_trained():
@@ -73,6 +75,18 @@ model = dict(distiller=_base_.distiller, teacher_ckpt='x.pth')
     losses = MODELS.build(model).distiller.distill_losses
     assert len(losses) == 2
     assert f'loss_{logit}' in losses
+
+
+def test_a_student_with_a_distillation_token(tmp_path):
+    """It is a plain net of mmpretrain afterwards, which has learned from both."""
+    runner = train_page(DEIT, tmp_path, size=16)
+    assert set(losses_of(runner)) == {'student.loss', 'distill.loss_deit'}
+    plain = Config.fromfile(tmp_path / 'run' / 'student.py')
+    assert plain.model.head.type == 'DeiTClsHead'
+    loaded = get_model(plain, pretrained=str(tmp_path / 'run' / 'student.pth')).eval()
+    images = torch.randn(2, 3, 16, 16)
+    mean = runner.model.student.eval()(images, mode='tensor')
+    assert torch.equal(loaded(images, mode='tensor'), mean)
 
 
 def test_a_method(tmp_path):

@@ -56,6 +56,19 @@ def refuse_several_labels(rows: Tensor, key: str) -> None:
         )
 
 
+def refuse_unlabelled_rows(rows: Tensor, key: str) -> None:
+    """Raise ValueError if a row of label scores, (N, K), marks no class.
+
+    ``key`` is the setting that allows such rows.
+    """
+    if rows.device.type == 'cpu' and (rows <= 0).all(1).any():
+        raise ValueError(
+            'gt_labels has rows that mark no class, which are not of class 0: give '
+            f'every image one label, set {key}=True, or take a loss without labels, '
+            'such as SigmoidKDLoss.'
+        )
+
+
 def check_tau(tau: float) -> None:
     """Raise TypeError or ValueError unless ``tau`` is a number from 1e-6 to 1e6."""
     if not is_number(tau):
@@ -130,8 +143,8 @@ def class_indices(
 
     Raises:
         TypeError: class indices are no integers.
-        ValueError: shapes do not fit, or a row marks several classes with 1. Indices
-            out of range are left to :func:`check_classes`.
+        ValueError: shapes do not fit, or a row marks several classes with 1, or none
+            at all. Indices out of range are left to :func:`check_classes`.
     """
     in_rows = gt_labels.dim() == 2
     if gt_labels.shape != (preds.shape if in_rows else preds.shape[:1]):
@@ -148,6 +161,7 @@ def class_indices(
     if in_rows:
         rows = gt_labels.to(torch.float32)  # because argmax takes no bool
         refuse_several_labels(rows, several)
+        refuse_unlabelled_rows(rows, several)
         return rows.argmax(1)
     if gt_labels.is_floating_point() or gt_labels.dtype == torch.bool:
         raise TypeError(

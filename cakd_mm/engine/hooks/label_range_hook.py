@@ -7,6 +7,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ...datasets.label_batch import LabelBatch
+from ...models.losses.base import losses_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -19,11 +20,21 @@ class LabelRangeHook(Hook):
     wrong loss. Therefore the labels are checked before the batch is moved, in
     training, validation and test. Put it into ``default_hooks``.
 
+    Nor may an image have several labels, or an empty list of them, where a loss of the
+    distillation takes one class per image (``one_class`` of :class:`DistillLoss`).
+
     Raises:
-        ValueError: naming the label, its place and the number of classes.
+        ValueError: naming the label, its place and the number of classes, or the loss.
     """
 
     priority = 'VERY_HIGH'
+    # The class of a loss that takes one class per image; None if there is none.
+    _of_one_class: str | None = None
+
+    def before_train(self, runner) -> None:
+        """Look for losses that take one class per image."""
+        names = (x.class_name for x in losses_of(runner.model) if x.one_class)
+        self._of_one_class = next(names, None)
 
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train') -> None:
         model = unwrap(runner.model)
@@ -32,6 +43,8 @@ class LabelRangeHook(Hook):
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else ()
         if num_classes is None or not isinstance(samples, (list, tuple, LabelBatch)):
             return
+        if mode == 'train' and self._of_one_class is not None:
+            _check_single(samples, self._of_one_class)
         if isinstance(samples, LabelBatch):
             flat = samples.gt_label
         else:
@@ -46,17 +59,39 @@ class LabelRangeHook(Hook):
                 for i, sample in enumerate(samples)
                 if wrong in _labels(sample)
             )
-            where = sample.get('img_path', f'sample {index} of the batch')
-            problem = (
-                f'{where} has it, but the head scores {num_classes} classes (labels 0 '
-                f'to {num_classes - 1}).'
-            )
+            problem = f'{_place(sample, index)} has it, but the head scores '
+            problem += f'{num_classes} classes (labels 0 to {num_classes - 1}).'
             remedy = (
                 'Set head.num_classes (of teacher and student) to the number of '
                 'classes, or correct the annotation.'
             )
             key = f'{mode}_dataloader.dataset'
             raise ValueError(describe(key, f'label {wrong}', problem, remedy))
+
+
+def _check_single(samples, loss: str) -> None:
+    """Raise ValueError if a sample has several labels, or an empty list of them.
+
+    Those of a ``LabelBatch`` have one each. A sample without the field is unlabelled,
+    and other checks say so.
+    """
+    if isinstance(samples, LabelBatch):
+        return
+    for index, sample in enumerate(samples):
+        labels = sample.get('gt_label') if isinstance(sample, BaseDataElement) else None
+        if isinstance(labels, Tensor) and labels.numel() != 1:
+            problem = f'{_place(sample, index)} has {labels.numel()} labels, and '
+            problem += f'{loss} takes one class per image.'
+            remedy = 'Write multi_label=True if the loss has it, take one that needs '
+            remedy += 'no labels (SigmoidKDLoss), or correct the annotation.'
+            value = f'labels {labels.tolist()}'
+            raise ValueError(
+                describe('train_dataloader.dataset', value, problem, remedy)
+            )
+
+
+def _place(sample, index: int) -> str:
+    return sample.get('img_path', f'sample {index} of the batch')
 
 
 def _labels(sample) -> Tensor:

@@ -30,6 +30,7 @@ from ...utils.net_config import net_config
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
 from ..distillers.first_step import FirstStep
+from ..distillers.head_trial import trying_heads
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .converted_norms import ConvertedNorms
 from .teacher import (
@@ -200,6 +201,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.first_step = FirstStep(self.distiller)
         self.converted_norms = ConvertedNorms(self)
         self.teacher.eval()
+        self._heads_are_tried = False
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
 
@@ -223,6 +225,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def forward(
+        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> Any:
+        """Compute as ``BaseAlgorithm`` does; the first losses try the heads out."""
+        if mode != 'loss' or not self.training or self._heads_are_tried:
+            return super().forward(inputs, data_samples, mode)
+        with trying_heads(self.distiller, self.student, self.teacher):
+            losses = super().forward(inputs, data_samples, mode)
+        self._heads_are_tried = True
+        return losses
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None

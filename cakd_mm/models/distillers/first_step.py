@@ -74,8 +74,8 @@ class FirstStep:
         Raises:
             ValueError: nothing was recorded, or a later layer has overwritten it.
         """
-        for loss, mapping in self.distiller.loss_forward_mappings.items():
-            for argument, record in mapping.items():
+        for loss in self.distiller.loss_forward_mappings:
+            for argument, record in self._mapping_of(loss).items():
                 if record['from_student'] != from_student:
                     continue
                 key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
@@ -146,10 +146,16 @@ class FirstStep:
                 print_log(text, 'current', logging.WARNING)
             self._unproven.discard(name)
 
+    def _mapping_of(self, loss: str) -> dict[str, dict]:
+        """Return what feeds a loss in this step."""
+        left_out = getattr(self.distiller, 'left_out', ())
+        mapping = self.distiller.loss_forward_mappings[loss]
+        return {name: x for name, x in mapping.items() if (loss, name) not in left_out}
+
     def _fed_by_student(self, loss: str) -> list[Fed]:
         """Return what a loss gets from each recorder of the student."""
         fed = []
-        for argument, record in self.distiller.loss_forward_mappings[loss].items():
+        for argument, record in self._mapping_of(loss).items():
             if not record['from_student']:
                 continue
             record = without_connector(record)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ...utils.building import (
 )
 from ...utils.errors import describe, nearest
 from ..losses.base import DistillLoss, as_distill_loss, in_float32
+from ..recorders.head_recorder import HeadRecorder, is_head
 from ..recorders.watched import watch
 from .distiller_config import (
     GROUPS,
@@ -269,12 +271,14 @@ class StrictDistiller(ConfigurableDistiller):
     def prepare_from_student(self, model: BaseModel) -> None:
         """Hook the student's recorders up, after checking that their modules exist."""
         self._check_sources('student_recorders', model)
+        self._record_without_labels('student_recorders', model)
         super().prepare_from_student(model)
         self._watch('student_recorders', model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Hook the teacher's recorders up, after checking that their modules exist."""
         self._check_sources('teacher_recorders', model)
+        self._record_without_labels('teacher_recorders', model)
         super().prepare_from_teacher(model)
         self._watch('teacher_recorders', model)
 
@@ -353,6 +357,15 @@ class StrictDistiller(ConfigurableDistiller):
                 remedy = f'Like it: {nearest(source, known)}.'
                 raise ValueError(describe(key, source, problem, remedy))
 
+    def _record_without_labels(self, side: str, model: nn.Module) -> None:
+        """Let the scores of heads be recorded as they are without labels."""
+        recorders = getattr(self, side).recorders
+        for name, recorder in recorders.items():
+            if type(recorder) is not ModuleOutputsRecorder:
+                continue
+            if is_head(model.get_submodule(recorder.source)):
+                recorders[name] = HeadRecorder(recorder.source)
+                recorders[name].key = f'{HEAD}.{side}.{name}.source'
 
 def _built(cfg: Mapping, group: str, name: str) -> Any:
     """Return the recorder or delivery of a config."""

@@ -6,9 +6,11 @@ from .ctkd_loss import CTKDLoss
 from .dkd_loss import DecoupledKDLoss
 from .feature_kl_loss import FeatureKLLoss
 from .feature_squared_loss import FeatureSquaredLoss
+from .hard_label_loss import HardLabelLoss
 from .hcl_loss import HCLLoss
 from .nkd_loss import NKDLoss
 from .ofd_loss import OFDFeatureLoss
+from .sigmoid_kd_loss import SigmoidKDLoss
 
 __all__ = [
     'CAKDFeatureLoss',
@@ -20,6 +22,8 @@ __all__ = [
     'FeatureKLLoss',
     'FeatureSquaredLoss',
     'HCLLoss',
+    'HardLabelLoss',
     'NKDLoss',
     'OFDFeatureLoss',
+    'SigmoidKDLoss',
 ]

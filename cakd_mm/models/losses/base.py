@@ -85,6 +85,14 @@ class DistillLoss(nn.Module):
         """The name of the class of the loss, for messages."""
         return type(self).__name__
 
+    @property
+    def one_class(self) -> bool:
+        """Whether an image with several labels, or with none, has to be refused.
+
+        Then ``gt_labels`` are read as one class per image. Defaults to False.
+        """
+        return False
+
     @classmethod
     def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
         """Return which arguments of a config the nets determine.
@@ -184,6 +192,11 @@ class ForeignLoss(DistillLoss):
     def class_name(self) -> str:
         """The name of the class of the module."""
         return type(self._module[0]).__name__
+
+    @property
+    def one_class(self) -> bool:
+        """The module's ``one_class``."""
+        return bool(self._of_module('one_class'))
 
     @property
     def terms(self) -> dict[str, Tensor]:

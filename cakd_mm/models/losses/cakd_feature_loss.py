@@ -142,6 +142,11 @@ class CAKDFeatureLoss(FeatureLoss):
         return f'strong = {share:g} % of the {what}, ranked by {by}'
 
     @property
+    def one_class(self) -> bool:
+        """That of the scorer."""
+        return self.scorer.one_class
+
+    @property
     def auxiliary(self) -> Tensor | None:
         """The loss of this step that trains the scorer."""
         return self.scorer.auxiliary

@@ -35,7 +35,8 @@ class CAKDLogitLoss(DistillLoss):
             effect unless ``multi_label``. Defaults to 1.0.
         gamma (float): Weight of WCD, within the other classes. Defaults to 8.0.
         multi_label (bool): Whether labels are rows that mark any number of
-            classes. Defaults to False.
+            classes. Without any, there is no strong cluster: BCD and SCD are 0, and
+            WCD compares all classes. Defaults to False.
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
         soft_labels (str): What to do with rows of label scores (mixup, CutMix)
             unless ``multi_label``: ``'argmax'`` takes the class of the highest
@@ -115,6 +116,11 @@ class CAKDLogitLoss(DistillLoss):
                 preds_S, preds_T, labels, self.tau, alpha, gamma, self._function
             )
         return loss
+
+    @property
+    def one_class(self) -> bool:
+        """True unless ``multi_label``."""
+        return not self.multi_label
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ class DecoupledKDLoss(DistillLoss):
         ValueError: a number is out of range.
     """
 
+    one_class = True
     term_labels = {
         'tckd': (TermAxis.DIVERGENCE, 'TCKD: of the label from all other classes'),
         'nckd': (TermAxis.DIVERGENCE, 'NCKD: among the other classes'),

@@ -34,6 +34,7 @@ class NKDLoss(DistillLoss):
         ValueError: a number is out of range.
     """
 
+    one_class = True
     term_labels = {
         'target': (
             TermAxis.CROSS_ENTROPY,

@@ -1,3 +1,4 @@
+from .head_recorder import HeadRecorder
 from .tap_recorder import TapParameterRecorder, TapRecorder
 
-__all__ = ['TapParameterRecorder', 'TapRecorder']
+__all__ = ['HeadRecorder', 'TapParameterRecorder', 'TapRecorder']

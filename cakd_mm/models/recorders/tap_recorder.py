@@ -42,6 +42,8 @@ class TapRecorder(ModuleOutputsRecorder):
         point = find_point(model, self.source, self.key)
         module = model.get_submodule(point.module)
         watch(self, model, self.key)
+        if point.prepare is not None:
+            point.prepare(model)
         if not point.takes_input:
             module.register_forward_hook(self.forward_hook)
             return

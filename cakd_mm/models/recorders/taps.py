@@ -1,8 +1,11 @@
 """Where the features that distillation compares are: one set of names for all nets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from warnings import filterwarnings
 
+from mmpretrain.models import DeiTClsHead
 from mmpretrain.models.backbones import MobileNetV2, ResNet
 from torch import nn
 
@@ -18,11 +21,14 @@ class Point:
         takes_input (bool): Whether the place is the input of the module's last call in
             a forward, instead of its output. Defaults to False.
         channels (int, optional): Width of what is there. Defaults to None (unknown).
+        prepare (Callable, optional): What has to be done to the net before it is taught
+            there. Defaults to None.
     """
 
     module: str
     takes_input: bool = False
     channels: int | None = None
+    prepare: Callable[[nn.Module], None] | None = None
 
 
 def points_of(model: nn.Module) -> dict[str, Point]:
@@ -32,7 +38,9 @@ def points_of(model: nn.Module) -> dict[str, Point]:
     the map before that activation, ``stage1_norm`` the normalisation layer that makes
     ``stage1_pre``, and ``pooled`` is what the classifier's head gets. The nets written
     here and mmpretrain's ResNets and MobileNetV2 have all of them, other nets have
-    ``pooled`` alone.
+    ``pooled`` alone. DeiT's head has ``class_logits`` and ``token_logits`` of its two
+    classifiers, and what they get, ``class_token`` and ``distillation_token``; see
+    :func:`teach_token_apart`.
     """
     backbone: Any = getattr(model, 'backbone', None)
     points: dict[str, Point] = {}
@@ -53,6 +61,8 @@ def points_of(model: nn.Module) -> dict[str, Point]:
     if getattr(model, 'neck', None) is not None:
         width = getattr(getattr(model, 'head', None), 'in_channels', None)
         points['pooled'] = Point('neck', channels=width)
+    if isinstance(getattr(model, 'head', None), DeiTClsHead):
+        points |= _deit(model.head)
     return points
 
 
@@ -92,6 +102,40 @@ def _resnet(backbone: ResNet) -> dict[str, Point]:
         points[f'stage{index}_pre'] = Point(f'{last}.relu', True, width)
         points[f'stage{index}_norm'] = Point(f'{last}.{norm}')
     return points
+
+
+def _deit(head: DeiTClsHead) -> dict[str, Point]:
+    """Return the places of a head that scores a class and a distillation token."""
+    names, width = ('head.layers.head', 'head.layers.head_dist'), head.num_classes
+    inputs = head.layers.head.in_features
+    return dict(
+        class_logits=Point(names[0], channels=width),
+        class_token=Point(names[0], True, inputs),
+        token_logits=Point(names[1], channels=width, prepare=teach_token_apart),
+        distillation_token=Point(names[1], True, inputs, teach_token_apart),
+    )
+
+
+def teach_token_apart(model: nn.Module) -> None:
+    """Let the labels of a student of DeiT teach its class token alone.
+
+    In training mode its head then gives the scores of the class token, and in eval mode
+    the mean of both, as mmpretrain's always does: it cannot train the distilled DeiT.
+
+    Args:
+        model (nn.Module): A classifier with a ``DeiTClsHead``.
+    """
+    head: Any = model.head
+    if _class_scores not in head._forward_hooks.values():
+        head.register_forward_hook(_class_scores)
+        filterwarnings('ignore', 'MMPretrain cannot train the distilled')
+
+
+def _class_scores(head: Any, inputs: tuple, output: Any) -> Any:
+    if not head.training:
+        return output
+    class_token, _ = head.pre_logits(*inputs)
+    return head.layers.head(class_token)
 
 
 def _mobilenet(backbone: MobileNetV2) -> dict[str, Point]:

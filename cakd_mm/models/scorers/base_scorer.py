@@ -19,6 +19,8 @@ class BaseScorer(nn.Module):
             (granularity ``'spatial'`` and ``'flat'``). Defaults to True.
         needs (tuple[str, ...]): Which optional arguments it needs, ``'gt_labels'``
             or ``'head_weight'``; the loss demands them. Defaults to none.
+        one_class (bool): Whether an image with several labels, or with none, has to
+            be refused. Defaults to False.
         meaning (str): What a score is, for the title of a plot. Defaults to ''.
         term_labels (TermLabels): Axis and legend of the terms in plots.
         terms (dict[str, Tensor]): Detached scalars of the last call, which are
@@ -29,6 +31,7 @@ class BaseScorer(nn.Module):
 
     elementwise = True
     needs: tuple[str, ...] = ()
+    one_class = False
     meaning: ClassVar[str] = ''
     term_labels: ClassVar[TermLabels] = {}
 

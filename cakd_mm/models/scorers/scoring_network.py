@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ..checks import check_number, refuse_several_labels
+from ..checks import check_number, refuse_several_labels, refuse_unlabelled_rows
 from ..statistics import RunningNorm
 from ..term_axis import TermAxis
 from .base_scorer import BaseScorer, required
@@ -97,6 +97,7 @@ class ScoringNetwork(BaseScorer):
         self.penalty = penalty
         self.loss_weight = loss_weight
         self.multi_label = multi_label
+        self.one_class = not multi_label
         self.feature_rms = feature_rms
         self.min_spread = min_spread
         self.patience = patience
@@ -167,6 +168,7 @@ class ScoringNetwork(BaseScorer):
             return F.binary_cross_entropy_with_logits(logits, marked)
         if gt_labels.dim() == 2:
             refuse_several_labels(gt_labels, 'scorer.multi_label')
+            refuse_unlabelled_rows(gt_labels, 'scorer.multi_label')
             return F.cross_entropy(logits, gt_labels.to(logits.dtype))
         return F.cross_entropy(logits, gt_labels.long())
 

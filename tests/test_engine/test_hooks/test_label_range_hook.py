@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mmpretrain.structures import DataSample, MultiTaskDataSample
+from mmrazor.registry import MODELS
 from tiny import digits_config
 from torch import nn
 
@@ -73,6 +74,43 @@ GOOD = {
 @pytest.mark.parametrize('data_batch', GOOD.values(), ids=GOOD)
 def test_good_labels_and_batches_of_other_kinds_pass(data_batch):
     check(data_batch)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'kind'),
+    [
+        (dict(type='NKDLoss'), 'NKDLoss'),
+        (dict(type='DecoupledKDLoss'), 'DecoupledKDLoss'),
+        (dict(type='CAKDLogitLoss'), 'CAKDLogitLoss'),
+        (
+            dict(
+                type='CAKDFeatureLoss',
+                scorer=dict(type='ScoringNetwork', channels=4, num_classes=10),
+            ),
+            'CAKDFeatureLoss',
+        ),
+        (dict(type='CAKDLogitLoss', multi_label=True), None),
+        (dict(type='CAKDFeatureLoss'), None),
+        (dict(type='KLDivergence'), None),
+    ],
+)
+def test_an_image_has_one_label_where_a_loss_takes_one_class(loss, kind):
+    net = distilled()
+    net.distiller = nn.Module()
+    net.distiller.distill_losses = nn.ModuleDict(dict(loss=MODELS.build(loss)))
+    runner, hook = SimpleNamespace(model=net), LabelRangeHook()
+    hook.before_train(runner)
+    for wrong in ([], [3, 4]):
+        found = batch(sample(1), sample(*wrong, img_path='a/b.jpg'))
+        hook.before_val_iter(runner, 0, data_batch=found)
+        if kind is None:
+            hook.before_train_iter(runner, 0, data_batch=found)
+            continue
+        match = rf'labels \[.*\].: a/b.jpg has {len(wrong)} labels, and {kind} '
+        with pytest.raises(ValueError, match=match):
+            hook.before_train_iter(runner, 0, data_batch=found)
+    for good in (batch(sample(1), DataSample()), dict(data_samples=labels(0, 3))):
+        hook.before_train_iter(runner, 0, data_batch=good)
 
 
 def labels(*values, **fields):

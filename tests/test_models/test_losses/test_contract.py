@@ -83,7 +83,7 @@ WITHOUT_DATASET = of_cases(lambda case: not case.kind.needs_dataset)
 # that has no gradient.
 GRADIENTS = of_cases(lambda case: not case.settings.get('instance_wise'))
 # Those that are not 0 for equal nets: they are no divergences.
-NEVER_ZERO = ('CRDBankLoss', 'NKDLoss')
+NEVER_ZERO = ('CRDBankLoss', 'HardLabelLoss', 'NKDLoss')
 # Those that square what they are fed, or whose parameters see it, do not survive the
 # largest numbers.
 BOUNDED = (
@@ -710,6 +710,7 @@ HOT = torch.eye(C)[torch.arange(N) % C]
         (torch.zeros(N) > 0, TypeError, r'integer class indices.*torch\.bool'),
         (torch.full((N,), 5), ValueError, r'holds 5, .*5 classes.*num_classes'),
         (torch.arange(N) - 1, ValueError, r'holds -1, .*number labels from 0'),
+        (0 * HOT, ValueError, r'mark no class, which are not of class 0.*=True'),
         (
             (HOT + HOT.roll(1, 1)).long(),
             ValueError,

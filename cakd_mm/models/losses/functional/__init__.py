@@ -17,11 +17,13 @@ from .cakd import (
 )
 from .cmkd import pearson_distance, spearman_distance
 from .nkd import normalized_kd
+from .sigmoid_kd import binary_kl
 
 __all__ = [
     'DecoupledKL',
     'Divergences',
     'batch_mean',
+    'binary_kl',
     'decoupled_kl',
     'decoupled_kl_and_mass',
     'normalized_kd',
