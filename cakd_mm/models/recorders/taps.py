@@ -1,6 +1,6 @@
 """Where the features that distillation compares are: one set of names for all nets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmpretrain.models.backbones import MobileNetV2, ResNet
@@ -32,7 +32,8 @@ def points_of(model: nn.Module) -> dict[str, Point]:
     the map before that activation, ``stage1_norm`` the normalisation layer that makes
     ``stage1_pre``, and ``pooled`` is what the classifier's head gets. The nets written
     here and mmpretrain's ResNets and MobileNetV2 have all of them, other nets have
-    ``pooled`` alone.
+    ``pooled`` alone. Those of several teachers begin with a teacher's name:
+    ``r50.stage1``.
     """
     backbone: Any = getattr(model, 'backbone', None)
     points: dict[str, Point] = {}
@@ -53,6 +54,10 @@ def points_of(model: nn.Module) -> dict[str, Point]:
     if getattr(model, 'neck', None) is not None:
         width = getattr(getattr(model, 'head', None), 'in_channels', None)
         points['pooled'] = Point('neck', channels=width)
+    for teacher, net in getattr(model, 'teachers', {}).items():
+        for name, point in points_of(net).items():
+            module = f'{teacher}.{point.module}'
+            points[f'{teacher}.{name}'] = replace(point, module=module)
     return points
 
 

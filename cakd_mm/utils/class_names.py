@@ -1,0 +1,77 @@
+"""The names of the classes that a data set or a checkpoint knows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+# The names of classes in the order of their labels.
+Names = tuple[str, ...]
+
+
+def names_in_checkpoint(checkpoint: Mapping) -> Names | None:
+    """Return the classes of the set that a checkpoint was trained on.
+
+    Returns:
+        tuple[str, ...] | None: Their names in the order of the labels; None if the
+            checkpoint names none.
+    """
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    own = meta.get('dataset_meta')
+    own = own if isinstance(own, Mapping) else {}
+    # MMCV's runner, with which mmcls trained, wrote the names without a dict around.
+    return _names(own.get('classes', meta.get('CLASSES')))
+
+
+def names_in_dataset(dataset: Any, key: str) -> Iterator[tuple[str, Any, Names]]:
+    """Yield what the parts of a data set call their classes.
+
+    Args:
+        dataset: The data set or its config. Wrappers (repeated, concatenated and others
+            that have their set as ``dataset`` or ``datasets``) are looked through.
+        key (str): Its config key.
+
+    Yields:
+        tuple: Config key, part and names of each part that names its classes.
+    """
+    parts = _part(dataset, 'datasets')
+    if isinstance(parts, (list, tuple)):
+        for index, part in enumerate(parts):
+            yield from names_in_dataset(part, f'{key}.datasets.{index}')
+        return
+    for name in ('dataset', '_dataset'):  # mmengine's of `num_batch_per_epoch`
+        if (inner := _part(dataset, name)) is not None:
+            yield from names_in_dataset(inner, key)
+            return
+    info = _part(dataset, 'metainfo')
+    names = _names(info.get('classes')) if isinstance(info, Mapping) else None
+    if isinstance(dataset, Mapping):  # a config may have an argument of its own
+        names = _names(dataset.get('classes')) or names
+    if names:
+        yield key, dataset, names
+
+
+def first_difference(
+    ours: Names, theirs: Names
+) -> tuple[int, str | None, str | None] | None:
+    """Return label and both names of the first class that differs; None if none does.
+
+    A name is None where the list is shorter.
+    """
+    for label, (one, other) in enumerate(zip_longest(ours, theirs)):
+        if one != other:
+            return label, one, other
+    return None
+
+
+def _part(dataset: Any, name: str) -> Any:
+    if isinstance(dataset, Mapping):
+        return dataset.get(name)
+    return getattr(dataset, name, None)
+
+
+def _names(classes: Any) -> Names | None:
+    """Return names as text; None unless there is a list of them (but a file, say)."""
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        return None
+    return tuple(map(str, classes)) or None
