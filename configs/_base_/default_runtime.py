@@ -16,6 +16,8 @@ default_hooks = dict(
     finite=dict(type='FiniteLossHook', interval=100),
     # Refuse labels the head has no output for.
     labels=dict(type='LabelRangeHook'),
+    # Compare channel order and size of the images with the teacher's training.
+    teacher_images=dict(type='TeacherImagesHook'),
     # bcd, scd, wcd, r, lambda ... of every distillation loss in the log.
     terms=dict(type='DistillTermsHook'),
     # For losses that change with the epoch, and those that know every image.

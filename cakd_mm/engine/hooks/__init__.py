@@ -9,6 +9,7 @@ from .label_range_hook import LabelRangeHook
 from .sample_index_hook import SampleIndexHook
 from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
+from .teacher_images_hook import TeacherImagesHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     'SampleIndexHook',
     'StudentEMAHook',
     'StudentRuntimeHook',
+    'TeacherImagesHook',
     'WholeCheckpointHook',
 ]

@@ -84,6 +84,8 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
     net = entry.net
     if isinstance(net, dict):
         net = net_config(net, keys.net)
+        if entry.name is not None:  # a list replaces the base's teacher and its scope
+            net.setdefault('_scope_', 'mmpretrain')
         if isinstance(net.get('data_preprocessor'), dict):
             size = read_size(net.data_preprocessor.pop('size', None), keys.images)
         net = build_net(net, keys.net)

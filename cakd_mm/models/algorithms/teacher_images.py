@@ -86,7 +86,7 @@ def trained_normalisation(config: Mapping[str, Any]) -> Normalisation | None:
     places = model, config, student
     said = (place.get('data_preprocessor') for place in places)
     found: Any = next(filter(None, said), {})
-    if not isinstance(found, Mapping) or "'Normalize'" in repr(config):
+    if not isinstance(found, Mapping) or "Normalize'" in repr(config):
         return None
     to_rgb = bool(found.get('to_rgb', found.get('bgr_to_rgb', False)))
     if found.get('mean') is None:
