@@ -70,12 +70,11 @@ def choose_classes(
     Raises:
         ValueError: a class is unknown or chosen twice, or the head cannot be cut.
     """
-    head: Any = getattr(net, 'head', None)
-    count = getattr(head, 'num_classes', None)
-    if count is None:
-        problem = f'{type(head).__name__} does not say how many classes it scores.'
-        remedy = 'Give it num_classes, or a teacher of the classes of the student.'
-        raise ValueError(describe(key, list(chosen), problem, remedy))
+    net.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        images, before = _try(net, key)
+    count = before.shape[1]
     places = [
         _place_of(one, count, names, f'{key}.{i}') for i, one in enumerate(chosen)
     ]
@@ -87,7 +86,7 @@ def choose_classes(
     if not places:
         problem, remedy = 'It names no class.', 'Write one for each of the student.'
         raise ValueError(describe(key, [], problem, remedy))
-    _keep(net, places, key)
+    _keep(net, places, images, before, key)
     if names is None or not all(isinstance(one, str) for one in chosen):
         return ClassNames()
     return ClassNames(tuple(names[place] for place in places), frozenset(names))
@@ -119,41 +118,30 @@ def _place_of(one: str | int, count: int, names: Names | None, key: str) -> int:
 
 
 @torch.no_grad()
-def _keep(net: nn.Module, places: list[int], key: str) -> None:
+def _keep(
+    net: nn.Module, places: list[int], images: Tensor, before: Tensor, key: str
+) -> None:
     """Keep some rows of the classifier, and compare what the net then gives."""
     head: Any = net.head
-    count = head.num_classes
-    net.eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        images, before = _try(net)
-        layers = [name for name, _ in _classifiers(head, count)]
-        # The last one, or all where a head averages several, as DeiT's does.
-        for names in [layers[-1:], layers] if before is not None else ():
-            trial = deepcopy(head)
+    count = before.shape[1]
+    layers = [name for name, _ in _classifiers(head, count)]
+    # The last one, or all where a head averages several, as DeiT's does.
+    for names in (layers[-1:], layers):
+        trial = deepcopy(head)
+        for name in names:
+            _cut(trial.get_submodule(name), places, count)
+        net.head = trial
+        found = _scores(net, images)
+        net.head = head
+        if _agree(found, before[:, places]):
             for name in names:
-                _cut(trial.get_submodule(name), places, count)
-            trial.num_classes = len(places)
-            net.head = trial
-            if _agree(_scores(net, images), before, places):
-                _replace(head, trial, names)
-                net.head = head
-                return
-            net.head = head
-    problem = f'{type(head).__name__} is none whose last layer can be cut'
-    if before is None:
-        problem = f'{type(net).__name__} gives no scores (N, K) for random images'
+                owner, _, leaf = name.rpartition('.')
+                setattr(head.get_submodule(owner), leaf, trial.get_submodule(name))
+            head.num_classes = len(places)
+            return
+    problem = f'The last layer of {type(head).__name__} cannot be cut to some classes.'
     remedy = 'Use a teacher whose head ends in one Linear layer, LinearClsHead, say.'
-    shown = [int(place) for place in places[:8]]
-    raise ValueError(describe(key, shown, f'{problem}.', remedy))
-
-
-def _replace(head: Any, trial: nn.Module, names: list[str]) -> None:
-    """Give a head the layers that were cut in its copy."""
-    for name in names:
-        owner, _, leaf = name.rpartition('.')
-        setattr(head.get_submodule(owner), leaf, trial.get_submodule(name))
-    head.num_classes = trial.num_classes
+    raise ValueError(describe(key, places[:8], problem, remedy))
 
 
 def _classifiers(head: nn.Module, count: int) -> Iterator[tuple[str, nn.Module]]:
@@ -177,7 +165,7 @@ def _cut(layer: Any, places: list[int], count: int) -> None:
             setattr(layer, name, len(places))
 
 
-def _try(net: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _try(net: nn.Module, key: str) -> tuple[Tensor, Tensor]:
     """Return random images that a net takes, and its scores of them."""
     backbone: Any = getattr(net, 'backbone', None)
     own = getattr(backbone, 'img_size', None)
@@ -190,7 +178,10 @@ def _try(net: nn.Module) -> tuple[Tensor, Tensor | None]:
         scores = _scores(net, images)
         if scores is not None:
             return images, scores
-    return torch.zeros(0), None
+    problem = f'{type(net).__name__} gives no scores (N, K) for random images, so it '
+    problem += 'cannot be seen what becomes of them.'
+    remedy = "Use a teacher with a head of one output, head=dict(type='LinearClsHead')."
+    raise ValueError(describe(key, type(net).__name__, problem, remedy))
 
 
 def _scores(net: nn.Module, images: Tensor) -> Tensor | None:
@@ -202,8 +193,7 @@ def _scores(net: nn.Module, images: Tensor) -> Tensor | None:
     return scores if isinstance(scores, Tensor) and scores.dim() == 2 else None
 
 
-def _agree(found: Tensor | None, before: Tensor | None, places: list[int]) -> bool:
-    if found is None or before is None or found.shape[1] != len(places):
+def _agree(found: Tensor | None, wanted: Tensor) -> bool:
+    if found is None or found.shape != wanted.shape:
         return False
-    wanted = before[:, places]
-    return torch.allclose(found, wanted, atol=1e-5 * float(before.abs().max()))
+    return torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()))
