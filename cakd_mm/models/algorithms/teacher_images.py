@@ -26,6 +26,7 @@ FORWARDS = {
 }
 # Statistics that differ by less, in units of the deviation, were rounded.
 TOLERANCE = 1e-3
+KEY = 'data_preprocessor'
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,11 @@ def trained_normalisation(config: Mapping[str, Any]) -> Normalisation | None:
     student = student if isinstance(student, Mapping) else {}
     if any('cfg_path' in net for net in (model, student)):
         return None
-    places = model, config, student
-    said = (place.get('data_preprocessor') for place in places)
+    said = [x[KEY] for x in (model, config, student) if KEY in x]
     found: Any = next(filter(None, said), {})
-    if not isinstance(found, Mapping) or "Normalize'" in repr(config):
+    # None stands for what only code could tell, too.
+    is_known = isinstance(found, Mapping) and None not in said
+    if not is_known or found.get('mean', 0) is None or "Normalize'" in repr(config):
         return None
     to_rgb = bool(found.get('to_rgb', found.get('bgr_to_rgb', False)))
     if found.get('mean') is None:
@@ -224,7 +226,7 @@ def build_image_map(
     if not mapped.changes:
         return None
     own: Any = net.data_preprocessor
-    for preprocessor, key in ((shared, 'data_preprocessor'), (own, view.key)):
+    for preprocessor, key in ((shared, KEY), (own, view.key)):
         _require_known(preprocessor, key)
         _refuse_padding(preprocessor, key)
     text = f'The teacher sees the batch as {view.key}={view.seen.shown()} would make it'
