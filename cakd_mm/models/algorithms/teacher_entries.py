@@ -77,7 +77,8 @@ def read_entries(
     for name, (value, instead) in others.items():
         if value is not None:
             problem = 'model.teacher is a list, so it is not known which one is meant.'
-            remedy = f'Write {instead} in an entry of that list.'
+            remedy = f'Write {instead} in an entry of that list, and {name}=None if a '
+            remedy += 'base has set the key.'
             raise ValueError(describe(f'model.{name}', value, problem, remedy))
     if not teachers:
         problem, remedy = (
