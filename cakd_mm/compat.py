@@ -256,7 +256,12 @@ def _as_in_file(node: Any, folder: Path, is_net: bool = False) -> None:
             if is_net and isinstance(path, str) and (folder / path).is_file():
                 dict.__setitem__(node, 'cfg_path', str(folder / path))
         for name, value in list(dict.items(node)):
-            _as_in_file(value, folder, name in ('architecture', 'teacher'))
+            # Of several teachers each is an entry with a net.
+            _as_in_file(
+                value,
+                folder,
+                name in ('architecture', 'teacher') or (is_net and name == 'net'),
+            )
     elif isinstance(node, (list, tuple)):
         for value in node:
             _as_in_file(value, folder, is_net)

@@ -76,6 +76,7 @@ def plan(
     planned = []
     for pair in pairs:
         row = pair.row(TEACHER)
+        _require_one_teacher(pair)
         given = _given_teacher(pair)
         if given is None:
             teacher = run_of(row, pair, 0, None)
@@ -109,6 +110,22 @@ def in_turn(planned: Sequence[PlannedPair]) -> list[Run]:
     for seed in sorted(seeds):
         turn += [runs[seed] for pair in planned for runs in pair.rows.values()]
     return list({run.work_dir: run for run in turn}.values())
+
+
+def _require_one_teacher(pair: Pair) -> None:
+    """Refuse configs with several teachers, because a table has one for all rows.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    for row in pair.rows:
+        teachers = read_config(row.config).model.get('teacher')
+        if isinstance(teachers, (list, tuple)):
+            problem = f'{row.config} has {len(teachers)} teachers, and a table trains '
+            problem += 'and scores one for all rows of a pair.'
+            remedy = 'Take the row out, and train it with tools/train.py.'
+            names = [entry.get('name') for entry in teachers]
+            raise ValueError(describe('model.teacher', names, problem, remedy))
 
 
 def _given_teacher(pair: Pair) -> Path | None:

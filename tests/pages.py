@@ -62,12 +62,14 @@ def blocks(page: str, language: str = 'python', heading: str | None = None):
 
 def shorten(cfg: Config, folder: Path, size: int, images: int = 4) -> Config:
     """Leave all of a config as it is but its data, its length and its places."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        teacher = MODELS.build(net_config(cfg.model.teacher, 'model.teacher'))
-    teacher.init_weights()
-    cfg.model.teacher_ckpt = str(folder / 'teacher.pth')
-    torch.save(dict(state_dict=teacher.state_dict()), cfg.model.teacher_ckpt)
-    data = dict(type='Noise', size=size, classes=teacher.head.num_classes)
+    if isinstance(cfg.model.teacher, list):
+        for entry in cfg.model.teacher:
+            _write_teacher(entry.net, folder / entry.ckpt)
+    else:
+        cfg.model.teacher_ckpt = str(folder / 'teacher.pth')
+        _write_teacher(cfg.model.teacher, folder / 'teacher.pth')
+    classes = net_config(cfg.model.architecture, 'model.architecture').head.num_classes
+    data = dict(type='Noise', size=size, classes=classes)
     for stage in ('train', 'val', 'test'):
         loader = cfg[f'{stage}_dataloader']
         loader.dataset = dict(data, length=images)
@@ -77,6 +79,16 @@ def shorten(cfg: Config, folder: Path, size: int, images: int = 4) -> Config:
     cfg.launcher, cfg.experiment_name = 'none', uuid.uuid4().hex
     cfg.work_dir = str(folder / 'run')
     return cfg
+
+
+def _write_teacher(net: dict, path: Path) -> None:
+    net = net_config(net, 'model.teacher')
+    # What of it only a distillation reads, such as a size, is left out.
+    net.pop('data_preprocessor', None)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        teacher = MODELS.build(net)
+    teacher.init_weights()
+    torch.save(dict(state_dict=teacher.state_dict()), path)
 
 
 def train_page(config: str, folder: Path, size: int = 32, **options) -> Runner:

@@ -151,6 +151,7 @@ def test_a_net_belongs_to_the_file_that_says_it(tmp_path):
         "_base_ = 'base/base.py'\n"
         "model = dict(architecture=[dict(cfg_path='net.py')])\n"
         "other = dict(architecture=dict(cfg_path='mmpretrain::resnet/x.py'))\n"
+        "several = dict(teacher=[dict(net=dict(cfg_path='net.py'))])\n"
         "absent = dict(teacher=dict(cfg_path='nothing.py'))\n"
         "long = dict(teacher=dict(cfg_path='x' * 3000))\n"
         "foreign = dict(cfg_path='net.py')\n"
@@ -158,6 +159,7 @@ def test_a_net_belongs_to_the_file_that_says_it(tmp_path):
     found = Config.fromfile(leaf)
     assert found.model.teacher.cfg_path == str(tmp_path / 'base' / 'net.py')
     assert found.model.architecture[0].cfg_path == str(tmp_path / 'net.py')
+    assert found.several.teacher[0].net.cfg_path == str(tmp_path / 'net.py')
     assert found.other.architecture.cfg_path == 'mmpretrain::resnet/x.py'
     assert found.absent.teacher.cfg_path == 'nothing.py'
     assert found.long.teacher.cfg_path == 'x' * 3000

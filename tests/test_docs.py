@@ -16,7 +16,9 @@ PAIR, COMBINATION, METHOD = blocks(PAGE)
 (RESIDENT,) = blocks('docs/data.md')
 _, DEIT = blocks('docs/heads.md')
 # Pages whose blocks are trained here or in a test of their own.
-COVERED = {PAGE, 'docs/speed.md', 'docs/data.md', 'docs/own_data.md', 'docs/heads.md'}
+TEACHERS, HEADS = 'docs/teachers.md', 'docs/heads.md'
+COVERED = {PAGE, TEACHERS, HEADS}
+COVERED |= {'docs/speed.md', 'docs/data.md', 'docs/own_data.md'}
 
 
 def test_every_page_with_a_config_is_trained():
@@ -109,6 +111,21 @@ def test_a_method(tmp_path):
         assert set(losses_of(runner)) == {'student.loss', 'distill.loss_mine'}
     finally:
         MODELS._module_dict.pop('MyLoss')
+
+
+def test_several_teachers(tmp_path):
+    runner = train_page(blocks(TEACHERS)[0], tmp_path, size=16)
+    assert list(runner.model.teacher.teachers) == ['a', 'b']
+    assert runner.model.teacher.head.weights == [2 / 3, 1 / 3]
+    assert set(losses_of(runner)) == {'student.loss', 'distill.loss_kd'}
+
+
+def test_a_teacher_of_other_classes_and_one_of_other_images(tmp_path):
+    _, classes, images = blocks(TEACHERS)
+    runner = train_page(classes, tmp_path, size=16)
+    assert runner.model.teacher.head.fc.out_features == 10
+    runner = train_page(images, tmp_path, size=16)
+    assert runner.model.teacher_image_map.size == (32, 32)
 
 
 def test_a_fast_leaf(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from finished import START, finish_run
@@ -96,6 +97,15 @@ def test_a_teacher_from_elsewhere_has_to_be_there(work_dir, method):
     with pytest.raises(FileNotFoundError, match='from_torchvision') as caught:
         make(work_dir, select('III', ['r34_r18'], [method]))
     assert 'model.teacher_ckpt' in str(caught.value)
+
+
+def test_a_row_with_several_teachers_is_refused(work_dir, tmp_path):
+    config = tmp_path / 'two.py'
+    config.write_text("model = dict(teacher=[dict(name='a'), dict(name='b')])\n")
+    [pair] = select('digits', methods=['KD'])
+    rows = [*pair.rows[:-1], replace(pair.rows[-1], config=config)]
+    with pytest.raises(ValueError, match=r"model\.teacher` = \['a', 'b'\].*two\.py"):
+        make(work_dir, [replace(pair, rows=tuple(rows))])
 
 
 @pytest.mark.parametrize(

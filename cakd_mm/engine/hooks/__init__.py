@@ -11,6 +11,7 @@ from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
 from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
+from .teacher_images_hook import TeacherImagesHook
 from .unlabelled_hook import UnlabelledHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
@@ -30,5 +31,6 @@ __all__ = [
     'StudentEMAHook',
     'StudentRuntimeHook',
     'UnlabelledHook',
+    'TeacherImagesHook',
     'WholeCheckpointHook',
 ]

@@ -16,7 +16,7 @@ from ...utils.errors import describe
 
 # Keys whose value is one path. A folder named 2024 would be read as a number, and a
 # path with a comma as a list.
-PATHS = ('teacher_ckpt', 'student_ckpt', 'load_from', 'data_root', 'work_dir')
+PATHS = ('teacher_ckpt', 'ckpt', 'student_ckpt', 'load_from', 'data_root', 'work_dir')
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 # A whole element in quotes begins after a bracket or a comma, and ends before one.
 _ELEMENT = re.compile(rf'((?:^|[,\[(]) *)({_QUOTED})(?= *(?:[,\])]|$))', re.DOTALL)

@@ -1,16 +1,14 @@
 """What a run goes on from, or starts from."""
 
-import ast
 import logging
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
 from ...utils.checkpoint import is_remote, read_checkpoint
+from ...utils.config_text import written
 from ...utils.errors import describe
 from ...utils.newest_checkpoint import KEY, Found, lacks, newest_checkpoint
 
@@ -84,8 +82,8 @@ def _notes(cfg: Config, found: Found) -> list[tuple[int, str]]:
 def _about_scheduler(cfg: Config, checkpoint: dict, path: str) -> list[str]:
     """Say if a resumed run keeps another schedule of the learning rate."""
     key = 'param_scheduler'
-    before = _written((checkpoint.get('meta') or {}).get('cfg'), key)
-    if not before or before == _written(Config({key: cfg.get(key)}).pretty_text, key):
+    before = written((checkpoint.get('meta') or {}).get('cfg'), key)
+    if not before or before == written(Config({key: cfg.get(key)}).pretty_text, key):
         return []
     return [
         describe(
@@ -96,15 +94,3 @@ def _about_scheduler(cfg: Config, checkpoint: dict, path: str) -> list[str]:
             'plain classifier) and begin anew.',
         )
     ]
-
-
-def _written(text: Any, name: str) -> str | None:
-    """Return what a config's text assigns to a name, as text.
-
-    It is parsed and never run, because a checkpoint's text comes from outside.
-    """
-    with suppress(SyntaxError, TypeError, ValueError):  # it is no config's text
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                return ast.unparse(node.value)
-    return None

@@ -5,6 +5,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop, autocast
 from torch.utils.data import DataLoader
 
+from ...models.algorithms import FrozenTeacherDistill
 from ...utils.errors import describe
 from ...utils.model import unwrap
 from .resident import resident_loader
@@ -67,5 +68,7 @@ class StudentTeacherValLoop(ValLoop):
     def _score_teacher(self, model, batch) -> None:
         with autocast(enabled=self.fp16):
             data = model.data_preprocessor(batch, False)
+            if isinstance(model, FrozenTeacherDistill):
+                data['inputs'] = model.teacher_inputs(data['inputs'])
             outputs = model.teacher(**data, mode='predict')
         self.evaluator.process(data_samples=outputs, data_batch=batch)

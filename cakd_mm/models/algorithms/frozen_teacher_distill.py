@@ -19,7 +19,6 @@ from ...utils.arguments import check_arguments, class_of, require_part
 from ...utils.building import build_part
 from ...utils.checkpoint import (
     STUDENT_PREFIX,
-    fingerprint,
     load_strictly,
     model_weights,
     read_checkpoint,
@@ -38,9 +37,26 @@ from .teacher import (
     build_teacher,
     check_batch_augments,
     check_classes,
-    check_preprocessing,
+    join_teachers,
     made_by,
     naming_net,
+)
+from .teacher_classes import ClassNames
+from .teacher_ensemble import TeacherEnsemble
+from .teacher_entries import Keys, TeacherEntry, read_entries
+from .teacher_identity import (
+    identity_of,
+    read_stored,
+    refuse_teacher,
+    require_same_teachers,
+    stored,
+)
+from .teacher_images import (
+    ImageMap,
+    TeacherView,
+    build_image_map,
+    compare_with_training,
+    view_of,
 )
 from .unlabelled import check_teacher_mode, lacking, left_out, naming_labels
 from .widths import fill_widths
@@ -57,16 +73,33 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     checkpoint can replace it. Training checkpoints leave it out and hold its SHA-256
     instead, which is compared when a run is resumed.
 
+    Several teachers teach as one :class:`TeacherEnsemble`::
+
+        teacher=[dict(name='r50', net=dict(...), ckpt='r50.pth', weight=2.0),
+                 dict(name='r18', net=dict(...), ckpt='r18.pth')],
+        teacher_average='probabilities',
+
+    The teacher's config may have a ``data_preprocessor`` of its own (``mean``, ``std``,
+    ``to_rgb`` and, beside them, ``size``). The batch is then mapped to it for the
+    teacher alone, see :class:`ImageMap`.
+
     Args:
         distiller (dict): Config of the distiller, normally a
             :class:`StrictDistiller`. :func:`fill_widths` says what it may leave out.
-        teacher (dict | BaseModel): Config of the teacher, or the built teacher.
+        teacher (dict | BaseModel | list): Config of the teacher, or the built teacher;
+            or a list of teachers, each a :class:`TeacherEntry`.
         architecture (dict | BaseModel): Config of the student, or the built student.
         teacher_ckpt (str, optional): Path or URL of the teacher's checkpoint. It is
             one of mmpretrain, or a distillation checkpoint whose student becomes the
             teacher.
         teacher_from (str, optional): The command that makes ``teacher_ckpt``. It is
             shown when the file is missing or does not fit.
+        teacher_classes (list[str | int], optional): For each class of the student, in
+            its order, the teacher's name of it (as its checkpoint has it), or its index
+            there. The teacher then scores these classes alone. Defaults to None (the
+            same classes in the same order).
+        teacher_average (str, optional): What of several teachers is averaged,
+            ``'logits'`` or ``'probabilities'``; it has to be said.
         student_ckpt (str, optional): Checkpoint of these kinds to start the student
             from. It is loaded strictly, after initialisation.
         allow_random_teacher (bool): Accept a teacher without a checkpoint, which its
@@ -91,6 +124,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         ValueError: a checkpoint cannot be read or does not fit, the teacher
             has none, or teacher and student see or score different things.
         TypeError: an argument is misspelt or missing.
+
+    Attributes:
+        teacher_class_names (tuple[str, ...] | None): What the teacher's checkpoint
+            calls the classes, in the order of the teacher's scores; None if that is
+            unknown, or if ``teacher_classes`` has an index.
+        teacher_known_classes (frozenset[str] | None): All classes that it knows, if
+            ``teacher_classes`` has chosen some of them by name. A chosen one may then
+            be another spelling of the student's class, unless the teacher knows that
+            as well.
+        teacher_views (list[TeacherView]): What each teacher was trained on and sees.
     """
 
     _modules: dict[str, nn.Module | None]
@@ -100,18 +143,23 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     teacher_class_names: tuple[str, ...] | None
     teacher_file: str
     teacher_is_loaded: bool
+    teacher_image_map: ImageMap | None
+    teacher_known_classes: frozenset[str] | None
     teacher_mode: str
     teacher_runtime: TeacherRuntime | None
     # No buffer, because hooks that average buffers over ranks would change it.
     teacher_sha256: Tensor
+    teacher_views: list[TeacherView]
 
     def __init__(
         self,
         distiller: dict | None = None,
-        teacher: dict | BaseModel | None = None,
+        teacher: dict | BaseModel | list | None = None,
         architecture: dict | BaseModel | None = None,
         teacher_ckpt: str | None = None,
         teacher_from: str | None = None,
+        teacher_classes: list[str | int] | None = None,
+        teacher_average: Literal['logits', 'probabilities'] | None = None,
         student_ckpt: str | None = None,
         allow_random_teacher: bool = False,
         save_teacher: bool = False,
@@ -142,19 +190,41 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             remedy += 'teacher alone.'
             key = 'model.student_loss_weight'
             raise ValueError(describe(key, weight, problem, remedy))
-        if teacher_ckpt is None and not allow_random_teacher:
-            problem = 'The teacher would keep random weights (`init_cfg` and '
-            problem += '`pretrained` of the teacher are not relied on).'
-            remedy = 'Name its checkpoint, or write allow_random_teacher=True if that '
-            remedy += f'is what you mean.{made_by(teacher_from)}'
-            raise ValueError(describe('model.teacher_ckpt', None, problem, remedy))
+        alone = TeacherEntry(
+            teacher, teacher_ckpt, teacher_from, classes=teacher_classes
+        )
+        entries = [(alone, Keys())]
+        if isinstance(teacher, (list, tuple)):
+            entries = read_entries(
+                teacher,
+                teacher_ckpt=(teacher_ckpt, 'ckpt'),
+                teacher_from=(teacher_from, 'made_by'),
+                teacher_classes=(teacher_classes, 'classes'),
+            )
+            _check_mode(teacher_mode)
+        elif teacher_average is not None:
+            problem, remedy = 'There is one teacher, model.teacher.', 'Remove the key.'
+            key = 'model.teacher_average'
+            raise ValueError(describe(key, teacher_average, problem, remedy))
+        for entry, keys in entries:
+            if entry.ckpt is None and not allow_random_teacher:
+                problem = 'The teacher would keep random weights (`init_cfg` and '
+                problem += '`pretrained` of the teacher are not relied on).'
+                remedy = 'Name its checkpoint, or write allow_random_teacher=True if '
+                remedy += (
+                    f'that is what you mean.{made_by(entry.made_by, keys.made_by)}'
+                )
+                raise ValueError(describe(keys.ckpt, None, problem, remedy))
         if student_ckpt is not None:
             require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
         # Teacher and distiller draw their first weights from a fork of the generator,
         # so that a seed gives the student the same first weights with any teacher,
         # and without one.
         with torch.random.fork_rng(devices=[]):
-            teacher = build_teacher(teacher, teacher_ckpt, made_by(teacher_from))
+            teachers = [build_teacher(entry, keys) for entry, keys in entries]
+            teacher_net: BaseModel = teachers[0].net
+            if isinstance(teacher, (list, tuple)):
+                teacher_net = join_teachers(teachers, teacher_average)
         written = None
         if isinstance(architecture, dict):
             written = net_config(architecture, 'model.architecture')
@@ -165,7 +235,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             data_preprocessor = resolve_within({**default, **data_preprocessor})
             key = 'data_preprocessor'
             data_preprocessor = build_part(data_preprocessor, MODELS, key)
-        nets: tuple[Any, Any] = architecture, teacher
+        nets: tuple[Any, Any] = architecture, teacher_net
         with (
             DefaultScope.overwrite_default_scope(scope),
             torch.random.fork_rng(devices=[]),
@@ -174,15 +244,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             super().__init__(
                 architecture=architecture,
                 distiller=filled,
-                teacher=teacher,
+                teacher=teacher_net,
                 data_preprocessor=data_preprocessor,
                 **kwargs,
             )
         # What a tool writes into the work dir, so that the dumped config is the one
         # that was built.
         self.distiller_config = filled
-        self.teacher_is_loaded = teacher_ckpt is not None
-        self.teacher_class_names = getattr(self.teacher, 'class_names', None)
         self.teacher_mode = teacher_mode
         self.teacher_runtime = None
         if teacher_runtime is not None:
@@ -190,14 +258,30 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.teacher_runtime = build_runtime(teacher_runtime)
         self.student_loss_weight = student_loss_weight
         self.student_ckpt = student_ckpt
-        self.save_teacher = save_teacher or teacher_ckpt is None
-        check_classes(self.teacher, self.student)
-        check_preprocessing(self.teacher, self.data_preprocessor)
-        check_batch_augments(self.student, self.data_preprocessor, written)
-        self.teacher_sha256 = torch.zeros(32, dtype=torch.uint8)
-        if self.teacher_is_loaded:
-            self.teacher_sha256 = fingerprint(self.teacher.state_dict())
-        self.teacher_file = str(teacher_ckpt or 'a random teacher')
+        self.teacher_is_loaded = all(one.entry.ckpt is not None for one in teachers)
+        self.save_teacher = save_teacher or not self.teacher_is_loaded
+        self.teacher_image_map = None
+        self.teacher_views = []
+        shared: Any = self.data_preprocessor
+        for one in teachers:
+            check_classes(one, self.student)
+            view = view_of(one.net, shared, one.size, one.trained_with, one.keys.images)
+            compare_with_training(view)
+            mapped = build_image_map(one.net, shared, view)
+            self.teacher_views.append(view)
+            if mapped is not None and isinstance(teacher_net, TeacherEnsemble):
+                teacher_net.image_maps[str(one.entry.name)] = mapped
+            else:
+                self.teacher_image_map = mapped
+        check_batch_augments(self.student, shared, written)
+        named = [one.class_names for one in teachers if one.class_names.scored]
+        # First come names that nobody has chosen, because their spelling is certain.
+        named.sort(key=lambda names: names.chosen_from is not None)
+        names = named[0] if named else ClassNames()
+        self.teacher_class_names = names.scored
+        self.teacher_known_classes = names.chosen_from
+        self._identities = [identity_of(one) for one in teachers]
+        self.teacher_sha256, self.teacher_file = stored(self._identities)
         self.first_step = FirstStep(self.distiller)
         self.converted_norms = ConvertedNorms(self)
         self.teacher.eval()
@@ -287,8 +371,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             losses.update(add_prefix(distilled, 'distill'))
         return losses
 
+    def teacher_inputs(self, batch_inputs: Tensor) -> Tensor:
+        """Return what the teacher sees of a batch, (N, C, H, W)."""
+        mapped = self.teacher_image_map
+        return batch_inputs if mapped is None else mapped(batch_inputs)
+
     def _run_teacher(self, batch_inputs: Tensor, data_samples: list | None) -> None:
         """Run the teacher, so that its recorders record."""
+        batch_inputs = self.teacher_inputs(batch_inputs)
         if self.teacher_runtime is None:
             with naming_net(self.teacher, 'model.teacher'):
                 self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
@@ -341,24 +431,20 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         file = state_dict.pop(f'{prefix}teacher_file', None)
         if self.teacher_runtime is not None:
             self.teacher_runtime.reset()
-        if not self.teacher_is_loaded:
-            return
-        weights = self.teacher.state_dict(prefix=f'{prefix}{TEACHER_PREFIX}')
-        pairs = [(state_dict[k], v) for k, v in weights.items() if k in state_dict]
-        if other is not None:
-            pairs.append((other, self.teacher_sha256))
-        if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
-            before = 'another one'
-            if file is not None:
-                before = repr(bytes(file.tolist()).decode(errors='replace'))
-            problem = 'It is not the teacher this checkpoint was trained with, '
-            problem += f'which was {before} (SHA-256 differs).'
-            remedy = 'Resume with the same teacher; to go on from this student '
-            remedy += 'under another one write model.student_ckpt=... instead.'
-            raise ValueError(
-                describe('model.teacher_ckpt', self.teacher_file, problem, remedy)
+        loaded = [one for one in self._identities if one.is_loaded]
+        if loaded and other is not None:
+            text = (
+                file if file is None else bytes(file.tolist()).decode(errors='replace')
             )
-        state_dict.update(weights)
+            require_same_teachers(self._identities, read_stored(other, text))
+        weights = self.teacher.state_dict(prefix=f'{prefix}{TEACHER_PREFIX}')
+        for one in loaded:
+            start = f'{prefix}{TEACHER_PREFIX}{one.name and one.name + "."}'
+            own = {k: v for k, v in weights.items() if k.startswith(start)}
+            pairs = [(state_dict[k], v) for k, v in own.items() if k in state_dict]
+            if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
+                refuse_teacher(one)
+            state_dict.update(own)
 
 
 def _scope_of(distiller: Any) -> str | None:
@@ -397,6 +483,14 @@ def _check_distiller(distiller: dict) -> None:
     check = getattr(class_of(distiller, MODELS, key), 'check_config', None)
     if check is not None:
         check(distiller)
+
+
+def _check_mode(mode: str) -> None:
+    """Refuse the own losses of several teachers."""
+    if mode != 'tensor':
+        problem = 'Several teachers compute no loss of their own.'
+        key, remedy = 'model.teacher_mode', "Write 'tensor'."
+        raise ValueError(describe(key, mode, problem, remedy))
 
 
 def _required(name: str, part: Any) -> Any:

@@ -1,11 +1,13 @@
 """Loads the teacher, and checks that it agrees with the student."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
@@ -26,56 +28,129 @@ from ...utils.checkpoint import (
     spell_out,
 )
 from ...utils.class_names import names_in_checkpoint
+from ...utils.config_text import values_in
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.tools import as_typed_here
-
-# What weights may not fit.
-NET_PARTS = (
-    'model.teacher.backbone, model.teacher.neck or model.teacher.head '
-    '(head.in_channels, head.num_classes)'
-)
+from .teacher_classes import ClassNames, choose_classes
+from .teacher_ensemble import TeacherEnsemble
+from .teacher_entries import Keys, TeacherEntry
+from .teacher_images import read_size
 
 
-def made_by(command: str | None) -> str:
+@dataclass
+class Teacher:
+    """A teacher that is built and has its weights.
+
+    Args:
+        entry (TeacherEntry): What the config says.
+        keys (Keys): Where it says it.
+        net (BaseModel): The teacher.
+        size (tuple[int, int], optional): What its images are resized to.
+        trained_with (dict): Values of the config in its checkpoint, if there is one.
+        class_names (ClassNames): What it calls its classes.
+    """
+
+    entry: TeacherEntry
+    keys: Keys
+    net: BaseModel
+    size: tuple[int, int] | None = None
+    trained_with: dict[str, Any] = field(default_factory=dict)
+    class_names: ClassNames = field(default_factory=ClassNames)
+
+
+def made_by(command: str | None, key: str = Keys.made_by) -> str:
     """Return the sentence that names the command, or nothing without a command."""
     if not command:
         return ''
-    return f' It is made by: {as_typed_here(command)} (model.teacher_from)'
+    return f' It is made by: {as_typed_here(command)} ({key})'
 
 
-def build_teacher(
-    teacher: dict | BaseModel, checkpoint: str | None, command: str
-) -> BaseModel:
-    """Build the teacher and give it its weights.
-
-    Args:
-        teacher: Its config, or the built model.
-        checkpoint: Path or URL of its weights; None initialises it instead.
-        command: The sentence of :func:`made_by`.
+def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
+    """Build a teacher, give it its weights and let it score the wanted classes.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing, unreadable or
-            does not fit.
+            does not fit, or it has not the wanted classes.
     """
-    key = 'model.teacher_ckpt'
+    command = made_by(entry.made_by, keys.made_by)
     remedy = command.strip() or 'Give a checkpoint of exactly this teacher.'
-    remedy_of_net = f'{remedy} Or correct {NET_PARTS}.'
-    if checkpoint is not None:
-        require_file(checkpoint, key, remedy)
-    if isinstance(teacher, dict):
-        teacher = build_net(net_config(teacher, 'model.teacher'), 'model.teacher')
-    if checkpoint is None:
-        teacher.init_weights()
+    parts = f'{keys.net}.backbone, {keys.net}.neck or {keys.net}.head '
+    parts += '(head.in_channels, head.num_classes)'
+    remedy_of_net = f'{remedy} Or correct {parts}.'
+    if entry.ckpt is not None:
+        require_file(entry.ckpt, keys.ckpt, remedy)
+    size = None
+    net = entry.net
+    if isinstance(net, dict):
+        net = net_config(net, keys.net)
+        if entry.name is not None:  # a list replaces the base's teacher and its scope
+            net.setdefault('_scope_', 'mmpretrain')
+        if isinstance(net.get('data_preprocessor'), dict):
+            size = read_size(net.data_preprocessor.pop('size', None), keys.images)
+        net = build_net(net, keys.net)
+    built = Teacher(entry, keys, net, size)
+    names = None
+    if entry.ckpt is None:
+        net.init_weights()
         text = 'The teacher has random weights (allow_random_teacher=True): it knows '
         text += 'nothing to teach, which is right for trials of speed alone.'
         print_log(text, 'current', logging.WARNING)
-        return teacher
-    content = read_checkpoint(checkpoint, key, remedy)
-    load_strictly(teacher, model_weights(content), key, checkpoint, remedy_of_net)
-    teacher.class_names = names_in_checkpoint(content)
-    print_log(_introduce(teacher, checkpoint, content), 'current')
-    return teacher
+    else:
+        content = read_checkpoint(entry.ckpt, keys.ckpt, remedy)
+        weights = model_weights(content)
+        load_strictly(net, weights, keys.ckpt, entry.ckpt, remedy_of_net)
+        print_log(_introduce(built, entry.ckpt, content), 'current')
+        names = names_in_checkpoint(content)
+        meta = content.get('meta')
+        meta = meta if isinstance(meta, Mapping) else {}
+        # MMCV's runner called it otherwise.
+        built.trained_with = values_in(meta.get('cfg', meta.get('config')))
+    if entry.classes is not None:
+        chosen = choose_classes(net, entry.classes, names, keys.classes)
+        built.class_names = chosen
+    elif names is not None and len(names) == _classes(net):
+        built.class_names = ClassNames(names)
+    return built
+
+
+def join_teachers(
+    teachers: Sequence[Teacher], average: Literal['logits', 'probabilities'] | None
+) -> TeacherEnsemble:
+    """Let the teachers of a list teach as one.
+
+    Raises:
+        ValueError: they score different classes, or it is not said what is averaged.
+    """
+    if average is None:
+        if len(teachers) > 1:
+            problem = f'There are {len(teachers)} teachers, and it is not said what of '
+            problem += 'them is averaged.'
+            remedy = "Write teacher_average='logits' or 'probabilities'."
+            raise ValueError(describe('model.teacher_average', None, problem, remedy))
+        average = 'logits'
+    first = teachers[0]
+    for one in teachers[1:]:
+        counts = _classes(first.net), _classes(one.net)
+        if counts[0] != counts[1]:
+            problem = f'{first.keys.net} scores {counts[0]} classes.'
+            remedy = 'Write classes=[...] beside it: for each class of the student the '
+            remedy += "teacher's name or index of it."
+            key = f'{one.keys.net}.head.num_classes'
+            raise ValueError(describe(key, counts[1], problem, remedy))
+    for one, other in combinations(teachers, 2):
+        found = one.class_names.first_difference(other.class_names)
+        if found is not None:
+            place, ours, theirs = found
+            problem = f'It calls class {place} {theirs!r}, but the teacher of '
+            problem += f'{one.keys.ckpt} calls it {ours!r}.'
+            remedy = f'Write {other.keys.classes}=[...]: for each class of the student '
+            remedy += "the teacher's name or index of it."
+            raise ValueError(
+                describe(other.keys.ckpt, other.entry.ckpt, problem, remedy)
+            )
+    nets = {str(one.entry.name): one.net for one in teachers}
+    return TeacherEnsemble(nets, average, [one.entry.weight for one in teachers])
 
 
 def build_net(net: dict, key: str) -> BaseModel:
@@ -113,12 +188,13 @@ def _places(net: nn.Module, key: str) -> dict[str, tuple[str, Any]]:
     return places_of(kinds, key) | settings_of(parts['head'], f'{key}.head')
 
 
-def _introduce(teacher: BaseModel, checkpoint: str, content: Mapping) -> str:
+def _introduce(teacher: Teacher, checkpoint: str, content: Mapping) -> str:
     """Return the line of the log about a teacher that has been loaded."""
-    parts = [f'The teacher is {checkpoint}']
+    name = f' {teacher.entry.name!r}' if teacher.entry.name else ''
+    parts = [f'The teacher{name} is {checkpoint}']
     if not is_remote(checkpoint):
         parts.append(f'SHA-256 {hash_of(Path(checkpoint).expanduser())}')
-    classes = _classes(teacher)
+    classes = _classes(teacher.net)
     if classes is not None:
         parts.append(f'{classes} classes')
     scores = last_scores(content)
@@ -131,27 +207,21 @@ def _classes(model: nn.Module) -> int | None:
     return getattr(getattr(model, 'head', None), 'num_classes', None)
 
 
-def check_classes(teacher: nn.Module, student: nn.Module) -> None:
+def check_classes(teacher: Teacher, student: nn.Module) -> None:
     """Raise ValueError unless teacher and student score as many classes."""
-    theirs, ours = _classes(teacher), _classes(student)
-    if None not in (theirs, ours) and theirs != ours:
-        key = 'model.architecture.head.num_classes'
-        problem = f'The teacher scores {theirs} classes.'
-        remedy = f'Give model.teacher.head.num_classes and {key} the same value.'
-        raise ValueError(describe(key, ours, problem, remedy))
-
-
-def check_preprocessing(teacher: nn.Module, shared: nn.Module) -> None:
-    """Raise ValueError if the teacher's config has another normalisation."""
-    preprocessor = getattr(teacher, 'data_preprocessor', None)
-    if preprocessor is None or not getattr(preprocessor, '_enable_normalize', False):
+    theirs, ours = _classes(teacher.net), _classes(student)
+    if None in (theirs, ours) or theirs == ours:
         return
-    theirs, ours = _normalisation(preprocessor), _normalisation(shared)
-    if theirs != ours:
-        problem = f'Teacher and student share one preprocessed batch, made with {ours}.'
-        remedy = 'Use the same mean, std and to_rgb for both (data_preprocessor).'
-        key = 'model.teacher.data_preprocessor'
-        raise ValueError(describe(key, theirs, problem, remedy))
+    key, keys = 'model.architecture.head.num_classes', teacher.keys
+    if teacher.entry.classes is not None:
+        problem = f'It names {theirs} classes, and the student scores {ours} ({key}).'
+        remedy = 'Write one for each class of the student, in its order.'
+        value = list(teacher.entry.classes)
+        raise ValueError(describe(keys.classes, value, problem, remedy))
+    problem = f'The teacher scores {theirs} classes.'
+    remedy = f'Give {keys.net}.head.num_classes and {key} the same value; of a teacher '
+    remedy += f'that knows other classes too, choose some with {keys.classes}=[...].'
+    raise ValueError(describe(key, ours, problem, remedy))
 
 
 def check_batch_augments(
@@ -180,11 +250,3 @@ def check_batch_augments(
     remedy += f'data_preprocessor=dict(batch_augments={form!r}).'
     key = 'model.architecture.train_cfg.augments'
     raise ValueError(describe(key, form['augments'], problem, remedy))
-
-
-def _normalisation(preprocessor: nn.Module) -> dict[str, Any]:
-    values: dict[str, Any] = {'to_rgb': bool(getattr(preprocessor, 'to_rgb', False))}
-    for name in ('mean', 'std'):
-        value = getattr(preprocessor, name, None)
-        values[name] = None if value is None else value.flatten().tolist()
-    return values

@@ -150,6 +150,10 @@ def _is_list(value: Any) -> bool:
 
 def _width_of(net: nn.Module, source: str | None) -> int | None:
     """Return the channels of what the module named ``source`` returns."""
+    name, _, rest = str(source).partition('.')
+    teachers: dict[str, nn.Module] = getattr(net, 'teachers', {})
+    if name in teachers:
+        return _width_of(teachers[name], rest)
     if source == 'neck':
         return getattr(getattr(net, 'head', None), 'in_channels', None)
     point = points_of(net).get(str(source).removeprefix('backbone.'))

@@ -367,6 +367,7 @@ class StrictDistiller(ConfigurableDistiller):
                 recorders[name] = HeadRecorder(recorder.source)
                 recorders[name].key = f'{HEAD}.{side}.{name}.source'
 
+
 def _built(cfg: Mapping, group: str, name: str) -> Any:
     """Return the recorder or delivery of a config."""
     registry, suffix = GROUPS[group]

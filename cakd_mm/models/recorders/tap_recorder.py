@@ -10,7 +10,7 @@ from mmrazor.registry import TASK_UTILS
 from torch import nn
 
 from ...utils.errors import describe
-from .taps import find_point
+from .taps import find_point, points_of
 from .watched import watch
 
 
@@ -88,7 +88,10 @@ class TapParameterRecorder(ParameterRecorder):
 
     def prepare_from_model(self, model: nn.Module) -> None:
         """Find the parameter."""
-        name, _, leaf = self.source.partition('.')
+        # The name of a place has a dot itself, if there are several teachers.
+        starts = [x for x in points_of(model) if self.source.startswith(f'{x}.')]
+        name = starts[0] if starts else self.source.partition('.')[0]
+        leaf = self.source[len(name) + 1 :]
         point = find_point(model, name, self.key)
         parameters = dict(model.get_submodule(point.module).named_parameters())
         if leaf not in parameters:

@@ -1,7 +1,7 @@
 """Where the features that distillation compares are: one set of names for all nets."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from warnings import filterwarnings
 
@@ -40,7 +40,8 @@ def points_of(model: nn.Module) -> dict[str, Point]:
     here and mmpretrain's ResNets and MobileNetV2 have all of them, other nets have
     ``pooled`` alone. DeiT's head has ``class_logits`` and ``token_logits`` of its two
     classifiers, and what they get, ``class_token`` and ``distillation_token``; see
-    :func:`teach_token_apart`.
+    :func:`teach_token_apart`. The places of several teachers begin with a teacher's
+    name: ``r50.stage1``.
     """
     backbone: Any = getattr(model, 'backbone', None)
     points: dict[str, Point] = {}
@@ -63,6 +64,10 @@ def points_of(model: nn.Module) -> dict[str, Point]:
         points['pooled'] = Point('neck', channels=width)
     if isinstance(getattr(model, 'head', None), DeiTClsHead):
         points |= _deit(model.head)
+    for teacher, net in getattr(model, 'teachers', {}).items():
+        for name, point in points_of(net).items():
+            module = f'{teacher}.{point.module}'
+            points[f'{teacher}.{name}'] = replace(point, module=module, prepare=None)
     return points
 
 

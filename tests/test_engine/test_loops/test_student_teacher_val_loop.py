@@ -67,6 +67,19 @@ def test_both_are_scored(start):
     assert seen == [(0, 48), (1, 48), (2, 32), sorted(metrics)]
 
 
+def test_a_teacher_sees_images_of_its_own(start):
+    own = dict(mean=[150.0], std=[9.0], size=24)
+    runner = start(model__teacher__data_preprocessor=own)
+    seen = []
+    backbone = runner.model.teacher.backbone
+    backbone.register_forward_pre_hook(lambda net, args: seen.append(args[0]))
+    runner.val()
+    assert [tuple(images.shape[2:]) for images in seen] == [(24, 24)] * 3
+    batch = next(iter(runner.val_dataloader))
+    made = runner.model.data_preprocessor(batch, False)['inputs']
+    torch.testing.assert_close(seen[0], runner.model.teacher_image_map(made))
+
+
 def test_while_training_the_log_has_both(start):
     runner = start()
     runner.train()

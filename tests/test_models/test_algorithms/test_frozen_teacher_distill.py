@@ -271,12 +271,6 @@ class TestUserErrors:
                 *('architecture__head__num_classes', 7, ValueError),
                 r'head\.num_classes.*7.*scores 10',
             ),
-            (
-                'teacher__data_preprocessor',
-                dict(mean=[0.0] * 3, std=[1.0] * 3),
-                ValueError,
-                r'teacher\.data_preprocessor.*share',
-            ),
             ('teacher_trainable', True, ValueError, r'model\.teacher_trainable'),
             ('teacher_mode', 'eval', ValueError, r'model\.teacher_mode'),
             ('student_loss_weight', 0.0, ValueError, r'model\.student_loss_weight'),

@@ -1,0 +1,199 @@
+"""Which of a teacher's classes are taught, and what they are called."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product, zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...utils.class_names import Names
+from ...utils.errors import describe, nearest
+
+# Sizes of images on which a net is tried: no net takes all of them.
+SIZES = (224, 32, 64, 28)
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """What a teacher calls the classes that it scores.
+
+    Args:
+        scored (tuple[str], optional): In the order of its scores. Defaults to None
+            (unknown).
+        chosen_from (frozenset[str], optional): All that it knows, if the scored ones
+            were chosen of them by name. Defaults to None (not chosen by name).
+    """
+
+    scored: Names | None = None
+    chosen_from: frozenset[str] | None = None
+
+    def first_difference(
+        self, other: 'ClassNames'
+    ) -> tuple[int, str | None, str | None] | None:
+        """Return place and both names of the first class called otherwise by the other.
+
+        A class that was chosen by name may be another spelling of the other's, unless
+        the one who chose it knows the other's name too.
+        """
+        if self.scored is None or other.scored is None:
+            return None
+        for place, (one, two) in enumerate(zip_longest(self.scored, other.scored)):
+            spelled = self._spells(two) or other._spells(one)
+            if one != two and not spelled:
+                return place, one, two
+        return None
+
+    def _spells(self, name: str | None) -> bool:
+        return self.chosen_from is not None and name not in self.chosen_from
+
+
+def choose_classes(
+    net: nn.Module, chosen: Sequence[str | int], names: Names | None, key: str
+) -> ClassNames:
+    """Let a net score these of its classes alone, in this order.
+
+    The rows of its classifier that score the others are removed, so that a softmax is
+    over the chosen ones, and what reads its weights or its number of classes agrees.
+
+    Args:
+        net (nn.Module): A classifier with its weights, in eval mode afterwards.
+        chosen (Sequence[str | int]): A class each, by name or by index from 0.
+        names (tuple[str], optional): What its checkpoint calls its classes.
+        key (str): The config key of ``chosen``, for errors.
+
+    Returns:
+        ClassNames: What the chosen ones are called, unknown if one is an index.
+
+    Raises:
+        ValueError: a class is unknown or chosen twice, or the head cannot be cut.
+    """
+    net.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        images, before = _try(net, key)
+    count = before.shape[1]
+    places = [
+        _place_of(one, count, names, f'{key}.{i}') for i, one in enumerate(chosen)
+    ]
+    twice = next((i for i, x in enumerate(places) if x in places[:i]), None)
+    if twice is not None:
+        problem = f'It is class {places[twice]} of the teacher, which is there already.'
+        remedy = 'Name another one: each class is taught once.'
+        raise ValueError(describe(f'{key}.{twice}', chosen[twice], problem, remedy))
+    if not places:
+        problem, remedy = 'It names no class.', 'Write one for each of the student.'
+        raise ValueError(describe(key, [], problem, remedy))
+    _keep(net, places, images, before, key)
+    if names is None or not all(isinstance(one, str) for one in chosen):
+        return ClassNames()
+    return ClassNames(tuple(names[place] for place in places), frozenset(names))
+
+
+def _place_of(one: str | int, count: int, names: Names | None, key: str) -> int:
+    """Return the index of one of a teacher's classes."""
+    if not isinstance(one, str):
+        if 0 <= one < count:
+            return int(one)
+        problem, remedy = (
+            f'The teacher scores {count} classes.',
+            f'Write 0 to {count - 1}.',
+        )
+    elif names is None:
+        problem = f"The teacher's checkpoint does not name its {count} classes."
+        remedy = 'Write the index of the class, from 0.'
+    elif len(names) != count:
+        problem = f"The teacher's checkpoint names {len(names)} of its {count} classes."
+        remedy = 'Write the index of the class, from 0.'
+    elif names.count(one) == 1:
+        return names.index(one)
+    else:
+        problem = 'The teacher has no class of that name.'
+        if one in names:
+            problem = 'The teacher has several classes of that name.'
+        remedy = f'Like it: {nearest(one, set(names))}; or write its index.'
+    raise ValueError(describe(key, one, problem, remedy))
+
+
+@torch.no_grad()
+def _keep(
+    net: nn.Module, places: list[int], images: Tensor, before: Tensor, key: str
+) -> None:
+    """Keep some rows of the classifier, and compare what the net then gives."""
+    head: Any = net.head
+    count = before.shape[1]
+    layers = [name for name, _ in _classifiers(head, count)]
+    # The last one, or all where a head averages several, as DeiT's does.
+    for names in (layers[-1:], layers):
+        trial = deepcopy(head)
+        for name in names:
+            _cut(trial.get_submodule(name), places, count)
+        net.head = trial
+        found = _scores(net, images)
+        net.head = head
+        if _agree(found, before[:, places]):
+            for name in names:
+                owner, _, leaf = name.rpartition('.')
+                setattr(head.get_submodule(owner), leaf, trial.get_submodule(name))
+            head.num_classes = len(places)
+            return
+    problem = f'The last layer of {type(head).__name__} cannot be cut to some classes.'
+    remedy = 'Use a teacher whose head ends in one Linear layer, LinearClsHead, say.'
+    raise ValueError(describe(key, places[:8], problem, remedy))
+
+
+def _classifiers(head: nn.Module, count: int) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers of a head that may score so many classes."""
+    for name, layer in head.named_modules():
+        is_map = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+        width = getattr(layer, 'out_channels' if is_map else 'out_features', None)
+        if width == count and (is_map or isinstance(layer, nn.Linear)):
+            yield name, layer
+
+
+def _cut(layer: Any, places: list[int], count: int) -> None:
+    """Keep rows of a layer, each with all sub-centres that a class has."""
+    for name in ('weight', 'bias'):
+        old = getattr(layer, name, None)
+        if old is not None:
+            rows = old.unflatten(0, (count, -1))[places].flatten(0, 1)
+            setattr(layer, name, nn.Parameter(rows, old.requires_grad))
+    for name in ('out_channels', 'out_features'):
+        if hasattr(layer, name):
+            setattr(layer, name, len(places))
+
+
+def _try(net: nn.Module, key: str) -> tuple[Tensor, Tensor]:
+    """Return random images that a net takes, and its scores of them."""
+    backbone: Any = getattr(net, 'backbone', None)
+    own = getattr(backbone, 'img_size', None)
+    device = next(net.parameters()).device
+    sizes: list[Any] = [(size, size) for size in SIZES]
+    if own is not None:
+        sizes.insert(0, own if isinstance(own, (list, tuple)) else (own, own))
+    for (height, width), channels in product(sizes, (3, 1)):
+        images = torch.randn(2, channels, height, width).to(device)
+        scores = _scores(net, images)
+        if scores is not None:
+            return images, scores
+    problem = f'{type(net).__name__} gives no scores (N, K) for random images, so it '
+    problem += 'cannot be seen what becomes of them.'
+    remedy = "Use a teacher with a head of one output, head=dict(type='LinearClsHead')."
+    raise ValueError(describe(key, type(net).__name__, problem, remedy))
+
+
+def _scores(net: nn.Module, images: Tensor) -> Tensor | None:
+    """Return a net's scores (N, K); None if it does not take the images."""
+    try:
+        scores = net(images, mode='tensor')
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError):
+        return None
+    return scores if isinstance(scores, Tensor) and scores.dim() == 2 else None
+
+
+def _agree(found: Tensor | None, wanted: Tensor) -> bool:
+    if found is None or found.shape != wanted.shape:
+        return False
+    return torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()))

@@ -1,0 +1,121 @@
+"""What a config says of each teacher, alone or in a list."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import nn
+
+from ...utils.arguments import check_arguments
+from ...utils.errors import describe
+from ..checks import LARGEST_SETTING, LEAST_SETTING
+from .teacher_ensemble import TeacherEnsemble
+
+# A module of an ensemble cannot have these names.
+NAMES_IN_USE = {
+    *(*dir(TeacherEnsemble), *dir(nn.ModuleDict())),
+    *('head', 'names', 'image_maps', 'data_preprocessor', 'init_cfg'),
+}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The config keys of one teacher, for errors.
+
+    Args:
+        net, ckpt, made_by, classes (str): Of what :class:`TeacherEntry` holds.
+    """
+
+    net: str = 'model.teacher'
+    ckpt: str = 'model.teacher_ckpt'
+    made_by: str = 'model.teacher_from'
+    classes: str = 'model.teacher_classes'
+
+    @property
+    def images(self) -> str:
+        """The key of its preprocessing."""
+        return f'{self.net}.data_preprocessor'
+
+
+@dataclass(frozen=True)
+class TeacherEntry:
+    """One teacher as a config has it, an entry of a list ``model.teacher``, say.
+
+    Args:
+        net (dict | BaseModel): Its config, or the built model.
+        ckpt (str, optional): Path or URL of its weights. Defaults to None (random).
+        made_by (str, optional): The command that makes ``ckpt``.
+        name (str, optional): The name by which recorders find it. Defaults to its place
+            in the list, from 0.
+        weight (float): Its share in the average, from 1e-6 to 1e6. Defaults to 1.0.
+        classes (list[str | int], optional): For each class of the student the teacher's
+            name or index of it. Defaults to None (the same classes).
+    """
+
+    net: dict | BaseModel
+    ckpt: str | None = None
+    made_by: str | None = None
+    name: str | None = None
+    weight: float = 1.0
+    classes: list[str | int] | None = None
+
+
+def read_entries(
+    teachers: Sequence, **others: tuple[Any, str]
+) -> list[tuple[TeacherEntry, Keys]]:
+    """Return the entries of a list ``model.teacher``, with a name each.
+
+    Args:
+        teachers (list): Entries, see :class:`TeacherEntry`.
+        **others: Values of the keys that one teacher alone has, and what an entry of
+            the list has instead.
+
+    Raises:
+        TypeError, ValueError: an entry, or something beside the list, is wrong.
+    """
+    for name, (value, instead) in others.items():
+        if value is not None:
+            problem = 'model.teacher is a list, so it is not known which one is meant.'
+            remedy = f'Write {instead} in an entry of that list, and {name}=None if a '
+            remedy += 'base has set the key.'
+            raise ValueError(describe(f'model.{name}', value, problem, remedy))
+    if not teachers:
+        problem, remedy = (
+            'No teacher is in it.',
+            'Write [dict(net=dict(...), ckpt=...)].',
+        )
+        raise ValueError(describe('model.teacher', [], problem, remedy))
+    found: list[tuple[TeacherEntry, Keys]] = []
+    for index, given in enumerate(teachers):
+        key = f'model.teacher.{index}'
+        if not isinstance(given, Mapping) or 'net' not in given:
+            problem = (
+                'An entry of a list says which net it is, and where its weights are.'
+            )
+            remedy = "Write dict(name='...', net=dict(...), ckpt='...')."
+            raise TypeError(describe(key, given, problem, remedy))
+        check_arguments(TeacherEntry, given, key)
+        entry = TeacherEntry(**{'name': str(index), **given})
+        _check_name(entry, key, [one.name for one, _ in found])
+        if not LEAST_SETTING <= entry.weight <= LARGEST_SETTING:
+            problem = f'It is a factor from {LEAST_SETTING:g} to {LARGEST_SETTING:g}.'
+            remedy = 'Write 1.0, or take the teacher out of the list.'
+            raise ValueError(describe(f'{key}.weight', entry.weight, problem, remedy))
+        parts = (f'{key}.{part}' for part in ('net', 'ckpt', 'made_by', 'classes'))
+        found.append((entry, Keys(*parts)))
+    return found
+
+
+def _check_name(entry: TeacherEntry, key: str, before: list[str | None]) -> None:
+    name = entry.name or ''
+    problem = ''
+    if '.' in name:
+        problem = 'A dot would part it in the sources of recorders.'
+    elif name in before:
+        problem = 'Another teacher of the list has this name.'
+    elif name in NAMES_IN_USE:
+        problem = 'Something else of the ensemble has this name.'
+    if problem:
+        remedy = 'Write another one, r50, say.'
+        raise ValueError(describe(f'{key}.name', name, problem, remedy))
