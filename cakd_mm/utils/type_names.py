@@ -133,7 +133,7 @@ def _is_in(value: Callable, module: str | None) -> bool:
 
 
 def _path_of(value: Callable) -> str:
-    """Return the shortest path of a class or function, which will stay the longest."""
+    """Return the shortest path of a class or function, which is the public one."""
     parts = str(value.__module__).split('.')
     names = ['.'.join(parts[:end]) for end in range(1, len(parts))]
     module = next((x for x in names if _is_in(value, x)), value.__module__)

@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
         '--out', type=Path, help='default: <checkpoint>_student.pth; a .py goes beside'
     )
     parser.add_argument(
-        '--ema', action='store_true', help='take the averaged weights (StudentEMAHook)'
+        '--ema', action='store_true', help='take the averaged weights (of an EMAHook)'
     )
     return parser.parse_args()
 
