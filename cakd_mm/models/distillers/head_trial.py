@@ -129,7 +129,7 @@ def check_labels_change_nothing(
     widths = [x.shape[-1] for x in plain if x is not None]
     if not widths:
         return
-    classes = getattr(net.head, 'num_classes', min(widths))
+    classes = getattr(net.head, 'num_classes', None) or min(widths)
     samples = [_relabelled(sample, classes) for sample in call.samples]
     other = _run(net.head, call._replace(samples=samples), recorders, records)[1]
     for record, before, after in zip(records, plain, other, strict=True):
