@@ -144,6 +144,13 @@ def test_a_net_that_trains_on_one_image_goes_on_unchanged(start, monkeypatch):
 
     tried = []
     part = single_image_hook._part_that_needs_more
+    image = single_image_hook._one_image
+
+    def drawing(loader):
+        random.random(), np.random.rand(), torch.rand(1)
+        return image(loader)
+
+    monkeypatch.setattr(single_image_hook, '_one_image', drawing)
 
     def watched(model, loader):
         before = states()
@@ -189,7 +196,7 @@ def test_two_ranks_refuse_together(tmp_path):
     """One rank alone has a batch of one image."""
 
     def work(rank):
-        images = list(torch.randn(5 - rank, 2))
+        images = list(torch.randn(4 + rank, 2))
         loader = DataLoader(images, batch_size=4, collate_fn=list)
         runner = SimpleNamespace(
             model=Pooled(), train_dataloader=loader, max_iters=2, iter=0, cfg={}
