@@ -164,6 +164,19 @@ def test_a_recorded_list_whose_tensors_are_exchanged():
             recorder.get_record_data(0, place)
 
 
+def test_a_recorded_list_that_grows():
+    class Grows(Net):
+        def forward(self, x):
+            parts = self.split(x)
+            parts.append(x)
+            return x
+
+    recorder = recorded('ModuleOutputs', 'split', Grows())
+    assert torch.equal(recorder.get_record_data(0, 1), torch.arange(6.0).view(2, 3) + 2)
+    with pytest.raises(ValueError, match='overwritten'):
+        recorder.get_record_data()
+
+
 def test_tensors_without_a_count_of_changes_are_given():
     recorder = recorded('ModuleOutputs', 'first', Net(), torch.inference_mode)
     assert recorder.get_record_data().shape == (2, 4)
