@@ -193,27 +193,25 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         alone = TeacherEntry(
             teacher, teacher_ckpt, teacher_from, classes=teacher_classes
         )
-        entries = [(alone, Keys())]
-        if isinstance(teacher, (list, tuple)):
-            entries = read_entries(
-                teacher,
-                teacher_ckpt=(teacher_ckpt, 'ckpt'),
-                teacher_from=(teacher_from, 'made_by'),
-                teacher_classes=(teacher_classes, 'classes'),
-            )
-            _check_mode(teacher_mode)
-        elif teacher_average is not None:
+        is_list = isinstance(teacher, (list, tuple))
+        if is_list and teacher_mode != 'tensor':
+            problem = 'Several teachers compute no loss of their own.'
+            key, remedy = 'model.teacher_mode', "Write 'tensor'."
+            raise ValueError(describe(key, teacher_mode, problem, remedy))
+        if teacher_average is not None and not is_list:
             problem, remedy = 'There is one teacher, model.teacher.', 'Remove the key.'
             key = 'model.teacher_average'
             raise ValueError(describe(key, teacher_average, problem, remedy))
+        entries = [(alone, Keys())]
+        if isinstance(teacher, (list, tuple)):
+            entries = read_entries(teacher, alone)
         for entry, keys in entries:
             if entry.ckpt is None and not allow_random_teacher:
                 problem = 'The teacher would keep random weights (`init_cfg` and '
                 problem += '`pretrained` of the teacher are not relied on).'
                 remedy = 'Name its checkpoint, or write allow_random_teacher=True if '
-                remedy += (
-                    f'that is what you mean.{made_by(entry.made_by, keys.made_by)}'
-                )
+                remedy += 'that is what you mean.'
+                remedy += made_by(entry.made_by, keys.made_by)
                 raise ValueError(describe(keys.ckpt, None, problem, remedy))
         if student_ckpt is not None:
             require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
@@ -223,7 +221,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         with torch.random.fork_rng(devices=[]):
             teachers = [build_teacher(entry, keys) for entry, keys in entries]
             teacher_net: BaseModel = teachers[0].net
-            if isinstance(teacher, (list, tuple)):
+            if is_list:
                 teacher_net = join_teachers(teachers, teacher_average)
         written = None
         if isinstance(architecture, dict):
@@ -483,14 +481,6 @@ def _check_distiller(distiller: dict) -> None:
     check = getattr(class_of(distiller, MODELS, key), 'check_config', None)
     if check is not None:
         check(distiller)
-
-
-def _check_mode(mode: str) -> None:
-    """Refuse the own losses of several teachers."""
-    if mode != 'tensor':
-        problem = 'Several teachers compute no loss of their own.'
-        key, remedy = 'model.teacher_mode', "Write 'tensor'."
-        raise ValueError(describe(key, mode, problem, remedy))
 
 
 def _required(name: str, part: Any) -> Any:

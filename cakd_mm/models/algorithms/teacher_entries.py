@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mmengine.model import BaseModel
 from torch import nn
@@ -62,24 +61,26 @@ class TeacherEntry:
 
 
 def read_entries(
-    teachers: Sequence, **others: tuple[Any, str]
+    teachers: Sequence, beside: TeacherEntry
 ) -> list[tuple[TeacherEntry, Keys]]:
     """Return the entries of a list ``model.teacher``, with a name each.
 
     Args:
         teachers (list): Entries, see :class:`TeacherEntry`.
-        **others: Values of the keys that one teacher alone has, and what an entry of
-            the list has instead.
+        beside (TeacherEntry): What the keys of one teacher alone have. They are not
+            meant beside a list.
 
     Raises:
         TypeError, ValueError: an entry, or something beside the list, is wrong.
     """
-    for name, (value, instead) in others.items():
+    keys = Keys()
+    for part in ('ckpt', 'made_by', 'classes'):
+        value, key = getattr(beside, part), getattr(keys, part)
         if value is not None:
             problem = 'model.teacher is a list, so it is not known which one is meant.'
-            remedy = f'Write {instead} in an entry of that list, and {name}=None if a '
-            remedy += 'base has set the key.'
-            raise ValueError(describe(f'model.{name}', value, problem, remedy))
+            remedy = f'Write {part} in an entry of that list, and '
+            remedy += f'{key.removeprefix("model.")}=None if a base has set the key.'
+            raise ValueError(describe(key, value, problem, remedy))
     if not teachers:
         problem, remedy = (
             'No teacher is in it.',

@@ -52,10 +52,11 @@ class Normalisation:
 
     def agrees(self, other: 'Normalisation') -> bool:
         """Return whether mean and std are the same, but for rounding."""
-        mean, std, theirs = (torch.tensor(x) for x in (self.mean, self.std, other.std))
-        if len({len(self.mean), len(other.mean), 1}) > 2:
+        rows = self.mean, self.std, other.mean, other.std
+        if len({1, *map(len, rows)}) > 2:  # of images with other channels
             return False
-        gaps = (mean - torch.tensor(other.mean)) / std, theirs / std - 1
+        mean, std, its_mean, its_std = map(torch.tensor, rows)
+        gaps = (mean - its_mean) / std, its_std / std - 1
         return all(bool((gap.abs() <= TOLERANCE).all()) for gap in gaps)
 
 
@@ -82,10 +83,10 @@ def trained_normalisation(config: Mapping[str, Any]) -> Normalisation | None:
         return None
     student = model.get('architecture')
     student = student if isinstance(student, Mapping) else {}
-    if any('cfg_path' in net for net in (model, student)):
-        return None
     said = [x[KEY] for x in (model, config, student) if KEY in x]
     found: Any = next(filter(None, said), {})
+    if not found and 'cfg_path' in student:
+        return None
     # None stands for what only code could tell, too.
     is_known = isinstance(found, Mapping) and None not in said
     if not is_known or found.get('mean', 0) is None or "Normalize'" in repr(config):

@@ -262,7 +262,7 @@ class TestWhatTheCheckpointSays:
         'trained',
         [
             *(None, '', 'no config at all (', 7, 'import os\nos.abort()\n'),
-            *('model = make()\n', "model = dict(cfg_path='x.py')\n"),
+            *('model = make()\n', "model = dict(architecture=dict(cfg_path='x.py'))\n"),
             'mean = [1.0]\n' + text_of({}).replace('dict()', 'dict(mean=mean)'),
             text_of(SHARED),
             text_of(dict(SHARED, mean=[120.001, 110.0, 100.0])),
@@ -274,6 +274,12 @@ class TestWhatTheCheckpointSays:
     def test_the_same_or_nothing_is_said(self, tmp_path, lines, trained):
         algorithm(config(tmp_path, None, trained=trained))
         assert lines == []
+
+    @pytest.mark.parametrize('std', [[1.0], [1.0, 2.0], [0.0] * 3])
+    def test_statistics_that_do_not_fit_are_other_ones(self, tmp_path, std):
+        trained = text_of(dict(OWN, std=std))
+        with pytest.raises(ValueError, match=r'teacher\.data_preprocessor'):
+            algorithm(config(tmp_path, None, trained=trained))
 
     def test_images_that_one_run_does_not_normalise_are_warned_of(
         self, tmp_path, lines
