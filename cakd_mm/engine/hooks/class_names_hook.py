@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
 
+from ...models.algorithms.teacher_classes import ClassNames
 from ...utils.class_names import (
     Names,
     first_difference,
@@ -119,8 +120,8 @@ def _check_folders(key: str, dataset: Any, names: Names) -> None:
 
 
 def _compare_teacher(model: Any, key: str, names: Names) -> None:
-    theirs: Names | None = getattr(model, 'teacher_class_names', None)
-    found = first_difference(names, theirs) if theirs else None
+    theirs = getattr(model, 'teacher_class_names', ClassNames())
+    found = ClassNames(names).first_difference(theirs)
     if found is None:
         return
     label, one, other = found

@@ -1,7 +1,6 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
 import copy
-from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -11,11 +10,11 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier, ClsHead
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
-from mmrazor.registry import MODELS, TASK_UTILS
+from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...datasets.label_batch import LabelBatch
-from ...utils.arguments import check_arguments, class_of, require_part
+from ...utils.arguments import check_arguments
 from ...utils.building import build_part
 from ...utils.checkpoint import (
     STUDENT_PREFIX,
@@ -28,36 +27,22 @@ from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
+from ..distillers.distiller_config import check_by_class, scope_of
 from ..distillers.first_step import FirstStep
 from ..distillers.head_trial import trying_heads
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .converted_norms import ConvertedNorms
-from .teacher import (
-    build_net,
-    build_teacher,
-    check_batch_augments,
-    check_classes,
-    join_teachers,
-    made_by,
-    naming_net,
-)
+from .teacher import build_net, check_batch_augments, naming_net
 from .teacher_classes import ClassNames
-from .teacher_ensemble import TeacherEnsemble
-from .teacher_entries import Keys, TeacherEntry, read_entries
+from .teacher_entries import TeacherEntry
 from .teacher_identity import (
-    identity_of,
+    keep_weights,
     read_stored,
-    refuse_teacher,
     require_same_teachers,
     stored,
 )
-from .teacher_images import (
-    ImageMap,
-    TeacherView,
-    build_image_map,
-    compare_with_training,
-    view_of,
-)
+from .teacher_images import ImageMap, TeacherView
+from .teachers import Teachers
 from .unlabelled import check_teacher_mode, lacking, left_out, naming_labels
 from .widths import fill_widths
 
@@ -126,13 +111,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         TypeError: an argument is misspelt or missing.
 
     Attributes:
-        teacher_class_names (tuple[str, ...] | None): What the teacher's checkpoint
-            calls the classes, in the order of the teacher's scores; None if that is
-            unknown, or if ``teacher_classes`` has an index.
-        teacher_known_classes (frozenset[str] | None): All classes that it knows, if
-            ``teacher_classes`` has chosen some of them by name. A chosen one may then
-            be another spelling of the student's class, unless the teacher knows that
-            as well.
+        teacher_class_names (ClassNames): What the teacher calls the classes, in the
+            order of its scores.
         teacher_views (list[TeacherView]): What each teacher was trained on and sees.
     """
 
@@ -140,11 +120,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     save_teacher: bool
     student_ckpt: str | None
     student_loss_weight: float
-    teacher_class_names: tuple[str, ...] | None
+    teacher_class_names: ClassNames
     teacher_file: str
     teacher_is_loaded: bool
     teacher_image_map: ImageMap | None
-    teacher_known_classes: frozenset[str] | None
     teacher_mode: str
     teacher_runtime: TeacherRuntime | None
     # No buffer, because hooks that average buffers over ranks would change it.
@@ -176,9 +155,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller = _required('distiller', distiller)
         teacher = _required('teacher', teacher)
         architecture = _required('architecture', architecture)
-        scope = _scope_of(distiller)
+        scope = scope_of(distiller)
         with DefaultScope.overwrite_default_scope(scope):
-            _check_distiller(distiller)
+            check_by_class(distiller)
         if kwargs.pop('teacher_trainable', False):
             problem = 'FrozenTeacherDistill never trains the teacher.'
             remedy = "Use type='mmrazor.SingleTeacherDistill' for that."
@@ -190,39 +169,24 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             remedy += 'teacher alone.'
             key = 'model.student_loss_weight'
             raise ValueError(describe(key, weight, problem, remedy))
-        alone = TeacherEntry(
-            teacher, teacher_ckpt, teacher_from, classes=teacher_classes
-        )
         is_list = isinstance(teacher, (list, tuple))
         if is_list and teacher_mode != 'tensor':
             problem = 'Several teachers compute no loss of their own.'
             key, remedy = 'model.teacher_mode', "Write 'tensor'."
             raise ValueError(describe(key, teacher_mode, problem, remedy))
-        if teacher_average is not None and not is_list:
-            problem, remedy = 'There is one teacher, model.teacher.', 'Remove the key.'
-            key = 'model.teacher_average'
-            raise ValueError(describe(key, teacher_average, problem, remedy))
-        entries = [(alone, Keys())]
-        if isinstance(teacher, (list, tuple)):
-            entries = read_entries(teacher, alone)
-        for entry, keys in entries:
-            if entry.ckpt is None and not allow_random_teacher:
-                problem = 'The teacher would keep random weights (`init_cfg` and '
-                problem += '`pretrained` of the teacher are not relied on).'
-                remedy = 'Name its checkpoint, or write allow_random_teacher=True if '
-                remedy += 'that is what you mean.'
-                remedy += made_by(entry.made_by, keys.made_by)
-                raise ValueError(describe(keys.ckpt, None, problem, remedy))
         if student_ckpt is not None:
             require_file(student_ckpt, 'model.student_ckpt', 'Correct the path.')
         # Teacher and distiller draw their first weights from a fork of the generator,
         # so that a seed gives the student the same first weights with any teacher,
         # and without one.
         with torch.random.fork_rng(devices=[]):
-            teachers = [build_teacher(entry, keys) for entry, keys in entries]
-            teacher_net: BaseModel = teachers[0].net
-            if is_list:
-                teacher_net = join_teachers(teachers, teacher_average)
+            teachers = Teachers(
+                TeacherEntry(
+                    teacher, teacher_ckpt, teacher_from, classes=teacher_classes
+                ),
+                teacher_average,
+                allow_random_teacher,
+            )
         written = None
         if isinstance(architecture, dict):
             written = net_config(architecture, 'model.architecture')
@@ -233,7 +197,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             data_preprocessor = resolve_within({**default, **data_preprocessor})
             key = 'data_preprocessor'
             data_preprocessor = build_part(data_preprocessor, MODELS, key)
-        nets: tuple[Any, Any] = architecture, teacher_net
+        nets: tuple[Any, Any] = architecture, teachers.net
         with (
             DefaultScope.overwrite_default_scope(scope),
             torch.random.fork_rng(devices=[]),
@@ -242,7 +206,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             super().__init__(
                 architecture=architecture,
                 distiller=filled,
-                teacher=teacher_net,
+                teacher=teachers.net,
                 data_preprocessor=data_preprocessor,
                 **kwargs,
             )
@@ -256,29 +220,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.teacher_runtime = build_runtime(teacher_runtime)
         self.student_loss_weight = student_loss_weight
         self.student_ckpt = student_ckpt
-        self.teacher_is_loaded = all(one.entry.ckpt is not None for one in teachers)
-        self.save_teacher = save_teacher or not self.teacher_is_loaded
-        self.teacher_image_map = None
-        self.teacher_views = []
-        shared: Any = self.data_preprocessor
-        for one in teachers:
-            check_classes(one, self.student)
-            view = view_of(one.net, shared, one.size, one.trained_with, one.keys.images)
-            compare_with_training(view)
-            mapped = build_image_map(one.net, shared, view)
-            self.teacher_views.append(view)
-            if mapped is not None and isinstance(teacher_net, TeacherEnsemble):
-                teacher_net.image_maps[str(one.entry.name)] = mapped
-            else:
-                self.teacher_image_map = mapped
-        check_batch_augments(self.student, shared, written)
-        named = [one.class_names for one in teachers if one.class_names.scored]
-        # First come names that nobody has chosen, because their spelling is certain.
-        named.sort(key=lambda names: names.chosen_from is not None)
-        names = named[0] if named else ClassNames()
-        self.teacher_class_names = names.scored
-        self.teacher_known_classes = names.chosen_from
-        self._identities = [identity_of(one) for one in teachers]
+        self.teacher_is_loaded = teachers.is_loaded
+        self.save_teacher = save_teacher or not teachers.is_loaded
+        teachers.agree_with(self.student, self.data_preprocessor)
+        check_batch_augments(self.student, self.data_preprocessor, written)
+        self.teacher_views = teachers.views
+        self.teacher_image_map = teachers.image_map
+        self.teacher_class_names = teachers.class_names
+        self._identities = teachers.identities
         self.teacher_sha256, self.teacher_file = stored(self._identities)
         self.first_step = FirstStep(self.distiller)
         self.converted_norms = ConvertedNorms(self)
@@ -429,58 +378,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         file = state_dict.pop(f'{prefix}teacher_file', None)
         if self.teacher_runtime is not None:
             self.teacher_runtime.reset()
-        loaded = [one for one in self._identities if one.is_loaded]
-        if loaded and other is not None:
-            text = (
-                file if file is None else bytes(file.tolist()).decode(errors='replace')
-            )
+        if other is not None:
+            text = None
+            if file is not None:
+                text = bytes(file.tolist()).decode(errors='replace')
             require_same_teachers(self._identities, read_stored(other, text))
-        weights = self.teacher.state_dict(prefix=f'{prefix}{TEACHER_PREFIX}')
-        for one in loaded:
-            start = f'{prefix}{TEACHER_PREFIX}{one.name and one.name + "."}'
-            own = {k: v for k, v in weights.items() if k.startswith(start)}
-            pairs = [(state_dict[k], v) for k, v in own.items() if k in state_dict]
-            if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
-                refuse_teacher(one)
-            state_dict.update(own)
-
-
-def _scope_of(distiller: Any) -> str | None:
-    """Return mmrazor's scope for a distiller with names that are only known there.
-
-    A pair's base says the scope. A model whose ``type`` is a class brings none.
-    """
-    for kind in _names_in(distiller):
-        for registry, suffix in ((TASK_UTILS, 'Recorder'), (MODELS, '')):
-            if kind + suffix not in registry.module_dict:
-                continue
-            with registry.switch_scope_and_registry(None) as own:
-                if own is not registry and kind + suffix not in own.module_dict:
-                    return 'mmrazor'
-    return None
-
-
-def _names_in(node: Any) -> Iterator[str]:
-    """Yield each ``type`` in a config that is a name."""
-    if isinstance(node, Mapping):
-        kind = node.get('type')
-        if isinstance(kind, str):
-            yield kind
-        for part in node.values():
-            yield from _names_in(part)
-
-
-def _check_distiller(distiller: dict) -> None:
-    """Let the class of a distiller look at its config, if the class can.
-
-    This comes before the nets are built, because what is wrong in the config would end
-    in another error there: a misspelt recorder has no width, say.
-    """
-    key = 'model.distiller'
-    require_part(distiller, key)
-    check = getattr(class_of(distiller, MODELS, key), 'check_config', None)
-    if check is not None:
-        check(distiller)
+        start = f'{prefix}{TEACHER_PREFIX}'
+        weights = self.teacher.state_dict(prefix=start)
+        keep_weights(self._identities, weights, state_dict, start)
 
 
 def _required(name: str, part: Any) -> Any:

@@ -1,13 +1,12 @@
 """Loads the teacher, and checks that it agrees with the student."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
@@ -32,8 +31,7 @@ from ...utils.config_text import values_in
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.tools import as_typed_here
-from .teacher_classes import ClassNames, choose_classes
-from .teacher_ensemble import TeacherEnsemble
+from .teacher_classes import ClassNames
 from .teacher_entries import Keys, TeacherEntry
 from .teacher_images import read_size
 
@@ -109,48 +107,9 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
     if entry.classes is not None:
         chosen = choose_classes(net, entry.classes, names, keys.classes)
         built.class_names = chosen
-    elif names is not None and len(names) == _classes(net):
+    elif names is not None and len(names) == classes_of(net):
         built.class_names = ClassNames(names)
     return built
-
-
-def join_teachers(
-    teachers: Sequence[Teacher], average: Literal['logits', 'probabilities'] | None
-) -> TeacherEnsemble:
-    """Let the teachers of a list teach as one.
-
-    Raises:
-        ValueError: they score different classes, or it is not said what is averaged.
-    """
-    if average is None:
-        if len(teachers) > 1:
-            problem = f'There are {len(teachers)} teachers, and it is not said what of '
-            problem += 'them is averaged.'
-            remedy = "Write teacher_average='logits' or 'probabilities'."
-            raise ValueError(describe('model.teacher_average', None, problem, remedy))
-        average = 'logits'
-    first = teachers[0]
-    for one in teachers[1:]:
-        counts = _classes(first.net), _classes(one.net)
-        if counts[0] != counts[1]:
-            problem = f'{first.keys.net} scores {counts[0]} classes.'
-            remedy = 'Write classes=[...] beside it: for each class of the student the '
-            remedy += "teacher's name or index of it."
-            key = f'{one.keys.net}.head.num_classes'
-            raise ValueError(describe(key, counts[1], problem, remedy))
-    for one, other in combinations(teachers, 2):
-        found = one.class_names.first_difference(other.class_names)
-        if found is not None:
-            place, ours, theirs = found
-            problem = f'It calls class {place} {theirs!r}, but the teacher of '
-            problem += f'{one.keys.ckpt} calls it {ours!r}.'
-            remedy = f'Write {other.keys.classes}=[...]: for each class of the student '
-            remedy += "the teacher's name or index of it."
-            raise ValueError(
-                describe(other.keys.ckpt, other.entry.ckpt, problem, remedy)
-            )
-    nets = {str(one.entry.name): one.net for one in teachers}
-    return TeacherEnsemble(nets, average, [one.entry.weight for one in teachers])
 
 
 def build_net(net: dict, key: str) -> BaseModel:
@@ -194,7 +153,7 @@ def _introduce(teacher: Teacher, checkpoint: str, content: Mapping) -> str:
     parts = [f'The teacher{name} is {checkpoint}']
     if not is_remote(checkpoint):
         parts.append(f'SHA-256 {hash_of(Path(checkpoint).expanduser())}')
-    classes = _classes(teacher.net)
+    classes = classes_of(teacher.net)
     if classes is not None:
         parts.append(f'{classes} classes')
     scores = last_scores(content)
@@ -203,13 +162,14 @@ def _introduce(teacher: Teacher, checkpoint: str, content: Mapping) -> str:
     return '; '.join(parts)
 
 
-def _classes(model: nn.Module) -> int | None:
+def classes_of(model: nn.Module) -> int | None:
+    """Return how many classes a net scores, None if it does not tell."""
     return getattr(getattr(model, 'head', None), 'num_classes', None)
 
 
 def check_classes(teacher: Teacher, student: nn.Module) -> None:
     """Raise ValueError unless teacher and student score as many classes."""
-    theirs, ours = _classes(teacher.net), _classes(student)
+    theirs, ours = classes_of(teacher.net), classes_of(student)
     if None in (theirs, ours) or theirs == ours:
         return
     key, keys = 'model.architecture.head.num_classes', teacher.keys

@@ -1,9 +1,10 @@
 """Which teachers a checkpoint was trained with, by their hashes."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,10 +92,38 @@ def require_same_teachers(
     for name, one in known.items():
         sha256, file = before[name]
         if one.is_loaded and not torch.equal(sha256.cpu(), one.sha256):
-            refuse_teacher(one, file)
+            _refuse(one, file)
 
 
-def refuse_teacher(one: TeacherIdentity, before: str = 'another one') -> None:
+def keep_weights(
+    ours: Iterable[TeacherIdentity],
+    weights: Mapping[str, Tensor],
+    state_dict: dict[str, Any],
+    prefix: str,
+) -> None:
+    """Put the teachers' own weights into what is to be loaded.
+
+    Args:
+        ours: The teachers of this run. A random one takes what is loaded.
+        weights: Those of all teachers.
+        state_dict: What is to be loaded; it may have weights of the teachers too.
+        prefix: With which the names of these weights begin.
+
+    Raises:
+        ValueError: ``state_dict`` has the weights of another teacher.
+    """
+    for one in ours:
+        if not one.is_loaded:
+            continue
+        start = prefix + (f'{one.name}.' if one.name else '')
+        own = {k: v for k, v in weights.items() if k.startswith(start)}
+        pairs = [(state_dict[k], v) for k, v in own.items() if k in state_dict]
+        if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
+            _refuse(one)
+        state_dict.update(own)
+
+
+def _refuse(one: TeacherIdentity, before: str = 'another one') -> None:
     """Raise ValueError that a checkpoint was trained with another teacher."""
     problem = 'It is not the teacher this checkpoint was trained with, '
     problem += f'which was {before} (SHA-256 differs).'

@@ -4,7 +4,7 @@ Which keys there are, and what their values may be, is said by the signatures of
 :class:`StrictDistiller` and of its ``get_record``.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
@@ -58,6 +58,43 @@ def check_distiller(cfg: Mapping, kind: type, get_record: Callable) -> None:
             _check_record(f'{key}.{argument}', record, cfg)
         _check_sides(key, mapping)
     _check_short_names(losses)
+
+
+def check_by_class(distiller: dict) -> None:
+    """Let the class of a distiller look at its config, if the class can.
+
+    This comes before the nets are built, because what is wrong in the config would end
+    in another error there: a misspelt recorder has no width, say.
+    """
+    require_part(distiller, HEAD)
+    check = getattr(class_of(distiller, MODELS, HEAD), 'check_config', None)
+    if check is not None:
+        check(distiller)
+
+
+def scope_of(distiller: Any) -> str | None:
+    """Return mmrazor's scope for a distiller with names that are only known there.
+
+    A pair's base says the scope. A model whose ``type`` is a class brings none.
+    """
+    for kind in _names_in(distiller):
+        for registry, suffix in ((TASK_UTILS, 'Recorder'), (MODELS, '')):
+            if kind + suffix not in registry.module_dict:
+                continue
+            with registry.switch_scope_and_registry(None) as own:
+                if own is not registry and kind + suffix not in own.module_dict:
+                    return 'mmrazor'
+    return None
+
+
+def _names_in(node: Any) -> Iterator[str]:
+    """Yield each ``type`` in a config that is a name."""
+    if isinstance(node, Mapping):
+        kind = node.get('type')
+        if isinstance(kind, str):
+            yield kind
+        for part in node.values():
+            yield from _names_in(part)
 
 
 def side_of(from_student: bool) -> str:

@@ -287,7 +287,7 @@ class TestUserErrors:
             algorithm(config(tmp_path, teachers))
         teachers[1]['classes'] = list('0123456789')
         model = algorithm(config(tmp_path, teachers))
-        assert model.teacher_class_names == tuple('0123456789')
+        assert model.teacher_class_names.scored == tuple('0123456789')
 
     def test_the_average_of_one_teacher(self, tmp_path):
         cfg = config(tmp_path)

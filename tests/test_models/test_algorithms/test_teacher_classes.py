@@ -81,8 +81,8 @@ NAMED = dict(dataset_meta=dict(classes=NAMES))
 @pytest.mark.parametrize('meta', [NAMED, dict(CLASSES=NAMES)])
 def test_a_softmax_is_over_the_chosen_classes(tmp_path, meta):
     model = algorithm(config(tmp_path, CHOSEN, meta))
-    assert model.teacher_class_names == tuple(CHOSEN)
-    assert model.teacher_known_classes == frozenset(NAMES)
+    assert model.teacher_class_names.scored == tuple(CHOSEN)
+    assert model.teacher_class_names.chosen_from == frozenset(NAMES)
     images = torch.randn(4, 3, 16, 16)
     whole = built('linear')(images, mode='tensor').softmax(1)
     kept = whole[:, [NAMES.index(name) for name in CHOSEN]]
@@ -92,7 +92,7 @@ def test_a_softmax_is_over_the_chosen_classes(tmp_path, meta):
 
 def test_indices_need_no_names(tmp_path):
     model = algorithm(config(tmp_path, [*range(2, 12)], {}))
-    assert model.teacher_class_names is None
+    assert model.teacher_class_names.scored is None
     images = torch.randn(4, 3, 16, 16)
     torch.testing.assert_close(
         model.teacher(images, mode='tensor'),
@@ -109,11 +109,11 @@ def test_a_run_of_other_classes_is_not_resumed(tmp_path):
 
 def test_without_the_key_the_names_are_those_of_the_checkpoint(tmp_path):
     model = algorithm(config(tmp_path, None, NAMED, student=12))
-    assert model.teacher_class_names == NAMES
-    assert model.teacher_known_classes is None
+    assert model.teacher_class_names.scored == NAMES
+    assert model.teacher_class_names.chosen_from is None
     short = dict(dataset_meta=dict(classes=NAMES[:3]))
     model = algorithm(config(tmp_path, None, short, student=12))
-    assert model.teacher_class_names is None
+    assert model.teacher_class_names.scored is None
 
 
 @pytest.mark.parametrize(
