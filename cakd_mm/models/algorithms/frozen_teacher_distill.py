@@ -1,6 +1,7 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -284,17 +285,20 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             name contains ``loss`` are summed by mmengine.
         """
         self.converted_norms.follow()
-        distiller = self.distiller
         is_classifier = isinstance(self.student, BaseClassifier)
         lack = lacking(data_samples) if is_classifier else ''
         check_teacher_mode(self.teacher_mode, lack)
+        run_teacher = partial(self._run_teacher, batch_inputs, data_samples)
+        distiller = self.distiller
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
-            self._run_teacher(batch_inputs, data_samples)
+            run_teacher()
         if isinstance(data_samples, LabelBatch) and _concatenates(self.student):
             data_samples = data_samples.as_single()
         # A classifier without labels gives its scores as it does in its loss.
         alone = bool(lack) and not self.calculate_student_loss
+        mode = 'tensor' if alone else 'loss'
+        run_student = partial(self.student, batch_inputs, data_samples, mode=mode)
         distiller.set_deliveries_override(True)
         with (
             distiller.student_recorders,
@@ -303,19 +307,27 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             naming_labels('' if alone else lack),
             naming_net(self.student, 'model.architecture'),
         ):
-            mode = 'tensor' if alone else 'loss'
-            losses = self.student(batch_inputs, data_samples, mode=mode)
+            losses = run_student()
         losses = self._weighted(losses) if self.calculate_student_loss else {}
         distiller.left_out = left_out(distiller, lack) if alone else set()
         if not self.distillation_stopped:
-            run = partial(self._run_teacher, batch_inputs, data_samples)
-            self.first_step.check_compiled(False, self.teacher, run)
-            run = partial(self.student, batch_inputs, data_samples, mode=mode)
-            self.first_step.check_compiled(True, self.student, run)
-            distilled = distiller.compute_distill_losses()
-            if self.training and self.student_trainable and torch.is_grad_enabled():
-                self.first_step.check_gradients(distilled, self.student, run)
+            distilled = self._distill(run_teacher, run_student)
             losses.update(add_prefix(distilled, 'distill'))
+        return losses
+
+    def _distill(
+        self, run_teacher: Callable[[], Any], run_student: Callable[[], Any]
+    ) -> dict[str, Tensor]:
+        """Return the distillation losses of what both nets have given.
+
+        Both can be run again, which the first step may need to find a mistake.
+        """
+        first_step = self.first_step
+        first_step.check_compiled(False, self.teacher, run_teacher)
+        first_step.check_compiled(True, self.student, run_student)
+        losses = self.distiller.compute_distill_losses()
+        if self.training and self.student_trainable and torch.is_grad_enabled():
+            first_step.check_gradients(losses, self.student, run_student)
         return losses
 
     def teacher_inputs(self, batch_inputs: Tensor) -> Tensor:

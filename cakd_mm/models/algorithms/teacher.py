@@ -31,7 +31,7 @@ from ...utils.config_text import values_in
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.tools import as_typed_here
-from .teacher_classes import ClassNames
+from .teacher_classes import ClassNames, choose_classes
 from .teacher_entries import Keys, TeacherEntry
 from .teacher_images import read_size
 
@@ -107,7 +107,7 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
     if entry.classes is not None:
         chosen = choose_classes(net, entry.classes, names, keys.classes)
         built.class_names = chosen
-    elif names is not None and len(names) == classes_of(net):
+    elif names is not None:
         built.class_names = ClassNames(names)
     return built
 
