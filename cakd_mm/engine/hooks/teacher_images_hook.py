@@ -41,7 +41,7 @@ class TeacherImagesHook(Hook):
 def _check_pipeline(view: TeacherView, cfg: Mapping) -> None:
     """Refuse to map a batch whose images are normalised where nobody looks."""
     names = [name for name, _ in _steps(cfg)]
-    if view.is_own and view.seen != view.made and 'Normalize' in names:
+    if view.is_own and view.wanted != view.made and 'Normalize' in names:
         problem = 'The pipeline normalises, so the batch is not as data_preprocessor '
         problem += 'says, and cannot be mapped for the teacher.'
         remedy = 'Remove Normalize from the pipeline, and write mean and std into '
@@ -52,7 +52,7 @@ def _check_pipeline(view: TeacherView, cfg: Mapping) -> None:
 
 def _compare_channels(view: TeacherView, cfg: Mapping) -> None:
     trained, key = trained_normalisation(view.trained_with), view.key
-    if trained is None or trained.to_rgb == view.seen.to_rgb:
+    if trained is None or trained.to_rgb == view.wanted.to_rgb:
         return
     if not _loading(cfg) or _loading(cfg) != _loading(view.trained_with):
         return
@@ -60,21 +60,21 @@ def _compare_channels(view: TeacherView, cfg: Mapping) -> None:
         f'The teacher was trained with to_rgb={trained.to_rgb} on images that are '
     )
     problem += f'loaded in the same way ({_loading(cfg)}), and sees them with '
-    problem += f'to_rgb={view.seen.to_rgb}.'
+    problem += f'to_rgb={view.wanted.to_rgb}.'
     remedy = f'Write {key}={trained.shown()}, to which the batch is then mapped for '
     remedy += 'the teacher alone.'
-    text = describe(f'{key}.to_rgb', view.seen.to_rgb, problem, remedy)
+    text = describe(f'{key}.to_rgb', view.wanted.to_rgb, problem, remedy)
     if not view.is_own:
         raise ValueError(text)
     print_log(text, 'current', logging.WARNING)
 
 
 def _compare_sizes(view: TeacherView, cfg: Mapping) -> None:
-    trained, seen = _size(view.trained_with), view.size or _size(cfg)
-    if trained is None or seen is None or trained == seen:
+    trained, given = _size(view.trained_with), view.size or _size(cfg)
+    if trained is None or given is None or trained == given:
         return
     problem = f'The teacher was trained on images of {_spelled(trained)} pixels, and '
-    problem += f'sees {_spelled(seen)}.'
+    problem += f'sees {_spelled(given)}.'
     remedy = f'Write {view.key}=dict(size={list(trained)}) beside what it has, if the '
     remedy += 'images are to be resized for the teacher alone.'
     text = describe(f'{view.key}.size', view.size, problem, remedy)

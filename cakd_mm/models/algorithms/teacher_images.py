@@ -112,7 +112,7 @@ class TeacherView:
     Args:
         key (str): The config key of its ``data_preprocessor``.
         made (Normalisation): How the shared batch is made.
-        seen (Normalisation): What the teacher sees, ``made`` if its config is silent.
+        wanted (Normalisation): What the teacher sees, ``made`` if its config is silent.
         size (tuple[int, int], optional): What its images are resized to, height and
             width. Defaults to None (as they are).
         trained_with (dict): Values of the config in its checkpoint; empty if there is
@@ -122,7 +122,7 @@ class TeacherView:
 
     key: str
     made: Normalisation
-    seen: Normalisation
+    wanted: Normalisation
     size: tuple[int, int] | None
     trained_with: dict[str, Any]
     is_own: bool
@@ -141,14 +141,16 @@ def view_of(
         ValueError: its config reverses channels and says nothing of mean and std.
     """
     made = normalisation_of(shared)
-    seen = normalisation_of(getattr(net, 'data_preprocessor', shared))
-    if not seen.is_said and seen.to_rgb and not made.to_rgb:
+    wanted = normalisation_of(getattr(net, 'data_preprocessor', shared))
+    if not wanted.is_said and wanted.to_rgb and not made.to_rgb:
         problem = 'It has no mean, so it does not say how images are normalised.'
         proposed = Normalisation(made.mean, made.std, True)
         remedy = f'Write {key}={proposed.shown()}, say, or remove to_rgb.'
         raise ValueError(describe(f'{key}.to_rgb', True, problem, remedy))
-    is_own = seen.is_said
-    return TeacherView(key, made, seen if is_own else made, size, trained_with, is_own)
+    is_own = wanted.is_said
+    return TeacherView(
+        key, made, wanted if is_own else made, size, trained_with, is_own
+    )
 
 
 class ImageMap(nn.Module):
@@ -223,14 +225,16 @@ def build_image_map(
     Raises:
         ValueError: there is no such map.
     """
-    mapped = ImageMap(view.made, view.seen, view.size)
+    mapped = ImageMap(view.made, view.wanted, view.size)
     if not mapped.changes:
         return None
     own: Any = net.data_preprocessor
     for preprocessor, key in ((shared, KEY), (own, view.key)):
         _require_known(preprocessor, key)
         _refuse_padding(preprocessor, key)
-    text = f'The teacher sees the batch as {view.key}={view.seen.shown()} would make it'
+    text = (
+        f'The teacher sees the batch as {view.key}={view.wanted.shown()} would make it'
+    )
     resized = f', resized to {view.size}' if view.size else ''
     print_log(f'{text}{resized}.', 'current')
     return mapped
@@ -282,12 +286,12 @@ def compare_with_training(view: TeacherView) -> None:
             say that it is to see others.
     """
     trained, key = trained_normalisation(view.trained_with), view.key
-    if trained is None or trained.agrees(view.seen):
+    if trained is None or trained.agrees(view.wanted):
         return
     problem = f'Its checkpoint says that the teacher was trained with {trained.shown()}'
     if view.is_own:
         remedy = f'Write {key}={trained.shown()} if that is not meant.'
-        text = describe(key, view.seen.shown(), f'{problem}.', remedy)
+        text = describe(key, view.wanted.shown(), f'{problem}.', remedy)
         print_log(text, 'current', logging.WARNING)
         return
     made = view.made

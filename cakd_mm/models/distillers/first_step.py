@@ -255,14 +255,14 @@ def reached(values: Iterable[Tensor], places: list[list[Tensor]]) -> list[bool]:
                 owners.setdefault(_edge(tensor), set()).add(index)
     found: set[int] = set()
     todo = [_edge(value) for value in values if value.requires_grad]
-    seen = set(todo)
+    visited = set(todo)
     while todo:
         edge = todo.pop()
         if edge in owners:
             found |= owners[edge]
             continue
-        new = {each for each in edge[0].next_functions if each[0] is not None} - seen
-        seen |= new
+        new = {each for each in edge[0].next_functions if each[0] is not None} - visited
+        visited |= new
         todo.extend(new)
     return [index in found for index in range(len(places))]
 

@@ -56,9 +56,7 @@ class SigmoidKDLoss(DistillLoss):
             ValueError: shapes do not fit.
         """
         rows = self.tau**2 * binary_kl(preds_S, preds_T, self.tau)
-        seen = (preds_T > 0).to(rows.dtype)
-        values = rows.detach()
-        self.log_terms(
-            present=(seen * values).sum(1), absent=((1 - seen) * values).sum(1)
-        )
+        present = (preds_T > 0).to(rows.dtype) * rows.detach()
+        absent = rows.detach() - present
+        self.log_terms(present=present.sum(1), absent=absent.sum(1))
         return self.loss_weight * batch_mean(rows.sum(1))
