@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from conftest import ROOT
+from pages import ROOT
 
 PAGE = ROOT / 'docs/when_a_run_looks_wrong.md'
 ROW = re.compile(r'^\|[^|]+\|(?P<said>[^|]+)\|[^|]+\|$', re.MULTILINE)
