@@ -28,9 +28,10 @@ from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
-from ..distillers.distiller_config import check_by_class, scope_of
+from ..distillers.distiller_config import HEAD, check_by_class, scope_of
 from ..distillers.first_step import FirstStep
 from ..distillers.head_trial import trying_heads
+from ..recorders.watched import watch_all
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .converted_norms import ConvertedNorms
 from .teacher import build_net, check_batch_augments, naming_net
@@ -230,6 +231,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.teacher_class_names = teachers.class_names
         self._identities = teachers.identities
         self.teacher_sha256, self.teacher_file = stored(self._identities)
+        # mmrazor's own distiller does not watch its recorders.
+        for side, net in (('student', self.student), ('teacher', self.teacher)):
+            recorders = getattr(self.distiller, f'{side}_recorders')
+            watch_all(recorders, net, f'{HEAD}.{side}_recorders')
         self.first_step = FirstStep(self.distiller)
         self.converted_norms = ConvertedNorms(self)
         self.teacher.eval()

@@ -21,7 +21,7 @@ from ...utils.building import (
 from ...utils.errors import describe, nearest
 from ..losses.base import DistillLoss, as_distill_loss, in_float32
 from ..recorders.head_recorder import HeadRecorder, is_head
-from ..recorders.watched import watch
+from ..recorders.watched import watch_all
 from .distiller_config import (
     GROUPS,
     HEAD,
@@ -273,18 +273,14 @@ class StrictDistiller(ConfigurableDistiller):
         self._check_sources('student_recorders', model)
         self._record_without_labels('student_recorders', model)
         super().prepare_from_student(model)
-        self._watch('student_recorders', model)
+        watch_all(self.student_recorders, model, f'{HEAD}.student_recorders')
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Hook the teacher's recorders up, after checking that their modules exist."""
         self._check_sources('teacher_recorders', model)
         self._record_without_labels('teacher_recorders', model)
         super().prepare_from_teacher(model)
-        self._watch('teacher_recorders', model)
-
-    def _watch(self, side: str, model: nn.Module) -> None:
-        for name, recorder in getattr(self, side).recorders.items():
-            watch(recorder, model, f'{HEAD}.{side}.{name}.source')
+        watch_all(self.teacher_recorders, model, f'{HEAD}.teacher_recorders')
 
     def get_record(
         self,

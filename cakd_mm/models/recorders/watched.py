@@ -5,6 +5,7 @@ from functools import partial, wraps
 from typing import Any
 
 import torch
+from mmrazor.models.task_modules import RecorderManager
 from mmrazor.models.task_modules.recorder import (
     FunctionInputsRecorder,
     MethodInputsRecorder,
@@ -116,6 +117,8 @@ def _version(tensor: Tensor) -> int | None:
 def watch(recorder: BaseRecorder, model: nn.Module, key: str) -> None:
     """Let a recorder refuse records that were overwritten after they were made.
 
+    One that does so already stays as it is.
+
     Args:
         recorder (BaseRecorder): Of any class. It is initialised.
         model (nn.Module): The net that it looks at.
@@ -124,6 +127,8 @@ def watch(recorder: BaseRecorder, model: nn.Module, key: str) -> None:
     Raises:
         ValueError: later, from ``get_record_data``.
     """
+    if 'get_record_data' in vars(recorder):
+        return
     # They are set on the object, so that recorders of all classes have them.
     vars(recorder).update(
         reset_data_buffer=partial(_reset, recorder),
@@ -139,6 +144,12 @@ def watch(recorder: BaseRecorder, model: nn.Module, key: str) -> None:
     elif isinstance(recorder, MethodInputsRecorder):
         wrap = recorder.method_record_wrapper
         vars(recorder).update(method_record_wrapper=partial(_wrap_expecting, wrap))
+
+
+def watch_all(recorders: RecorderManager, model: nn.Module, key: str) -> None:
+    """Watch all recorders of a net; ``key`` is the config key of the group."""
+    for name, recorder in recorders.recorders.items():
+        watch(recorder, model, f'{key}.{name}.source')
 
 
 def _reset(recorder: BaseRecorder) -> None:

@@ -314,3 +314,14 @@ def test_the_type_of_a_delivery_may_be_its_class():
     found = build(cfg).distiller.deliveries.deliveries
     assert {type(x) for x in found.values()} == {MethodOutputsDelivery}
     assert [x.max_keep_data for x in found.values()] == [1, 2]
+
+
+@pytest.mark.parametrize('kind', ['StrictDistiller', 'ConfigurableDistiller'])
+def test_mmrazors_own_distiller_is_not_silently_wrong_either(kind):
+    cfg = dict(distiller('backbone.layer1.0.bn2'), type=kind)
+    with pytest.raises(ValueError, match=r'recorders\.f\.source` = .*overwritten'):
+        step(build(cfg))
+    cfg = dict(distiller(INNER), type=kind)
+    with pytest.raises(ValueError, match=KEY + '.*off'):
+        step(build(cfg, net(with_cp=True)))
+    assert 'distill.loss_f' in step(build(cfg))
