@@ -13,7 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from ...utils.building import naming_use, places_of
 from ...utils.errors import describe
-from ..recorders.watched import Records, tensors_of
+from ..recorders.watched import tensors_of, watch_of
 from .descent import Descent
 from .distiller_config import HEAD, side_of, spread, without_connector
 from .rehearsal import in_eval, rehearsed
@@ -41,7 +41,7 @@ class Cause(NamedTuple):
         problem (str): For the error.
         remedy (str): For the error.
         is_fault (bool | None): Whether it is a mistake; None for what the loss itself
-            does, which may be meant.
+            does, which may be meant: a critic is trained by itself, say.
     """
 
     problem: str
@@ -83,7 +83,6 @@ class FirstStep:
                 with naming_use('The recorder', key, record, places):
                     self.distiller.get_record(**without_connector(record))
 
-    @torch.compiler.disable
     def check_compiled(
         self, from_student: bool, net: nn.Module, run: Callable[[], object]
     ) -> None:
@@ -97,16 +96,23 @@ class FirstStep:
         Raises:
             ValueError: naming the recorder.
         """
+        # In a model that is compiled as a whole nothing else is to be called here.
         if from_student not in self._unrehearsed:
             return
         recorders = getattr(self.distiller, side_of(from_student))
-        buffers = (recorder.data_buffer for recorder in recorders.recorders.values())
-        if any(isinstance(x, Records) and None in x.notes for x in buffers):
-            self._unrehearsed.discard(from_student)
-            with rehearsed(net, recorders, run):
-                self.check_records(from_student)
+        watches = [watch_of(recorder) for recorder in recorders.recorders.values()]
+        if any(one is not None and one.is_compiled for one in watches):
+            self._rehearse(from_student, net, run)
 
     @torch.compiler.disable
+    def _rehearse(
+        self, from_student: bool, net: nn.Module, run: Callable[[], object]
+    ) -> None:
+        self._unrehearsed.discard(from_student)
+        recorders = getattr(self.distiller, side_of(from_student))
+        with rehearsed(net, recorders, run):
+            self.check_records(from_student)
+
     def check_gradients(
         self, losses: Mapping[str, Any], student: nn.Module, run: Callable[[], object]
     ) -> None:
@@ -121,6 +127,13 @@ class FirstStep:
             ValueError: naming loss, argument and recorder. Where only frozen layers
                 lie before what was recorded, a warning tells so instead.
         """
+        if self._unproven:
+            self._prove(losses, student, run)
+
+    @torch.compiler.disable
+    def _prove(
+        self, losses: Mapping[str, Any], student: nn.Module, run: Callable[[], object]
+    ) -> None:
         for name in sorted(self._unproven & losses.keys()):
             values = list(tensors_of(losses[name]))
             fed = self._fed_by_student(name)
@@ -141,7 +154,10 @@ class FirstStep:
                 key = f'{HEAD}.loss_forward_mappings.{name}.{each.argument}'
                 value = each.record['recorder']
                 text = describe(key, value, cause.problem, cause.remedy)
-                if cause.is_fault or (cause.is_fault is None and not any(is_found)):
+                is_alone = not any(is_found) and not any(
+                    x.requires_grad for x in values
+                )
+                if cause.is_fault or (cause.is_fault is None and is_alone):
                     raise ValueError(text)
                 print_log(text, 'current', logging.WARNING)
             self._unproven.discard(name)
@@ -165,10 +181,22 @@ class FirstStep:
             columns = [spread(value, len(several)) for value in options.values()]
             for name, *row in zip(several, *columns, strict=True):
                 one = dict(zip(options, row, strict=True), recorder=name)
-                found = tensors_of(self.distiller.get_record(**one))
+                found = tensors_of(self._given(one))
                 if tensors := [x for x in found if x.is_floating_point()]:
                     fed.append(Fed(argument, one, tensors))
         return fed
+
+    def _given(self, record: Mapping) -> list[Any]:
+        """Return what a recorder has given for an entry in this step.
+
+        It is not asked again, because a loss may have overwritten what it got, and a
+        recorder of a user's own may compute what it gives.
+        """
+        recorder = self.distiller.student_recorders.get_recorder(record['recorder'])
+        key = record.get('record_idx', 0), record.get('data_idx')
+        watch = watch_of(recorder)
+        given = watch.given.get(key) if watch is not None else None
+        return given or [self.distiller.get_record(**record)]
 
     def _check_sides(self, loss: str, values: list[Tensor]) -> None:
         """Refuse a loss that gets nothing of the student, unless it trains others."""
@@ -194,7 +222,7 @@ class FirstStep:
         if record.get('connector') is not None:
             with in_eval(self.distiller.connectors):
                 connected = tensors_of(self.distiller.get_record(**record))
-            if not any(reached(connected, [fed.tensors])):
+            if not any(reached(connected, [list(tensors_of(self._given(fed.record)))])):
                 problem = (
                     f'The connector {record["connector"]!r} gives it no gradient, '
                 )
@@ -216,15 +244,14 @@ class FirstStep:
         with Descent(trained) as descent, rehearsed(student, recorders, run):
             found = tensors_of(self.distiller.get_record(**fed.record))
             is_trained = descent.includes(found)
-        name, index = fed.record['recorder'], fed.record.get('record_idx', 0)
-        recorder = recorders.get_recorder(name)
+        recorder = recorders.get_recorder(fed.record['recorder'])
         if not is_trained:
             problem = f'Only frozen layers lie before {recorder.source!r}, so the loss '
             problem += 'gives the student no gradient there.'
             remedy = 'Distill a layer after them, or train them: frozen_stages=-1, say.'
             return Cause(problem, remedy, False)
-        records = recorder.data_buffer
-        if isinstance(records, Records) and not records.with_gradients[index]:
+        watch = watch_of(recorder)
+        if watch is not None and not watch.with_gradients:
             problem = f'{recorder.source!r} was recorded while gradients were off, so '
             problem += 'the loss gives the student no gradient there.'
             remedy = 'with_cp=True of the student (checkpointing) or torch.no_grad() '

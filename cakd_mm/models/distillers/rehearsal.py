@@ -8,6 +8,7 @@ from mmrazor.models.task_modules import RecorderManager
 from torch import nn
 
 from ...utils.compiling import eagerly
+from ..recorders.watched import watch_of
 
 
 @contextmanager
@@ -24,7 +25,10 @@ def rehearsed(
         recorders (RecorderManager): What records it.
         run (Callable): Runs it.
     """
-    kept = {one: one.data_buffer for one in recorders.recorders.values()}
+    kept: list[tuple[object, dict]] = []
+    for recorder in recorders.recorders.values():
+        own = (recorder, watch_of(recorder))
+        kept += [(x, dict(vars(x))) for x in own if x is not None]
     devices = {p.device for p in net.parameters() if p.is_cuda}
     try:
         with (
@@ -37,8 +41,8 @@ def rehearsed(
             run()
         yield
     finally:
-        for recorder, records in kept.items():
-            recorder._data_buffer = records
+        for owner, attributes in kept:
+            vars(owner).update(attributes)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class TapRecorder(ModuleOutputsRecorder):
         """Hook the recorder up."""
         point = find_point(model, self.source, self.key)
         module = model.get_submodule(point.module)
-        watch(self, model, self.key)
+        watch(self, model, self.key, module)
         if point.prepare is not None:
             point.prepare(model)
         if not point.takes_input:

@@ -8,7 +8,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from mmrazor.models.task_modules import MethodOutputsDelivery
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
-from mmrazor.registry import MODELS
+from mmrazor.registry import MODELS, TASK_UTILS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -36,9 +36,9 @@ class DetachingConnector(nn.Module):
 class LossOfOthers(nn.Module):
     """A trained factor, and arguments of which it may detach some."""
 
-    def __init__(self, detach=(), empty=False):
+    def __init__(self, detach=(), empty=False, trained=True):
         super().__init__()
-        self.factor = nn.Parameter(torch.ones(()))
+        self.factor = nn.Parameter(torch.ones(()), requires_grad=trained)
         self.detach, self.empty = detach, empty
 
     def forward(self, preds_S, preds_T, more_S=None):
@@ -203,9 +203,44 @@ def test_a_connector_that_detaches():
 
 
 def test_a_loss_that_detaches():
-    model = build(distiller(loss=dict(type='LossOfOthers', detach=['preds_S'])))
+    loss = dict(type='LossOfOthers', detach=['preds_S'], trained=False)
     with pytest.raises(ValueError, match=KEY + r"'f': LossOfOthers gives it no gradi"):
-        step(model)
+        step(build(distiller(loss=loss)))
+
+
+def test_a_loss_that_trains_itself_alone_is_a_warning(told):
+    model = build(distiller(loss=dict(type='LossOfOthers', detach=['preds_S'])))
+    step(model)
+    step(model)
+    [text] = told
+    assert "'f': LossOfOthers gives it no gradient" in text
+
+
+@TASK_UTILS.register_module(force=True)
+class PooledRecorder(ModuleOutputsRecorder):
+    """A user's own, which computes what it gives each time it is asked."""
+
+    def get_record_data(self, record_idx=0, data_idx=None):
+        return super().get_record_data(record_idx, data_idx).mean((2, 3))
+
+
+@MODELS.register_module(force=True)
+class InPlaceLoss(LossOfOthers):
+    """Divides what it gets by a temperature, in place."""
+
+    def forward(self, preds_S, preds_T):
+        return super().forward(preds_S.div_(4), preds_T.div_(4))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(kind='Pooled'), dict(source='head', loss=dict(type='InPlaceLoss'))],
+)
+def test_a_record_is_not_asked_for_again(options, told):
+    """It would be another tensor, or one that the loss has overwritten."""
+    model = build(distiller(**options))
+    assert gradients(model)['backbone.conv1.weight'].abs().sum() > 0
+    assert not told
 
 
 def test_a_loss_that_detaches_one_of_two_is_a_warning(told):
@@ -236,7 +271,8 @@ def test_a_deeper_feature_does_not_speak_for_a_shallower_one():
 
 
 def test_a_loss_that_is_nothing_yet_is_looked_at_later():
-    model = build(distiller(loss=dict(type='LossOfOthers', empty=True)))
+    loss = dict(type='LossOfOthers', empty=True, trained=False)
+    model = build(distiller(loss=loss))
     step(model)
     model.distiller.distill_losses.loss_f.empty = False
     model.distiller.distill_losses.loss_f.detach = ['preds_S']

@@ -1,6 +1,7 @@
 """What a later layer overwrites is refused, whichever recorder has recorded it."""
 
 import copy
+from collections import deque
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from mmrazor.registry import TASK_UTILS
 from torch import nn
 from torch.nn import functional as F
 
-from cakd_mm.models.recorders.watched import Records, watch
+from cakd_mm.models.recorders.watched import watch
 
 
 def halve(x, y=None):
@@ -196,6 +197,77 @@ def test_a_copy_watches_its_own_net():
     )
     with recorder, torch.no_grad():
         other(torch.ones(1, 3))
-    assert isinstance(recorder.data_buffer, Records)
+    assert type(recorder.data_buffer) is list
     with pytest.raises(ValueError, match='overwritten'):
         recorder.get_record_data()
+
+
+@TASK_UTILS.register_module(force=True)
+class LastRecorder(ModuleOutputsRecorder):
+    """A user's own, with a buffer of another kind."""
+
+    def reset_data_buffer(self):
+        self._data_buffer = deque(maxlen=1)
+
+
+@TASK_UTILS.register_module(force=True)
+class CopyingRecorder(ModuleOutputsRecorder):
+    """A user's own, which copies what would be overwritten."""
+
+    def forward_hook(self, module, inputs, outputs):
+        self.data_buffer.append(outputs.clone())
+
+
+@TASK_UTILS.register_module(force=True)
+class KeepingRecorder(ModuleOutputsRecorder):
+    """A user's own, which keeps what it records elsewhere, without its graph."""
+
+    def forward_hook(self, module, inputs, outputs):
+        self.kept = outputs.detach()
+
+    def get_record_data(self, record_idx=0, data_idx=None):
+        return self.kept
+
+
+class Thrice(Net):
+    """Calls a layer three times, and overwrites what it has given first."""
+
+    def forward(self, x):
+        self.calls = [self.first(x + i) for i in range(3)]
+        self.calls[0].relu_()
+        return self.calls[-1]
+
+
+def test_a_buffer_of_another_kind_stays_what_it_is():
+    net = Thrice()
+    recorder = recorded('Last', 'first', net)
+    assert len(recorder.data_buffer) == 1
+    assert recorder.get_record_data() is net.calls[2]
+    recorder = recorded('ModuleOutputs', 'first', net)
+    assert type(recorder.data_buffer) is list
+    assert recorder.get_record_data(-1) is net.calls[2]
+    with pytest.raises(ValueError, match='overwritten'):
+        recorder.get_record_data(0)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'is_refused'), [('Copying', False), ('Keeping', True)]
+)
+def test_a_copy_is_its_own_and_a_view_is_not(kind, is_refused):
+    net = Net(lambda **seen: seen['a'].mul_(2))
+    recorder = recorded(kind, 'first', net)
+    if is_refused:
+        with pytest.raises(ValueError, match='overwritten'):
+            recorder.get_record_data()
+    else:
+        expected = net.first(torch.arange(6.0).view(2, 3))
+        assert torch.equal(recorder.get_record_data(), expected)
+
+
+def test_a_change_that_is_not_counted_is_found_in_the_first_step():
+    net = Net(lambda **seen: seen['a'].data.mul_(2))
+    with pytest.raises(ValueError, match='overwritten'):
+        recorded('ModuleOutputs', 'first', net).get_record_data()
+    nan = Net()
+    nan.first.weight.data.fill_(float('nan'))
+    assert recorded('ModuleOutputs', 'first', nan).get_record_data().isnan().all()
