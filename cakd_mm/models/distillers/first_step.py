@@ -146,6 +146,7 @@ class FirstStep:
             elif not fed:
                 self._check_sides(name, values)
             causes = [self._cause(name, each, student, run) for each in lost]
+            trains = any(is_found) or any(x.requires_grad for x in values)
             # A loss may be 0 because a batch has nothing for it, which proves nothing.
             is_empty = not any(x.requires_grad or x.count_nonzero() for x in values)
             if is_empty and any(cause.is_fault is None for cause in causes):
@@ -154,10 +155,7 @@ class FirstStep:
                 key = f'{HEAD}.loss_forward_mappings.{name}.{each.argument}'
                 value = each.record['recorder']
                 text = describe(key, value, cause.problem, cause.remedy)
-                is_alone = not any(is_found) and not any(
-                    x.requires_grad for x in values
-                )
-                if cause.is_fault or (cause.is_fault is None and is_alone):
+                if cause.is_fault or (cause.is_fault is None and not trains):
                     raise ValueError(text)
                 print_log(text, 'current', logging.WARNING)
             self._unproven.discard(name)

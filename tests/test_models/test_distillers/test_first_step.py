@@ -361,3 +361,69 @@ def test_mmrazors_own_distiller_is_not_silently_wrong_either(kind):
     with pytest.raises(ValueError, match=KEY + '.*off'):
         step(build(cfg, net(with_cp=True)))
     assert 'distill.loss_f' in step(build(cfg))
+
+
+def test_two_arguments_of_one_recorder_are_both_reached(told):
+    cfg = distiller()
+    mapping = cfg['loss_forward_mappings']['loss_f']
+    mapping['more_S'] = mapping['preds_S']
+    step(build(cfg))
+    assert not told
+
+
+def test_an_argument_of_another_name_needs_no_way_beside_one_that_has_it(told):
+    """Here it is what a margin of the loss is made of, say."""
+
+    @MODELS.register_module(force=True)
+    class WithScale(nn.Module):
+        def forward(self, preds_S, preds_T, scale, labels):
+            assert labels.dtype == torch.int64
+            return ((preds_S - preds_T) / scale.detach().mean()).square().mean()
+
+    cfg = distiller(loss=dict(type='WithScale'))
+    cfg['student_recorders'] = dict(
+        cfg['student_recorders'],
+        scale=dict(type='Tap', source='pooled'),
+        labels=dict(type='ModuleInputs', source='head.loss_module'),
+    )
+    cfg['loss_forward_mappings']['loss_f'].update(
+        scale=dict(recorder='scale', from_student=True),
+        labels=dict(recorder='labels', from_student=True, data_idx=1),
+    )
+    step(build(cfg))
+    assert not told
+
+
+def test_what_is_the_students_by_name_comes_from_the_student():
+    """Even if the loss trains something of its own."""
+
+    @MODELS.register_module(force=True)
+    class StockLoss(LossOfOthers):
+        def forward(self, s_feature, t_feature):
+            return super().forward(s_feature, t_feature)
+
+    cfg = distiller(loss=dict(type='StockLoss'))
+    record = dict(recorder='f', from_student=False)
+    cfg['loss_forward_mappings'] = dict(
+        loss_f=dict(s_feature=record, t_feature=dict(record))
+    )
+    with pytest.raises(ValueError, match=r'loss_f\.s_feature` = .*from_student=True'):
+        step(build(cfg))
+
+
+def test_to_find_a_cause_changes_no_random_state_and_no_statistics(told):
+    def trial(frozen):
+        model = build(distiller('stage1', 'Tap'))
+        # Noise that is drawn in eval mode as well.
+        model.student.backbone.layer2.register_forward_hook(
+            lambda module, inputs, output: output + torch.randn(())
+        )
+        for parameter in model.student.backbone.parameters():
+            parameter.requires_grad_(not frozen)
+        step(model)
+        return torch.get_rng_state(), copy.deepcopy(model.student.state_dict())
+
+    (plain, statistics), (state, after) = trial(False), trial(True)
+    assert len(told) == 1 and 'Only frozen layers' in told[0]
+    assert torch.equal(plain, state)
+    assert all(torch.equal(after[name], x) for name, x in statistics.items())

@@ -10,6 +10,7 @@ from mmrazor.registry import TASK_UTILS
 from torch import nn
 from torch.nn import functional as F
 
+from cakd_mm.models.recorders import watched
 from cakd_mm.models.recorders.watched import watch
 
 
@@ -271,3 +272,16 @@ def test_a_change_that_is_not_counted_is_found_in_the_first_step():
     nan = Net()
     nan.first.weight.data.fill_(float('nan'))
     assert recorded('ModuleOutputs', 'first', nan).get_record_data().isnan().all()
+
+
+def test_sums_are_those_of_the_first_step_alone(monkeypatch):
+    net, summed = Net(), []
+    total = watched._total
+    monkeypatch.setattr(watched, '_total', lambda x: summed.append(x) or total(x))
+    recorder = recorded('ModuleOutputs', 'first', net)
+    counts = [len(summed)]
+    with recorder:
+        net(torch.ones(1, 3))
+    counts.append(len(summed))
+    assert counts[0] > 0 and counts[1] == counts[0]
+    assert recorder.get_record_data().shape == (1, 4)
