@@ -227,24 +227,31 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def last_scores(checkpoint: Mapping) -> dict[str, float]:
+def own_scores(checkpoint: Mapping) -> dict[str, float]:
+    """Return the validation scores of a plain student's weights, empty if unknown.
+
+    Entries of other code that are no scores are ignored.
+    """
+    scores = _entry(checkpoint, 'meta', 'scores')
+    return {k: float(v) for k, v in scores.items() if isinstance(v, Real)}
+
+
+def logged_scores(checkpoint: Mapping) -> dict[str, float]:
     """Return the validation scores that a checkpoint's run had logged last.
 
     mmengine writes ``epoch_*.pth`` before it scores the epoch, so these may be the
-    scores of the epoch before. Entries of other code that are no scores are ignored.
+    scores of the epoch before.
 
     Returns:
         dict[str, float]: Such as ``{'accuracy/top1': 97.2}``; empty if there are none.
     """
+    return scores_in(_entry(checkpoint, 'message_hub', 'log_scalars'))
 
-    def entry(section: str, name: str) -> Mapping:
-        found = checkpoint.get(section)
-        found = found.get(name) if isinstance(found, Mapping) else None
-        return found if isinstance(found, Mapping) else {}
 
-    if scores := entry('meta', 'scores'):
-        return {k: float(v) for k, v in scores.items() if isinstance(v, Real)}
-    return scores_in(entry('message_hub', 'log_scalars'))
+def _entry(checkpoint: Mapping, section: str, name: str) -> Mapping:
+    found = checkpoint.get(section)
+    found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:

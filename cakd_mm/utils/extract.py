@@ -33,7 +33,7 @@ EVALUATION = (
 )
 KEY = 'checkpoint'
 # Stems of the files that extraction writes, at the end of a run or from a checkpoint.
-EXTRACTED = re.compile(r'student(_ema|_best.*)?|(epoch|iter|best)_.*_student')
+EXTRACTED = re.compile(r'student(_ema|_best.*)?|(epoch|iter|best)_.*_student(_ema)?')
 
 
 def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:

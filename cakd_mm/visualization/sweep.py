@@ -49,6 +49,8 @@ WITHOUT_INFLUENCE = {
     'visualizer',
     'work_dir',
 }
+# Scopes whose classes have the same names without them, and with a module's path.
+DEFAULT_SCOPES = ('mmpretrain', 'cakd_mm')
 LATE = 0.6  # where the second panel begins, as a share of the longest run
 
 
@@ -213,12 +215,23 @@ def settings_of(value: object, path: Keys = ()) -> Settings:
         if all(item.keys() == {()} for item in items):
             return {path: tuple(item[()] for item in items)}
         value = {str(place): item for place, item in enumerate(value)}
+    if isinstance(value, str) and path[-1:] == ('type',):
+        value = class_name(value)
     if not isinstance(value, dict):
         return {path: value if isinstance(value, Hashable) else str(value)}
     settings = {}
     for name, child in value.items():
         settings.update(settings_of(child, (*path, name)))
     return settings
+
+
+def class_name(name: str) -> str:
+    """Return the last part of a ``type`` that is a class of ours or of mmpretrain's.
+
+    Others keep their scope, because two scopes may have a class of the same name.
+    """
+    scope, _, path = name.partition('.')
+    return path.rpartition('.')[2] if path and scope in DEFAULT_SCOPES else name
 
 
 def dotted(path: Keys) -> str:

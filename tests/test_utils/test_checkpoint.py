@@ -4,8 +4,9 @@ from mmengine.logging import HistoryBuffer
 
 from cakd_mm.utils.checkpoint import (
     fingerprint,
-    last_scores,
+    logged_scores,
     model_weights,
+    own_scores,
     read_checkpoint,
     read_foreign_weights,
 )
@@ -96,21 +97,30 @@ def buffer(*values):
     ('content', 'expected'),
     [
         ({}, {}),
-        (dict(meta=dict(scores={'accuracy/top1': 97})), {'accuracy/top1': 97.0}),
         (
             dict(message_hub=dict(log_scalars={'val/accuracy/top1': buffer(1.0, 2.0)})),
             {'accuracy/top1': 2.0},
         ),
         # What other code may have written there is no score, and no error.
-        (dict(meta='resnet'), {}),
-        (dict(meta=dict(scores=[1, 2])), {}),
-        (dict(meta=dict(scores=dict(top1='97%', top5=99))), {'top5': 99.0}),
         (dict(message_hub=dict(log_scalars={'val/accuracy/top1': buffer()})), {}),
         (dict(message_hub=dict(log_scalars={'val/accuracy/top1': 97.0})), {}),
     ],
 )
-def test_the_last_scores_of_a_checkpoint(content, expected):
-    assert last_scores(content) == expected
+def test_the_last_scores_of_a_run(content, expected):
+    assert logged_scores(content) == expected
+
+
+@pytest.mark.parametrize(
+    ('meta', 'expected'),
+    [
+        (dict(scores={'accuracy/top1': 97}), {'accuracy/top1': 97.0}),
+        ('resnet', {}),
+        (dict(scores=[1, 2]), {}),
+        (dict(scores=dict(top1='97%', top5=99)), {'top5': 99.0}),
+    ],
+)
+def test_the_scores_of_a_students_own_weights(meta, expected):
+    assert own_scores(dict(meta=meta)) == expected
 
 
 @pytest.mark.parametrize('path', ['~nobody_/net.pth', 'x' * 5000, 'a\0b', '/dev/null'])

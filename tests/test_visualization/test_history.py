@@ -65,6 +65,7 @@ def test_extracted_students_are_no_configs_of_a_run(tmp_path):
         'student_best',
         'student_ema',
         'epoch_29_student',
+        'epoch_29_student_ema',
         'student_run',
     )
     for name in names:

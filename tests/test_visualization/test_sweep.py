@@ -258,3 +258,14 @@ def test_a_run_of_iterations_without_seed(tmp_path):
     head, row = rows_of(sweep_table(read_sweep([tmp_path / 'run'])))
     assert head == ['config', 'seeds', 'iterations', 'last top-1 (%)']
     assert row == ['run', DASH, '20', '5.00']
+
+
+def test_two_ways_to_name_a_class_are_no_difference():
+    named = [
+        settings_of(dict(val_evaluator=dict(type=f'{scope}Accuracy'), type='x'))
+        for scope in ('', 'mmpretrain.', 'mmpretrain.evaluation.', 'cakd_mm.models.')
+    ]
+    assert differing(named) == []
+    scopes = [settings_of(dict(type=f'{x}EMAHook')) for x in ('', 'mmengine.')]
+    assert differing(scopes) == [('type',)]
+    assert settings_of(dict(source='mmpretrain.a')) == {('source',): 'mmpretrain.a'}

@@ -15,7 +15,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='the distillation config')
     parser.add_argument('checkpoint', help='a checkpoint trained with it')
     parser.add_argument(
-        '--out', type=Path, help='default: <checkpoint>_student.pth; a .py goes beside'
+        '--out',
+        type=Path,
+        help='default: <checkpoint>_student.pth, or <checkpoint>_student_ema.pth with '
+        '--ema; a .py goes beside',
     )
     parser.add_argument(
         '--ema', action='store_true', help='take the averaged weights (of an EMAHook)'
@@ -28,7 +31,8 @@ def main() -> None:
     source = Path(args.checkpoint)
     remedy = 'Give an epoch_*.pth or iter_*.pth of a distillation run.'
     checkpoint = read_checkpoint(args.checkpoint, 'checkpoint', remedy)
-    out = args.out or source.with_name(f'{source.stem}_student.pth')
+    ending = 'student_ema' if args.ema else 'student'
+    out = args.out or source.with_name(f'{source.stem}_{ending}.pth')
     weights = student_weights(checkpoint, ema=args.ema)
     cfg = read_named(args.config, 'config')
     save_student(cfg, weights, out, meta=meta_of(checkpoint))

@@ -1,16 +1,22 @@
 """Writes the plain student at the end of training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 
-from ...utils.checkpoint import last_scores, read_checkpoint, scores_in, spell_out
+from ...models.algorithms.teacher_classes import ClassNames
+from ...utils.checkpoint import logged_scores, read_checkpoint, scores_in, spell_out
+from ...utils.class_names import names_in_dataset
 from ...utils.extract import meta_of, save_student, student_weights
 from ...utils.model import unwrap
 from ...utils.net_config import net_config
 from ...utils.type_names import require_names
+
+# How mmpretrain's EMAHook ends the metrics of the trained weights, if it scores both.
+OF_TRAINED = '_origin'
 
 
 @HOOKS.register_module()
@@ -23,8 +29,9 @@ class ExtractStudentHook(Hook):
     ``EMAHook`` averages the weights, the student's average is written to
     ``student_ema.pth``, and if the ``CheckpointHook`` keeps the best checkpoint, its
     student is written to ``student_best.pth`` (``student_best_<metric>.pth`` if there
-    are several). The hook does nothing for a model without a teacher. Put it into
-    ``default_hooks``.
+    are several). Each has the names of the classes, and the scores of validation if
+    these are of its own weights. The hook does nothing for a model without a teacher.
+    Put it into ``default_hooks``.
     """
 
     # After the last checkpoint has been written.
@@ -42,29 +49,37 @@ class ExtractStudentHook(Hook):
                 runner.cfg.model.architecture = net_config(net, 'model.architecture')
             require_names(net, 'model.architecture')
 
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Name the classes, from which a student may be extracted later."""
+        if hasattr(unwrap(runner.model), 'teacher'):
+            checkpoint['meta']['dataset_meta'] = _dataset_meta(runner)
+
     def after_train(self, runner) -> None:
         """Write the students, on the main process."""
         model = unwrap(runner.model)
         if not hasattr(model, 'teacher') or not is_main_process():
             return
-        students = {'student.pth': model.student}
+        logged = scores_in(runner.message_hub.log_scalars)
+        scores, average_scores = _by_weights(logged, runner)
+        students = {'student.pth': (model.student, scores)}
         for hook in _averages(runner):
             average = hook.ema_model.module
             is_whole = hasattr(average, 'teacher')  # of mmengine's own hook
-            students['student_ema.pth'] = average.student if is_whole else average
-        scores = scores_in(runner.message_hub.log_scalars)
-        meta = dict(
-            epoch=runner.epoch,
-            iter=runner.iter,
-            dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', {}),
-            scores=scores,
-        )
-        for name, student in students.items():
+            average = average.student if is_whole else average
+            students['student_ema.pth'] = average, average_scores
+        for name, (student, scores) in students.items():
             path = Path(runner.work_dir) / name
+            meta = dict(
+                epoch=runner.epoch,
+                iter=runner.iter,
+                dataset_meta=_dataset_meta(runner),
+                scores=scores,
+            )
             save_student(runner.cfg, student.state_dict(), path, meta)
+            result = spell_out(scores) or ['not scored by validation']
             runner.logger.info(
                 f'The plain student is {path}, its config beside it; it is that of '
-                f'{", ".join([_when(meta), "the last", *spell_out(scores)])}.'
+                f'{", ".join([_when(meta), "the last", *result])}.'
             )
         for metric, file in _best_checkpoints(runner).items():
             self._extract_best(runner, metric, file)
@@ -72,10 +87,9 @@ class ExtractStudentHook(Hook):
     def _extract_best(self, runner, metric: str, file: str) -> None:
         """Write the student of a checkpoint that ``save_best`` keeps."""
         checkpoint = read_checkpoint(file, 'default_hooks.checkpoint.save_best', '')
-        # Validation scored the average, unless mmpretrain's hook is told otherwise.
-        average = 'ema_state_dict' in checkpoint
-        average &= all(getattr(x, 'evaluate_on_ema', True) for x in _averages(runner))
-        meta = dict(meta_of(checkpoint), scores=last_scores(checkpoint))
+        average = _average_is_scored(runner)
+        trained, averaged = _by_weights(logged_scores(checkpoint), runner)
+        meta = dict(meta_of(checkpoint), scores=averaged if average else trained)
         best = f'best_{metric.replace("/", "_")}' if metric else 'best'
         path = Path(runner.work_dir) / f'student_{best}.pth'
         save_student(runner.cfg, student_weights(checkpoint, ema=average), path, meta)
@@ -88,6 +102,44 @@ class ExtractStudentHook(Hook):
 
 def _averages(runner) -> list[EMAHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+
+
+def _average_is_scored(runner) -> bool:
+    """Return whether validation scores an average, as mmpretrain's hook may not."""
+    averages = _averages(runner)
+    scored = all(getattr(hook, 'evaluate_on_ema', True) for hook in averages)
+    return bool(averages) and scored
+
+
+def _by_weights(
+    scores: Mapping[str, float], runner
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the scores of the trained weights, and those of the average."""
+    if not _average_is_scored(runner):
+        return dict(scores), {}
+    trained: dict[str, float] = {}
+    averaged: dict[str, float] = {}
+    for name, value in scores.items():
+        own = trained if name.endswith(OF_TRAINED) else averaged
+        own[name.removesuffix(OF_TRAINED)] = value
+    return trained, averaged
+
+
+def _dataset_meta(runner) -> dict:
+    """Return what the training set tells of itself.
+
+    Images without labels have no names of classes. Then those of the validation set
+    are added, or those of the teacher.
+    """
+    told = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+    if told.get('classes'):
+        return told
+    validated = getattr(runner.val_loop, 'dataloader', None)
+    names = next((names for _, _, names in names_in_dataset(validated, '')), None)
+    if names is None:
+        model = unwrap(runner.model)
+        names = getattr(model, 'teacher_class_names', ClassNames()).scored
+    return dict(told, classes=names) if names else told
 
 
 def _when(meta: dict) -> str:

@@ -10,7 +10,7 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor
 
 from ...datasets.label_batch import LabelBatch
-from ...datasets.seeded_dataset import shared_seed
+from ...datasets.seeded_dataset import SeededDataset, shared_seed
 from ...models.losses.base import DistillLoss, losses_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
@@ -103,20 +103,24 @@ class SampleIndexHook(Hook):
     def _read_labels(self, dataset) -> np.ndarray:
         """Return the class of every image of the set to which the indices belong."""
         # A wrapper that repeats images keeps the index of the image itself.
-        while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
+        while type(dataset) is SeededDataset or (
+            not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset')
+        ):
             dataset = dataset.dataset
-        problem = 'is no set of images with one class index each'
-        labels = np.zeros(())
+        problem, labels = 'is no set of images with one class index each', np.zeros(())
         if not hasattr(dataset, 'get_gt_labels'):
             problem = 'has no get_gt_labels(), which tells the class of every image'
         else:
-            # This fails if an image has no label, or several.
-            with suppress(ValueError, TypeError, KeyError):
-                labels = np.asarray(dataset.get_gt_labels())
+            # Of images with several labels the array cannot be made.
+            with suppress(ValueError, TypeError):
+                try:
+                    labels = np.asarray(dataset.get_gt_labels())
+                except KeyError:
+                    problem = 'has images without labels'
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             remedy = (
-                'Use one dataset of single-label images (of several make one '
-                'CustomDataset), or another loss.'
+                'Use one dataset of images with one label each (of several make one '
+                'CustomDataset with with_label=True), or another loss.'
             )
             problem = f'It {problem}, as {self._names()} needs.'
             raise ValueError(describe(KEY, type(dataset).__name__, problem, remedy))

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, IterableDataset
 
 from ...models.losses.base import losses_of
 from ...utils.errors import describe
@@ -33,24 +33,31 @@ class SingleImageHook(Hook):
     Batch normalisation of pooled features, or of a map of one pixel, has only one value
     per channel then, and PyTorch stops: at the end of the first epoch, where one image
     is left over. If such a batch occurs on any rank, a copy of the model is tried on
-    one image of the training set, because most nets train well on one. Put it into
-    ``default_hooks``.
+    the first image before the first step, because most nets train well on one. Put it
+    into ``default_hooks``.
 
     Raises:
         ValueError: naming the loader, the number of its images and the part.
     """
 
+    # After hooks that change or refuse the batch.
+    priority = 'LOW'
+    # The images of an epoch, until one is tried; 0 if none has to be.
+    _images = 0
+
     def before_train(self, runner) -> None:
-        """Look for batches of one image, and try one."""
-        counts = all_gather_object(_images_if_one_is_alone(runner))
-        images = max(counts)
+        """Look for batches of one image."""
+        self._images = max(all_gather_object(_images_if_one_is_alone(runner)))
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Try one image, which no data set has to be asked for."""
+        images, self._images = self._images, 0
         if not images:
             return
-        loader = runner.train_dataloader
-        part = _part_that_needs_more(unwrap(runner.model), loader)
+        part = _part_that_needs_more(unwrap(runner.model), data_batch)
         if part is None:
             return
-        batches = loader.batch_sampler
+        batches = runner.train_dataloader.batch_sampler
         size = getattr(batches, 'batch_size', None)
         place = f'{KEY}.batch_sampler' if _is_written(runner.cfg) else KEY
         alone = 'Each batch is one image'
@@ -95,7 +102,7 @@ def _is_written(cfg: Any) -> bool:
     return bool((cfg.get(KEY) or {}).get('batch_sampler'))
 
 
-def _part_that_needs_more(model: nn.Module, loader: DataLoader) -> str | None:
+def _part_that_needs_more(model: nn.Module, batch: Any) -> str | None:
     """Return key and class of the part that cannot normalise one image, if any."""
     entered: list[nn.Module] = []
 
@@ -113,7 +120,7 @@ def _part_that_needs_more(model: nn.Module, loader: DataLoader) -> str | None:
                 loss.indices = torch.zeros(1, dtype=torch.int64)
         handle = register_module_forward_pre_hook(remember)
         try:
-            data = tried.data_preprocessor(_one_image(loader), True)
+            data = tried.data_preprocessor(_one_image(batch), True)
             tried._run_forward(data, mode='loss')
         except Exception as error:
             if SINGLE not in str(error):
@@ -126,12 +133,11 @@ def _part_that_needs_more(model: nn.Module, loader: DataLoader) -> str | None:
     return None
 
 
-def _one_image(loader: DataLoader) -> Any:
-    """Return a batch of the first image, made as the loader makes batches."""
-    dataset: Any = loader.dataset
-    if hasattr(dataset, '__getitems__'):
-        return loader.collate_fn(dataset.__getitems__([0]))
-    return loader.collate_fn([dataset[0]])
+def _one_image(batch: Any) -> Any:
+    """Return a batch of the first image of a batch, which is a dict in most cases."""
+    if isinstance(batch, Mapping):
+        return {name: _one_image(value) for name, value in batch.items()}
+    return copy.deepcopy(batch[:1])
 
 
 @contextmanager

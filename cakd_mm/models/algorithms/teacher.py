@@ -19,9 +19,10 @@ from ...utils.building import build_part, naming_use, places_of, settings_of
 from ...utils.checkpoint import (
     hash_of,
     is_remote,
-    last_scores,
     load_strictly,
+    logged_scores,
     model_weights,
+    own_scores,
     read_checkpoint,
     require_file,
     spell_out,
@@ -156,9 +157,11 @@ def _introduce(teacher: Teacher, checkpoint: str, content: Mapping) -> str:
     classes = classes_of(teacher.net)
     if classes is not None:
         parts.append(f'{classes} classes')
-    scores = last_scores(content)
-    if scores:
-        parts.append(f'its run had last scored {", ".join(spell_out(scores))}')
+    if scores := own_scores(content):
+        parts.append(f'it scored {", ".join(spell_out(scores))}')
+    elif scores := logged_scores(content):
+        before = 'before this file was written, its run had last scored'
+        parts.append(f'{before} {", ".join(spell_out(scores))}')
     return '; '.join(parts)
 
 

@@ -183,7 +183,26 @@ class Nameless(torch.utils.data.Dataset):
 
 def test_data_without_names_of_classes(train, tmp_path):
     cfg = distill_config(tmp_path, epochs=1, train_dataloader__dataset__type='Nameless')
+    cfg.pop('val_dataloader'), cfg.pop('val_cfg'), cfg.pop('val_evaluator')
     _, folder = train(cfg)
     meta = torch.load(folder / 'student.pth', weights_only=False)['meta']
-    assert meta['dataset_meta'] == {}
+    assert meta['dataset_meta'] == meta['scores'] == {}
     assert loaded(folder).head.num_classes == 10
+
+
+@pytest.mark.parametrize('validated', [True, False])
+def test_names_of_classes_are_those_of_the_validation_or_the_teacher(
+    train, tmp_path, validated
+):
+    cfg = distill_config(tmp_path, epochs=1, train_dataloader__dataset__type='Nameless')
+    names = tuple('0123456789')
+    if not validated:
+        cfg.pop('val_dataloader'), cfg.pop('val_cfg'), cfg.pop('val_evaluator')
+        names = tuple('abcdefghij')
+        content = torch.load(cfg.model.teacher_ckpt, weights_only=False)
+        content['meta'] = dict(dataset_meta=dict(classes=names))
+        torch.save(content, cfg.model.teacher_ckpt)
+    _, folder = train(cfg)
+    for file in ('student', 'epoch_1'):  # from which a student may be extracted
+        meta = torch.load(folder / f'{file}.pth', weights_only=False)['meta']
+        assert meta['dataset_meta'] == dict(classes=names)

@@ -391,7 +391,11 @@ def joined():
     [
         (joined, 'ConcatDataset.: It has no get_gt_labels.*as Listener needs.*one'),
         (lambda: Several(pipeline=PACK), 'Several.*one class index each'),
-        (lambda: Unlabelled(pipeline=PACK), 'Unlabelled.*one class index each'),
+        (lambda: Unlabelled(pipeline=PACK), 'Unlabelled.: It has images without lab'),
+        (
+            lambda: SeededDataset(Unlabelled(pipeline=PACK), 0),
+            'Unlabelled.: It has images without labels, as Listener needs',
+        ),
     ],
 )
 def test_sets_without_one_class_index_each(dataset, match):

@@ -4,13 +4,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DATA_SAMPLERS
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmpretrain.structures import DataSample
 from ranks import two_ranks
 from tiny import digits_config, save_teacher
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from cakd_mm.engine.hooks import SingleImageHook, single_image_hook
+from cakd_mm.models.runtime import TeacherRuntime
 
 REVIEWKD = 'reviewkd/reviewkd_r20_r8_digits.py'
 KD = 'kd/kd_r20_r8_digits.py'
@@ -146,16 +148,16 @@ def test_a_net_that_trains_on_one_image_goes_on_unchanged(start, monkeypatch):
     part = single_image_hook._part_that_needs_more
     image = single_image_hook._one_image
 
-    def drawing(loader):
+    def drawing(batch):
         random.random(), np.random.rand(), torch.rand(1)
-        return image(loader)
+        return image(batch)
 
     monkeypatch.setattr(single_image_hook, '_one_image', drawing)
 
-    def watched(model, loader):
+    def watched(model, batch):
         before = states()
         weights = {k: v.clone() for k, v in model.state_dict().items()}
-        tried.append(part(model, loader))
+        tried.append(part(model, batch))
         after = states()
         assert before[:2] == after[:2]
         assert torch.equal(before[2], after[2])
@@ -180,6 +182,54 @@ def test_a_model_with_another_error_is_left_to_training(start):
         runner.train()
 
 
+@DATASETS.register_module()
+class Noise(Dataset):
+    """Draws its images from a generator of its own, and counts them."""
+
+    def __init__(self, images):
+        self.images, self.drawn = images, 0
+        self.generator = np.random.default_rng(0)
+
+    def __len__(self):
+        return self.images
+
+    def __getitem__(self, index):
+        self.drawn += 1
+        pixels = self.generator.integers(0, 256, (3, 16, 16), 'uint8')
+        label = DataSample().set_gt_label(index % 10)
+        return dict(inputs=torch.from_numpy(pixels), data_samples=label)
+
+
+@pytest.mark.parametrize('collate', ['pseudo_collate', 'default_collate'])
+def test_the_data_set_is_asked_for_no_image(start, collate):
+    loader = dict(
+        train_dataloader__dataset=dict(type='Noise', _delete_=True, images=33),
+        train_dataloader__collate_fn__type=collate,
+    )
+    runner = start(KD, **loader)
+    runner.train()
+    assert runner.train_dataloader.dataset.drawn == 33
+    runner = start(**loader)
+    with pytest.raises(ValueError, match=FUSION):
+        runner.train()
+    assert runner.train_dataloader.dataset.drawn == 32  # the first batch
+
+
+def test_a_trial_does_not_run_the_copy_of_the_teacher(start, monkeypatch):
+    """It would be compiled once more for that."""
+    monkeypatch.setattr(
+        TeacherRuntime, '__call__', lambda *_: pytest.fail('it was run')
+    )
+    model = start(model__teacher_runtime=dict(compile=False)).model
+    assert model.teacher_runtime is not None
+    batch = dict(
+        inputs=torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(x) for x in range(2)],
+    )
+    part = single_image_hook._part_that_needs_more(model, batch)
+    assert part == FUSION.replace('\\', '')
+
+
 class Pooled(nn.Module):
     def __init__(self):
         super().__init__()
@@ -201,8 +251,10 @@ def test_two_ranks_refuse_together(tmp_path):
         runner = SimpleNamespace(
             model=Pooled(), train_dataloader=loader, max_iters=2, iter=0, cfg={}
         )
+        hook = SingleImageHook()
+        hook.before_train(runner)
         try:
-            SingleImageHook().before_train(runner)
+            hook.before_train_iter(runner, 0, next(iter(loader)))
         except ValueError as error:
             return str(error)
 

@@ -129,7 +129,10 @@ def test_a_loss_that_needs_labels_is_named(start, name, where):
 
 
 def test_a_loss_that_knows_every_image_says_that_it_needs_their_classes(start):
-    match = '`train_dataloader.dataset` = .* as CRDBankLoss needs'
+    match = (
+        "`train_dataloader.dataset` = 'CustomDataset': It has images without labels, "
+        'as CRDBankLoss needs.* with_label=True'
+    )
     with pytest.raises(ValueError, match=match):
         start('crd/crd_r20_r8_digits.py').train()
 
@@ -265,3 +268,10 @@ def test_what_has_labels():
 def test_a_model_without_a_teacher_is_left_alone(make_runner):
     runner = make_runner(digits_config('vanilla/resnet8_digits.py'))
     UnlabelledHook().before_train_iter(runner, 0, dict(data_samples=samples(False)))
+
+
+def test_of_labels_and_scores_of_a_mixed_batch_none_is_left(start):
+    runner = start()
+    mixed = [DataSample().set_gt_label(1).set_gt_score(torch.rand(10)), DataSample()]
+    UnlabelledHook().before_train_iter(runner, 0, dict(data_samples=mixed))
+    assert not any('gt_label' in x or 'gt_score' in x for x in mixed)

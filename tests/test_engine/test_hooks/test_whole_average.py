@@ -13,6 +13,7 @@ from tools_inside import run_tool
 
 from cakd_mm.engine import launch
 from cakd_mm.utils.extract import student_weights
+from cakd_mm.visualization.history import configs_of
 
 HOOKS = {
     'mmengine': dict(type='mmengine.EMAHook', momentum=0.25),
@@ -25,6 +26,12 @@ HOOKS = {
     ),
 }
 UNSCORED = dict(type='EMAHook', evaluate_on_ema=False, evaluate_on_origin=True)
+SCORED = {
+    'mmengine': dict(average=True),
+    'unscored': dict(trained=True),
+    'both': dict(average=True, trained=True),
+    'student': dict(average=True),
+}
 
 
 class Watch(Hook):
@@ -54,7 +61,12 @@ def start(tmp_path, make_runner):
 
     def build(kind, work_dir='run', cfg=None, **options):
         cfg = cfg or distill_config(tmp_path, **options)
-        cfg.custom_hooks = [HOOKS.get(kind, UNSCORED)]
+        others = dict(
+            unscored=UNSCORED,
+            both=dict(type='EMAHook', evaluate_on_origin=True),
+            student=dict(type='StudentEMAHook'),
+        )
+        cfg.custom_hooks = [HOOKS.get(kind) or others[kind]]
         cfg.default_hooks.checkpoint.save_best = 'accuracy/top1'
         runner = make_runner(cfg, work_dir)
         (runner.ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
@@ -160,3 +172,50 @@ def test_the_best_student_is_the_one_that_was_validated(start):
     (best,) = folder.glob('best_*.pth')
     expected = student_weights(load(best), ema=False)
     assert_same(load(folder / 'student_best.pth')['state_dict'], expected)
+
+
+def score(folder, name):
+    """Test a plain student as tools/test.py does."""
+    cfg = Config.fromfile(folder / f'{name}.py')
+    cfg.work_dir = str(folder / 'tests')
+    return launch.build_test_runner(cfg, str(folder / f'{name}.pth')).test()
+
+
+@pytest.mark.parametrize('kind', SCORED)
+def test_a_score_goes_with_the_weights_that_have_it(start, kind):
+    runner = start(kind, images=800)
+    lines = []
+    runner.logger.info = lines.append
+    runner.train()
+    folder, found = Path(runner.work_dir), {}
+    for which, name in (('trained', 'student'), ('average', 'student_ema')):
+        found[which] = score(folder, name)
+        scores = load(folder / f'{name}.pth')['meta']['scores']
+        (line,) = [x for x in lines if f'{name}.pth' in str(x)]
+        if which in SCORED[kind]:
+            assert scores == found[which]
+            assert line.endswith(f'top1 {scores["accuracy/top1"]:.2f}.')
+        else:
+            assert scores == {}
+            assert line.endswith('epoch 2, the last, not scored by validation.')
+    assert found['trained'] != found['average']
+    assert load(folder / 'student_best.pth')['meta']['scores'] == score(
+        folder, 'student_best'
+    )
+
+
+def test_the_tool_writes_an_average_beside_the_trained_student(
+    start, tmp_path, monkeypatch
+):
+    runner = start('mmengine')
+    runner.train()
+    runner.cfg.dump(tmp_path / 'config.py')
+    checkpoint = Path(runner.work_dir) / 'epoch_2.pth'
+    for options in ([], ['--ema']):
+        tool = 'model_converters/extract_student.py'
+        run_tool(monkeypatch, tool, tmp_path / 'config.py', checkpoint, *options)
+    for end in ('student', 'student_ema'):
+        weights = load(checkpoint.with_name(f'epoch_2_{end}.pth'))['state_dict']
+        assert_same(weights, load(checkpoint.with_name(f'{end}.pth'))['state_dict'])
+    (config,) = (x for x in configs_of(checkpoint.parent))
+    assert config.stem == Path(runner.cfg.filename).stem

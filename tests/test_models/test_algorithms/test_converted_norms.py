@@ -134,6 +134,33 @@ def test_other_hooks_follow_too_and_can_be_removed():
     assert calls == ['new']
 
 
+def test_a_hook_of_a_converted_layer_follows_into_the_next_one():
+    model = algorithm(demo())
+    calls = []
+    for _ in range(2):
+        convert_sync_batchnorm(model)
+        model(*batch(), mode='loss')
+        if not calls:
+            layer = model.student.backbone.stage1[0].bn1
+            layer.register_full_backward_hook(lambda *_: calls.append('back'))
+            calls.append('registered')
+    model(*batch(), mode='loss')['distill.loss_cakd'].backward()
+    assert calls == ['registered', 'back']
+
+
+def test_a_teacher_that_was_moved_gets_its_own_layers_there():
+    model = algorithm(demo())
+    layers = norms(model.teacher)
+    expected = [layer.running_var.double() for layer in layers]
+    CONVERSIONS['torch'](model).double()
+    images, samples = batch()
+    model(images.double(), samples, mode='loss')
+    assert all(a is b for a, b in zip(norms(model.teacher), layers, strict=True))
+    for layer, variance in zip(layers, expected, strict=True):
+        assert layer.weight.dtype == layer.running_var.dtype == torch.float64
+        assert torch.equal(layer.running_var, variance)
+
+
 def test_two_ranks(tmp_path):
     """PyTorch refuses synchronised layers without a GPU, so they are reverted again."""
 
