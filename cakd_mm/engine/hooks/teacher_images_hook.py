@@ -99,8 +99,9 @@ def _compare_sizes(view: TeacherView, given: tuple[int, int]) -> None:
 def _size_in(batch: Any) -> tuple[int, int] | None:
     """Return height and width of the first image of a batch; None if it has none."""
     images = batch.get('inputs') if isinstance(batch, Mapping) else None
-    is_batch = isinstance(images, (Tensor, list, tuple)) and len(images)
-    first = images[0] if is_batch else None
+    if not isinstance(images, (Tensor, list, tuple)) or not len(images):
+        return None
+    first = images[0]
     if not isinstance(first, Tensor) or first.dim() != 3:
         return None
     return first.shape[1], first.shape[2]
