@@ -20,7 +20,7 @@ def names_in_checkpoint(checkpoint: Mapping) -> Names | None:
     own = meta.get('dataset_meta')
     own = own if isinstance(own, Mapping) else {}
     # MMCV's runner, with which mmcls trained, wrote the names without a dict around.
-    return _names(own.get('classes', meta.get('CLASSES')))
+    return _named(own) or _names(meta.get('CLASSES'))
 
 
 def names_in_dataset(dataset: Any, key: str) -> Iterator[tuple[str, Any, Names]]:
@@ -44,7 +44,7 @@ def names_in_dataset(dataset: Any, key: str) -> Iterator[tuple[str, Any, Names]]
             yield from names_in_dataset(inner, key)
             return
     info = _part(dataset, 'metainfo')
-    names = _names(info.get('classes')) if isinstance(info, Mapping) else None
+    names = _named(info) if isinstance(info, Mapping) else None
     if isinstance(dataset, Mapping):  # a config may have an argument of its own
         names = _names(dataset.get('classes')) or names
     if names:
@@ -70,8 +70,23 @@ def _part(dataset: Any, name: str) -> Any:
     return getattr(dataset, name, None)
 
 
+def _named(info: Mapping) -> Names | None:
+    """Return the names in the description of a set, also in that of early versions."""
+    return _names(info.get('classes')) or _names(info.get('CLASSES'))
+
+
 def _names(classes: Any) -> Names | None:
-    """Return names as text; None unless there is a list of them (but a file, say)."""
+    """Return names as text; None unless there are some (but a file of them, say).
+
+    They are a list, an array, or a dict by label.
+    """
+    if isinstance(classes, Mapping):
+        by_label = {str(label): name for label, name in classes.items()}
+        classes = [by_label.get(str(label)) for label in range(len(by_label))]
+        if None in classes:
+            return None
+    if hasattr(classes, 'tolist'):
+        classes = classes.tolist()
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         return None
     return tuple(map(str, classes)) or None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
 
@@ -62,7 +63,7 @@ class ClassNamesHook(Hook):
                 )
                 _refuse_set(key, others, f'{problem}.')
         if isinstance(runner._train_loop, BaseLoop):
-            _compare_teacher(unwrap(runner.model), first, names)
+            _compare_teachers(unwrap(runner.model), first, names)
 
     def before_train(self, runner) -> None:
         """Compare the set with that of the run that goes on."""
@@ -119,24 +120,47 @@ def _check_folders(key: str, dataset: Any, names: Names) -> None:
         raise ValueError(describe(f'{key}.classes', _short(names), problem, remedy))
 
 
-def _compare_teacher(model: Any, key: str, names: Names) -> None:
-    theirs = getattr(model, 'teacher_class_names', ClassNames())
-    found = ClassNames(names).first_difference(theirs)
-    if found is None:
-        return
-    label, one, other = found
+def _compare_teachers(model: Any, key: str, names: Names) -> None:
+    for theirs in getattr(model, 'teacher_class_names', ()):
+        found = ClassNames(names).first_difference(theirs)
+        if found is not None:
+            _refuse_teacher(theirs, key, names, *found)
+        pairs = zip(names, theirs.scored or (), strict=False)
+        spelled = [f'{ours} is {other}' for ours, other in pairs if ours != other]
+        if spelled:
+            text = (
+                f"The teacher's names of classes are other ones: {', '.join(spelled)}"
+            )
+            print_log(f'{text} ({theirs.keys.classes}).', 'current')
+
+
+def _refuse_teacher(
+    theirs: ClassNames,
+    key: str,
+    names: Names,
+    label: int,
+    one: str | None,
+    other: str | None,
+) -> NoReturn:
     problem = (
         f'It calls class {label} {_quoted(other)}, but {key} calls it {_quoted(one)}: '
         "the student would learn one class from the teacher's scores of another."
     )
-    count = len(names)
-    remedy = (
-        'Write model.teacher_classes=[...]: for each class of the student the name or '
-        f'index that the teacher has for it, or list(range({count})) if the order is '
-        'the same and only the spelling differs.'
-    )
-    file = getattr(model, 'teacher_file', type(model).__name__)
-    raise ValueError(describe('model.teacher_ckpt', file, problem, remedy))
+    key, places = theirs.keys.classes, theirs.places_of(names)
+    if places is not None:
+        remedy = f'Write {key}={places}, where it has the same names.'
+    else:
+        remedy = f'Write {key}=[...]: for each class of the student the name or index '
+        remedy += 'that the teacher has for it'
+        as_they_are = ClassNames(theirs.scored, theirs.chosen_from or theirs.scored)
+        if ClassNames(names).first_difference(as_they_are) is None:
+            remedy += f', or list(range({len(names)})) if the order is the same and '
+            remedy += 'only the spelling differs'
+        remedy += '.'
+    if theirs.places is not None:
+        value: Any = list(theirs.places)
+        raise ValueError(describe(key, value, problem, remedy))
+    raise ValueError(describe(theirs.keys.ckpt, theirs.file, problem, remedy))
 
 
 def _refuse_set(key: str, names: Names, problem: str) -> NoReturn:

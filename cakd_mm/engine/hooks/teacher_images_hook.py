@@ -7,26 +7,32 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
+from torch import Tensor
 
-from ...models.algorithms.teacher_images import TeacherView, trained_normalisation
+from ...models.algorithms.teacher_images import TeacherView
 from ...utils.errors import describe
 from ...utils.model import unwrap
+from ...utils.training_images import loading, name_of, size_of, training_set
 
 
 @HOOKS.register_module()
 class TeacherImagesHook(Hook):
     """Compare channel order and size of the images with the teacher's training.
 
-    Mean and deviation are compared where the teacher is built. This hook compares what
-    the pipelines say: whether channels are reversed, if both runs load images in the
-    same way, and the size of the images, of which there is a warning. A teacher whose
-    checkpoint has no config is not compared. Put it into ``default_hooks``.
+    Mean and deviation are compared where the teacher is built. This hook compares
+    whether channels are reversed, if both runs load images in the same way, and the
+    size of the first image with that of the teacher's training, of which there is a
+    warning. A teacher whose checkpoint has no config is not compared. Put it into
+    ``default_hooks``.
 
     Raises:
         ValueError: the teacher would see other channels than it was trained on, and its
             own config does not say so; or images are normalised in the pipeline, and
             the batch is mapped for a teacher.
     """
+
+    def __init__(self) -> None:
+        self._is_seen = False
 
     def before_train(self, runner) -> None:
         """Compare the config of the run with those in the teachers' checkpoints."""
@@ -35,12 +41,21 @@ class TeacherImagesHook(Hook):
             _check_pipeline(view, cfg)
             if view.trained_with:
                 _compare_channels(view, cfg)
-                _compare_sizes(view, cfg)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Compare the size of the first batch with that of the teachers' training."""
+        if self._is_seen:
+            return
+        self._is_seen = True
+        given = _size_in(data_batch)
+        for view in getattr(unwrap(runner.model), 'teacher_views', ()):
+            if given is not None:
+                _compare_sizes(view, given)
 
 
 def _check_pipeline(view: TeacherView, cfg: Mapping) -> None:
     """Refuse to map a batch whose images are normalised where nobody looks."""
-    names = [name for name, _ in _steps(cfg)]
+    names = [name_of(step) for step in training_set(cfg)[1] or ()]
     if view.is_own and view.wanted != view.made and 'Normalize' in names:
         problem = 'The pipeline normalises, so the batch is not as data_preprocessor '
         problem += 'says, and cannot be mapped for the teacher.'
@@ -51,15 +66,15 @@ def _check_pipeline(view: TeacherView, cfg: Mapping) -> None:
 
 
 def _compare_channels(view: TeacherView, cfg: Mapping) -> None:
-    trained, key = trained_normalisation(view.trained_with), view.key
+    trained, key = view.trained, view.key
     if trained is None or trained.to_rgb == view.wanted.to_rgb:
         return
-    if not _loading(cfg) or _loading(cfg) != _loading(view.trained_with):
+    if not loading(cfg) or loading(cfg) != loading(view.trained_with):
         return
     problem = (
         f'The teacher was trained with to_rgb={trained.to_rgb} on images that are '
     )
-    problem += f'loaded in the same way ({_loading(cfg)}), and sees them with '
+    problem += f'loaded in the same way ({loading(cfg)}), and sees them with '
     problem += f'to_rgb={view.wanted.to_rgb}.'
     remedy = f'Write {key}={trained.shown()}, to which the batch is then mapped for '
     remedy += 'the teacher alone.'
@@ -69,9 +84,9 @@ def _compare_channels(view: TeacherView, cfg: Mapping) -> None:
     print_log(text, 'current', logging.WARNING)
 
 
-def _compare_sizes(view: TeacherView, cfg: Mapping) -> None:
-    trained, given = _size(view.trained_with), view.size or _size(cfg)
-    if trained is None or given is None or trained == given:
+def _compare_sizes(view: TeacherView, given: tuple[int, int]) -> None:
+    trained, given = size_of(view.trained_with), view.size or given
+    if trained is None or trained == given:
         return
     problem = f'The teacher was trained on images of {_spelled(trained)} pixels, and '
     problem += f'sees {_spelled(given)}.'
@@ -81,60 +96,15 @@ def _compare_sizes(view: TeacherView, cfg: Mapping) -> None:
     print_log(text, 'current', logging.WARNING)
 
 
-def _dataset(config: Mapping) -> Mapping:
-    """Return the config of the training set that a wrapper holds."""
-    loader = config.get('train_dataloader')
-    node: Any = loader.get('dataset') if isinstance(loader, Mapping) else None
-    while isinstance(node, Mapping):
-        parts = node.get('datasets')
-        inner = parts[0] if isinstance(parts, (list, tuple)) and parts else None
-        inner = inner or node.get('dataset')
-        if not isinstance(inner, Mapping):
-            return node
-        node = inner
-    return {}
-
-
-def _steps(config: Mapping) -> list[tuple[str, Mapping]]:
-    """Return the steps of the training pipeline, each with the name of its type."""
-    pipeline = _dataset(config).get('pipeline')
-    steps = pipeline if isinstance(pipeline, (list, tuple)) else ()
-    return [(_name(step), step) for step in steps if isinstance(step, Mapping)]
-
-
-def _name(part: Mapping) -> str:
-    """Return the name of a part's class, however its type is written."""
-    kind = part.get('type')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
-    return name.replace('/', '.').rpartition('.')[2]
-
-
-def _loading(config: Mapping) -> str | None:
-    """Return what loads the images: a step of the pipeline, or else the data set."""
-    loads = [name for name, _ in _steps(config) if name.startswith('LoadImage')]
-    dataset = _dataset(config)
-    return loads[0] if loads else _name(dataset) if dataset else None
-
-
-def _size(config: Mapping) -> tuple[int, int] | None:
-    """Return height and width of the training images; None if nothing says them."""
-    found = _pair(_dataset(config).get('size'))
-    for name, step in _steps(config):
-        if name == 'Resize' or 'Crop' in name:
-            values = (step.get(key) for key in ('crop_size', 'size', 'scale'))
-            pair = next(filter(None, map(_pair, values)), None)
-            # mmcv's Resize takes the width first.
-            turned = pair and name == 'Resize' and 'scale' in step
-            found = (pair[1], pair[0]) if pair and turned else pair or found
-    return found
-
-
-def _pair(size: Any) -> tuple[int, int] | None:
-    """Return a size as height and width; None if it is none."""
-    pair = [size, size] if isinstance(size, int) else size
-    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+def _size_in(batch: Any) -> tuple[int, int] | None:
+    """Return height and width of the first image of a batch; None if it has none."""
+    images = batch.get('inputs') if isinstance(batch, Mapping) else None
+    if not isinstance(images, (Tensor, list, tuple)) or not len(images):
         return None
-    return (pair[0], pair[1]) if all(isinstance(x, int) for x in pair) else None
+    first = images[0]
+    if not isinstance(first, Tensor) or first.dim() != 3:
+        return None
+    return first.shape[1], first.shape[2]
 
 
 def _spelled(size: tuple[int, int]) -> str:

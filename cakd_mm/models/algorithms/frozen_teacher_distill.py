@@ -40,8 +40,10 @@ from .teacher_entries import TeacherEntry
 from .teacher_identity import (
     keep_weights,
     read_stored,
+    require_same_choice,
     require_same_teachers,
     stored,
+    stored_choice,
 )
 from .teacher_images import ImageMap, TeacherView
 from .teachers import Teachers
@@ -113,8 +115,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         TypeError: an argument is misspelt or missing.
 
     Attributes:
-        teacher_class_names (ClassNames): What the teacher calls the classes, in the
-            order of its scores.
+        teacher_class_names (list[ClassNames]): What each teacher calls the classes, in
+            the order of its scores.
         teacher_views (list[TeacherView]): What each teacher was trained on and sees.
     """
 
@@ -122,7 +124,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     save_teacher: bool
     student_ckpt: str | None
     student_loss_weight: float
-    teacher_class_names: ClassNames
+    teacher_class_names: list[ClassNames]
+    teacher_choice: str
     teacher_file: str
     teacher_is_loaded: bool
     teacher_image_map: ImageMap | None
@@ -231,6 +234,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.teacher_class_names = teachers.class_names
         self._identities = teachers.identities
         self.teacher_sha256, self.teacher_file = stored(self._identities)
+        self.teacher_choice = stored_choice(self._identities)
         # mmrazor's own distiller does not watch its recorders.
         for side, net in (('student', self.student), ('teacher', self.teacher)):
             recorders = getattr(self.distiller, f'{side}_recorders')
@@ -392,14 +396,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             remedy += 'model.student_ckpt=... instead of load_from.'
             raise ValueError(describe('load_from', value, problem, remedy))
         other = state_dict.pop(f'{prefix}teacher_sha256', None)
-        file = state_dict.pop(f'{prefix}teacher_file', None)
+        text, choice = (
+            _text(state_dict.pop(f'{prefix}{name}', None))
+            for name in ('teacher_file', 'teacher_choice')
+        )
         if self.teacher_runtime is not None:
             self.teacher_runtime.reset()
         if other is not None:
-            text = None
-            if file is not None:
-                text = bytes(file.tolist()).decode(errors='replace')
-            require_same_teachers(self._identities, read_stored(other, text))
+            before = read_stored(other, text)
+            require_same_teachers(self._identities, before, choice is None)
+            require_same_choice(self._identities, choice)
         start = f'{prefix}{TEACHER_PREFIX}'
         weights = self.teacher.state_dict(prefix=start)
         keep_weights(self._identities, weights, state_dict, start)
@@ -424,14 +430,22 @@ def _concatenates(student: BaseModel) -> bool:
     return getattr(type(student.head), '_get_loss', None) is ClsHead._get_loss
 
 
+def _text(stored_text: Tensor | None) -> str | None:
+    """Return a text that :func:`_drop_teacher` has stored."""
+    if stored_text is None:
+        return None
+    return bytes(stored_text.tolist()).decode(errors='replace')
+
+
 def _drop_teacher(
     module: FrozenTeacherDistill, state_dict: dict[str, Tensor], prefix: str, _: dict
 ) -> None:
     """Leave the frozen teacher out of checkpoints; store its hash and file."""
     state_dict[f'{prefix}teacher_sha256'] = module.teacher_sha256
-    # The name is stored as bytes, because a state dict holds tensors alone.
-    name = list(module.teacher_file.encode())
-    state_dict[f'{prefix}teacher_file'] = torch.tensor(name, dtype=torch.uint8)
+    # Texts are stored as bytes, because a state dict holds tensors alone.
+    for name in ('teacher_file', 'teacher_choice'):
+        text = list(getattr(module, name).encode())
+        state_dict[f'{prefix}{name}'] = torch.tensor(text, dtype=torch.uint8)
     if not module.save_teacher:
         for key in [k for k in state_dict if k.startswith(prefix + TEACHER_PREFIX)]:
             del state_dict[key]

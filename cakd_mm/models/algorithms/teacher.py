@@ -3,20 +3,22 @@
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...utils.arguments import check_part, require_part
 from ...utils.building import build_part, naming_use, places_of, settings_of
 from ...utils.checkpoint import (
+    fingerprint,
     hash_of,
     is_remote,
     load_strictly,
@@ -48,6 +50,8 @@ class Teacher:
         size (tuple[int, int], optional): What its images are resized to.
         trained_with (dict): Values of the config in its checkpoint, if there is one.
         class_names (ClassNames): What it calls its classes.
+        sha256 (Tensor): Of its weights as in the checkpoint, (32,) uint8; zeros
+            without one.
     """
 
     entry: TeacherEntry
@@ -56,6 +60,7 @@ class Teacher:
     size: tuple[int, int] | None = None
     trained_with: dict[str, Any] = field(default_factory=dict)
     class_names: ClassNames = field(default_factory=ClassNames)
+    sha256: Tensor = field(default_factory=lambda: torch.zeros(32, dtype=torch.uint8))
 
 
 def made_by(command: str | None, key: str = Keys.made_by) -> str:
@@ -99,6 +104,7 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
         content = read_checkpoint(entry.ckpt, keys.ckpt, remedy)
         weights = model_weights(content)
         load_strictly(net, weights, keys.ckpt, entry.ckpt, remedy_of_net)
+        built.sha256 = fingerprint(net.state_dict())
         print_log(_introduce(built, entry.ckpt, content), 'current')
         names = names_in_checkpoint(content)
         meta = content.get('meta')
@@ -106,11 +112,24 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
         # MMCV's runner called it otherwise.
         built.trained_with = values_in(meta.get('cfg', meta.get('config')))
     if entry.classes is not None:
-        chosen = choose_classes(net, entry.classes, names, keys.classes)
-        built.class_names = chosen
+        built.class_names = choose_classes(net, entry.classes, names, keys.classes)
+        print_log(_chosen(built.class_names, keys.classes), 'current')
     elif names is not None:
         built.class_names = ClassNames(names)
+    built.class_names = replace(
+        built.class_names, keys=keys, file=str(entry.ckpt or 'a random teacher')
+    )
     return built
+
+
+def _chosen(classes: ClassNames, key: str) -> str:
+    """Return the line of the log about the classes that were chosen."""
+    places = classes.places or ()
+    names = classes.scored or (None,) * len(places)
+    pairs = zip(places, names, strict=True)
+    each = [str(x) if name is None else f'{x} ({name})' for x, name in pairs]
+    text = "The teacher's classes that teach those of the student, in its order"
+    return f'{text}: {", ".join(each)} ({key})'
 
 
 def build_net(net: dict, key: str) -> BaseModel:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product, zip_longest
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...utils.class_names import Names
 from ...utils.errors import describe, nearest
+from .teacher_entries import Keys
 
 # Sizes of images on which a net is tried: no net takes all of them.
 SIZES = (224, 32, 64, 28)
@@ -23,20 +24,27 @@ class ClassNames:
     Args:
         scored (tuple[str], optional): In the order of its scores. Defaults to None
             (unknown).
-        chosen_from (frozenset[str], optional): All that it knows, if the scored ones
-            were chosen of them by name. Defaults to None (not chosen by name).
+        chosen_from (tuple[str], optional): All that it knows, if the scored ones were
+            chosen of them. Defaults to None (not chosen).
+        places (tuple[int], optional): The indices that the scored ones have there, if
+            they were chosen. Defaults to None (not chosen).
+        keys (Keys): Where the config says it, for errors.
+        file (str): The teacher's checkpoint, for errors.
     """
 
     scored: Names | None = None
-    chosen_from: frozenset[str] | None = None
+    chosen_from: Names | None = None
+    places: tuple[int, ...] | None = None
+    keys: Keys = field(default_factory=Keys, compare=False)
+    file: str = field(default='', compare=False)
 
     def first_difference(
         self, other: 'ClassNames'
     ) -> tuple[int, str | None, str | None] | None:
         """Return place and both names of the first class called otherwise by the other.
 
-        A class that was chosen by name may be another spelling of the other's, unless
-        the one who chose it knows the other's name too.
+        A class that was chosen may be another spelling of the other's, unless the
+        teacher of which it was chosen knows the other's name too.
         """
         if self.scored is None or other.scored is None:
             return None
@@ -45,6 +53,15 @@ class ClassNames:
             if one != two and not spelled:
                 return place, one, two
         return None
+
+    def places_of(self, names: Names) -> list[int] | None:
+        """Return the index that each of these names has in all that the teacher knows.
+
+        None if one is not there, or is there several times.
+        """
+        known = self.chosen_from or self.scored or ()
+        is_there = all(known.count(name) == 1 for name in names)
+        return [known.index(name) for name in names] if is_there else None
 
     def _spells(self, name: str | None) -> bool:
         return self.chosen_from is not None and name not in self.chosen_from
@@ -65,7 +82,7 @@ def choose_classes(
         key (str): The config key of ``chosen``, for errors.
 
     Returns:
-        ClassNames: What the chosen ones are called, unknown if one is an index.
+        ClassNames: Which they are, and what they are called if all of them have names.
 
     Raises:
         ValueError: a class is unknown or chosen twice, or the head cannot be cut.
@@ -87,9 +104,10 @@ def choose_classes(
         problem, remedy = 'It names no class.', 'Write one for each of the student.'
         raise ValueError(describe(key, [], problem, remedy))
     _keep(net, places, images, before, key)
-    if names is None or not all(isinstance(one, str) for one in chosen):
-        return ClassNames()
-    return ClassNames(tuple(names[place] for place in places), frozenset(names))
+    if names is None or max(places) >= len(names):
+        return ClassNames(places=tuple(places))
+    scored = tuple(names[place] for place in places)
+    return ClassNames(scored, names, tuple(places))
 
 
 def _place_of(one: str | int, count: int, names: Names | None, key: str) -> int:

@@ -1,7 +1,7 @@
 """What a config says of each teacher, alone or in a list."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from mmengine.model import BaseModel
 from torch import nn
@@ -23,13 +23,14 @@ class Keys:
     """The config keys of one teacher, for errors.
 
     Args:
-        net, ckpt, made_by, classes (str): Of what :class:`TeacherEntry` holds.
+        net, ckpt, made_by, classes, weight (str): Of what :class:`TeacherEntry` holds.
     """
 
     net: str = 'model.teacher'
     ckpt: str = 'model.teacher_ckpt'
     made_by: str = 'model.teacher_from'
     classes: str = 'model.teacher_classes'
+    weight: str = 'model.teacher.weight'
 
     @property
     def images(self) -> str:
@@ -103,8 +104,8 @@ def read_entries(
             problem = f'It is a factor from {LEAST_SETTING:g} to {LARGEST_SETTING:g}.'
             remedy = 'Write 1.0, or take the teacher out of the list.'
             raise ValueError(describe(f'{key}.weight', entry.weight, problem, remedy))
-        parts = (f'{key}.{part}' for part in ('net', 'ckpt', 'made_by', 'classes'))
-        found.append((entry, Keys(*parts)))
+        parts = (field.name for field in fields(Keys))
+        found.append((entry, Keys(*(f'{key}.{part}' for part in parts))))
     return found
 
 

@@ -12,36 +12,74 @@ from torch import Tensor
 from ...utils.checkpoint import fingerprint
 from ...utils.errors import describe
 from .teacher import Teacher
+from .teacher_entries import Keys
+
+REMEDY = (
+    'Resume with the same teacher; to go on from this student under another one '
+    'write model.student_ckpt=... instead.'
+)
 
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """What identifies a teacher.
+    """What identifies a teacher, and what of it teaches.
 
     Args:
         name (str): Its name in a list; empty for one that is alone.
-        key (str): The config key of its checkpoint.
+        keys (Keys): The config keys of it.
         file (str): Its checkpoint.
         sha256 (Tensor): Of its weights, (32,) uint8; zeros for a random teacher.
+        sha256_of_chosen (Tensor): The same without the classes that were not chosen,
+            which is what the first versions have stored.
         is_loaded (bool): Whether it has its weights from a checkpoint.
+        classes (list[int], optional): The indices of the classes that were chosen of
+            it. None for all in their order.
+        weight (float): Its share in the average, of 1.
+        average (str, optional): What is averaged. None for a teacher that is alone.
     """
 
     name: str
-    key: str
+    keys: Keys
     file: str
     sha256: Tensor
+    sha256_of_chosen: Tensor
     is_loaded: bool
+    classes: list[int] | None
+    weight: float
+    average: str | None
+
+    @property
+    def choice(self) -> dict[str, tuple[str, Any]]:
+        """What may not change when a run goes on: config key and value by name."""
+        return dict(
+            classes=(self.keys.classes, self.classes),
+            weight=(self.keys.weight, self.weight),
+            average=('model.teacher_average', self.average),
+        )
 
 
-def identity_of(teacher: Teacher) -> TeacherIdentity:
-    """Return what identifies a teacher."""
-    entry = teacher.entry
-    sha256 = torch.zeros(32, dtype=torch.uint8)
-    if entry.ckpt is not None:
-        sha256 = fingerprint(teacher.net.state_dict())
-    file = str(entry.ckpt or 'a random teacher')
+def identity_of(
+    teacher: Teacher, weight: float, average: str | None
+) -> TeacherIdentity:
+    """Return what identifies a teacher with its share in an average."""
+    entry, names = teacher.entry, teacher.class_names
     is_loaded = entry.ckpt is not None
-    return TeacherIdentity(entry.name or '', teacher.keys.ckpt, file, sha256, is_loaded)
+    chosen, places = teacher.sha256, None
+    if is_loaded and names.places is not None:
+        chosen = fingerprint(teacher.net.state_dict())
+    if not torch.equal(chosen, teacher.sha256):  # all in their order change nothing
+        places = list(names.places or ())
+    return TeacherIdentity(
+        entry.name or '',
+        teacher.keys,
+        names.file,
+        teacher.sha256,
+        chosen,
+        is_loaded,
+        places,
+        float(f'{weight:.6g}'),  # the same for 1 and 2 as for 0.1 and 0.2
+        average,
+    )
 
 
 def stored(identities: Sequence[TeacherIdentity]) -> tuple[Tensor, str]:
@@ -73,26 +111,56 @@ def read_stored(sha256: Tensor, text: str | None) -> dict[str, tuple[Tensor, str
 
 
 def require_same_teachers(
-    ours: Iterable[TeacherIdentity], before: dict[str, tuple[Tensor, str]]
+    ours: Iterable[TeacherIdentity],
+    before: dict[str, tuple[Tensor, str]],
+    of_chosen: bool,
 ) -> None:
     """Raise ValueError unless a checkpoint's teachers are those of this run.
 
     Args:
         ours: The teachers of this run. A random one is not compared.
         before: Those of the checkpoint, see :func:`read_stored`.
+        of_chosen: Whether its hashes are of the chosen classes alone.
     """
-    remedy = 'Resume with the same teacher; to go on from this student under another '
-    remedy += 'one write model.student_ckpt=... instead.'
     known = {one.name: one for one in ours}
     if known.keys() != before.keys():
         were = ', '.join(file for _, file in before.values())
         files = [one.file for one in known.values()]
         problem = f'This checkpoint was trained with other teachers, {were}.'
-        raise ValueError(describe('model.teacher', files, problem, remedy))
+        raise ValueError(describe('model.teacher', files, problem, REMEDY))
     for name, one in known.items():
         sha256, file = before[name]
-        if one.is_loaded and not torch.equal(sha256.cpu(), one.sha256):
+        own = one.sha256_of_chosen if of_chosen else one.sha256
+        if one.is_loaded and not torch.equal(sha256.cpu(), own):
             _refuse(one, file)
+
+
+def stored_choice(identities: Iterable[TeacherIdentity]) -> str:
+    """Return what a checkpoint stores of classes and averaging, as JSON."""
+    choices = {
+        one.name: {name: value for name, (_, value) in one.choice.items()}
+        for one in identities
+    }
+    return json.dumps(choices)
+
+
+def require_same_choice(ours: Iterable[TeacherIdentity], before: str | None) -> None:
+    """Raise ValueError if other classes teach, or they are averaged otherwise.
+
+    Args:
+        ours: The teachers of this run, the same as those of the checkpoint.
+        before: What :func:`stored_choice` has given; None in a checkpoint that was
+            written before it stored this.
+    """
+    choices = json.loads(before or '{}')
+    for one in ours:
+        theirs = choices.get(one.name, {})
+        for name, (key, value) in one.choice.items():
+            if name in theirs and theirs[name] != value:
+                was = f'{theirs[name]!r:.300}'
+                problem = f'This checkpoint was trained with {was}'
+                problem += ', as a share of 1.' if name == 'weight' else '.'
+                raise ValueError(describe(key, value, problem, REMEDY))
 
 
 def keep_weights(
@@ -127,6 +195,4 @@ def _refuse(one: TeacherIdentity, before: str = 'another one') -> None:
     """Raise ValueError that a checkpoint was trained with another teacher."""
     problem = 'It is not the teacher this checkpoint was trained with, '
     problem += f'which was {before} (SHA-256 differs).'
-    remedy = 'Resume with the same teacher; to go on from this student '
-    remedy += 'under another one write model.student_ckpt=... instead.'
-    raise ValueError(describe(one.key, one.file, problem, remedy))
+    raise ValueError(describe(one.keys.ckpt, one.file, problem, REMEDY))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmpretrain.models import ClsDataPreprocessor, SelfSupDataPreprocessor
 from torch import Tensor, nn
 
 from ...utils.errors import describe
+from ...utils.training_images import loading, name_of, training_set
 from ..data_preprocessors import BatchPreprocessor
 
 # What these make of an image is known; a subclass with another forward may do more.
@@ -87,13 +89,42 @@ def trained_normalisation(config: Mapping[str, Any]) -> Normalisation | None:
     found: Any = next(filter(None, said), {})
     if not found and 'cfg_path' in student:
         return None
+    _, steps = training_set(config)
     # None stands for what only code could tell, too.
-    is_known = isinstance(found, Mapping) and None not in said
-    if not is_known or found.get('mean', 0) is None or "Normalize'" in repr(config):
+    is_known = isinstance(found, Mapping) and None not in said and steps is not None
+    if not is_known or found.get('mean', 0) is None:
         return None
     to_rgb = bool(found.get('to_rgb', found.get('bgr_to_rgb', False)))
+    if "Normalize'" in repr(steps):
+        return _normalised_in(steps or [], found, to_rgb)
     if found.get('mean') is None:
-        return Normalisation([0.0], [1.0], to_rgb, False)
+        # Without a training set it is not known that nothing else normalises.
+        nothing = "Normalize'" in repr(config)
+        return None if nothing else Normalisation([0.0], [1.0], to_rgb, False)
+    return _given_by(found, to_rgb)
+
+
+def _normalised_in(
+    steps: list[Mapping], found: Mapping, to_rgb: bool
+) -> Normalisation | None:
+    """Return the normalisation of a pipeline that has a step for it."""
+    own = [step for step in steps if name_of(step) == 'Normalize']
+    # torchvision's has other numbers, because its pixels are up to 1; a step within
+    # another one is not always run.
+    alone = len(own) == 1 and repr(steps).count("Normalize'") == 1
+    if not alone or 'torchvision' in repr(own[0].get('type')):
+        return None
+    if found.get('mean') is not None:
+        text = 'The config in the checkpoint of the teacher normalises both in '
+        text += 'data_preprocessor and in the pipeline, so its normalisation is not '
+        text += 'compared.'
+        print_log(text, 'current', logging.WARNING)
+        return None
+    # The channels of both steps together would have to be followed.
+    return None if to_rgb else _given_by(own[0], bool(own[0].get('to_rgb', True)))
+
+
+def _given_by(found: Mapping, to_rgb: bool) -> Normalisation | None:
     mean, std = (_numbers(found.get(name)) for name in ('mean', 'std'))
     return Normalisation(mean, std, to_rgb) if mean and std else None
 
@@ -126,6 +157,11 @@ class TeacherView:
     size: tuple[int, int] | None
     trained_with: dict[str, Any]
     is_own: bool
+
+    @cached_property
+    def trained(self) -> Normalisation | None:
+        """The normalisation that it was trained with; None if that is unknown."""
+        return trained_normalisation(self.trained_with)
 
 
 def view_of(
@@ -285,7 +321,7 @@ def compare_with_training(view: TeacherView) -> None:
         ValueError: it was trained with another mean or std, and its own config does not
             say that it is to see others.
     """
-    trained, key = trained_normalisation(view.trained_with), view.key
+    trained, key = view.trained, view.key
     if trained is None or trained.agrees(view.wanted):
         return
     problem = f'Its checkpoint says that the teacher was trained with {trained.shown()}'
@@ -296,13 +332,15 @@ def compare_with_training(view: TeacherView) -> None:
         return
     made = view.made
     problem += f', and the batch is made with {made.shown()}.'
-    proposed = Normalisation(trained.mean, trained.std, made.to_rgb)
-    remedy = (
-        f'Write {key}={proposed.shown()}, to which the batch is then mapped for the '
-    )
-    remedy += f'teacher alone, or {key}={made.shown()} if it is to see it as it is.'
-    text = describe(key, None, problem, remedy)
-    if trained.is_said and made.is_said:
-        raise ValueError(text)
+    proposed = f'{key}={trained.shown()}, to which the batch is then mapped for the '
+    proposed += 'teacher alone'
+    if trained.to_rgb != made.to_rgb:
+        way = loading(view.trained_with)
+        proposed += f' (to_rgb if images are loaded as there{f", {way}" if way else ""}'
+        proposed += '; otherwise so that channels have the order of that training)'
+    remedy = f'Write {proposed}, or {key}={made.shown()} if it is to see it as it is.'
+    if made.is_said and trained.is_said:
+        raise ValueError(describe(key, None, problem, remedy))
     # A pipeline may normalise as well, so that this is no proof.
-    print_log(text, 'current', logging.WARNING)
+    remedy = f'If no pipeline normalises, write {proposed}.'
+    print_log(describe(key, None, problem, remedy), 'current', logging.WARNING)

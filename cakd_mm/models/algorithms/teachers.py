@@ -9,7 +9,6 @@ from torch import nn
 
 from ...utils.errors import describe
 from .teacher import build_teacher, check_classes, classes_of, made_by
-from .teacher_classes import ClassNames
 from .teacher_ensemble import TeacherEnsemble
 from .teacher_entries import Keys, TeacherEntry, read_entries
 from .teacher_identity import identity_of
@@ -37,7 +36,7 @@ class Teachers:
     Attributes:
         net (BaseModel): The teacher, or a :class:`TeacherEnsemble` of those of a list.
         is_loaded (bool): Whether all of them have their weights from a checkpoint.
-        class_names (ClassNames): What they call the classes.
+        class_names (list[ClassNames]): What each calls the classes.
         identities (list[TeacherIdentity]): What a resumed run compares.
         views (list[TeacherView]): What each sees and was trained on, once
             :meth:`agree_with` was called.
@@ -66,11 +65,13 @@ class Teachers:
         if isinstance(alone.net, (list, tuple)):
             self.net = self._joined(average)
         self.is_loaded = all(one.entry.ckpt is not None for one in self._each)
-        named = [one.class_names for one in self._each if one.class_names.scored]
-        # First come names that nobody has chosen, because their spelling is certain.
-        named.sort(key=lambda names: names.chosen_from is not None)
-        self.class_names = named[0] if named else ClassNames()
-        self.identities = [identity_of(one) for one in self._each]
+        self.class_names = [one.class_names for one in self._each]
+        net = self.net
+        joined = net.head.average if isinstance(net, TeacherEnsemble) else None
+        whole = sum(one.entry.weight for one in self._each)
+        self.identities = [
+            identity_of(one, one.entry.weight / whole, joined) for one in self._each
+        ]
         self.views: list[TeacherView] = []
         self.image_map: ImageMap | None = None
 

@@ -1,4 +1,5 @@
 import copy
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,12 +12,18 @@ from tiny import build, digits_config, distill_config
 
 from cakd_mm.datasets import Digits, ResidentDataset, SeededDataset
 from cakd_mm.engine import launch
+from cakd_mm.engine.hooks import class_names_hook
+from cakd_mm.models.algorithms.teacher_classes import ClassNames
+from cakd_mm.models.algorithms.teacher_entries import Keys
 from cakd_mm.utils.class_names import names_in_checkpoint, names_in_dataset
 
 ALONE = 'vanilla/resnet8_digits.py'
 DIGITS = tuple('0123456789')
 SWAPPED = tuple('0132456789')
 SHORTER = DIGITS[:-1]
+WORDS = ('zero', *DIGITS[1:])
+IN_ORDER = r'\[0, 1, 3, 2, 4, 5, 6, 7, 8, 9\], where it has the same names'
+RANGE = r'list\(range\(10\)\)'
 
 
 def folders(root, *names):
@@ -52,25 +59,70 @@ def classes_of(stage, names):
 
 
 @pytest.mark.parametrize(
-    ('meta', 'label', 'theirs', 'ours'),
+    ('meta', 'label', 'theirs', 'ours', 'remedy'),
     [
-        (dict(dataset_meta=dict(classes=SWAPPED)), 2, "'3'", "'2'"),
-        (dict(CLASSES=list(SWAPPED)), 2, "'3'", "'2'"),
-        (dict(dataset_meta=dict(classes=SHORTER)), 9, 'nothing', "'9'"),
+        (dict(dataset_meta=dict(classes=SWAPPED)), 2, "'3'", "'2'", IN_ORDER),
+        (dict(CLASSES=list(SWAPPED)), 2, "'3'", "'2'", IN_ORDER),
+        (dict(dataset_meta=dict(classes=SHORTER)), 9, 'nothing', "'9'", RANGE),
+        (dict(dataset_meta=dict(classes=WORDS)), 0, "'zero'", "'0'", RANGE),
+        (dict(CLASSES=('a', *SWAPPED[1:])), 0, "'a'", "'0'", r'teacher has for it\.'),
     ],
 )
 def test_a_teacher_of_other_classes_is_refused(
-    tmp_path, make_runner, meta, label, theirs, ours
+    tmp_path, make_runner, meta, label, theirs, ours, remedy
 ):
     runner = make_runner(with_teacher(tmp_path, meta))
     match = (
         rf"`model.teacher_ckpt` = '.*teacher.pth': It calls class {label} {theirs}, "
         rf'but train_dataloader.dataset calls it {ours}: .* model.teacher_classes='
-        r'\[...\].*list\(range\(10\)\)'
+        rf'.*{remedy}'
     )
     with pytest.raises(ValueError, match=match):
         runner.train()
     assert runner.iter == 0
+
+
+def test_the_remedy_can_be_copied(tmp_path, make_runner):
+    for names in (SWAPPED, WORDS):
+        cfg = with_teacher(tmp_path, dict(CLASSES=names))
+        with pytest.raises(ValueError) as caught:
+            make_runner(cfg, f'refused-{names[0]}').train()
+        found = re.search(r'(\[[\d, ]+\]|range\(10\))', str(caught.value))[1]
+        cfg.model.teacher_classes = list(eval(found))
+        make_runner(cfg, f'mended-{names[0]}').train()
+
+
+def test_an_index_of_another_class_than_the_name_says_is_refused(tmp_path, make_runner):
+    cfg = with_teacher(tmp_path, dict(CLASSES=SWAPPED))
+    cfg.model.teacher_classes = [*range(10)]
+    match = (
+        r'`model.teacher_classes` = \[0, 1, 2, .*: It calls class 2 .3., but '
+        rf"train_dataloader.dataset calls it '2': .*model.teacher_classes={IN_ORDER}"
+    )
+    with pytest.raises(ValueError, match=match):
+        make_runner(cfg).train()
+
+
+def test_another_spelling_is_logged(tmp_path, make_runner, monkeypatch):
+    lines = []
+    monkeypatch.setattr(
+        class_names_hook, 'print_log', lambda text, *_: lines.append(text)
+    )
+    cfg = with_teacher(tmp_path, dict(CLASSES=WORDS))
+    cfg.model.teacher_classes = [*range(10)]
+    make_runner(cfg).train()
+    [line] = lines
+    assert line.endswith('other ones: 0 is zero (model.teacher_classes).')
+
+
+def test_each_teacher_of_a_list_is_compared():
+    """Of the first alone no name is known."""
+    keys = Keys(classes='model.teacher.1.classes')
+    names = [ClassNames(), ClassNames(('b', 'a'), ('a', 'b'), (1, 0), keys)]
+    model = SimpleNamespace(teacher_class_names=names)
+    match = r'`model\.teacher\.1\.classes` = \[1, 0\]: .*teacher\.1\.classes=\[0, 1\]'
+    with pytest.raises(ValueError, match=match):
+        class_names_hook._compare_teachers(model, 'key', ('a', 'b'))
 
 
 @pytest.mark.parametrize('meta', [{}, dict(dataset_meta=dict(classes=list(DIGITS)))])
@@ -221,6 +273,31 @@ def test_each_part_of_a_concatenated_set_is_looked_at():
 def test_images_without_labels_name_no_classes(tmp_path):
     folders(tmp_path, 'a')
     assert found(CustomDataset(data_root=str(tmp_path), with_label=False)) == []
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        np.array(['a', 'b']),
+        torch.tensor([0, 1]),
+        {1: 'b', 0: 'a'},
+        {'1': 'b', '0': 'a'},
+        ['a', 'b'],
+    ],
+)
+def test_names_of_other_kinds(names):
+    wanted = ('0', '1') if isinstance(names, torch.Tensor) else ('a', 'b')
+    for meta in (
+        dict(CLASSES=names),
+        *(dict(dataset_meta={key: names}) for key in ('classes', 'CLASSES')),
+    ):
+        assert names_in_checkpoint(dict(meta=meta)) == wanted
+    assert found(SimpleNamespace(metainfo=dict(CLASSES=names))) == [('x', wanted)]
+
+
+@pytest.mark.parametrize('names', ['file.txt', {0: 'a', 2: 'b'}, {}, [], {'a', 'b'}, 7])
+def test_what_names_no_classes(names):
+    assert names_in_checkpoint(dict(meta=dict(CLASSES=names))) is None
 
 
 @pytest.mark.parametrize('meta', [None, {}, dict(dataset_meta={}), dict(CLASSES=None)])

@@ -4,6 +4,7 @@ import logging
 import types
 
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
 
 from cakd_mm.engine.hooks import TeacherImagesHook, teacher_images_hook
@@ -40,14 +41,21 @@ def lines(monkeypatch):
     return lines
 
 
-def compare(run, before, own=False, size=None, seen=None):
+def compare(run, before, own=False, size=None, seen=None, batch=None):
     """Compare a run with the text of the config that the teacher was trained with."""
     made = Normalisation([1.0], [2.0], run['data_preprocessor']['to_rgb'])
     text = Config(before).pretty_text
     view = TeacherView('key', made, seen or made, size, values_in(text), own)
     model = types.SimpleNamespace(teacher_views=[view])
     runner = types.SimpleNamespace(model=model, cfg=ConfigDict(run))
-    TeacherImagesHook().before_train(runner)
+    hook = TeacherImagesHook()
+    hook.before_train(runner)
+    for index in range(2):
+        hook.before_train_iter(runner, index, batch)
+
+
+def batch_of(*sizes):
+    return dict(inputs=[torch.zeros(3, *size) for size in sizes])
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
@@ -71,24 +79,40 @@ def test_what_is_loaded_otherwise_is_not_compared(lines):
     assert lines == []
 
 
+MMCLS = dict(data=dict(train=dict(pipeline=[dict(type='CenterCrop', crop_size=160)])))
 SIZES = [
-    ([LOAD, crop(224)], [LOAD, crop(160)], '160 x 160.*224 x 224'),
-    ([LOAD, crop(224)], [crop((240, 224), 'Resize')], '224 x 240.*224 x 224'),
+    (training(LOAD, crop(160)), (224, 224), '160 x 160.*224 x 224'),
+    (training(LOAD, crop((240, 224), 'Resize')), (240, 224), '224 x 240.*240 x 224'),
     (
-        [crop(256, 'ResizeEdge'), dict(type='CenterCrop', crop_size=224)],
-        [crop(256, 'Resize'), dict(type='RandomCrop', crop_size=[224, 200])],
+        training(
+            crop(256, 'Resize'), dict(type='RandomCrop', crop_size=[224, 200]), LOAD
+        ),
+        (224, 224),
         '224 x 200.*224 x 224',
     ),
-    ([LOAD, crop(32), dict(type='RandomErasing', scale=(1, 2))], [crop(32)], None),
-    ([LOAD, crop(256, 'ResizeEdge')], [LOAD, crop(224)], None),
-    ([LOAD], [LOAD, crop(224)], None),
-    ([dict(type='mmcv.transforms.Resize', scale=9)], [crop(8, 'Resize')], '8.*9 x 9'),
+    (
+        training(crop(32), dict(type='RandomErasing', scale=(1, 2))),
+        (32, 32),
+        None,
+    ),
+    (training(crop((256, -1), 'Resize')), (256, 300), None),
+    (training(LOAD), (224, 224), None),
+    (MMCLS, (224, 224), '160 x 160.*224 x 224'),
+    (training(dict(type='mmcv.transforms.Resize', scale=8)), (9, 9), '8 x 8.*9 x 9'),
+    (training(size=64, dataset='DecodedImages'), (32, 32), '64 x 64.*32 x 32'),
 ]
 
 
-@pytest.mark.parametrize(('run', 'before', 'match'), SIZES)
-def test_another_size_is_warned_of(run, before, match, lines):
-    compare(training(*run), training(*before))
+@pytest.mark.parametrize('stacked', [False, True])
+@pytest.mark.parametrize(('before', 'size', 'match'), SIZES)
+def test_another_size_than_that_of_the_first_batch_is_warned_of(
+    before, size, match, stacked, lines
+):
+    """The pipeline of the run need not resize: its files may have the size."""
+    batch = batch_of(size, size)
+    if stacked:
+        batch['inputs'] = torch.stack(batch['inputs'])
+    compare(training(LOAD), before, batch=batch)
     if match is None:
         assert lines == []
         return
@@ -98,12 +122,18 @@ def test_another_size_is_warned_of(run, before, match, lines):
     assert before_ in text.split('sees')[0] and now in text.split('sees')[1]
 
 
-def test_a_size_of_a_data_set_and_one_of_the_teachers_own(lines):
-    run = training(size=64, dataset='DecodedImages')
-    compare(run, training(LOAD, crop(32)), size=(32, 32))
+def test_the_size_that_the_teachers_images_are_resized_to(lines):
+    trained = training(LOAD, crop(32))
+    compare(training(), trained, size=(32, 32), batch=batch_of((64, 64)))
     assert lines == []
-    compare(run, training(LOAD, crop(32)))
+    compare(training(), trained, size=(64, 64), batch=batch_of((32, 32)))
     assert len(lines) == 1
+
+
+@pytest.mark.parametrize('batch', [None, {}, dict(inputs=[]), dict(inputs=[['text']])])
+def test_a_batch_without_images_has_no_size(batch, lines):
+    compare(training(), training(crop(32)), batch=batch)
+    assert lines == []
 
 
 def test_a_batch_that_the_pipeline_normalises_is_not_mapped():

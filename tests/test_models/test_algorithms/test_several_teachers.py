@@ -221,6 +221,56 @@ class TestCheckpoints:
         with pytest.raises(ValueError, match=r'model\.teacher\.1\.ckpt.*SHA-256'):
             target.load_state_dict(state)
 
+    @pytest.mark.parametrize(
+        ('change', 'match'),
+        [
+            (dict(weight=3.0), r'teacher\.0\.weight` = 0\.75: .*with 0\.5, as a share'),
+            (
+                dict(classes=[1, 0, *range(2, 10)]),
+                r'teacher\.0\.classes` = \[1, 0, .*with None\.',
+            ),
+            (None, r"teacher_average` = 'probabilities': .*with 'logits'"),
+        ],
+    )
+    def test_what_else_differs_is_named(self, tmp_path, change, match):
+        teachers = entries(tmp_path)
+        state = algorithm(config(tmp_path, copy.deepcopy(teachers))).state_dict()
+        teachers[0].update(change or {})
+        average = 'logits' if change else 'probabilities'
+        other = algorithm(config(tmp_path, teachers, average))
+        with pytest.raises(ValueError, match=match):
+            other.load_state_dict(dict(state))
+        del state['teacher_choice']  # of a release before this one
+        if 'classes' not in (change or {}):  # its hash was another one then
+            other.load_state_dict(state)
+
+    def test_the_same_shares_are_the_same(self, tmp_path):
+        models = []
+        for weights in ((1.0, 2.0), (0.1, 0.2)):
+            teachers = entries(tmp_path)
+            for entry, weight in zip(teachers, weights, strict=True):
+                entry['weight'] = weight
+            models.append(algorithm(config(tmp_path, teachers)))
+        models[1].load_state_dict(models[0].state_dict())
+
+
+@pytest.mark.parametrize('average', AVERAGES)
+def test_scores_in_half_precision_are_averaged_in_single(average):
+    head = AveragingHead(average, [1.0, 1.0, 1.0])
+    scores = [torch.randn(4, 10).to(torch.bfloat16) for _ in range(3)]
+    found = head(scores)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, head([one.float() for one in scores]))
+
+
+@pytest.mark.parametrize('average', AVERAGES)
+def test_heads_of_two_kinds_are_not_averaged(average):
+    nets = dict(a=build(net_of(8)))
+    several = dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=64)
+    nets['b'] = build(dict(net_of(8), head=several))
+    with pytest.raises(ValueError, match=r'teacher_average.*use teachers of one kind'):
+        TeacherEnsemble(nets, average, [1.0, 1.0])
+
 
 def test_a_run_with_teachers_is_scored_resumed_and_extracted(tmp_path):
     cfg = config(tmp_path, average='probabilities')
@@ -295,7 +345,8 @@ class TestUserErrors:
             algorithm(config(tmp_path, teachers))
         teachers[1]['classes'] = list('0123456789')
         model = algorithm(config(tmp_path, teachers))
-        assert model.teacher_class_names.scored == tuple('0123456789')
+        found = [names.scored for names in model.teacher_class_names]
+        assert found == [tuple('0123456789')] * 2
 
     def test_the_average_of_one_teacher(self, tmp_path):
         cfg = config(tmp_path)

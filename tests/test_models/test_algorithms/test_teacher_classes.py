@@ -7,7 +7,9 @@ import torch
 from tiny import algorithm, build, digits_config
 from torch import nn
 
+from cakd_mm.models.algorithms import teacher
 from cakd_mm.models.algorithms.teacher_classes import ClassNames, choose_classes
+from cakd_mm.utils.checkpoint import fingerprint
 
 NAMES = tuple('abcdefghijkl')
 # The student's ten classes: two of the teacher's twelve are left out.
@@ -59,7 +61,7 @@ def test_the_net_scores_the_chosen_classes_alone(head):
             net(images, mode='tensor'), whole(images, mode='tensor')[:, places]
         )
     assert net.head.num_classes == 10
-    assert found == ClassNames(tuple(CHOSEN), frozenset(NAMES))
+    assert found == ClassNames(tuple(CHOSEN), NAMES, tuple(places))
     kinds = [type(module) for module in net.modules()]
     assert kinds == [type(module) for module in whole.modules()]
 
@@ -81,8 +83,8 @@ NAMED = dict(dataset_meta=dict(classes=NAMES))
 @pytest.mark.parametrize('meta', [NAMED, dict(CLASSES=NAMES)])
 def test_a_softmax_is_over_the_chosen_classes(tmp_path, meta):
     model = algorithm(config(tmp_path, CHOSEN, meta))
-    assert model.teacher_class_names.scored == tuple(CHOSEN)
-    assert model.teacher_class_names.chosen_from == frozenset(NAMES)
+    [found] = model.teacher_class_names
+    assert found.scored == tuple(CHOSEN) and found.chosen_from == NAMES
     images = torch.randn(4, 3, 16, 16)
     whole = built('linear')(images, mode='tensor').softmax(1)
     kept = whole[:, [NAMES.index(name) for name in CHOSEN]]
@@ -92,7 +94,8 @@ def test_a_softmax_is_over_the_chosen_classes(tmp_path, meta):
 
 def test_indices_need_no_names(tmp_path):
     model = algorithm(config(tmp_path, [*range(2, 12)], {}))
-    assert model.teacher_class_names.scored is None
+    [found] = model.teacher_class_names
+    assert found == ClassNames(places=tuple(range(2, 12)))
     images = torch.randn(4, 3, 16, 16)
     torch.testing.assert_close(
         model.teacher(images, mode='tensor'),
@@ -100,21 +103,57 @@ def test_indices_need_no_names(tmp_path):
     )
 
 
+def test_indices_of_known_classes_have_names(tmp_path):
+    short = dict(dataset_meta=dict(classes=NAMES[:3]))
+    for meta, scored in ((NAMED, NAMES[2:]), (short, None)):
+        model = algorithm(config(tmp_path, [*range(2, 12)], meta))
+        [found] = model.teacher_class_names
+        assert found.scored == scored
+
+
+@pytest.mark.parametrize('meta', [NAMED, {}])
+def test_the_log_says_which_classes_teach(tmp_path, monkeypatch, meta):
+    lines = []
+    monkeypatch.setattr(teacher, 'print_log', lambda text, *_: lines.append(text))
+    algorithm(config(tmp_path, [2, 0, 1, *range(3, 10)], meta))
+    wanted = 'in its order: 2 (c), 0 (a), 1 (b), 3' if meta else 'in its order: 2, 0, 1'
+    assert len([line for line in lines if wanted in line]) == 1
+
+
 def test_a_run_of_other_classes_is_not_resumed(tmp_path):
     state = algorithm(config(tmp_path, CHOSEN, NAMED)).state_dict()
+    other = algorithm(config(tmp_path, CHOSEN[::-1], NAMED))
+    match = r'`model\.teacher_classes` = \[2, 3, .*was trained with \[11, 10, '
+    with pytest.raises(ValueError, match=match):
+        other.load_state_dict(dict(state))
+    # By name or by index, it is the same.
+    same = algorithm(config(tmp_path, [*range(11, 1, -1)], NAMED))
+    same.load_state_dict(dict(state))
+
+
+def test_a_run_of_a_release_that_did_not_store_the_choice_goes_on(tmp_path):
+    model = algorithm(config(tmp_path, CHOSEN, NAMED))
+    state = model.state_dict()
+    del state['teacher_choice']
+    state['teacher_sha256'] = fingerprint(model.teacher.state_dict())
+    model.load_state_dict(dict(state))
     other = algorithm(config(tmp_path, CHOSEN[::-1], NAMED))
     with pytest.raises(ValueError, match=r'teacher_ckpt.*SHA-256 differs'):
         other.load_state_dict(state)
 
 
+def test_all_classes_in_their_order_are_no_choice(tmp_path):
+    state = algorithm(config(tmp_path, None, NAMED, student=12)).state_dict()
+    model = algorithm(config(tmp_path, [*range(12)], NAMED, student=12))
+    model.load_state_dict(state)
+
+
 def test_without_the_key_the_names_are_those_of_the_checkpoint(tmp_path):
-    model = algorithm(config(tmp_path, None, NAMED, student=12))
-    assert model.teacher_class_names.scored == NAMES
-    assert model.teacher_class_names.chosen_from is None
     # A head may have more outputs than its data had classes.
-    short = dict(dataset_meta=dict(classes=NAMES[:3]))
-    model = algorithm(config(tmp_path, None, short, student=12))
-    assert model.teacher_class_names.scored == NAMES[:3]
+    for names in (NAMES, NAMES[:3]):
+        meta = dict(dataset_meta=dict(classes=names))
+        model = algorithm(config(tmp_path, None, meta, student=12))
+        assert model.teacher_class_names == [ClassNames(names)]
 
 
 @pytest.mark.parametrize(
@@ -164,11 +203,15 @@ def test_a_head_that_cannot_be_cut_is_named():
 
 def test_another_spelling_of_a_class_that_was_chosen_by_name():
     ours = ClassNames(('cat', 'dog'))
-    chosen = ClassNames(('Katze', 'Hund'), frozenset(('Katze', 'Hund', 'Maus')))
+    chosen = ClassNames(('Katze', 'Hund'), ('Katze', 'Hund', 'Maus'))
     assert ours.first_difference(chosen) is None
-    turned = ClassNames(('dog', 'cat'), frozenset(('cat', 'dog', 'cow')))
+    turned = ClassNames(('dog', 'cat'), ('cat', 'dog', 'cow'))
     assert ours.first_difference(turned) == (0, 'cat', 'dog')
     assert turned.first_difference(ours) == (0, 'dog', 'cat')
+    # Each side may be the one that was chosen.
+    assert chosen.first_difference(ours) is None
+    half = ClassNames(('Katze', 'dog'), ('Katze', 'dog', 'cat'))
+    assert ours.first_difference(half) == (0, 'cat', 'Katze')
     assert ours.first_difference(ClassNames(('cat',))) == (1, 'dog', None)
     assert ours.first_difference(ClassNames()) is None
 

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import logging
+import re
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ from tiny import algorithm, digits_config, save_teacher
 from torch import nn
 
 from cakd_mm.models.algorithms import teacher_images
+from cakd_mm.models.algorithms.teacher_images import (
+    ImageMap,
+    Normalisation,
+    trained_normalisation,
+)
+from cakd_mm.utils.config_text import values_in
 from cakd_mm.utils.net_config import net_config
 
 SHARED = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 61.0, 62.0], to_rgb=True)
@@ -249,9 +256,29 @@ class TestWhatTheCheckpointSays:
         assert (
             'mean=[10.0, 20.0, 30.0]' in text and 'mean=[120.0, 110.0, 100.0]' in text
         )
-        own = dict(OWN, to_rgb=True)
-        algorithm(config(tmp_path, own, trained=trained))
-        assert f'dict(mean={own["mean"]}, std={own["std"]}, to_rgb=True)' in text
+        # The channels of the training, whatever the batch has.
+        assert f'dict(mean={OWN["mean"]}, std={OWN["std"]}, to_rgb=False)' in text
+        assert 'to_rgb if images are loaded as there;' in text
+
+    @pytest.mark.parametrize('way', ['proposed', 'as it is'])
+    def test_what_is_proposed_works(self, tmp_path, lines, way):
+        trained = text_of(OWN) + "train_dataloader = dict(dataset=dict(type='CIFAR10'))"
+        with pytest.raises(ValueError, match='as there, CIFAR10;') as caught:
+            algorithm(config(tmp_path, None, trained=trained))
+        proposals = re.findall(r'data_preprocessor=(dict\(.*?\))', str(caught.value))
+        own = eval(proposals[way == 'as it is'])
+        lines.clear()
+        model = algorithm(config(tmp_path, own, trained=trained))
+        found, _ = seen_by_teacher(model, images_of())
+        close(found, expected(images_of(), OWN if way == 'proposed' else SHARED))
+        levels = [level for level, _ in lines]
+        assert levels == ['INFO' if way == 'proposed' else 'WARNING']
+
+    def test_channels_are_not_spoken_of_where_they_agree(self, tmp_path):
+        trained = text_of(dict(OWN, to_rgb=True))
+        with pytest.raises(ValueError) as caught:
+            algorithm(config(tmp_path, None, trained=trained))
+        assert 'loaded' not in str(caught.value)
 
     def test_what_the_user_writes_is_believed_and_warned_of(self, tmp_path, lines):
         algorithm(config(tmp_path, SHARED, trained=text_of(OWN)))
@@ -287,3 +314,115 @@ class TestWhatTheCheckpointSays:
         algorithm(config(tmp_path, None, trained=text_of({})))
         algorithm(config(tmp_path, None, dict(to_rgb=True), text_of(OWN)))
         assert [level for level, _ in lines] == ['WARNING', 'WARNING']
+
+    def test_a_pipeline_may_be_the_reason(self, tmp_path, lines):
+        algorithm(config(tmp_path, None, dict(to_rgb=True), text_of(OWN)))
+        [(_, text)] = lines
+        assert 'If no pipeline normalises, write' in text
+
+
+STEP = dict(type='Normalize', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
+MODEL = dict(type='ImageClassifier')
+PLAIN = Normalisation([0.0], [1.0], False, False)
+
+
+def run_of(*steps, wrap=None, prefix='train_dataloader', **more):
+    data = dict(type='CustomDataset', pipeline=list(steps))
+    data = dict(type='RepeatDataset', dataset=data) if wrap else data
+    place = (
+        dict(data=dict(train=data))
+        if prefix == 'data'
+        else dict(train_dataloader=dict(dataset=data))
+    )
+    return dict(model=MODEL, **place, **more)
+
+
+def trained_with(run):
+    text = ''.join(f'{name} = {value!r}\n' for name, value in run.items())
+    return trained_normalisation(values_in(text))
+
+
+@pytest.mark.parametrize('wrap', [False, True])
+@pytest.mark.parametrize('prefix', ['train_dataloader', 'data'])
+def test_the_training_pipeline_may_normalise(wrap, prefix, lines):
+    """The pipelines of mmcls 0.x do."""
+    found = trained_with(run_of(STEP, wrap=wrap, prefix=prefix))
+    assert found == Normalisation([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], True)
+    found = trained_with(run_of(dict(STEP, to_rgb=False), wrap=wrap, prefix=prefix))
+    assert found == Normalisation([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], False)
+    # Another pipeline, and other types, have no say.
+    more = dict(val_dataloader=dict(dataset=dict(pipeline=[STEP])))
+    found = trained_with(
+        run_of(wrap=wrap, prefix=prefix, data_preprocessor=OWN, **more)
+    )
+    assert found == Normalisation(OWN['mean'], OWN['std'], False)
+    assert lines == []
+
+
+def test_a_run_that_normalises_twice_is_not_compared(lines):
+    assert trained_with(run_of(STEP, data_preprocessor=OWN)) is None
+    [(level, text)] = lines
+    assert (
+        level == 'WARNING' and 'both in data_preprocessor and in the pipeline' in text
+    )
+
+
+@pytest.mark.parametrize(
+    'run',
+    [
+        run_of(STEP, STEP),
+        run_of(dict(type='RandomApply', transforms=[STEP])),
+        run_of(dict(STEP, type='torchvision/Normalize')),
+        run_of(STEP, data_preprocessor=dict(to_rgb=True)),
+        run_of(dict(STEP, mean=None)),
+    ],
+)
+def test_what_a_pipeline_does_otherwise_is_unknown(run, lines):
+    assert trained_with(run) is None
+    assert lines == []
+
+
+def test_a_pipeline_that_only_code_tells_is_unknown():
+    text = 'train_dataloader = dict(dataset=dict(pipeline=steps))\n' + text_of(OWN)
+    assert trained_normalisation(values_in(text)) is None
+    text = 'train_dataloader = dict(dataset=data)\n' + text_of(OWN)
+    assert trained_normalisation(values_in(text)) == Normalisation(
+        OWN['mean'], OWN['std'], False
+    )
+
+
+def test_a_run_without_any_normalisation():
+    assert trained_with(run_of(dict(type='PackInputs'))) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ('mean', 'std', 'same'),
+    [
+        ([1.0, 2.0], [4.0, 5.0], True),
+        ([1.0, 2.0], [4.0, 5.1], False),
+        ([1.1, 2.0], [4.0, 5.0], False),
+        ([1.0001, 2.0], [4.0001, 5.0], True),
+    ],
+)
+def test_mean_and_deviation_are_compared(mean, std, same):
+    ours = Normalisation([1.0, 2.0], [4.0, 5.0], True)
+    assert ours.agrees(Normalisation(mean, std, False)) is same
+
+
+def test_half_precision_is_mapped_in_single():
+    """Pixels of a large mean would lose their digits."""
+    made = Normalisation([0.0], [1.0], False)
+    wanted = Normalisation([1000.0], [0.1], False)
+    images = torch.tensor([1001.0, 1003.0]).view(1, 1, 1, 2)
+    for dtype in (torch.float16, torch.bfloat16):
+        mapped = ImageMap(made, wanted)(images.to(dtype))
+        assert mapped.dtype == dtype
+        exact = (images.to(dtype).double() - 1000) / 0.1
+        torch.testing.assert_close(mapped, exact.to(dtype), rtol=0.01, atol=0.0)
+
+
+@pytest.mark.parametrize(('channels', 'order'), [(3, [2, 1, 0]), (1, [0]), (2, [0, 1])])
+def test_three_channels_alone_are_swapped(channels, order):
+    made, wanted = (Normalisation([0.0], [1.0], flag) for flag in (False, True))
+    images = torch.arange(channels * 4.0).view(1, channels, 2, 2)
+    assert torch.equal(ImageMap(made, wanted)(images), images[:, order])
