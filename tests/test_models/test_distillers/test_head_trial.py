@@ -286,7 +286,7 @@ def test_the_trial_leaves_nothing_behind():
     head = net('StackedLinearClsHead', mid_channels=[8], dropout_rate=0.5)
     head['head']['norm_cfg'] = dict(type='BN1d')
     models = [algorithm(head) for _ in range(2)]
-    models[1]._heads_are_tried = True
+    models[1].head_trial._untried.clear()
     for model in models:  # as somebody may who watches it
         recorder = model.distiller.student_recorders.get_recorder('logits')
         recorder.reset_data_buffer = recorder.reset_data_buffer
