@@ -31,6 +31,13 @@ is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
 _set_stance = getattr(torch.compiler, 'set_stance', nullcontext)
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether torch.compile was applied to a module, or to its forward."""
+    forward = vars(module).get('forward')
+    form = module._compiled_call_impl
+    return form is not None or hasattr(forward, '_torchdynamo_orig_callable')
+
+
 @contextmanager
 def eagerly(net: nn.Module) -> Iterator[None]:
     """Run a net's modules as they were written, also those that are compiled."""

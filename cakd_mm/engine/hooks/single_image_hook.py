@@ -1,13 +1,11 @@
 """Refuses a batch of one image where a part of the model cannot train on one."""
 
 import copy
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object
@@ -20,6 +18,7 @@ from torch.utils.data import BatchSampler, IterableDataset
 from ...models.losses.base import losses_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
+from ...utils.random_states import random_states_kept
 
 KEY = 'train_dataloader'
 # How torch's error of normalising over a single value begins.
@@ -93,7 +92,7 @@ def _images_if_one_is_alone(runner) -> int:
         return images if left or size == 1 else 0
     # Batches that are made in another way are looked at, without a copy of the images.
     shown = copy.deepcopy(batches, {id(loader.dataset): loader.dataset})
-    with _random_states_kept():
+    with random_states_kept():
         sizes = [len(batch) for batch in islice(shown, steps)]
     return sum(sizes) if 1 in sizes else 0
 
@@ -111,7 +110,7 @@ def _part_that_needs_more(model: nn.Module, batch: Any) -> str | None:
 
     # Other errors are those of a model that does not work, or that cannot be copied,
     # and training itself shows them.
-    with _random_states_kept(), suppress(Exception):
+    with random_states_kept(), suppress(Exception):
         tried: Any = copy.deepcopy(model).train()
         if getattr(tried, 'teacher_runtime', None) is not None:
             tried.teacher_runtime = None  # which would compile the teacher for this
@@ -138,15 +137,3 @@ def _one_image(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return {name: _one_image(value) for name, value in batch.items()}
     return copy.deepcopy(batch[:1])
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Put back the states of all generators, so that training draws what it would."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

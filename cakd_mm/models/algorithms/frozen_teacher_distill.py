@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier, ClsHead
 from mmrazor.models.algorithms import SingleTeacherDistill
@@ -24,13 +25,14 @@ from ...utils.checkpoint import (
     read_checkpoint,
     require_file,
 )
+from ...utils.compiling import is_compiled, is_compiling
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
 from ..distillers.distiller_config import HEAD, check_by_class, scope_of
 from ..distillers.first_step import FirstStep
-from ..distillers.head_trial import trying_heads
+from ..distillers.head_trial import HeadTrial
 from ..recorders.watched import watch_all
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .converted_norms import ConvertedNorms
@@ -240,9 +242,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             recorders = getattr(self.distiller, f'{side}_recorders')
             watch_all(recorders, net, f'{HEAD}.{side}_recorders')
         self.first_step = FirstStep(self.distiller)
+        self.head_trial = HeadTrial(self.distiller, teacher_mode == 'loss')
         self.converted_norms = ConvertedNorms(self)
         self.teacher.eval()
-        self._heads_are_tried = False
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
 
@@ -271,12 +273,22 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
     ) -> Any:
         """Compute as ``BaseAlgorithm`` does; the first losses try the heads out."""
-        if mode != 'loss' or not self.training or self._heads_are_tried:
+        # What the trial does to heads could only be compiled for the first step.
+        if is_compiling() or mode != 'loss' or not self.training:
             return super().forward(inputs, data_samples, mode)
-        with trying_heads(self.distiller, self.student, self.teacher):
-            losses = super().forward(inputs, data_samples, mode)
-        self._heads_are_tried = True
-        return losses
+        with self.head_trial.watching(self.student, self.teacher):
+            return super().forward(inputs, data_samples, mode)
+
+    def train_step(
+        self, data: dict | tuple | list, optim_wrapper: OptimWrapper
+    ) -> dict[str, Tensor]:
+        """Train on a batch, as mmengine does; a compiled model says what is left out.
+
+        The log cannot be written from within compiled code.
+        """
+        if is_compiled(self):
+            self.head_trial.leave_out(self.student)
+        return super().train_step(data, optim_wrapper)
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None

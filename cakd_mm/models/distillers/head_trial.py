@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -20,7 +19,10 @@ from mmrazor.models.task_modules.recorder import (
 )
 from torch import Tensor, nn
 
+from ...utils.compiling import is_compiled
 from ...utils.errors import describe
+from ...utils.random_states import random_states_kept
+from ...utils.snapshot import snapshot
 from ..losses.base import as_distill_loss, in_float32
 from ..recorders.taps import points_of
 from .distiller_config import HEAD, side_of, spread
@@ -31,14 +33,13 @@ from .distiller_config import HEAD, side_of, spread
 SHIFTS = 3.0, -3.0
 LEAST_CHANGE = 1e-2
 ROUNDING = 1e-4
+ITS_OWN_NUMBERS = 'it gives other numbers each time for the same images and labels'
 
 
 class Call(NamedTuple):
-    """Arguments of a head's ``loss``: features, samples and what else it was given."""
+    """Copies of the arguments of a head's ``loss``: features, samples and others."""
 
-    feats: Any
-    samples: Any
-    rest: tuple
+    args: tuple
     options: dict[str, Any]
 
 
@@ -50,35 +51,81 @@ class Record(NamedTuple):
     data_idx: int | None
 
 
-@contextmanager
-def trying_heads(
-    distiller: ConfigurableDistiller, student: BaseModel, teacher: BaseModel
-) -> Iterator[None]:
-    """Try out the heads of both nets on the step that is computed within.
+class HeadTrial:
+    """Tries out each net's head in the first step in which it computes its loss.
 
-    Random numbers and running statistics stay as they are.
+    Random numbers, running statistics and whatever a head keeps stay as they are. What
+    cannot be tried is named in the log.
 
     Args:
         distiller (ConfigurableDistiller): It has recorders and losses.
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher, whose head is tried if it computes a loss.
-
-    Raises:
-        ValueError: see :func:`check_labels_change_nothing`.
+        teacher_has_loss (bool): Whether the teacher computes its own loss, too.
     """
-    with watch_loss(student) as of_student, watch_loss(teacher) as of_teacher:
-        yield
-    for call in of_student[:1]:
-        check_labels_change_nothing(distiller, student, call, of_student=True)
-        warn_of_blind_losses(distiller, student, call)
-    for call in of_teacher[:1]:
-        check_labels_change_nothing(distiller, teacher, call, of_student=False)
+
+    def __init__(
+        self, distiller: ConfigurableDistiller, teacher_has_loss: bool
+    ) -> None:
+        self.distiller = distiller
+        self._untried = {True, False} if teacher_has_loss else {True}
+
+    def leave_out(self, student: BaseModel) -> None:
+        """Say that a compiled student is not tried, and try nothing from now on."""
+        if self._untried:
+            _log_left_out(student, 'it is compiled')
+            self._untried.clear()
+
+    @contextmanager
+    def watching(self, student: BaseModel, teacher: BaseModel) -> Iterator[None]:
+        """Try out the heads of both nets on the step that is computed within.
+
+        Raises:
+            ValueError: see :func:`check_labels_change_nothing`.
+        """
+        # It would be compiled a second time when its head is as it was.
+        if self._untried and is_compiled(student):
+            self.leave_out(student)
+        nets = {True: student, False: teacher}
+        with ExitStack() as stack:
+            calls = {
+                of_student: stack.enter_context(watch_loss(nets[of_student]))
+                for of_student in self._untried
+            }
+            yield
+        for of_student, found in calls.items():
+            for call in found:
+                self._try(nets[of_student], call, of_student)
+                self._untried.discard(of_student)
+
+    def _try(self, net: BaseModel, call: Call | Exception, of_student: bool) -> None:
+        names, blind = list[str](), list[str]()
+        try:
+            if isinstance(call, Exception):
+                raise call
+            names = records_with_labels(self.distiller, net, call, of_student)
+            if of_student and not names:
+                blind = blind_losses(self.distiller, net, call)
+        except Exception as error:  # of a head that can be trained, but not tried
+            _log_left_out(net, f'{type(error).__name__}: {error}')
+        for name in names:
+            raise _margin(self.distiller, net, name, of_student)
+        for name in blind:
+            _warn_of_blind_loss(self.distiller, net, name)
+
+
+def _log_left_out(net: BaseModel, reason: str) -> None:
+    text = f'{type(net.head).__name__} was not tried out, because {reason}. Whether '
+    text += 'labels change the logits that are compared (by a margin), and whether the '
+    text += 'losses suit a sigmoid, is not known: see docs/heads.md.'
+    print_log(text, 'current', logging.WARNING)
 
 
 @contextmanager
-def watch_loss(net: BaseModel) -> Iterator[list[Call]]:
-    """Collect the arguments with which a net calls the ``loss`` of its head."""
-    head, calls = getattr(net, 'head', None), list[Call]()
+def watch_loss(net: BaseModel) -> Iterator[list[Call | Exception]]:
+    """Collect the first arguments with which a net calls the ``loss`` of its head.
+
+    They are copied, because a head may change them; or there is the error of copying.
+    """
+    head, calls = getattr(net, 'head', None), list[Call | Exception]()
     original = getattr(head, 'loss', None)
     if head is None or original is None:
         yield calls
@@ -86,8 +133,11 @@ def watch_loss(net: BaseModel) -> Iterator[list[Call]]:
     own = vars(head).get('loss')
 
     def watched(*args: Any, **options: Any) -> Any:
-        if len(args) > 1:
-            calls.append(Call(args[0], args[1], args[2:], options))
+        if not calls:
+            try:
+                calls.append(snapshot(Call(args, options)))
+            except Exception as error:
+                calls.append(error)
         return original(*args, **options)
 
     head.loss = watched
@@ -99,13 +149,13 @@ def watch_loss(net: BaseModel) -> Iterator[list[Call]]:
             head.loss = own
 
 
-def check_labels_change_nothing(
+def records_with_labels(
     distiller: ConfigurableDistiller, net: BaseModel, call: Call, of_student: bool
-) -> None:
-    """Refuse scores that carry a margin, because the other net's do not.
+) -> list[str]:
+    """Return the recorders whose scores carry a margin, as the other net's do not.
 
-    The loss of a copy of the head is computed twice, the second time with other labels.
-    What is recorded in the head, and compared with the other net, has to be the same.
+    The loss of a copy of the head is computed again with other labels. What is recorded
+    in the head, and compared with the other net, has to be the same.
 
     Args:
         distiller (ConfigurableDistiller): It has recorders and losses.
@@ -114,42 +164,56 @@ def check_labels_change_nothing(
         of_student (bool): Whether it is the student.
 
     Raises:
-        ValueError: naming the recorder and the head.
+        RuntimeError: the same labels give other scores each time.
     """
-    side = side_of(of_student)
-    recorders = getattr(distiller, side).recorders
+    recorders = getattr(distiller, side_of(of_student)).recorders
     records = [
         record
         for record in _compared(distiller, of_student)
         if _is_in_head(recorders[record.recorder], net)
     ]
     if not records:
-        return
+        return []
     plain = _run(net.head, call, recorders, records)[1]
     widths = [x.shape[-1] for x in plain if x is not None]
     if not widths:
-        return
+        return []
     classes = getattr(net.head, 'num_classes', None) or min(widths)
-    samples = [_relabelled(sample, classes) for sample in call.samples]
-    other = _run(net.head, call._replace(samples=samples), recorders, records)[1]
-    for record, before, after in zip(records, plain, other, strict=True):
-        if before is None or after is None or not _differ(before, after, ROUNDING):
-            continue
-        source, head = recorders[record.recorder].source, type(net.head).__name__
-        problem = f'What is recorded there changes with the labels: {head} adds a '
-        problem += 'margin, say, which the scores of the other net do not have.'
-        remedy = "Write type='ModuleOutputs', source='head', which is recorded without "
-        remedy += 'labels; if it is that already, record the scores before the margin '
-        remedy += "(source='head.norm_product' in both nets, say; tau then divides "
-        remedy += 'cosines from -1 to 1).'
-        key = f'{HEAD}.{side}.{record.recorder}.source'
-        raise ValueError(describe(key, source, problem, remedy))
+    moved = Call(*_relabelled(tuple(call), classes))
+    other = _run(net.head, moved, recorders, records)[1]
+    again = _run(net.head, call, recorders, records)[1]
+    if any(map(_have_changed, plain, again)):
+        raise RuntimeError(ITS_OWN_NUMBERS)
+    changed = map(_have_changed, plain, other)
+    return [x.recorder for x, moves in zip(records, changed, strict=True) if moves]
 
 
-def warn_of_blind_losses(
+def _have_changed(before: Tensor | None, after: Tensor | None) -> bool:
+    if before is None or after is None:
+        return False
+    return _differ(before, after, ROUNDING)
+
+
+def _margin(
+    distiller: ConfigurableDistiller, net: BaseModel, name: str, of_student: bool
+) -> ValueError:
+    """Return the error of a recorder whose scores carry a margin."""
+    side = side_of(of_student)
+    source = getattr(distiller, side).recorders[name].source
+    problem = 'What is recorded there changes with the labels: '
+    problem += f'{type(net.head).__name__} adds a margin, say, which the scores of the '
+    problem += 'other net do not have.'
+    remedy = "Write type='ModuleOutputs', source='head', which is recorded without "
+    remedy += 'labels; if it is that already, record the scores before the margin '
+    remedy += "(source='head.norm_product' in both nets, say; tau then divides "
+    remedy += 'cosines from -1 to 1).'
+    return ValueError(describe(f'{HEAD}.{side}.{name}.source', source, problem, remedy))
+
+
+def blind_losses(
     distiller: ConfigurableDistiller, student: BaseModel, call: Call
-) -> None:
-    """Warn of losses between logits that do not see what the student's own loss sees.
+) -> list[str]:
+    """Return losses between logits that do not see what the student's own loss sees.
 
     A softmax stays the same where all logits of an image rise together, and a sigmoid
     does not. Hence a student of several labels per image cannot learn from a softmax
@@ -170,23 +234,30 @@ def warn_of_blind_losses(
         and not as_distill_loss(distiller.distill_losses[name]).needs_dataset
     }
     if not fed:
-        return
-    plain, *shifted = (
-        _run(student.head, call, {}, [], shift)[0] for shift in (0.0, *SHIFTS)
+        return []
+    plain, again, *shifted = (
+        _run(student.head, call, {}, [], shift)[0] for shift in (0.0, 0.0, *SHIFTS)
     )
+    if _differ(plain, again, ROUNDING):
+        raise RuntimeError(ITS_OWN_NUMBERS)
     if not any(_differ(plain, value, LEAST_CHANGE) for value in shifted):
-        return
-    for name, mapping in fed.items():
-        loss = distiller.distill_losses[name]
-        if not _sees_shift(distiller, loss, mapping):
-            kind, head = type(loss).__name__, type(student.head).__name__
-            problem = 'It does not change where all logits of an image rise together, '
-            problem += f'as a softmax does not; the own loss of {head} does. So it '
-            problem += 'cannot teach how sure of its classes the teacher is.'
-            remedy = "Write type='SigmoidKDLoss', which compares each class by itself "
-            remedy += '(configs/_base_/methods/sigmoid_kd.py).'
-            text = describe(f'{HEAD}.distill_losses.{name}.type', kind, problem, remedy)
-            print_log(text, 'current', logging.WARNING)
+        return []
+    losses = distiller.distill_losses
+    return [x for x in fed if not _sees_shift(distiller, losses[x], fed[x])]
+
+
+def _warn_of_blind_loss(
+    distiller: ConfigurableDistiller, student: BaseModel, name: str
+) -> None:
+    kind = type(distiller.distill_losses[name]).__name__
+    problem = 'It does not change where all logits of an image rise together, as a '
+    problem += f'softmax does not; the own loss of {type(student.head).__name__} does. '
+    problem += 'So it cannot teach how sure of its classes the teacher is.'
+    remedy = 'Inherit configs/_base_/methods/sigmoid_kd.py in the place of the '
+    remedy += "method's base, or write type='SigmoidKDLoss' for this loss, which "
+    remedy += 'compares each class by itself.'
+    text = describe(f'{HEAD}.distill_losses.{name}.type', kind, problem, remedy)
+    print_log(text, 'current', logging.WARNING)
 
 
 def _sees_shift(
@@ -202,7 +273,7 @@ def _sees_shift(
                 # The graph is that of a step, for which a loss may be compiled.
                 moved[name] = (fed[name].detach() + shift).requires_grad_()
         with _repeatable(moved):
-            values.append(_copy(loss)(**moved).detach())
+            values.append(snapshot(loss)(**moved).detach())
     return any(_differ(values[0], value, ROUNDING) for value in values[1:])
 
 
@@ -217,7 +288,8 @@ def _run(
 
     None stands for a record that is no matrix of scores.
     """
-    net, head = nn.Module(), _copy(head)
+    # Each run has copies of its own, because a head may work in place on its features.
+    net, (head, args, options) = nn.Module(), snapshot((head, *call))
     net.add_module('head', head)
     fresh = {record.recorder: recorders[record.recorder] for record in records}
     fresh = {name: _like(recorder) for name, recorder in fresh.items()}
@@ -225,7 +297,7 @@ def _run(
         recorder.prepare_from_model(net)
     # A shift would be lost in the rounding of half precision.
     dtype = next((x.dtype for x in head.parameters()), torch.float32)
-    feats = apply_to(call.feats, _is_float, lambda x: x.to(dtype))
+    args = apply_to(args, _is_float, lambda x: x.to(dtype))
     if shift:
         head.register_forward_hook(
             lambda module, inputs, output: apply_to(
@@ -234,10 +306,10 @@ def _run(
         )
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_repeatable(feats))
+        stack.enter_context(_repeatable(args))
         for recorder in fresh.values():
             stack.enter_context(recorder)
-        losses = head.loss(feats, call.samples, *call.rest, **call.options)
+        losses = head.loss(*args, **options)
     found: list[Tensor | None] = []
     for record in records:
         recorder, data = fresh[record.recorder], None
@@ -296,29 +368,22 @@ def _is_in_head(recorder: Any, net: nn.Module) -> bool:
     return source.partition('.')[0] == 'head'
 
 
-def _relabelled(sample: Any, classes: int) -> Any:
-    """Return a sample with the next class in the place of each label."""
-    if not isinstance(sample, BaseDataElement):
-        return sample
+def _relabelled(data: Any, classes: int) -> Any:
+    """Return data whose samples have the next class in the place of each label."""
+    return apply_to(
+        data,
+        lambda x: isinstance(x, BaseDataElement),
+        lambda x: _with_next_label(x, classes),
+    )
+
+
+def _with_next_label(sample: BaseDataElement, classes: int) -> BaseDataElement:
     moved = sample.clone()
     if 'gt_label' in sample:
         moved.set_field((sample.gt_label + 1) % classes, 'gt_label')
     if 'gt_score' in sample:
         moved.set_field(sample.gt_score.roll(1, -1), 'gt_score')
     return moved
-
-
-def _copy(module: Any) -> Any:
-    """Return a copy that shares the parameters, without hooks of its forward."""
-    copies: dict[int, Any] = {}
-    for part in module.modules():
-        # What stands here for a tensor or for hooks is taken for its copy. A tensor
-        # with a graph cannot be copied, and a copy of parameters would cost memory.
-        kept = [*part._parameters.values(), *vars(part).values()]
-        copies |= {id(x): x for x in kept if isinstance(x, Tensor)}
-        hooks = part._forward_hooks, part._forward_pre_hooks
-        copies |= {id(x): OrderedDict() for x in hooks}
-    return copy.deepcopy(module, copies)
 
 
 @contextmanager
@@ -328,7 +393,7 @@ def _repeatable(data: Any) -> Iterator[None]:
     apply_to(data, _is_float, lambda x: devices.append(x.device))
     device = devices[0] if devices else torch.device('cpu')
     with (
-        torch.random.fork_rng([device] if device.type == 'cuda' else []),
+        random_states_kept([device] if device.type == 'cuda' else []),
         torch.autocast(device.type, enabled=False),
     ):
         yield

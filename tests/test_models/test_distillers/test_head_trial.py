@@ -5,17 +5,25 @@ All is looked at as a user has it: nets built from configs, and one step.
 
 import copy
 import logging
+import random
+import threading
+from functools import partial
+from itertools import count
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
-from mmpretrain.models import ClsHead, LinearClsHead
+from mmpretrain.models import ClsHead, LinearClsHead, MultiLabelLinearClsHead
 from mmpretrain.registry import MODELS as NETS
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 from torch.testing import assert_close
+
+from cakd_mm.models.recorders import head_recorder
 
 N, C = 6, 5
 FIRST = 'model.distiller.'
@@ -92,6 +100,90 @@ class HiddenMargin(LinearClsHead):
         return super().loss(feats, data_samples, **kwargs)
 
 
+@NETS.register_module()
+class Keeps(LinearClsHead):
+    """Works in place on its features, draws from every generator, and keeps much."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mean = torch.zeros(())  # no buffer
+        self.kept: dict[str, list] = dict(scores=[])
+
+    def forward(self, feats):
+        feats[-1].mul_(1 + 0.1 * random.random() + 0.1 * np.random.rand())
+        scores = super().forward(feats)
+        self.mean.add_(scores.detach().mean())
+        self.fc.bias.data.mul_(0.5)
+        self.kept['scores'].append(scores)
+        return scores
+
+
+@NETS.register_module()
+class Locks(LinearClsHead):
+    """Cannot be copied."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.lock = threading.Lock()
+
+
+@NETS.register_module()
+class NeverTheSame(LinearClsHead):
+    """Its numbers come from elsewhere than the generators of the run."""
+
+    draws = count()
+
+    def forward(self, feats):
+        return super().forward(feats) * (1 + next(self.draws))
+
+
+@NETS.register_module()
+class Scales(LinearClsHead):
+    """An argument that is no label stands before them."""
+
+    mixed = False
+
+    def forward(self, feats, scale=None, target=None):
+        scores = super().forward(feats)
+        if target is not None:
+            scores = scores - (target if self.mixed else self.one_hot(target))
+        return scores if scale is None else scores * scale
+
+    def one_hot(self, target):
+        return nn.functional.one_hot(target, self.num_classes).float()
+
+    def loss(self, feats, data_samples, **kwargs):
+        target = torch.cat([x.gt_label for x in data_samples])
+        if self.mixed:
+            target = 0.5 * self.one_hot(target)
+        scores = self(feats, torch.tensor(2.0), target=target)
+        return dict(loss=self.loss_module(scores, target))
+
+
+@NETS.register_module()
+class MarginOfScores(MultiLabelLinearClsHead):
+    """The margin comes by the scores of the labels."""
+
+    def loss(self, feats, data_samples, **kwargs):
+        target = torch.stack([x.gt_score for x in data_samples])
+        return dict(loss=self.loss_module(self(feats) - 3 * target, target))
+
+
+@NETS.register_module()
+class Parabola(LinearClsHead):
+    def loss(self, feats, data_samples, **kwargs):
+        scores = self(feats).mean()
+        # Symmetric about 1.5 more than what the mean is in the first step.
+        if not hasattr(self, 'start'):
+            self.start = float(scores)
+        return dict(loss=(scores - self.start - 1.5) ** 2)
+
+
+@MODELS.register_module()
+class SameScores(nn.Identity):
+    pass
+
+
 def net(head: str, **settings) -> dict:
     return dict(
         _scope_='mmpretrain',
@@ -126,6 +218,7 @@ def algorithm(head: dict, teacher: dict | None = None, **options) -> nn.Module:
                 gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
             ),
             teacher_recorders=dict(logits=options.pop('teacher_taps', HEAD)),
+            connectors=options.pop('connectors', None),
             distill_losses=dict(loss_kd=loss),
             loss_forward_mappings=dict(loss_kd=mapping),
         ),
@@ -286,7 +379,7 @@ def test_the_trial_leaves_nothing_behind():
     head = net('StackedLinearClsHead', mid_channels=[8], dropout_rate=0.5)
     head['head']['norm_cfg'] = dict(type='BN1d')
     models = [algorithm(head) for _ in range(2)]
-    models[1]._heads_are_tried = True
+    models[1].head_trial._untried.clear()  # which tries nothing
     for model in models:  # as somebody may who watches it
         recorder = model.distiller.student_recorders.get_recorder('logits')
         recorder.reset_data_buffer = recorder.reset_data_buffer
@@ -301,6 +394,99 @@ def test_the_trial_leaves_nothing_behind():
         results.append([*kept, *losses.values(), *grads, *state, torch.rand(3)])
         assert 'loss' not in vars(model.student.head)
     assert_close(*results, rtol=0, atol=0)
+
+
+def test_whatever_a_head_keeps_and_draws_is_as_without_the_trial(warnings):
+    models = [algorithm(net('Keeps')) for _ in range(2)]
+    models[1].head_trial._untried.clear()
+    results = []
+    for model in models:
+        random.seed(3)
+        np.random.seed(3)
+        for _ in range(2):
+            losses = step(model)
+            sum(losses.values()).backward()
+        head = model.student.head
+        assert len(head.kept['scores']) == 2
+        grads = [p.grad for p in model.student.parameters()]
+        drawn = torch.tensor([random.random(), np.random.rand()])
+        state = [head.mean, *model.state_dict().values()]
+        results.append([*losses.values(), *grads, *state, drawn])
+    assert_close(*results, rtol=0, atol=0)
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ('head', 'reason'),
+    [('Locks', "cannot pickle '_thread.lock'"), ('NeverTheSame', 'other numbers each')],
+)
+def test_a_head_that_cannot_be_tried_is_named_and_trains(head, reason, warnings):
+    model = algorithm(net(head))
+    for _ in range(2):
+        assert step(model)['distill.loss_kd'] > 0
+    [text] = warnings
+    assert text.startswith(f'{head} was not tried out, because ') and reason in text
+
+
+def test_a_loss_of_the_head_that_was_replaced_is_kept(warnings):
+    model = algorithm(net('LinearClsHead'))
+    head = model.student.head
+    head.loss = own = partial(LinearClsHead.loss, head)
+    step(model)
+    assert head.loss is own
+    assert ['LinearClsHead.loss was replaced' in text for text in warnings] == [True]
+
+
+def test_the_trial_waits_for_labels():
+    model = algorithm(net('HiddenMargin'), calculate_student_loss=False)
+    images, samples = batch()
+    model(images, [DataSample() for _ in samples], mode='loss')
+    with pytest.raises(ValueError, match='HiddenMargin adds a margin'):
+        step(model)
+
+
+def test_a_student_that_is_compiled_is_compiled_once(warnings):
+    model = algorithm(net('LinearClsHead'))
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    model.student.compile(backend=backend)
+    for _ in range(2):
+        step(model)
+    assert len(graphs) == 1
+    assert ['it is compiled' in text for text in warnings] == [True]
+
+
+def test_a_forward_that_is_compiled_does_not_try_heads(warnings):
+    model = algorithm(net('LinearClsHead'))
+    wrapper = OptimWrapper(torch.optim.SGD(model.student.parameters(), 0.1))
+    torch._dynamo.reset()
+    model.forward = torch.compile(model.forward, backend='eager')
+    images, samples = batch()
+    for _ in range(2):
+        model.train_step(dict(inputs=images, data_samples=samples), wrapper)
+    assert ['it is compiled' in text for text in warnings] == [True]
+    assert 'watching' not in repr(torch._dynamo.utils.counters)
+
+
+@pytest.mark.parametrize('mixed', [False, True])
+def test_a_head_keeps_its_other_arguments_without_labels(mixed, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(head_recorder, 'print_log', lambda text, _: said.append(text))
+    model = algorithm(net('Scales'))
+    model.student.head.mixed = mixed
+    twin = copy.deepcopy(model.student)
+    for _ in range(2):
+        step(model)
+    plain = twin.head.forward(twin.extract_feat(batch()[0]))
+    assert_close(model.distiller.get_record('logits', True), 2 * plain)
+    assert [text.partition(':')[0] for text in said] == [
+        'Scales is recorded without target'
+    ]
 
 
 # Sigmoids
@@ -364,3 +550,27 @@ def test_a_softmax_on_a_softmax_head_is_not_warned_of(loss, warnings):
     with torch.autocast('cpu', torch.bfloat16):
         step(model)
     assert warnings == []
+
+
+def test_behind_a_connector_nothing_is_said_of_a_softmax(warnings):
+    cfg = dict(recorder='logits', from_student=True, connector='same')
+    model = algorithm(
+        SIGMOID[0],
+        mapping=dict(preds_S=cfg),
+        connectors=dict(same=dict(type='SameScores')),
+    )
+    step(model, ROWS)
+    assert warnings == []
+
+
+def test_a_head_of_several_labels_may_carry_a_margin_too():
+    model = algorithm(net('MarginOfScores'), student=SCORES)
+    with pytest.raises(ValueError, match='MarginOfScores adds a margin'):
+        step(model, [[i % C] for i in range(N)])
+
+
+def test_one_shift_may_change_nothing_by_chance(warnings):
+    """The loss of a head is the same at 0 and where all scores are 3 higher."""
+    model = algorithm(net('Parabola'))
+    step(model)
+    assert len(warnings) == 1
