@@ -183,7 +183,7 @@ def test_a_model_with_another_error_is_left_to_training(start):
 
 
 @DATASETS.register_module()
-class Noise(Dataset):
+class OwnNoise(Dataset):
     """Draws its images from a generator of its own, and counts them."""
 
     def __init__(self, images):
@@ -203,7 +203,7 @@ class Noise(Dataset):
 @pytest.mark.parametrize('collate', ['pseudo_collate', 'default_collate'])
 def test_the_data_set_is_asked_for_no_image(start, collate):
     loader = dict(
-        train_dataloader__dataset=dict(type='Noise', _delete_=True, images=33),
+        train_dataloader__dataset=dict(type='OwnNoise', _delete_=True, images=33),
         train_dataloader__collate_fn__type=collate,
     )
     runner = start(KD, **loader)
