@@ -125,6 +125,14 @@ def test_each_teacher_of_a_list_is_compared():
         class_names_hook._compare_teachers(model, 'key', ('a', 'b'))
 
 
+def test_the_order_of_classes_that_were_chosen_wrongly_is_not_offered():
+    chosen = ClassNames(('b', 'c'), ('a', 'b', 'c'), (1, 2))
+    model = SimpleNamespace(teacher_class_names=[chosen])
+    match = "calls class 0 'b', but key calls it 'a': .* teacher has for it\\.$"
+    with pytest.raises(ValueError, match=match):
+        class_names_hook._compare_teachers(model, 'key', ('a', 'x'))
+
+
 @pytest.mark.parametrize('meta', [{}, dict(dataset_meta=dict(classes=list(DIGITS)))])
 def test_a_teacher_of_the_same_or_of_unknown_classes_teaches(
     tmp_path, make_runner, meta

@@ -246,7 +246,7 @@ class TestCheckpoints:
 
     def test_the_same_shares_are_the_same(self, tmp_path):
         models = []
-        for weights in ((1.0, 2.0), (0.1, 0.2)):
+        for weights in ((1.0, 2.0), (0.3, 0.6)):
             teachers = entries(tmp_path)
             for entry, weight in zip(teachers, weights, strict=True):
                 entry['weight'] = weight
