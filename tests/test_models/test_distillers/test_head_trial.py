@@ -113,7 +113,7 @@ class Keeps(LinearClsHead):
         feats[-1].mul_(1 + 0.1 * random.random() + 0.1 * np.random.rand())
         scores = super().forward(feats)
         self.mean.add_(scores.detach().mean())
-        self.fc.bias.data.mul_(0.5)
+        self.fc.bias.data.add_(0.5)
         self.kept['scores'].append(scores)
         return scores
 
