@@ -94,7 +94,7 @@ def test_every_tool_takes_it(ran, tmp_path, monkeypatch, capsys):
     run = read_run(folder)
     assert run.config == 'new_style_leaf'
     kind = 'model', 'distiller', 'distill_losses', 'loss_feature', 'type'
-    assert run.settings[kind] == 'cakd_mm.models.CAKDFeatureLoss'
+    assert run.settings[kind] == 'CAKDFeatureLoss'  # as an old leaf has it
 
 
 def test_what_it_imports_and_defines_is_no_unread_key(tmp_path):

@@ -7,7 +7,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 
-from ...models.algorithms.teacher_classes import ClassNames
 from ...utils.checkpoint import logged_scores, read_checkpoint, scores_in, spell_out
 from ...utils.class_names import names_in_dataset
 from ...utils.extract import meta_of, save_student, student_weights
@@ -137,8 +136,8 @@ def _dataset_meta(runner) -> dict:
     validated = getattr(runner.val_loop, 'dataloader', None)
     names = next((names for _, _, names in names_in_dataset(validated, '')), None)
     if names is None:
-        model = unwrap(runner.model)
-        names = getattr(model, 'teacher_class_names', ClassNames()).scored
+        teachers = getattr(unwrap(runner.model), 'teacher_class_names', ())
+        names = next((one.scored for one in teachers if one.scored), None)
     return dict(told, classes=names) if names else told
 
 
