@@ -80,6 +80,11 @@ def check_tau(tau: float) -> None:
         )
 
 
+def is_float_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Return whether ``value`` is a tensor of floating-point numbers."""
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def kind_of(value: Any) -> str:
     """Return a tensor's dtype, or the type of anything else."""
     return str(getattr(value, 'dtype', type(value).__name__))
@@ -90,7 +95,7 @@ def check_float_tensor(name: str, value: Any, remedy: str = 'data_idx=0') -> Non
 
     ``remedy`` is the setting with which a recorder finds the tensor in a tuple.
     """
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    if not is_float_tensor(value):
         raise TypeError(
             f'{name} must be a float tensor, got {kind_of(value)}: tap one tensor; of '
             f'a module that returns a tuple write {remedy} in loss_forward_mappings.'

@@ -1,6 +1,7 @@
 """The names of the classes that a data set or a checkpoint knows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -52,14 +53,16 @@ def names_in_dataset(dataset: Any, key: str) -> Iterator[tuple[str, Any, Names]]
 
 
 def first_difference(
-    ours: Names, theirs: Names
+    ours: Names,
+    theirs: Names,
+    are_alike: Callable[[str | None, str | None], bool] = operator.eq,
 ) -> tuple[int, str | None, str | None] | None:
     """Return label and both names of the first class that differs; None if none does.
 
     A name is None where the list is shorter.
     """
     for label, (one, other) in enumerate(zip_longest(ours, theirs)):
-        if one != other:
+        if not are_alike(one, other):
             return label, one, other
     return None
 

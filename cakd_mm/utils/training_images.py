@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .type_names import class_name
+
 
 def training_set(config: Mapping) -> tuple[Mapping, list[Mapping] | None]:
     """Return the training set that wrappers hold, and the steps of its pipeline.
@@ -37,10 +39,9 @@ def training_set(config: Mapping) -> tuple[Mapping, list[Mapping] | None]:
 
 
 def name_of(part: Mapping) -> str:
-    """Return the name of a part's class, however its type is written."""
+    """Return the name of a part's class; empty if only code could tell it."""
     kind = part.get('type')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
-    return name.replace('/', '.').rpartition('.')[2]
+    return class_name(kind) if isinstance(kind, str) or callable(kind) else ''
 
 
 def loading(config: Mapping) -> str | None:
@@ -53,22 +54,22 @@ def loading(config: Mapping) -> str | None:
 def size_of(config: Mapping) -> tuple[int, int] | None:
     """Return height and width of the training images; None if nothing says them."""
     dataset, steps = training_set(config)
-    found = _pair(dataset.get('size'))
+    found = pair_of(dataset.get('size'))
     for step in steps or ():
         name = name_of(step)
         if name == 'Resize' or 'Crop' in name:
             values = (step.get(key) for key in ('crop_size', 'size', 'scale'))
-            pair = next(filter(None, map(_pair, values)), None)
+            pair = next(filter(None, map(pair_of, values)), None)
             # mmcv's Resize takes the width first.
             turned = pair and name == 'Resize' and 'scale' in step
             found = (pair[1], pair[0]) if pair and turned else pair or found
     return found
 
 
-def _pair(size: Any) -> tuple[int, int] | None:
+def pair_of(size: Any) -> tuple[int, int] | None:
     """Return a size as height and width; None if it is none."""
     pair = [size, size] if isinstance(size, int) else size
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         return None
-    fits = all(isinstance(x, int) and x > 0 for x in pair)
+    fits = all(type(x) is int and x > 0 for x in pair)
     return (pair[0], pair[1]) if fits else None

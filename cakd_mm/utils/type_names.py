@@ -50,7 +50,9 @@ def resolve_within(node: Any) -> Any:
 def class_name(kind: Any) -> str:
     """Return the name of a class alone, however the ``type`` of a config says it."""
     kind = resolved(kind)
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+    if not isinstance(kind, str):
+        return kind.__name__
+    return kind.replace('/', '.').rpartition('.')[2]  # torchvision/Normalize, say
 
 
 def as_written(node: Any, dict_type: type | None = None) -> Any:

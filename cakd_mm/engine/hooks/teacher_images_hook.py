@@ -32,7 +32,7 @@ class TeacherImagesHook(Hook):
     """
 
     def __init__(self) -> None:
-        self._is_seen = False
+        self._is_compared = False
 
     def before_train(self, runner) -> None:
         """Compare the config of the run with those in the teachers' checkpoints."""
@@ -44,9 +44,9 @@ class TeacherImagesHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Compare the size of the first batch with that of the teachers' training."""
-        if self._is_seen:
+        if self._is_compared:
             return
-        self._is_seen = True
+        self._is_compared = True
         given = _size_in(data_batch)
         for view in getattr(unwrap(runner.model), 'teacher_views', ()):
             if given is not None:

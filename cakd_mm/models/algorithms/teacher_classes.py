@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import product, zip_longest
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...utils.class_names import Names
+from ...utils.class_names import Names, first_difference
 from ...utils.errors import describe, nearest
 from .teacher_entries import Keys
 
@@ -48,11 +48,11 @@ class ClassNames:
         """
         if self.scored is None or other.scored is None:
             return None
-        for place, (one, two) in enumerate(zip_longest(self.scored, other.scored)):
-            spelled = self._spells(two) or other._spells(one)
-            if one != two and not spelled:
-                return place, one, two
-        return None
+
+        def are_alike(one: str | None, two: str | None) -> bool:
+            return one == two or self._spells(two) or other._spells(one)
+
+        return first_difference(self.scored, other.scored, are_alike)
 
     def places_of(self, names: Names) -> list[int] | None:
         """Return the index that each of these names has in all that the teacher knows.

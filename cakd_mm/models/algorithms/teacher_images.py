@@ -15,7 +15,7 @@ from mmpretrain.models import ClsDataPreprocessor, SelfSupDataPreprocessor
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ...utils.training_images import loading, name_of, training_set
+from ...utils.training_images import loading, name_of, pair_of, training_set
 from ..data_preprocessors import BatchPreprocessor
 
 # What these make of an image is known; a subclass with another forward may do more.
@@ -305,10 +305,8 @@ def read_size(size: Any, key: str) -> tuple[int, int] | None:
     Raises:
         ValueError: it is neither a number of pixels nor two of them.
     """
-    if size is None:
-        return None
-    pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-    if len(pair) == 2 and all(type(x) is int and x > 0 for x in pair):
+    pair = pair_of(size)
+    if size is None or pair is not None:
         return pair
     problem, remedy = 'It is a number of pixels, or (height, width).', 'Write 224, say.'
     raise ValueError(describe(f'{key}.size', size, problem, remedy))

@@ -107,6 +107,38 @@ def without_connector(record: Mapping) -> dict:
     return {name: x for name, x in record.items() if 'connector' not in name}
 
 
+def each_record(record: Mapping) -> list[dict]:
+    """Return what each recorder of an entry gives, before a connector.
+
+    Args:
+        record (Mapping): An entry of a mapping, with one recorder or a list of them.
+    """
+    names = spread(record['recorder'], 1)
+    options: list[tuple[str, Any]] = [('record_idx', 0), ('data_idx', None)]
+    columns = [spread(record.get(key, value), len(names)) for key, value in options]
+    return [
+        dict(
+            recorder=name,
+            from_student=record['from_student'],
+            record_idx=record_idx,
+            data_idx=data_idx,
+        )
+        for name, record_idx, data_idx in zip(names, *columns, strict=True)
+    ]
+
+
+def is_of_net(argument: str, of_student: bool) -> bool:
+    """Tell by its name whether an argument is what the student, or the teacher, gives.
+
+    Ours and most of mmrazor's losses say preds_S, others s_feature or student.
+    """
+    net = 'student' if of_student else 'teacher'
+    letter = net[0]
+    return argument.endswith(f'_{letter.upper()}') or argument.startswith(
+        (f'{letter}_', net)
+    )
+
+
 def short_name(loss: str) -> str:
     """Return the name of a loss in the log, without ``loss``.
 

@@ -13,9 +13,16 @@ from torch.autograd.graph import get_gradient_edge
 
 from ...utils.building import naming_use, places_of
 from ...utils.errors import describe
+from ..checks import is_float_tensor
 from ..recorders.watched import tensors_of, watch_of
 from .descent import Descent
-from .distiller_config import HEAD, side_of, spread, without_connector
+from .distiller_config import (
+    HEAD,
+    each_record,
+    is_of_net,
+    side_of,
+    without_connector,
+)
 from .rehearsal import in_eval, rehearsed
 
 
@@ -142,7 +149,7 @@ class FirstStep:
                 each for each, found in zip(fed, is_found, strict=True) if not found
             ]
             if any(is_found):
-                lost = [each for each in lost if _is_students(each.argument)]
+                lost = [each for each in lost if is_of_net(each.argument, True)]
             elif not fed:
                 self._check_sides(name, values)
             causes = [self._cause(name, each, student, run) for each in lost]
@@ -172,15 +179,9 @@ class FirstStep:
         for argument, record in self._mapping_of(loss).items():
             if not record['from_student']:
                 continue
-            record = without_connector(record)
-            names = record['recorder']
-            options = {k: v for k, v in record.items() if k != 'recorder'}
-            several = names if isinstance(names, (list, tuple)) else [names]
-            columns = [spread(value, len(several)) for value in options.values()]
-            for name, *row in zip(several, *columns, strict=True):
-                one = dict(zip(options, row, strict=True), recorder=name)
+            for one in each_record(record):
                 found = tensors_of(self._given(one))
-                if tensors := [x for x in found if x.is_floating_point()]:
+                if tensors := [x for x in found if is_float_tensor(x)]:
                     fed.append(Fed(argument, one, tensors))
         return fed
 
@@ -191,7 +192,7 @@ class FirstStep:
         recorder of a user's own may compute what it gives.
         """
         recorder = self.distiller.student_recorders.get_recorder(record['recorder'])
-        key = record.get('record_idx', 0), record.get('data_idx')
+        key = record['record_idx'], record['data_idx']
         watch = watch_of(recorder)
         given = watch.given.get(key) if watch is not None else None
         return given or [self.distiller.get_record(**record)]
@@ -200,7 +201,7 @@ class FirstStep:
         """Refuse a loss that gets nothing of the student, unless it trains others."""
         mapping = self.distiller.loss_forward_mappings[loss]
         wrong = [
-            x for x in mapping if _is_students(x) and not mapping[x]['from_student']
+            x for x in mapping if is_of_net(x, True) and not mapping[x]['from_student']
         ]
         if wrong or not any(value.requires_grad for value in values):
             argument = (wrong or list(mapping))[0]
@@ -296,11 +297,3 @@ def _edge(tensor: Tensor) -> tuple[Any, int]:
     """Return what stands for a tensor in the graph: what made it, and which output."""
     node, output, *_ = get_gradient_edge(tensor)
     return node, output
-
-
-def _is_students(argument: str) -> bool:
-    """Tell by its name whether an argument is what the student gives.
-
-    Ours and most of mmrazor's losses say preds_S, others s_feature or student.
-    """
-    return argument.endswith('_S') or argument.startswith(('s_', 'student'))

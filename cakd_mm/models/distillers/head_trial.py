@@ -23,9 +23,10 @@ from ...utils.compiling import is_compiled
 from ...utils.errors import describe
 from ...utils.random_states import random_states_kept
 from ...utils.snapshot import snapshot
+from ..checks import is_float_tensor
 from ..losses.base import as_distill_loss, in_float32
 from ..recorders.taps import points_of
-from .distiller_config import HEAD, side_of, spread
+from .distiller_config import HEAD, each_record, is_of_net, side_of
 
 # By so much all scores rise together. Two are tried, because a sum over labels may have
 # the same value twice by chance. What changes by less than a share of its value does
@@ -225,7 +226,7 @@ def blind_losses(
         for name, mapping in distiller.loss_forward_mappings.items()
         if any(
             record['from_student']
-            and _is_compared(argument, True)
+            and is_of_net(argument, True)
             and isinstance(record['recorder'], str)
             and _is_in_head(recorders[record['recorder']], student)
             for argument, record in mapping.items()
@@ -269,7 +270,7 @@ def _sees_shift(
     for shift in (0.0, *SHIFTS):
         moved = dict(fed)
         for name in mapping:
-            if _is_compared(name, True) and isinstance(fed[name], Tensor):
+            if is_of_net(name, True) and isinstance(fed[name], Tensor):
                 # The graph is that of a step, for which a loss may be compiled.
                 moved[name] = (fed[name].detach() + shift).requires_grad_()
         with _repeatable(moved):
@@ -297,11 +298,11 @@ def _run(
         recorder.prepare_from_model(net)
     # A shift would be lost in the rounding of half precision.
     dtype = next((x.dtype for x in head.parameters()), torch.float32)
-    args = apply_to(args, _is_float, lambda x: x.to(dtype))
+    args = apply_to(args, is_float_tensor, lambda x: x.to(dtype))
     if shift:
         head.register_forward_hook(
             lambda module, inputs, output: apply_to(
-                output, _is_float, lambda scores: scores + shift
+                output, is_float_tensor, lambda scores: scores + shift
             )
         )
     with ExitStack() as stack:
@@ -315,7 +316,7 @@ def _run(
         recorder, data = fresh[record.recorder], None
         if recorder.data_buffer:
             data = recorder.get_record_data(record.record_idx, record.data_idx)
-        is_matrix = isinstance(data, Tensor) and _is_float(data) and data.dim() == 2
+        is_matrix = is_float_tensor(data) and data.dim() == 2
         found.append(data if is_matrix else None)
     values = [value for name, value in losses.items() if 'loss' in name]
     total = sum((x.sum() for x in values if isinstance(x, Tensor)), torch.zeros(()))
@@ -336,25 +337,13 @@ def _like(recorder: Any) -> Any:
 
 def _compared(distiller: ConfigurableDistiller, of_student: bool) -> list[Record]:
     """Return the records that losses compare with those of the other net."""
-    found = []
-    for mapping in distiller.loss_forward_mappings.values():
-        for argument, entry in mapping.items():
-            is_of_net = entry['from_student'] == of_student
-            if not is_of_net or not _is_compared(argument, of_student):
-                continue
-            names = spread(entry['recorder'], 1)
-            columns = [
-                spread(entry.get(option, default), len(names))
-                for option, default in (('record_idx', 0), ('data_idx', None))
-            ]
-            found += [Record(*row) for row in zip(names, *columns, strict=True)]
-    return found
-
-
-def _is_compared(argument: str, of_student: bool) -> bool:
-    """Tell by its name whether an argument is what a net gives, as mmrazor's are."""
-    letter = 'S' if of_student else 'T'
-    return argument.endswith(f'_{letter}') or argument.startswith(f'{letter.lower()}_')
+    return [
+        Record(one['recorder'], one['record_idx'], one['data_idx'])
+        for mapping in distiller.loss_forward_mappings.values()
+        for argument, entry in mapping.items()
+        if entry['from_student'] == of_student and is_of_net(argument, of_student)
+        for one in each_record(entry)
+    ]
 
 
 def _is_in_head(recorder: Any, net: nn.Module) -> bool:
@@ -390,7 +379,7 @@ def _with_next_label(sample: BaseDataElement, classes: int) -> BaseDataElement:
 def _repeatable(data: Any) -> Iterator[None]:
     """Compute on data without autocast, and draw the run's next numbers each time."""
     devices: list[torch.device] = []
-    apply_to(data, _is_float, lambda x: devices.append(x.device))
+    apply_to(data, is_float_tensor, lambda x: devices.append(x.device))
     device = devices[0] if devices else torch.device('cpu')
     with (
         random_states_kept([device] if device.type == 'cuda' else []),
@@ -405,7 +394,3 @@ def _differ(one: Tensor, other: Tensor, share: float) -> bool:
         return False
     scale = torch.maximum(one.abs().amax(), other.abs().amax())
     return bool((one - other).abs().amax() > share * scale)
-
-
-def _is_float(data: Any) -> bool:
-    return isinstance(data, Tensor) and data.is_floating_point()

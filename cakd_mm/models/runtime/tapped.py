@@ -10,6 +10,8 @@ import torch
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
+from ..checks import is_float_tensor
+
 # The name of a module, its inputs and its output.
 Call = tuple[str, tuple, Any]
 
@@ -57,17 +59,13 @@ class TappedNet(nn.Module):
         calls, self.calls = self.calls, []
         if self.dtype == inputs.dtype:
             return output, calls
-        return apply_to((output, calls), _is_float, lambda x: x.to(inputs.dtype))
-
-
-def _is_float(data: Any) -> bool:
-    return isinstance(data, Tensor) and data.is_floating_point()
+        return apply_to((output, calls), is_float_tensor, lambda x: x.to(inputs.dtype))
 
 
 def floats_of(data: Any) -> list[Tensor]:
     """Return all float tensors in nested tuples, lists and dicts."""
     found: list[Tensor] = []
-    apply_to(data, _is_float, found.append)
+    apply_to(data, is_float_tensor, found.append)
     return found
 
 
