@@ -25,6 +25,7 @@ def main() -> None:
         dump = ConfigDict(type='DumpResults', out_file_path=args.out)
         own = cfg.test_evaluator
         cfg.test_evaluator = [*own, dump] if isinstance(own, list) else [own, dump]
+    launch.join_ranks(cfg)
     launch.check_own_arguments(cfg)
     launch.check_data(cfg, ('test',))
     launch.adapt_to_device(cfg)

@@ -40,6 +40,7 @@ def main() -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.auto_scale_lr:
         launch.enable_auto_scale_lr(cfg)
+    launch.join_ranks(cfg)
     launch.check_own_arguments(cfg)
     launch.check_checkpoints(cfg)
     launch.check_data(cfg, ('train', 'val'))

@@ -217,15 +217,43 @@ class TestProcesses:
     def test_gloo_without_a_gpu(self, on, monkeypatch, written, expected):
         on('cpu')
         made = []
-        monkeypatch.setattr(dist, 'init_process_group', made.append)
+
+        def make(backend, timeout):
+            made.append((backend, timeout.total_seconds()))
+
+        monkeypatch.setattr(dist, 'init_process_group', make)
         for name, value in dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1').items():
             monkeypatch.setenv(name, value)
         cfg = Config(dict(launcher='pytorch', **written))
         launch.adapt_to_device(cfg)
-        assert made == ['gloo']
+        assert made == [('gloo', 600)]
         assert cfg.model_wrapper_cfg == dict(
             type='MMDistributedDataParallel', device_ids=None, **expected
         )
+
+    @pytest.mark.parametrize('device', ['cpu', 'cuda'])
+    def test_timeout(self, on, monkeypatch, device):
+        on(device)
+        made = []
+        monkeypatch.setattr(
+            dist, 'init_process_group', lambda _, timeout: made.append(timeout.seconds)
+        )
+        monkeypatch.setattr(
+            launch.ranks, 'init_dist', lambda _, timeout, **rest: made.append(timeout)
+        )
+        for name, value in dict(RANK='0', WORLD_SIZE='2', LOCAL_RANK='0').items():
+            monkeypatch.setenv(name, value)
+        dist_cfg = dict(backend='nccl', timeout=20)
+        launch.join_ranks(
+            Config(dict(launcher='pytorch', env_cfg=dict(dist_cfg=dist_cfg)))
+        )
+        launch.join_ranks(Config(dict(launcher='pytorch')))
+        assert made == [20, 600]
+        for wrong in (0, -1, '20', True, float('inf'), None):
+            dist_cfg['timeout'] = wrong
+            cfg = Config(dict(launcher='pytorch', env_cfg=dict(dist_cfg=dist_cfg)))
+            with pytest.raises(ValueError, match='env_cfg.dist_cfg.timeout'):
+                launch.join_ranks(cfg)
 
     @pytest.mark.parametrize(
         ('launcher', 'names'),
@@ -246,12 +274,12 @@ class TestProcesses:
         for name, value in zip(names, '562', strict=True):
             monkeypatch.setenv(name, value)
         monkeypatch.setenv('MASTER_PORT', '12345')
-        launch.device._set_rank_variables(launcher)
+        launch.ranks._set_rank_variables(launcher)
         found = [os.environ[name] for name in RANKS]
         assert found == ['5', '6', '2', '127.0.0.1', '12345']
         monkeypatch.delenv(names[1])
         with pytest.raises(OSError, match=f'variable {names[1]} is not set') as caught:
-            launch.device._set_rank_variables(launcher)
+            launch.ranks._set_rank_variables(launcher)
         assert 'dist_train.sh' in str(caught.value)
 
     def test_several_slurm_nodes_without_a_gpu_need_an_address(self, on, monkeypatch):

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ...utils.errors import describe
-from .device import RANK_VARIABLES
+from .ranks import RANK_VARIABLES
 
 KEY = 'work_dir'
 ROOM = 2  # checkpoints: a new one is written beside the one before

@@ -1,0 +1,84 @@
+"""How the processes of a training find one another."""
+
+import os
+from datetime import timedelta
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import init_dist
+
+from ...utils.errors import describe
+
+# The variables in which a launcher tells a process its rank, the number of ranks, and
+# its rank on its node.
+RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
+TIMEOUT = 'env_cfg.dist_cfg.timeout'
+# Longer than what one rank may do while others wait: a download, a compilation.
+DEFAULT_TIMEOUT = 600  # seconds
+
+
+def join_ranks(cfg: Config) -> None:
+    """Make the process group, before anything is read that ranks may disagree about.
+
+    It is that of ``env_cfg.dist_cfg``, as mmengine makes it; without a GPU its backend
+    is gloo. A rank that waits longer than ``env_cfg.dist_cfg.timeout`` seconds for
+    others ends with an error, 600 by default. It does nothing for a single process,
+    or if there is a group.
+
+    Raises:
+        OSError: the launcher has not set its variables.
+        ValueError: the timeout is no number of seconds.
+    """
+    if cfg.launcher == 'none' or dist.is_initialized():
+        return
+    settings = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
+    timeout = settings.setdefault('timeout', DEFAULT_TIMEOUT)
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or not 0 < timeout < float('inf'):
+        problem = 'It is how many seconds a rank waits for the others.'
+        raise ValueError(describe(TIMEOUT, timeout, problem, 'Write 600, say.'))
+    if get_device() == 'cpu':
+        _set_rank_variables(cfg.launcher)
+        dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
+    else:
+        init_dist(cfg.launcher, **settings)
+
+
+def _set_rank_variables(launcher: str) -> None:
+    """Translate a launcher's variables into those that torch reads.
+
+    Raises:
+        OSError: the launcher has not set its variables.
+    """
+    sources = RANK_VARIABLES[launcher]
+    for target, source in zip(RANK_VARIABLES['pytorch'], sources, strict=True):
+        if source not in os.environ:
+            raise OSError(
+                describe(
+                    '--launcher',
+                    launcher,
+                    f'The variable {source} is not set.',
+                    'Start through tools/dist_train.sh or tools/slurm_train.sh.',
+                )
+            )
+        os.environ[target] = os.environ[source]
+    if int(os.environ.get('SLURM_NNODES', 1)) > 1 and 'MASTER_ADDR' not in os.environ:
+        raise OSError(
+            describe(
+                '--launcher',
+                launcher,
+                'Several nodes without a GPU have to be told where to meet.',
+                'Set MASTER_ADDR to the first node.',
+            )
+        )
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
