@@ -1,5 +1,6 @@
 """Fixtures that every test folder shares."""
 
+import gc
 import uuid
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from mmengine.runner import Runner
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the imports have made out of each later search for garbage.
+
+    mmengine has one made for each data set, which takes longer than most tests,
+    because the libraries have made half a million objects.
+    """
+    gc.freeze()
 
 
 @pytest.fixture
