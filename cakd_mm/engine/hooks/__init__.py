@@ -1,3 +1,4 @@
+from .average_buffers_hook import AverageBuffersHook
 from .bounded_history_hook import BoundedHistoryHook
 from .class_names_hook import ClassNamesHook
 from .deferred_info_hook import DeferredInfoHook
@@ -16,6 +17,7 @@ from .unlabelled_hook import UnlabelledHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
+    'AverageBuffersHook',
     'BoundedHistoryHook',
     'ClassNamesHook',
     'DeferredInfoHook',
