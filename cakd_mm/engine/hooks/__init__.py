@@ -14,6 +14,7 @@ from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
 from .teacher_images_hook import TeacherImagesHook
 from .unlabelled_hook import UnlabelledHook
+from .unused_parameters_hook import UnusedParametersHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     'StudentRuntimeHook',
     'UnlabelledHook',
     'TeacherImagesHook',
+    'UnusedParametersHook',
     'WholeCheckpointHook',
 ]
