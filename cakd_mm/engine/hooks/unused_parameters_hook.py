@@ -55,7 +55,13 @@ class UnusedParametersHook(Hook):
         """Note for which parameters the model was wrapped."""
         if _can_be_told(runner.model):
             self._exchanged = set(_trained(runner.model))
-            self._stops = any(isinstance(x, StopDistillHook) for x in runner.hooks)
+
+    def before_train(self, runner) -> None:
+        """Find out whether distillation is going to stop."""
+        self._stops = any(
+            isinstance(hook, StopDistillHook) and hook.stop_epoch < runner.max_epochs
+            for hook in runner.hooks
+        )
 
     def before_train_epoch(self, runner) -> None:
         """Look at the first step of the epoch, for which hooks may change the model."""

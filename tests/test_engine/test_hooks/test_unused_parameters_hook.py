@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import HOOKS
 from mmpretrain.structures import DataSample
 from mmrazor.engine import StopDistillHook
 from ranks import two_ranks
 from tiny import algorithm, digits_config, save_teacher
 from torch.utils.checkpoint import checkpoint
-
-from cakd_mm.engine.hooks import UnusedParametersHook
 
 FEATURE = 'cakd/ablations/digits/digits_logit-single_network.py'
 HEAD = ['architecture.head.fc.weight', 'architecture.head.fc.bias']
@@ -89,11 +88,13 @@ def steps(cfg, rank, case, told):
     texts, flags = [], []
     runner = SimpleNamespace(
         model=wrapper,
-        hooks=[StopDistillHook(2)] if announced else [],
+        hooks=[StopDistillHook(1 if announced else 2)],
+        max_epochs=2,
         logger=SimpleNamespace(info=texts.append),
     )
-    hook = UnusedParametersHook()
+    hook = HOOKS.build(cfg.default_hooks.unused)
     hook.before_run(runner)
+    hook.before_train(runner)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.1)
     try:
         for step in range(4):
