@@ -29,6 +29,10 @@ default_hooks = dict(
     # For losses that change with the epoch, and those that know every image.
     distill_epoch=dict(type='DistillEpochHook'),
     sample_index=dict(type='SampleIndexHook'),
+    # Several ranks go on where parameters get no gradient.
+    unused=dict(type='UnusedParametersHook'),
+    # Several ranks score and save the mean of their running statistics.
+    buffers=dict(type='AverageBuffersHook'),
     # student.pth and student.py in the work dir at the end of training.
     extract=dict(type='ExtractStudentHook'),
     # Keep the last values of each logged scalar, not those of the whole run.

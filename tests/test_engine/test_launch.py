@@ -231,6 +231,32 @@ class TestProcesses:
             type='MMDistributedDataParallel', device_ids=None, **expected
         )
 
+    @pytest.mark.parametrize(
+        ('chosen', 'error', 'expected'),
+        [
+            ('torch', ValueError('SyncBatchNorm layers only work with GPU'), 'None'),
+            ('mmcv', ModuleNotFoundError("No module named 'mmcv._ext'"), "'torch'"),
+        ],
+    )
+    def test_sync_bn_that_cannot_be_made(self, monkeypatch, chosen, error, expected):
+        def fail(cfg):
+            raise error
+
+        monkeypatch.setattr(Runner, 'from_cfg', fail)
+        cfg = digits_config('vanilla/resnet8_digits.py', sync_bn=chosen)
+        text = f'`sync_bn` = {chosen!r}: .* Write sync_bn={expected}'
+        with pytest.raises(ValueError, match=text):
+            launch.build_runner(cfg)
+        cfg.pop('sync_bn')
+        with pytest.raises(type(error), match=f'^{re.escape(str(error))}$'):
+            launch.build_runner(cfg)
+
+    @pytest.mark.parametrize('value', ['Torch', True])
+    def test_sync_bn_of_another_name(self, value):
+        cfg = digits_config('vanilla/resnet8_digits.py', sync_bn=value)
+        with pytest.raises(TypeError, match=f'`sync_bn` = {value!r}: .*sync_bn=.torch'):
+            launch.check_own_arguments(cfg)
+
     @pytest.mark.parametrize('device', ['cpu', 'cuda'])
     def test_timeout(self, on, monkeypatch, device):
         on(device)

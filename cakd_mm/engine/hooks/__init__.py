@@ -1,3 +1,4 @@
+from .average_buffers_hook import AverageBuffersHook
 from .bounded_history_hook import BoundedHistoryHook
 from .class_names_hook import ClassNamesHook
 from .deferred_info_hook import DeferredInfoHook
@@ -13,9 +14,11 @@ from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
 from .teacher_images_hook import TeacherImagesHook
 from .unlabelled_hook import UnlabelledHook
+from .unused_parameters_hook import UnusedParametersHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
+    'AverageBuffersHook',
     'BoundedHistoryHook',
     'ClassNamesHook',
     'DeferredInfoHook',
@@ -32,5 +35,6 @@ __all__ = [
     'StudentRuntimeHook',
     'UnlabelledHook',
     'TeacherImagesHook',
+    'UnusedParametersHook',
     'WholeCheckpointHook',
 ]

@@ -1,6 +1,8 @@
 """What a run without a GPU, and a run of several ranks, computes with."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -9,6 +11,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from ...utils.arguments import class_of
+from ...utils.errors import describe
 from ...utils.machine import cores
 from .ranks import join_ranks
 
@@ -43,6 +46,31 @@ def adapt_to_device(cfg: Config) -> None:
     model_wrapper.update(cfg.get('model_wrapper_cfg') or {})
     model_wrapper.device_ids = None
     cfg.model_wrapper_cfg = model_wrapper
+
+
+@contextmanager
+def naming_sync_bn(cfg: Config) -> Iterator[None]:
+    """Let errors of layers that ``sync_bn`` makes name that key.
+
+    Raises:
+        ValueError: this machine, or this mmcv, has no such layers.
+    """
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        chosen, text = cfg.get('sync_bn'), str(error)
+        if chosen == 'torch' and 'SyncBatchNorm' in text:
+            problem = 'PyTorch can do it on GPUs alone.'
+            remedy = 'Write sync_bn=None: ranks then normalise their own images, and '
+            remedy += (
+                'their running statistics are averaged for scores and checkpoints.'
+            )
+        elif chosen == 'mmcv' and isinstance(error, ImportError):
+            problem = f'This mmcv has no compiled operations ({text}).'
+            remedy = "Write sync_bn='torch', for GPUs, or None."
+        else:
+            raise
+        raise ValueError(describe('sync_bn', chosen, problem, remedy)) from error
 
 
 def choose_threads() -> str | None:

@@ -17,7 +17,7 @@ from ...version import __version__
 from ..hooks import ClassNamesHook, WholeCheckpointHook
 from ..hooks.logged import logger_hook
 from .checks import check_own_arguments
-from .device import choose_threads
+from .device import choose_threads, naming_sync_bn
 from .keys import unread_keys, without_switched_off
 from .resume import choose_checkpoint
 
@@ -27,8 +27,8 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         TypeError: a hook, loop, dataset or preprocessor of ours has no such argument.
-        ValueError: an argument of the model stands beside it, or the run is to go on
-            and no checkpoint of it can be read.
+        ValueError: an argument of the model stands beside it, the run is to go on and
+            no checkpoint of it can be read, or there are no layers for ``sync_bn``.
         RuntimeError: the model is to be compiled, and others can write the code.
     """
     check_own_arguments(cfg)
@@ -39,7 +39,8 @@ def build_runner(cfg: Config) -> Runner:
         check_cache()
     notes = choose_checkpoint(cfg)
     threads = choose_threads()
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with naming_sync_bn(cfg):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, text in notes:
         runner.logger.log(level, text)
     for hook in runner.hooks:
@@ -91,6 +92,7 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
         if 'data_preprocessor' in plain:
             cfg.data_preprocessor = plain.data_preprocessor
     cfg.load_from, cfg.resume = None, False
+    cfg.pop('sync_bn', None)  # which is for training, and needs a GPU
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)

@@ -16,6 +16,8 @@ from tiny import CONFIGS, algorithm, digits_config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cakd_mm.engine.launch.device import naming_sync_bn
+
 CONVERSIONS = dict(
     mmengine=convert_sync_batchnorm,
     torch=nn.SyncBatchNorm.convert_sync_batchnorm,
@@ -161,22 +163,46 @@ def test_a_teacher_that_was_moved_gets_its_own_layers_there():
         assert torch.equal(layer.running_var, variance)
 
 
+def trained(model, rank):
+    """Train two steps as a rank does; return losses and weights."""
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, weight_decay=0.01)
+    for step in range(2):
+        losses = wrapped(*batch(32, seed=2 * step + rank), mode='loss')
+        optimizer.zero_grad()
+        sum(v for k, v in losses.items() if 'loss' in k).backward()
+        optimizer.step()
+    return {k: v.item() for k, v in losses.items()}, model.state_dict()
+
+
 def test_two_ranks(tmp_path):
-    """PyTorch refuses synchronised layers without a GPU, so they are reverted again."""
+    """PyTorch refuses such layers without a GPU: these normalise what a rank has."""
+    names = [f'{x}/{x}_wrn40-2_wrn16-2_cifar100.py' for x in ('ofd', 'reviewkd')]
 
     def work(rank):
+        refused = CONVERSIONS['torch'](algorithm(demo()))
+        with (
+            pytest.raises(ValueError, match=r'`sync_bn` = .torch.: .* GPUs alone'),
+            naming_sync_bn(Config(dict(sync_bn='torch'))),
+        ):
+            MMDistributedDataParallel(refused)
+        nn.SyncBatchNorm.forward = _BatchNorm.forward
+        MMDistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None
         found = []
-        for convert in (lambda model: model, CONVERSIONS['reverted']):
-            model = convert(algorithm(tapping_norms(demo())))
-            wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
-            losses = wrapped(*batch(seed=rank), mode='loss')
-            sum(v for k, v in losses.items() if 'loss' in k).backward()
-            weight = model.student.backbone.conv1.weight
-            found.append([losses['distill.loss_a'].item(), weight.grad.sum().item()])
+        for name in names:
+            for convert in (lambda model: model, convert_sync_batchnorm):
+                found.append(trained(convert(model_of(name)), rank))
         return found
 
     ranks = two_ranks(work, tmp_path)
-    for plain, reverted in ranks:
-        assert plain == reverted
-    assert ranks[0][0][0] != ranks[1][0][0]  # their losses, of other images
-    assert ranks[0][0][1] == ranks[1][0][1]  # their common gradient
+    for found in ranks:
+        for plain, converted in (found[:2], found[2:]):
+            assert plain[0] == converted[0]
+            assert plain[1].keys() == converted[1].keys()
+            for name, value in plain[1].items():
+                assert torch.equal(value, converted[1][name]), name
+    (losses, weights), (others, other_weights) = (found[1] for found in ranks)
+    assert losses['distill.loss_ofd'] != others['distill.loss_ofd'] > 0
+    for name, value in weights.items():
+        if 'running' not in name:
+            assert torch.equal(value, other_weights[name]), name

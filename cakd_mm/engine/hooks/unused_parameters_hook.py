@@ -1,0 +1,179 @@
+"""Lets several ranks train on where some parameters get no gradient."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmrazor.engine import StopDistillHook
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...models.recorders.watched import tensors_of
+from ...utils.errors import describe
+
+KEY = 'find_unused_parameters'
+# How many names the log gives.
+SHOWN = 5
+# What runs its layers once more in the backward pass, and shows none of them before.
+REENTRANT = 'CheckpointFunctionBackward'
+
+
+@HOOKS.register_module()
+class UnusedParametersHook(Hook):
+    """Set ``find_unused_parameters`` where some parameters get no gradient.
+
+    PyTorch's ``DistributedDataParallel`` waits for the gradient of every parameter, and
+    stops a step later if one gets none: a connector once distillation has stopped, the
+    head if nothing compares its scores, a token or a head that no loss uses. In the
+    first step of each epoch the graph of the losses is looked through before the
+    backward pass; without those of the distillation, if mmrazor's ``StopDistillHook``
+    ends it. If a parameter is not in it on any rank, the wrapper is told to look for
+    such parameters from then on, and the log names them. They stay as they are, as with
+    one rank. If other layers are trained than before, because a hook has frozen some or
+    has let some go, the wrapper exchanges the gradients of those. Put it into
+    ``default_hooks``. It does nothing for one rank, for another wrapper, with
+    ``static_graph=True``, or if mmengine compiles the training step.
+
+    Raises:
+        ValueError: the wrapper cannot be told, because it has another process group or
+            a communication hook, or layers are checkpointed that PyTorch runs twice.
+    """
+
+    # After hooks that copy the model in their first step, or change what is trained.
+    priority = 'LOWEST'
+    _is_due = False
+    _had_stopped = False
+    # Names of the parameters whose gradients the wrapper exchanges.
+    _exchanged: set[str]
+    _stops: bool
+
+    def before_run(self, runner) -> None:
+        """Note for which parameters the model was wrapped."""
+        if _can_be_told(runner.model):
+            self._exchanged = set(_trained(runner.model))
+
+    def before_train(self, runner) -> None:
+        """Find out whether distillation is going to stop."""
+        self._stops = any(
+            isinstance(hook, StopDistillHook) and hook.stop_epoch < runner.max_epochs
+            for hook in runner.hooks
+        )
+
+    def before_train_epoch(self, runner) -> None:
+        """Look at the first step of the epoch, for which hooks may change the model."""
+        self._is_due = True
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Let the losses of this step be looked at, if others may be computed."""
+        if not _can_be_told(runner.model):
+            return
+        model = runner.model.module
+        has_stopped = getattr(model, 'distillation_stopped', False)
+        if self._is_due or has_stopped != self._had_stopped:
+            self._is_due, self._had_stopped = False, has_stopped
+            look = partial(self._look, runner)
+            self._handle = model.register_forward_hook(look)
+
+    def _look(self, runner, model: nn.Module, _: Any, losses: Any) -> None:
+        """Compare what gets a gradient with what the wrapper waits for."""
+        self._handle.remove()
+        wrapper = runner.model
+        trained = _trained(wrapper)
+        unused: list[str] = []
+        if not wrapper.find_unused_parameters:
+            unused = _unused(trained, _lasting(losses, self._stops))
+        if not unused and trained.keys() == self._exchanged:
+            return
+        self._exchanged = set(trained)
+        _tell(wrapper, bool(unused))
+        text = f'Ranks exchange the gradients of {len(trained)} parameters from here on'
+        if unused:
+            more = f' and {len(unused) - SHOWN} more' if len(unused) > SHOWN else ''
+            why = 'distillation stops' if self._stops else 'no loss uses them'
+            text += f', with {KEY}=True, because {len(unused)} get none ({why}): '
+            text += ', '.join(unused[:SHOWN]) + more
+        runner.logger.info(f'{text}.')
+
+
+def _can_be_told(model: nn.Module) -> bool:
+    is_ddp = isinstance(model, DistributedDataParallel) and hasattr(model, 'reducer')
+    # mmengine puts the compiled step there, which would keep the hook for good.
+    return is_ddp and not model.static_graph and 'train_step' not in vars(model)
+
+
+def _trained(wrapper: DistributedDataParallel) -> dict[str, nn.Parameter]:
+    """Return the parameters whose gradients a wrapper made now would exchange."""
+    ignored = wrapper.parameters_to_ignore
+    named = wrapper.module.named_parameters()
+    return {x: p for x, p in named if p.requires_grad and x not in ignored}
+
+
+def _lasting(losses: Any, stops: bool) -> Any:
+    """Return the losses that mmengine adds up, also once distillation stops."""
+    if not isinstance(losses, Mapping):
+        return losses
+    return [
+        value
+        for name, value in losses.items()
+        if 'loss' in name and not (stops and name.startswith('distill.'))
+    ]
+
+
+def _unused(trained: Mapping[str, nn.Parameter], losses: Any) -> list[str]:
+    """Return the names of parameters that get no gradient on one of the ranks."""
+    found, is_whole = _ends_of_graph(tensors_of(losses))
+    # What is hidden belongs to a net, because losses and connectors are not run twice.
+    lost = [
+        id(parameter) not in found and (is_whole or name.startswith('distiller.'))
+        for name, parameter in trained.items()
+    ]
+    device = next((parameter.device for parameter in trained.values()), None)
+    flags = torch.tensor([not is_whole, *lost], dtype=torch.int32, device=device)
+    all_reduce(flags, 'max')
+    is_hidden, *is_lost = flags.tolist()
+    unused = [name for name, flag in zip(trained, is_lost, strict=True) if flag]
+    if is_hidden and unused:
+        problem = f'{unused[0]} gets no gradient, and without {KEY}=True ranks would '
+        problem += 'wait for it; but layers are checkpointed, which excludes it.'
+        remedy = 'Write with_cp=False in model.architecture.backbone, or '
+        remedy += 'activation_checkpointing=None.'
+        raise ValueError(describe(KEY, False, problem, remedy))
+    return unused
+
+
+def _ends_of_graph(losses: Iterable[Tensor]) -> tuple[set[int], bool]:
+    """Return the ids of tensors that gradients reach, and whether these are all."""
+    ends: set[int] = set()
+    seen: set[Any] = {loss.grad_fn for loss in losses} - {None}
+    todo = list(seen)
+    while todo:
+        node = todo.pop()
+        if hasattr(node, 'variable'):
+            ends.add(id(node.variable))
+        new = {each for each, _ in node.next_functions} - seen - {None}
+        seen |= new
+        todo.extend(new)
+    return ends, not any(type(node).__name__ == REENTRANT for node in seen)
+
+
+def _tell(wrapper: DistributedDataParallel, find_unused: bool) -> None:
+    """Let a wrapper wait for other gradients, in the midst of a forward pass.
+
+    It is made anew as after unpickling, which keeps what others hold of it.
+    """
+    group = torch.distributed.group.WORLD
+    if wrapper._comm_hooks or wrapper.process_group != group:
+        problem = 'Some parameters get no gradient, and a wrapper with a process group '
+        problem += 'or a communication hook of its own cannot be told so later.'
+        remedy = (
+            f'Write {KEY}=True, or where there is one model_wrapper_cfg.{KEY}=True.'
+        )
+        raise ValueError(describe(KEY, wrapper.find_unused_parameters, problem, remedy))
+    state = wrapper.__getstate__()
+    state[KEY] = state[KEY] or find_unused
+    wrapper.__setstate__(state)
+    wrapper.reducer.prepare_for_forward()
