@@ -154,24 +154,33 @@ def merge_repeats(indices: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, 
     """Give all rows of one sample their mean; replace rows that must not be stored.
 
     A row with a negative index (padding) or an embedding that is not finite is
-    replaced by the first good row. No size depends on the data, so that the host need
-    not wait for a GPU. ``indices`` is int64 (B,), B >= 1, and ``embeddings`` (B, E).
+    replaced by the good row of the lowest index. It takes O(B log B) time and O(B)
+    memory, and no size depends on the data, so that the host need not wait for a GPU.
+    ``indices`` is int64 (B,), B >= 1, and ``embeddings`` (B, E).
 
     Returns:
         tuple: Indices (B,), embeddings (B, E), equal for equal indices, and
         whether there is any good row at all, a bool scalar.
     """
     good = (indices >= 0) & embeddings.isfinite().all(1)
+    # Rows that are not good come last, as if they were of one sample more.
+    keys = torch.where(good, indices, torch.iinfo(indices.dtype).max)
     embeddings = torch.where(good.unsqueeze(1), embeddings, 0.0)
-    same = (indices.unsqueeze(1) == indices) & good
-    means = same.to(embeddings.dtype) @ embeddings
-    means = means / same.sum(1, keepdim=True).clamp(min=1)
-    places = torch.arange(len(indices), device=indices.device, dtype=torch.int32)
-    nowhere = len(indices)
-    first = torch.where(same, places, nowhere).amin(1)
-    fallback = torch.where(good, places, nowhere).amin().clamp(max=nowhere - 1)
-    source = torch.where(first < nowhere, first, fallback).long()
-    return indices[source].clamp(min=0), means[source], good.any()
+    ordered, order = keys.sort(stable=True)
+    first = torch.searchsorted(ordered, ordered)
+    counts = torch.searchsorted(ordered, ordered, right=True) - first
+    places = torch.arange(len(ordered), device=ordered.device)
+    # The rows of a sample are added in their order, and therefore to the same sum on
+    # every rank. Places that are not the first of a sample get no rows.
+    means = torch.segment_reduce(
+        embeddings[order],
+        'mean',
+        lengths=torch.where(first == places, counts, 0),
+        unsafe=True,  # otherwise the host would wait to check the lengths
+    )
+    source = torch.where(good, torch.searchsorted(ordered, keys), 0)
+    valid = good.any()
+    return torch.where(valid, ordered[source], 0), means[source], valid
 
 
 @torch.no_grad()
