@@ -1,6 +1,6 @@
 """Keeps the values of losses at a ratio, so that nobody has to search a weight."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import describe
 from ..checks import check_number
-from ..statistics import RunningMean
+from ..statistics import RunningMean, update_means
 from ..term_axis import TermAxis, TermLabels
 
 KEY = 'model.distiller.balancer'
@@ -98,16 +98,24 @@ class LossRatioBalancer(nn.Module):
                 remedy = 'Name one of those.'
                 raise ValueError(describe(f'{KEY}.{key}', name, problem, remedy))
 
-    def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        losses: dict[str, Tensor],
+        queue: Sequence[tuple[RunningMean, Tensor]] = (),
+    ) -> dict[str, Tensor]:
         """Return ``losses`` with the balanced ones weighted.
 
         Args:
             losses (dict[str, Tensor]): All distillation losses of the step,
                 scalars.
+            queue (Sequence): Other running means and their values in the step, which
+                ranks exchange together with those of the losses. Defaults to none.
         """
         names = [*self.losses, self.reference]
         values = torch.stack([losses[name].detach().float() for name in names])
-        means = self.means.update(values) if self.training else self.means.value
+        if self.training:
+            update_means([*queue, (self.means, values)])
+        means = self.means.value
         share = self.ratio / len(self.losses)
         weights = share * means[-1] / means[:-1].clamp(min=EPS)
         weights = weights.clamp(*self.limits)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ..statistics import RunningNorm
 from ..term_axis import TermLabels
 
 
@@ -73,6 +74,10 @@ class BaseScorer(nn.Module):
             Tensor: (N, C) scores.
         """
         raise NotImplementedError
+
+    def norm_batches(self, feature: Tensor) -> list[tuple[RunningNorm, Tensor]]:
+        """Return the rows with which :meth:`forward` is going to update each norm."""
+        return []
 
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return what a user should be told about the logged terms, if anything."""
