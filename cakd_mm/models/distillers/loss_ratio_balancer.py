@@ -112,7 +112,8 @@ class LossRatioBalancer(nn.Module):
                 ranks exchange together with those of the losses. Defaults to none.
         """
         names = [*self.losses, self.reference]
-        values = torch.stack([losses[name].detach().float() for name in names])
+        dtype = self.means.value.dtype
+        values = torch.stack([losses[name].detach().to(dtype) for name in names])
         if self.training:
             update_means([*queue, (self.means, values)])
         means = self.means.value
