@@ -37,6 +37,7 @@ class DistillLoss(nn.Module):
       ranks exchange them all at once. :func:`fill_widths` asks :meth:`wanted_widths`.
     - :class:`DistillTermsHook` logs :attr:`terms` and prints :meth:`warning`.
     - :class:`DistillEpochHook` calls :meth:`set_epoch` if :attr:`needs_epoch`.
+    - :class:`FrozenTeacherDistill` sets :attr:`indices` if :attr:`uses_indices`.
     - :class:`SampleIndexHook` calls :meth:`set_dataset` and sets :attr:`indices` if
       :attr:`needs_dataset`.
     - ``plot_cakd.py`` draws terms by :attr:`term_labels`.
@@ -96,6 +97,14 @@ class DistillLoss(nn.Module):
         """Whether an image with several labels, or with none, has to be refused.
 
         Then ``gt_labels`` are read as one class per image. Defaults to False.
+        """
+        return False
+
+    @property
+    def uses_indices(self) -> bool:
+        """Whether :attr:`indices` make a difference, though the loss can do without.
+
+        :class:`FrozenTeacherDistill` then sets them where the images have any.
         """
         return False
 
@@ -212,6 +221,11 @@ class ForeignLoss(DistillLoss):
     def one_class(self) -> bool:
         """The module's ``one_class``."""
         return bool(self._of_module('one_class'))
+
+    @property
+    def uses_indices(self) -> bool:
+        """The module's ``uses_indices``."""
+        return bool(self._of_module('uses_indices'))
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank, get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor
 
@@ -147,6 +148,11 @@ class CAKDFeatureLoss(FeatureLoss):
         return self.scorer.one_class
 
     @property
+    def uses_indices(self) -> bool:
+        """Whether the scorer tells images apart."""
+        return self.scorer.by_image
+
+    @property
     def auxiliary(self) -> Tensor | None:
         """The loss of this step that trains the scorer."""
         return self.scorer.auxiliary
@@ -236,6 +242,10 @@ class CAKDFeatureLoss(FeatureLoss):
     ) -> Tensor:
         """Return which channels (or elements of a row) are strong, bool (N, E)."""
         scored = to_scored(feature_T, self.granularity)
+        if self.scorer.by_image:
+            self.scorer.images = self._images(len(feature_T)).to(
+                feature_T.device, non_blocking=True
+            )
         scores = self.scorer(scored, gt_labels, head_weight)
         if scores.shape != scored.shape[:2]:
             raise ValueError(
@@ -244,6 +254,14 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'return one per channel, {tuple(scored.shape[:2])}.'
             )
         return strongest(scores, self.count(scores.shape[-1]))
+
+    def _images(self, count: int) -> Tensor:
+        """Return a number of each image, int64, which it has on any rank."""
+        indices, self.indices = self.indices, None
+        if indices is not None and len(indices) == count:
+            return indices
+        # Ranks are dealt out the images in turn by mmengine's samplers.
+        return torch.arange(count) * get_world_size() + get_rank()
 
     def count(self, elements: int) -> int:
         """Return how many of a row's elements are strong.
