@@ -1,6 +1,6 @@
 """Keeps the values of losses at a ratio, so that nobody has to search a weight."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import ClassVar
 
 import torch
@@ -46,6 +46,10 @@ class LossRatioBalancer(nn.Module):
         limits (tuple[float, float]): Least and greatest lambda. Defaults to
             (1e-3, 1e3).
 
+    Attributes:
+        queue (list): Other running means and their values in this step, which ranks
+            exchange together with those of the losses. A step uses it up.
+
     Raises:
         ValueError: a number is out of range, or ``reference`` is balanced too.
     """
@@ -86,6 +90,7 @@ class LossRatioBalancer(nn.Module):
         self.ratio = ratio
         self.limits = (limits[0], limits[1])
         self.means = RunningMean((len(self.losses) + 1,), momentum)
+        self.queue: list[tuple[RunningMean, Tensor]] = []
         self.terms = {}
 
     def check_names(self, known: Collection[str]) -> None:
@@ -98,22 +103,17 @@ class LossRatioBalancer(nn.Module):
                 remedy = 'Name one of those.'
                 raise ValueError(describe(f'{KEY}.{key}', name, problem, remedy))
 
-    def forward(
-        self,
-        losses: dict[str, Tensor],
-        queue: Sequence[tuple[RunningMean, Tensor]] = (),
-    ) -> dict[str, Tensor]:
+    def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``losses`` with the balanced ones weighted.
 
         Args:
             losses (dict[str, Tensor]): All distillation losses of the step,
                 scalars.
-            queue (Sequence): Other running means and their values in the step, which
-                ranks exchange together with those of the losses. Defaults to none.
         """
         names = [*self.losses, self.reference]
         dtype = self.means.value.dtype
         values = torch.stack([losses[name].detach().to(dtype) for name in names])
+        queue, self.queue = self.queue, []
         if self.training:
             update_means([*queue, (self.means, values)])
         means = self.means.value

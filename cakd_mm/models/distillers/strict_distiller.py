@@ -172,7 +172,8 @@ class StrictDistiller(ConfigurableDistiller):
         if self.balancer is None:
             update_means(queue)
         else:
-            losses = self.balancer(losses, queue)
+            self.balancer.queue = queue
+            losses = self.balancer(losses)
             if self.probing:
                 tensors = self._student_tensors(self.balancer.losses)
                 self.balancer.probe(losses, tensors)
