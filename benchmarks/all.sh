@@ -28,4 +28,5 @@ else
     run history.py
     run ranks.py
 fi
+run exchange.py
 run plots.py

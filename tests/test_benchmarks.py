@@ -11,6 +11,7 @@ import pytest
 # Arguments beside --quick, and the name of the file that is written.
 BENCHMARKS = {
     'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
+    'exchange': ([], 'exchange'),
     'feature_methods': ([], 'feature_methods'),
     'history': ([], 'history'),
     'loss': ([], 'loss_1threads'),
@@ -24,7 +25,28 @@ BENCHMARKS = {
 
 
 # They compare no variants by their time.
-NO_TABLE = ('ranks', 'teacher_precision')
+NO_TABLE = ('exchange', 'ranks', 'teacher_precision')
+# All-reduces, gathers and bytes of one of two ranks in a step, without gradients. A
+# batch has 4 images, and the teacher's feature 64 channels, or 32 of the second one.
+EXCHANGED = {
+    'cakd_feature': (1, 1, 1_040),
+    'cakd_logit': (0, 0, 0),
+    'cakd_logit_double': (1, 1, 1_580),
+    'cakd_logit_feature': (1, 1, 1_048),
+    'cmkd': (0, 0, 0),
+    'crd': (0, 1, 4_128),
+    'ctkd': (0, 0, 0),
+    'deit': (0, 0, 0),
+    'dist': (0, 0, 0),
+    'dkd': (0, 0, 0),
+    'kd': (0, 0, 0),
+    'nkd': (0, 0, 0),
+    'ofd': (0, 0, 0),
+    'ofd_in1k': (0, 0, 0),
+    'reviewkd': (0, 0, 0),
+    'reviewkd_in1k': (0, 0, 0),
+    'sigmoid_kd': (0, 0, 0),
+}
 
 
 def rows_of(data):
@@ -58,12 +80,27 @@ def test_it_runs(name, root, tmp_path, monkeypatch):
     environment = found.pop('environment')
     assert environment['versions']['torch'] == version('torch')
     assert environment['threads'] == 1
+    if name == 'exchange':
+        check_exchange(found, (root / 'docs/speed.md').read_text())
     rows = list(rows_of(found))
     assert len(rows) > 1 or name in NO_TABLE
     assert all(row['median_ms'] > 0 for row in rows)
     baselines = [row for row in rows if row.get('faster') == 1]
     if any('faster' in row for row in rows):
         assert baselines
+
+
+def check_exchange(found, page):
+    """Compare what was counted with what is expected and what the page shows."""
+    for method, row in found['methods'].items():
+        counts = row['all_reduces'], row['gathers'], row['bytes']
+        assert counts == EXCHANGED[method], method
+        assert row['others'] == 0
+        assert f'| {method} | {" | ".join(map(str, counts))} |' in page
+    assert found['methods'].keys() == EXCHANGED.keys()
+    for pair, sizes in found['pairs'].items():
+        row = ' | '.join(f'{size / 1e6:.1f}' for size in sizes.values())
+        assert f'| {pair} | {row} |' in page
 
 
 def test_three_kills_of_a_run_change_nothing(monkeypatch, root, tmp_path):

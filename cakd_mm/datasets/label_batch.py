@@ -1,6 +1,7 @@
 """The labels of a batch without an object for every image."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from mmengine.structures import BaseDataElement
@@ -63,3 +64,17 @@ class LabelBatch(BaseDataElement):
         labels of the batch from this one.
         """
         return [DataSample().set_gt_label(self.gt_label)]
+
+
+def sample_indices(samples: Any) -> np.ndarray | None:
+    """Return the place of each image of a batch in its dataset, int64 (N,).
+
+    It is None unless all of them have a ``sample_idx``. ``samples`` are a list of
+    ``DataSample``, a :class:`LabelBatch` or None.
+    """
+    if isinstance(samples, LabelBatch):
+        return samples.sample_idx
+    indices = [sample.get('sample_idx') for sample in samples or ()]
+    if not indices or not all(isinstance(i, (int, np.integer)) for i in indices):
+        return None
+    return np.array(indices)

@@ -1,5 +1,7 @@
 """Running statistics, which are equal on all ranks and saved in checkpoints."""
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.dist import all_gather, all_reduce, get_world_size
 from torch import Tensor, nn
@@ -37,13 +39,9 @@ class RunningMean(nn.Module):
         self.register_buffer('batches', torch.zeros(()))
         self.register_buffer('value', torch.zeros(shape))
 
-    @torch.no_grad()
     def update(self, batch: Tensor) -> Tensor:
         """Take in a batch's value, averaged over ranks; return the mean so far."""
-        batch = batch.detach().to(self.value.dtype, copy=True)
-        if get_world_size() > 1:
-            all_reduce(batch, 'mean')
-        self.value.add_((batch - self.value) * _weight(self))
+        update_means([(self, batch)])
         return self.value
 
 
@@ -76,17 +74,22 @@ class RunningNorm(nn.Module):
         self.register_buffer('batches', torch.zeros(()))
         self.register_buffer('mean', torch.zeros(channels))
         self.register_buffer('var', torch.ones(channels))
+        # Mean and variance of the next batch, if ranks have shared them already.
+        self._shared: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Take in the rows (M, C) of the batch on all ranks; give those of this one."""
-        ranks = get_world_size()
-        if ranks == 1 and not len(rows):
-            return
-        rows = rows.detach().to(self.mean.dtype)
-        var, mean = torch.var_mean(rows, 0, correction=0)
-        if ranks > 1:
-            mean, var = _over_ranks(len(rows), mean, var)
+        """Take in the rows (M, C) of the batch on all ranks; give those of this one.
+
+        Several ranks exchange them now, unless :func:`share_rows` has done so.
+        """
+        if get_world_size() == 1:
+            if not len(rows):
+                return
+            _, mean, var = self._moments(rows)
+        else:
+            mean, var = self._shared or _over_ranks([(self, rows)])[0]
+            self._shared = None
         weight = _weight(self)
         # The variances are added, because the difference of a mean of squares and a
         # squared mean would be lost to rounding.
@@ -94,6 +97,12 @@ class RunningNorm(nn.Module):
         change = (var - self.var) * weight + gap.square() * (weight * (1 - weight))
         self.var.add_(change)
         self.mean.add_(gap * weight)
+
+    def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the number of rows, their mean and their variance."""
+        rows = rows.detach().to(self.mean.dtype)
+        var, mean = torch.var_mean(rows, 0, correction=0)
+        return mean.new_full((1,), len(rows)), mean, var
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
         """Subtract the mean and divide by the deviation of every channel."""
@@ -114,14 +123,48 @@ class RunningNorm(nn.Module):
         return stat.view(shape)
 
 
-def _over_ranks(count: int, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def update_means(batches: Sequence[tuple[RunningMean, Tensor]]) -> None:
+    """Take in a batch's value of each mean, averaged over ranks in one exchange."""
+    values = [batch.detach().to(mean.value.dtype) for mean, batch in batches]
+    if values and get_world_size() > 1:
+        packed = torch.cat([value.flatten() for value in values])
+        all_reduce(packed, 'mean')
+        parts = packed.split([value.numel() for value in values])
+        values = [
+            part.view_as(value).to(value.dtype)
+            for part, value in zip(parts, values, strict=True)
+        ]
+    for (mean, _), value in zip(batches, values, strict=True):
+        mean.value.add_((value - mean.value) * _weight(mean))
+
+
+@torch.no_grad()
+def share_rows(batches: Sequence[tuple[RunningNorm, Tensor]]) -> None:
+    """Tell every norm the moments of its next batch on all ranks, in one exchange.
+
+    A norm takes them in when it gets the same rows, (M, C), in its ``update``.
+    """
+    if batches:
+        for (norm, _), moments in zip(batches, _over_ranks(batches), strict=True):
+            norm._shared = moments
+
+
+def _over_ranks(
+    batches: Sequence[tuple[RunningNorm, Tensor]],
+) -> list[tuple[Tensor, Tensor]]:
     """Return mean and variance of the rows of all ranks; some may have no rows."""
-    sent = torch.cat((mean.new_full((1,), count), mean, var)).nan_to_num()
-    received = torch.stack(all_gather(sent))
-    counts, means, variances = received.split((1, len(mean), len(var)), 1)
-    share = counts / counts.sum().clamp(min=1)
-    mean = (share * means).sum(0)
-    return mean, (share * (variances + (means - mean).square())).sum(0)
+    moments = [torch.cat(norm._moments(rows)) for norm, rows in batches]
+    received = torch.stack(all_gather(torch.cat(moments).nan_to_num()))
+    parts = received.split([len(moment) for moment in moments], 1)
+    found = []
+    for (norm, _), part in zip(batches, parts, strict=True):
+        width = len(norm.mean)
+        counts, means, variances = part.to(norm.mean.dtype).split((1, width, width), 1)
+        share = counts / counts.sum().clamp(min=1)
+        mean = (share * means).sum(0)
+        found.append((mean, (share * (variances + (means - mean).square())).sum(0)))
+    return found
 
 
 def _weight(module: RunningMean | RunningNorm) -> Tensor:

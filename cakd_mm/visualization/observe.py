@@ -221,7 +221,6 @@ def run_loss(
     maps to it. Images and maps of the teacher are recorded only with ``pictures``.
     """
     loss = model.distiller.distill_losses[name]
-    torch.manual_seed(0)  # A RandomScorer draws its clusters from it.
     scores, logits, labels, images, maps = [], [], [], [], []
     with recorded(loss, model.teacher) as outputs:
         for start in range(0, len(indices), batch):

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from mmengine.dist import is_distributed
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
@@ -33,12 +32,13 @@ class FiniteLossHook(Hook):
     checkpoint, validation or end of epoch, whichever comes first; the message names
     the first bad step. The weights in memory may be bad by then. But after a bad step,
     or with non-finite weights, no checkpoint, average or extracted student is written,
-    so that the run can be resumed from its last checkpoint. Several ranks stop
-    together. Put it into ``default_hooks``.
+    so that the run can be resumed from its last checkpoint. Several ranks tell one
+    another of bad steps when they read, so that all stop together, and no step waits
+    for it. Put the hook into ``default_hooks``.
 
     Args:
-        mode (str): ``'immediate'``, ``'deferred'`` or ``'auto'`` (deferred on any
-            device but the CPU). Defaults to ``'auto'``.
+        mode (str): ``'immediate'``, ``'deferred'`` or ``'auto'`` (deferred with
+            several ranks, and on any device but the CPU). Defaults to ``'auto'``.
         interval (int): Steps between two readings of the losses when deferred.
             Defaults to 10, as in ``LoggerHook``.
 
@@ -66,7 +66,9 @@ class FiniteLossHook(Hook):
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
         self._first = runner.iter
-        self._deferred = is_deferred(self.mode, unwrap(runner.model))
+        self._deferred = is_deferred(self.mode, unwrap(runner.model)) or (
+            self.mode == 'auto' and get_world_size() > 1
+        )
         self._unread.clear()
 
     def after_train_iter(
@@ -83,11 +85,7 @@ class FiniteLossHook(Hook):
             return
         values = torch.stack([v.float().mean() for v in losses.values()])
         bad = ~torch.isfinite(values)
-        if is_distributed():
-            bad = bad.to(torch.uint8)
-            dist.all_reduce(bad, dist.ReduceOp.MAX)
-            bad = bad.bool()
-        if not self._deferred and not bad.any():
+        if not self._deferred and not _of_any_rank(bad).any():
             return
         recorded = getattr(unwrap(runner.model), 'recorded_ranges', dict)
         place = runner.iter, runner.epoch
@@ -103,9 +101,15 @@ class FiniteLossHook(Hook):
         """Stop before weights are scored that a bad step has changed."""
         self._read(runner)
 
+    def before_checkpoint(self, runner) -> None:
+        """Stop before :class:`WholeCheckpointHook` saves, which it tells all ranks."""
+        self._read(runner)
+
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Refuse to save after a bad step, or weights that are not finite."""
-        self._read(runner)
+        # The main rank is here alone and must not wait for the others.
+        if get_world_size() == 1:
+            self._read(runner)
         self._check_weights(runner, checkpoint['state_dict'])
 
     def after_train(self, runner) -> None:
@@ -116,15 +120,18 @@ class FiniteLossHook(Hook):
         self._check_weights(runner, unwrap(runner.model).state_dict())
 
     def _read(self, runner, data_batch=None) -> None:
-        """Wait for the device, and stop if one of the unread steps was bad.
+        """Wait for device and ranks, and stop if one of the unread steps was bad.
 
         ``data_batch`` is that of the last step, if it is still there.
         """
         if not self._unread:
             return
-        bad = torch.stack([step.bad.any() for step in self._unread]).tolist()
-        if True in bad:
-            step = self._unread[bad.index(True)]
+        bad = _of_any_rank(torch.cat([step.bad for step in self._unread])).cpu()
+        parts = bad.split([len(step.names) for step in self._unread])
+        for step, part in zip(self._unread, parts, strict=True):
+            if not part.any():
+                continue
+            step.bad = part
             batch = data_batch if step is self._unread[-1] else None
             known = step.read(batch, is_first=step.iter == self._first)
             raise NonFiniteError(
@@ -177,6 +184,13 @@ class _Step:
             f'step {self.iter + 1} (epoch {self.epoch + 1}): {", ".join(parts)}. '
             f'Scores: {", ".join(scores) or "not recorded"}.'
         )
+
+
+def _of_any_rank(flags: Tensor) -> Tensor:
+    """Return which flags, a bool tensor, are set on any rank."""
+    numbers = flags.to(torch.uint8)
+    all_reduce(numbers, 'max')
+    return numbers.bool()
 
 
 def _last_good(runner) -> str:

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor
 
-from ...datasets.label_batch import LabelBatch
+from ...datasets.label_batch import LabelBatch, sample_indices
 from ...datasets.seeded_dataset import SeededDataset, shared_seed
 from ...models.losses.base import DistillLoss, losses_of
 from ...utils.errors import describe
@@ -79,8 +79,8 @@ class SampleIndexHook(Hook):
 
     def _read_batch(self, samples) -> tuple[np.ndarray, np.ndarray]:
         """Return index and class of each sample, -1 for one without a class."""
-        indices = [sample.get('sample_idx') for sample in samples]
-        if not indices or not all(isinstance(i, (int, np.integer)) for i in indices):
+        indices = sample_indices(samples)
+        if indices is None:
             problem = (
                 f'{self._names()} needs the index of every image, which this batch '
                 'does not have.'
@@ -89,13 +89,14 @@ class SampleIndexHook(Hook):
                 "End the pipeline with dict(type='PackInputs'); if that sets "
                 "meta_keys, add 'sample_idx'."
             )
-            value = f'sample_idx {indices[:3]}'
+            found = [sample.get('sample_idx') for sample in samples[:3]]
+            value = f'sample_idx {found}'
             raise ValueError(describe(f'{KEY}.pipeline', value, problem, remedy))
         labels = [
             int(label) if isinstance(label, Tensor) and label.numel() == 1 else -1
             for label in (sample.get('gt_label') for sample in samples)
         ]
-        return np.array(indices), np.array(labels)
+        return indices, np.array(labels)
 
     def _names(self) -> str:
         return ', '.join(sorted({loss.class_name for loss in self._losses}))

@@ -94,7 +94,12 @@ class WholeCheckpointHook(CheckpointHook):
         self._remove_outdated(runner)
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
-        """Save, name the file in ``last_checkpoint``, and remove the outdated ones."""
+        """Save, name the file in ``last_checkpoint``, and remove the outdated ones.
+
+        All ranks get here, and ``before_checkpoint`` of the hooks is called on all of
+        them; mmengine calls ``before_save_checkpoint`` on the main rank alone.
+        """
+        runner.call_hook('before_checkpoint')
         hub, backend = runner.message_hub, self.file_backend
         if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:

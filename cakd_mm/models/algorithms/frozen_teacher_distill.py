@@ -15,7 +15,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ...datasets.label_batch import LabelBatch
+from ...datasets.label_batch import LabelBatch, sample_indices
 from ...utils.arguments import check_arguments
 from ...utils.building import build_part
 from ...utils.checkpoint import (
@@ -33,6 +33,7 @@ from ..checks import LARGEST_SETTING, LEAST_SETTING
 from ..distillers.distiller_config import HEAD, check_by_class, scope_of
 from ..distillers.first_step import FirstStep
 from ..distillers.head_trial import HeadTrial
+from ..losses.base import losses_of
 from ..recorders.watched import watch_all
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .converted_norms import ConvertedNorms
@@ -244,6 +245,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.first_step = FirstStep(self.distiller)
         self.head_trial = HeadTrial(self.distiller, teacher_mode == 'loss')
         self.converted_norms = ConvertedNorms(self)
+        self._indexed_losses = [loss for loss in losses_of(self) if loss.uses_indices]
         self.teacher.eval()
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
@@ -331,6 +333,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             losses = run_student()
         losses = self._weighted(losses) if self.calculate_student_loss else {}
         distiller.left_out = left_out(distiller, lack) if alone else set()
+        if self._indexed_losses:
+            indices = sample_indices(data_samples)
+            for loss in self._indexed_losses:
+                loss.indices = None if indices is None else torch.from_numpy(indices)
         if not self.distillation_stopped:
             distilled = self._distill(run_teacher, run_student)
             losses.update(add_prefix(distilled, 'distill'))

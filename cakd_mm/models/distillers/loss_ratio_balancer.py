@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import describe
 from ..checks import check_number
-from ..statistics import RunningMean
+from ..statistics import RunningMean, update_means
 from ..term_axis import TermAxis, TermLabels
 
 KEY = 'model.distiller.balancer'
@@ -45,6 +45,10 @@ class LossRatioBalancer(nn.Module):
             to 0.05.
         limits (tuple[float, float]): Least and greatest lambda. Defaults to
             (1e-3, 1e3).
+
+    Attributes:
+        queue (list): Other running means and their values in this step, which ranks
+            exchange together with those of the losses. A step uses it up.
 
     Raises:
         ValueError: a number is out of range, or ``reference`` is balanced too.
@@ -86,6 +90,7 @@ class LossRatioBalancer(nn.Module):
         self.ratio = ratio
         self.limits = (limits[0], limits[1])
         self.means = RunningMean((len(self.losses) + 1,), momentum)
+        self.queue: list[tuple[RunningMean, Tensor]] = []
         self.terms = {}
 
     def check_names(self, known: Collection[str]) -> None:
@@ -106,8 +111,12 @@ class LossRatioBalancer(nn.Module):
                 scalars.
         """
         names = [*self.losses, self.reference]
-        values = torch.stack([losses[name].detach().float() for name in names])
-        means = self.means.update(values) if self.training else self.means.value
+        dtype = self.means.value.dtype
+        values = torch.stack([losses[name].detach().to(dtype) for name in names])
+        queue, self.queue = self.queue, []
+        if self.training:
+            update_means([*queue, (self.means, values)])
+        means = self.means.value
         share = self.ratio / len(self.losses)
         weights = share * means[-1] / means[:-1].clamp(min=EPS)
         weights = weights.clamp(*self.limits)

@@ -1,9 +1,11 @@
 """A configurable distiller that refuses mistakes which mmrazor's accepts silently."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
@@ -22,6 +24,7 @@ from ...utils.errors import describe, nearest
 from ..losses.base import DistillLoss, as_distill_loss, in_float32
 from ..recorders.head_recorder import HeadRecorder, is_head
 from ..recorders.watched import watch_all
+from ..statistics import RunningMean, share_rows, update_means
 from .distiller_config import (
     GROUPS,
     HEAD,
@@ -156,13 +159,20 @@ class StrictDistiller(ConfigurableDistiller):
             of those whose scorer is trained.
         """
         modules = self.losses()
+        queue: list[tuple[RunningMean, Tensor]] = []
         for module in modules.values():
-            module.probing = self.probing
-        losses = {
-            name: self._loss_of(name, modules[name], mapping)
-            for name, mapping in self.loss_forward_mappings.items()
-        }
-        if self.balancer is not None:
+            module.probing, module.queue = self.probing, queue
+        names = self.loss_forward_mappings
+        inputs = {name: self._inputs_of(name, modules[name]) for name in names}
+        if get_world_size() > 1:
+            self._share_rows(inputs)
+        losses = {name: self._loss_of(name, inputs[name]) for name in names}
+        for module in modules.values():
+            module.queue = None
+        if self.balancer is None:
+            update_means(queue)
+        else:
+            self.balancer.queue = queue
             losses = self.balancer(losses)
             if self.probing:
                 tensors = self._student_tensors(self.balancer.losses)
@@ -184,11 +194,11 @@ class StrictDistiller(ConfigurableDistiller):
                 self._answering[loss] = as_distill_loss(loss)
         return {k: self._answering[loss] for k, loss in self.distill_losses.items()}
 
-    def _loss_of(self, name: str, loss: DistillLoss, mapping: dict) -> Tensor:
-        """Return the value of a loss; name what feeds it if it cannot be computed."""
+    def _inputs_of(self, name: str, loss: DistillLoss) -> dict[str, Any]:
+        """Return what a loss is fed with."""
         key = f'{HEAD}.loss_forward_mappings.{name}'
         inputs: dict[str, Any] = {}
-        for argument, record in mapping.items():
+        for argument, record in self.loss_forward_mappings[name].items():
             if (name, argument) in self.left_out:
                 continue
             place = f'{key}.{argument}'
@@ -197,12 +207,31 @@ class StrictDistiller(ConfigurableDistiller):
                 inputs[argument] = self.get_record(**record)
         if not loss.half_precision:
             inputs = {argument: in_float32(x) for argument, x in inputs.items()}
-        named = partial(self._places_of, name, mapping)
-        with naming_use(loss.class_name, key, sorted(mapping), named):
+        return inputs
+
+    def _share_rows(self, inputs: dict[str, dict[str, Any]]) -> None:
+        """Exchange what the norms of all losses will take in with the other ranks."""
+        batches = []
+        for name, loss in self.losses().items():
+            if name in inputs:
+                with self._naming_use(name):
+                    batches += loss.norm_batches(inputs[name])
+        share_rows(batches)
+
+    def _loss_of(self, name: str, inputs: dict[str, Any]) -> Tensor:
+        """Return the value of a loss."""
+        with self._naming_use(name):
             return self.distill_losses[name](**inputs)
 
-    def _places_of(self, name: str, mapping: dict) -> dict[str, tuple[str, Any]]:
+    def _naming_use(self, name: str) -> AbstractContextManager[None]:
+        """Name what feeds a loss in errors."""
+        kind, fed = self.losses()[name].class_name, self.loss_forward_mappings[name]
+        key = f'{HEAD}.loss_forward_mappings.{name}'
+        return naming_use(kind, key, sorted(fed), partial(self._places_of, name))
+
+    def _places_of(self, name: str) -> dict[str, tuple[str, Any]]:
         """Return what an error of a loss may be about: its settings and its inputs."""
+        mapping = self.loss_forward_mappings[name]
         module = self.distill_losses[name]
         places = settings_of(module, f'{HEAD}.distill_losses.{name}')
         records = {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...utils.model import unwrap
 from ..checks import check_number
+from ..statistics import RunningMean, RunningNorm
 from ..term_axis import TermLabels
 from .functional import batch_mean
 
@@ -32,9 +33,11 @@ class DistillLoss(nn.Module):
     Who uses what:
 
     - :class:`StrictDistiller` calls ``forward``, adds :attr:`auxiliary` to the sum
-      and sets :attr:`probing`. :func:`fill_widths` asks :meth:`wanted_widths`.
+      and sets :attr:`probing` and :attr:`queue`. It asks :meth:`norm_batches`, so that
+      ranks exchange them all at once. :func:`fill_widths` asks :meth:`wanted_widths`.
     - :class:`DistillTermsHook` logs :attr:`terms` and prints :meth:`warning`.
     - :class:`DistillEpochHook` calls :meth:`set_epoch` if :attr:`needs_epoch`.
+    - :class:`FrozenTeacherDistill` sets :attr:`indices` if :attr:`uses_indices`.
     - :class:`SampleIndexHook` calls :meth:`set_dataset` and sets :attr:`indices` if
       :attr:`needs_dataset`.
     - ``plot_cakd.py`` draws terms by :attr:`term_labels`.
@@ -60,6 +63,9 @@ class DistillLoss(nn.Module):
         term_labels (TermLabels): Axis and legend of the terms in plots.
         probing (bool): Whether this step is logged, so that ``forward`` may spend
             time on terms that do not change the loss. Defaults to True.
+        queue (list, optional): Takes running means and this step's values of them
+            that the loss can do without; ranks exchange them all at once after the
+            losses. None if they are to be updated at once.
         indices (Tensor, optional): Places of the batch's images in the training
             set, int64, (N,), on the host.
 
@@ -77,6 +83,7 @@ class DistillLoss(nn.Module):
         check_number(self, 'loss_weight', loss_weight)
         self.loss_weight = loss_weight
         self.probing = True
+        self.queue: list[tuple[RunningMean, Tensor]] | None = None
         self.indices: Tensor | None = None
         self._logged: dict[str, Tensor] = {}
 
@@ -90,6 +97,14 @@ class DistillLoss(nn.Module):
         """Whether an image with several labels, or with none, has to be refused.
 
         Then ``gt_labels`` are read as one class per image. Defaults to False.
+        """
+        return False
+
+    @property
+    def uses_indices(self) -> bool:
+        """Whether :attr:`indices` make a difference, though the loss can do without.
+
+        :class:`FrozenTeacherDistill` then sets them where the images have any.
         """
         return False
 
@@ -112,6 +127,15 @@ class DistillLoss(nn.Module):
     def describe_clusters(cls, cfg: Mapping) -> str:
         """Say in a plot's title what is strong and what is weak, if anything is."""
         return ''
+
+    def norm_batches(
+        self, inputs: Mapping[str, Any]
+    ) -> list[tuple[RunningNorm, Tensor]]:
+        """Return the rows with which ``forward`` is going to update each norm.
+
+        ``inputs`` are the arguments of ``forward`` by name. Defaults to nothing.
+        """
+        return []
 
     def log_terms(self, **terms: Tensor) -> None:
         """Save values of this step, of any shape, whose means are to be logged.
@@ -197,6 +221,11 @@ class ForeignLoss(DistillLoss):
     def one_class(self) -> bool:
         """The module's ``one_class``."""
         return bool(self._of_module('one_class'))
+
+    @property
+    def uses_indices(self) -> bool:
+        """The module's ``uses_indices``."""
+        return bool(self._of_module('uses_indices'))
 
     @property
     def terms(self) -> dict[str, Tensor]:

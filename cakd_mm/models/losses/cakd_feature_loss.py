@@ -6,6 +6,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank, get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from ...utils.type_names import class_name
 from ..checks import check_number
 from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
 from ..scorers.base_scorer import BaseScorer, required
-from ..statistics import RunningMean
+from ..statistics import RunningMean, RunningNorm, update_means
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
 from .functional import Divergences, weighted_kl
@@ -147,9 +148,22 @@ class CAKDFeatureLoss(FeatureLoss):
         return self.scorer.one_class
 
     @property
+    def uses_indices(self) -> bool:
+        """Whether the scorer tells images apart."""
+        return self.scorer.by_image
+
+    @property
     def auxiliary(self) -> Tensor | None:
         """The loss of this step that trains the scorer."""
         return self.scorer.auxiliary
+
+    def norm_batches(
+        self, inputs: Mapping[str, Any]
+    ) -> list[tuple[RunningNorm, Tensor]]:
+        """Return the teacher's rows for its standardisation and for the scorer."""
+        teacher = self._prepared('preds_T', inputs['preds_T'])
+        scored = to_scored(teacher, self.granularity)
+        return super().norm_batches(inputs) + self.scorer.norm_batches(scored)
 
     def check_teacher(self, preds_T: Tensor) -> None:
         """Raise ValueError if the first batch is negative and the weight adaptive."""
@@ -194,10 +208,12 @@ class CAKDFeatureLoss(FeatureLoss):
             )
         strong = self._strong(feature_T, gt_labels, head_weight)
         row_mask = to_row_mask(strong, rows_T)
-        ratio = self.ratio(feature_T, row_mask)
-        terms: dict[str, Tensor] = {'r': ratio, **self.scorer.terms}
+        if self.training:
+            self._take_in(feature_T, row_mask)
+        terms = dict(self.scorer.terms)
         gamma: float | Tensor
         if isinstance(self.gamma, str):
+            ratio = self.ratio
             if self.round_ratio:
                 ratio = ratio.log2().round().exp2()
             gamma = terms['gamma'] = self.beta / ratio
@@ -218,13 +234,18 @@ class CAKDFeatureLoss(FeatureLoss):
         """The last step's means, those of divergences with ``tau**2``."""
         if self._divergences is None:
             return {}
-        return self._divergences.terms(self.tau**2) | super().terms
+        terms = self._divergences.terms(self.tau**2)
+        return {**terms, 'r': self.ratio, **super().terms}
 
     def _strong(
         self, feature_T: Tensor, gt_labels: Tensor | None, head_weight: Tensor | None
     ) -> Tensor:
         """Return which channels (or elements of a row) are strong, bool (N, E)."""
         scored = to_scored(feature_T, self.granularity)
+        if self.scorer.by_image:
+            self.scorer.images = self._images(len(feature_T)).to(
+                feature_T.device, non_blocking=True
+            )
         scores = self.scorer(scored, gt_labels, head_weight)
         if scores.shape != scored.shape[:2]:
             raise ValueError(
@@ -233,6 +254,14 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'return one per channel, {tuple(scored.shape[:2])}.'
             )
         return strongest(scores, self.count(scores.shape[-1]))
+
+    def _images(self, count: int) -> Tensor:
+        """Return a number of each image, int64, which it has on any rank."""
+        indices, self.indices = self.indices, None
+        if indices is not None and len(indices) == count:
+            return indices
+        # Ranks are dealt out the images in turn by mmengine's samplers.
+        return torch.arange(count) * get_world_size() + get_rank()
 
     def count(self, elements: int) -> int:
         """Return how many of a row's elements are strong.
@@ -251,11 +280,18 @@ class CAKDFeatureLoss(FeatureLoss):
         return count
 
     @torch.no_grad()
-    def ratio(self, feature_T: Tensor, mask: Tensor) -> Tensor:
-        """Return r, the teacher's activation in S over that in W, up to date."""
-        if self.training:
-            both = cluster_sums(to_rows(feature_T, self.granularity), mask)
-            self.activation.update(both / max(len(feature_T), 1))
+    def _take_in(self, feature_T: Tensor, mask: Tensor) -> None:
+        """Let r follow the teacher's activation in the clusters of this batch."""
+        both = cluster_sums(to_rows(feature_T, self.granularity), mask)
+        batch = self.activation, both / max(len(feature_T), 1)
+        if self.queue is None or self.gamma == ADAPTIVE:
+            update_means([batch])
+        else:
+            self.queue.append(batch)  # r is only logged
+
+    @property
+    def ratio(self) -> Tensor:
+        """The running r, the teacher's activation in S over that in W, a scalar."""
         strong, weak = self.activation.value
         tiny = torch.finfo(weak.dtype).tiny
         # Before the first batch, and for all-zero features, the clusters are equal.

@@ -303,7 +303,8 @@ class CRDBankLoss(DistillLoss):
                 f'indices holds {outside}, but the training set has '
                 f'{len(self.labels)} images: give places in that set.'
             )
-        return indices.to(self.labels.device, torch.int64)
+        # The host does not wait for what a GPU has yet to do.
+        return indices.to(self.labels.device, torch.int64, non_blocking=True)
 
     # What ranks share
 
@@ -337,7 +338,7 @@ class CRDBankLoss(DistillLoss):
             missing = self.batch_size - len(indices)
             indices = nn.functional.pad(indices, (0, missing), value=-1)
             both = nn.functional.pad(both, (0, 0, 0, missing))
-            indices, both = (torch.cat(all_gather(x)) for x in (indices, both))
+            indices, both = _of_all_ranks(indices, both)
         if not len(indices):
             return
         indices, both, valid = merge_repeats(indices, both)
@@ -361,6 +362,16 @@ def _vectors(side: str, feature: Tensor, layer: nn.Linear) -> Tensor:
             f'{key} in the config of CRDBankLoss.'
         )
     return vectors.to(layer.weight.dtype)
+
+
+def _of_all_ranks(indices: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int64 (B,) and float (B, E) of all ranks, one below the other."""
+    # The bytes of the indices go as more columns of the rows, so that one exchange
+    # does for both.
+    sent = torch.cat((rows, indices.unsqueeze(1).view(rows.dtype)), 1)
+    received = torch.cat(all_gather(sent))
+    rows, columns = received.tensor_split((rows.shape[1],), 1)
+    return columns.contiguous().view(torch.int64).squeeze(1), rows
 
 
 def _checked_labels(given: np.ndarray | Tensor) -> Tensor:

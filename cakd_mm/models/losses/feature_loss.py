@@ -1,6 +1,7 @@
 """The base class of losses between two features: layout, standardisation, checks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,15 +119,9 @@ class FeatureLoss(DistillLoss):
 
     def _checked(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         """Check both features; return them in the precision to compute in."""
-        check_float_tensor('preds_S', preds_S)
-        check_float_tensor('preds_T', preds_T)
+        student = self._prepared('preds_S', preds_S)
+        teacher = self._prepared('preds_T', preds_T).detach()
         self.check_teacher(preds_T)
-        student, teacher = (
-            feature if feature.dtype == torch.float64 else feature.float()
-            for feature in (preds_S, preds_T)
-        )
-        if self.granularity == 'pooled':
-            student, teacher = pool(student), pool(teacher)
         width = teacher.shape[channel_dim(teacher)]
         if self.channels not in (None, width):
             raise ValueError(
@@ -145,14 +140,29 @@ class FeatureLoss(DistillLoss):
                 "(model.distiller.connectors, and connector='...' in "
                 'loss_forward_mappings).'
             )
-        return student, teacher.detach()
+        return student, teacher
+
+    def _prepared(self, name: str, feature: Tensor) -> Tensor:
+        """Return a feature in the precision to compute in, averaged if pooled."""
+        check_float_tensor(name, feature)
+        feature = feature if feature.dtype == torch.float64 else feature.float()
+        return pool(feature) if self.granularity == 'pooled' else feature
+
+    def norm_batches(
+        self, inputs: Mapping[str, Any]
+    ) -> list[tuple[RunningNorm, Tensor]]:
+        """Return the teacher's rows for its standardisation."""
+        if self.norm is None or not self.training:
+            return []
+        teacher = self._prepared('preds_T', inputs['preds_T'])
+        return [(self.norm, _channel_rows(teacher))]
 
     def _rows(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Standardise both features if asked to, and lay them out in rows."""
         if self.norm is not None:
             dim = channel_dim(teacher)
             if self.training:
-                self.norm.update(teacher.movedim(dim, -1).flatten(0, -2))
+                self.norm.update(_channel_rows(teacher))
             student, teacher = self.norm(student, dim), self.norm(teacher, dim)
         return to_rows(student, self.granularity), to_rows(teacher, self.granularity)
 
@@ -179,3 +189,8 @@ class FeatureLoss(DistillLoss):
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of one value per row, (R,), times ``loss_weight``."""
         return values.sum() * (self.loss_weight / max(len(values), 1))
+
+
+def _channel_rows(feature: Tensor) -> Tensor:
+    """Lay a feature out with the channels of one position per row."""
+    return feature.movedim(channel_dim(feature), -1).flatten(0, -2)

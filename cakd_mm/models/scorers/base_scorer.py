@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ..statistics import RunningNorm
 from ..term_axis import TermLabels
 
 
@@ -21,6 +22,10 @@ class BaseScorer(nn.Module):
             or ``'head_weight'``; the loss demands them. Defaults to none.
         one_class (bool): Whether an image with several labels, or with none, has to
             be refused. Defaults to False.
+        by_image (bool): Whether scores depend on :attr:`images`. Defaults to False.
+        images (Tensor, optional): A number of each image of the batch, int64, which
+            it has on any rank: its place in the training set, or in the batch of all
+            ranks. The loss sets it if ``by_image``. Defaults to None.
         meaning (str): What a score is, for the title of a plot. Defaults to ''.
         term_labels (TermLabels): Axis and legend of the terms in plots.
         terms (dict[str, Tensor]): Detached scalars of the last call, which are
@@ -32,6 +37,7 @@ class BaseScorer(nn.Module):
     elementwise = True
     needs: tuple[str, ...] = ()
     one_class = False
+    by_image = False
     meaning: ClassVar[str] = ''
     term_labels: ClassVar[TermLabels] = {}
 
@@ -39,6 +45,7 @@ class BaseScorer(nn.Module):
         super().__init__()
         self.terms: dict[str, Tensor] = {}
         self.auxiliary: Tensor | None = None
+        self.images: Tensor | None = None
 
     @classmethod
     def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
@@ -73,6 +80,10 @@ class BaseScorer(nn.Module):
             Tensor: (N, C) scores.
         """
         raise NotImplementedError
+
+    def norm_batches(self, feature: Tensor) -> list[tuple[RunningNorm, Tensor]]:
+        """Return the rows with which :meth:`forward` is going to update each norm."""
+        return []
 
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return what a user should be told about the logged terms, if anything."""

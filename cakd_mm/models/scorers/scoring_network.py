@@ -134,7 +134,7 @@ class ScoringNetwork(BaseScorer):
             ValueError: the feature does not have ``channels`` channels, or rows
                 mark several classes without ``multi_label`` (seen on a CPU).
         """
-        feature = feature.mean(-1) if feature.dim() == 3 else feature
+        feature = _vectors(feature)
         if feature.shape[1] != self.norm.mean.numel():
             raise ValueError(
                 f"The teacher's feature has {feature.shape[1]} channels, but "
@@ -161,6 +161,10 @@ class ScoringNetwork(BaseScorer):
                 self.auxiliary = self.loss_weight * (error + self.penalty * budget)
         return scores.detach()
 
+    def norm_batches(self, feature: Tensor) -> list[tuple[RunningNorm, Tensor]]:
+        """Return the feature's vectors for its standardisation."""
+        return [(self.norm, _vectors(feature))] if self.training else []
+
     def _error(self, logits: Tensor, gt_labels: Tensor) -> Tensor:
         """Return the cross entropy of the classifier, a scalar."""
         if self.multi_label:
@@ -183,3 +187,8 @@ class ScoringNetwork(BaseScorer):
             'about random. Raise scorer.penalty, lower the learning rate of '
             'model.distiller with paramwise_cfg, or use ActivationScorer.'
         )
+
+
+def _vectors(feature: Tensor) -> Tensor:
+    """Average a feature (N, C, P) over its positions."""
+    return feature.mean(-1) if feature.dim() == 3 else feature

@@ -351,7 +351,7 @@ def test_deferred_reads_nothing_between_logging_points(start):
     assert quiet == [1, 2, 3, 5]
 
 
-def one_rank(rank, folder, mode, bad_step, both):
+def one_rank(rank, folder, mode, bad_step, saved_step, both):
     """What each of two processes does; writes down how it ended."""
     torch.distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
@@ -375,6 +375,11 @@ def one_rank(rank, folder, mode, bad_step, both):
                 loss_a=torch.tensor(math.nan if bad else 1.5), loss_b=torch.tensor(2.0)
             )
             guard.after_train_iter(runner, step, outputs=losses)
+            if step + 1 == saved_step:
+                guard.before_checkpoint(runner)
+                if rank == 0:  # where the runner saves
+                    weights = runner.model.state_dict()
+                    guard.before_save_checkpoint(runner, dict(state_dict=weights))
     except NonFiniteError as error:
         text = str(error)
     (folder / f'{rank}').write_text(f'{runner.iter + 1}|{text}')
@@ -383,14 +388,21 @@ def one_rank(rank, folder, mode, bad_step, both):
 
 
 @pytest.mark.parametrize(
-    ('mode', 'bad_step', 'stops_at'),
-    [('immediate', 2, 2), ('deferred', 4, 6), ('deferred', None, 6)],
+    ('mode', 'bad_step', 'saved_step', 'stops_at'),
+    [
+        ('immediate', 2, None, 2),
+        ('deferred', 4, None, 6),
+        ('auto', 4, 5, 5),
+        ('deferred', None, 5, 6),
+    ],
 )
-def test_two_ranks_stop_together(tmp_path, mode, bad_step, stops_at):
+def test_two_ranks_stop_together(tmp_path, mode, bad_step, saved_step, stops_at):
     context = multiprocessing.get_context('fork')
     both = context.Barrier(2)
     ranks = [
-        context.Process(target=one_rank, args=(rank, tmp_path, mode, bad_step, both))
+        context.Process(
+            target=one_rank, args=(rank, tmp_path, mode, bad_step, saved_step, both)
+        )
         for rank in range(2)
     ]
     for process in ranks:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from tiny import digits_config
 
 from cakd_mm.engine import launch
@@ -85,7 +85,17 @@ def test_as_many_as_asked_for_are_kept(run, keep):
     cfg = config(by_epoch=False, filename_tmpl='at_{}.pth')
     cfg.default_hooks.checkpoint.max_keep_ckpts = keep
     runner = run(cfg)
+    # What a hook on every rank sees before each of them.
+    seen = []
+
+    class Notes(Hook):
+        def before_checkpoint(self, runner):
+            seen.append((runner.iter, f'at_{runner.iter + 1}.pth'))
+            assert seen[-1][1] not in names(runner.work_dir)
+
+    runner.register_hook(Notes())
     runner.train()
+    assert seen == [(0, 'at_1.pth'), (1, 'at_2.pth'), (2, 'at_3.pth')]
     kept = ['at_1.pth', 'at_2.pth', 'at_3.pth']
     assert names(runner.work_dir) == kept[-keep:] if keep > 0 else kept
 

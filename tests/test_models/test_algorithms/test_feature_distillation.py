@@ -21,6 +21,7 @@ from cakd_mm.models.losses import CAKDFeatureLoss
 from cakd_mm.models.statistics import RunningMean, RunningNorm
 
 SINGLE = 'cakd/ablations/digits/digits_logit-single_network.py'
+DOUBLE = 'cakd/ablations/digits/digits_logit-double_network.py'
 ACTIVATION = 'cakd/ablations/digits/digits_logit-single_activation.py'
 SCORER = 'distiller.distill_losses.loss_feature.scorer.'
 CONNECTOR = 'distiller.connectors.feature.'
@@ -320,6 +321,7 @@ def test_mixed_precision_and_accumulated_gradients(whole, tmp_path):
 # --- Two processes -------------------------------------------------------------
 
 STEPS = 3
+ROUNDING = dict(rtol=1e-4, atol=1e-6)
 
 
 def statistics(parts):
@@ -377,25 +379,49 @@ def steps_under_ddp(cfg, rank, stopped=False, unused=False):
     return sorted(losses), grads
 
 
+def distilled(cfg, part):
+    """Buffers of the distiller after two steps on a part of each batch."""
+    model = algorithm(cfg).double()
+    model.student.eval()  # each rank has the statistics of its own images
+    for step in range(2):
+        data = batch(model, seed=step)
+        inputs, samples = data['inputs'][part].double(), data['data_samples'][part]
+        model(inputs, samples, mode='loss')
+    return {
+        **dict(model.distiller.named_buffers()),
+        **{
+            name: value
+            for name, value in model.distiller.terms().items()
+            if name.endswith(('/r', '/lambda'))
+        },
+    }
+
+
 def test_two_ranks(tmp_path):
     """They keep the statistics of the joined batch and train under DDP."""
-    cfg = config(tmp_path)
+    cfg, double = config(tmp_path), config(tmp_path, DOUBLE)
+    double.model.distiller.balancer.limits = (1e-9, 1e9)
 
     def work(rank):
         found = statistics([(s[rank::2], t[rank::2]) for s, t in batches()])
+        found |= distilled(double, slice(rank, None, 2))
         found['distilled'] = steps_under_ddp(cfg, rank)
         found['stopped'] = steps_under_ddp(cfg, rank, stopped=True, unused=True)
         found['refused'] = steps_under_ddp(cfg, rank, stopped=True)
         return found
 
     first, second = two_ranks(work, tmp_path)
-    expected = statistics(batches())
+    expected = statistics(batches()) | distilled(double, slice(None))
     alone = statistics([(s[::2], t[::2]) for s, t in batches()])
+    alone |= distilled(double, slice(0, None, 2))
     for name, value in expected.items():
         assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
+        is_double = value.dtype == torch.float64
+        tolerance = dict(rtol=1e-13, atol=1e-13) if is_double else ROUNDING
+        torch.testing.assert_close(first[name], value, **tolerance)
         # One half of the batch would give something else.
-        assert not torch.allclose(alone[name], value, rtol=1e-3), name
+        is_count = name.endswith('batches')
+        assert is_count or not torch.allclose(alone[name], value, rtol=1e-5), name
     # All that is trained gets a gradient in every step, the same on both ranks,
     # although a part of the graph is gone through for grad_ratio before.
     names, grads = first['distilled']

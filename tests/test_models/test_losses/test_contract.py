@@ -239,7 +239,7 @@ def test_the_weight_is_a_factor_of_the_loss_but_not_of_its_terms(case):
 
 @WITHOUT_DATASET
 def test_it_is_a_mean_over_the_batch(case):
-    """Twice the same samples, and any order of them, give the same loss."""
+    """Twice the same samples, any order of them, and halves give the same loss."""
     student, teacher = scores()
     loss, order = case().double(), torch.tensor([3, 1, 5, 0, 4, 2])
 
@@ -250,6 +250,9 @@ def test_it_is_a_mean_over_the_batch(case):
     assert once.dim() == 0
     assert_close(of_rows(order), once)
     assert_close(of_rows(torch.cat((order, order))), once)
+    # So that two ranks compute what one does of all images.
+    halves = [of_rows(rows) for rows in (order[::2], order[1::2])]
+    assert_close(sum(halves) / 2, once)
 
 
 @EVERY_CASE

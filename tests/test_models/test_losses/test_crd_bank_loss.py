@@ -1,13 +1,16 @@
 import math
 import re
+from types import SimpleNamespace
 
 import goldens
 import numpy as np
 import pytest
 import torch
 from mmrazor.registry import MODELS
+from sizes import Sizes
 from torch.testing import assert_close
 
+from cakd_mm.engine.hooks import FiniteLossHook
 from cakd_mm.models.losses import CRDBankLoss
 from cakd_mm.models.losses import crd_bank_loss as module
 
@@ -165,6 +168,22 @@ def test_only_the_batch_is_entered_and_every_row_has_length_one():
         assert rows.tolist() == list(range(0, 40, 5))
         assert_close(bank[rows].norm(dim=1), torch.ones(8))
     assert loss.steps == 1
+
+
+def test_a_step_copies_no_bank():
+    """Also with the guard against nan, in the way it works on a GPU."""
+    loss = make(labels=np.arange(5000) % 3, feat_dim=64)
+    guard = FiniteLossHook(mode='deferred', interval=2)
+    runner = SimpleNamespace(model=loss, iter=0, epoch=0)
+    guard.before_train(runner)
+    loss(*features(), torch.arange(8))  # the first step computes Z
+    with Sizes() as sizes:
+        for runner.iter in range(1, 5):
+            value = loss(*features(), torch.arange(8))
+            value.backward()
+            guard.after_train_iter(runner, runner.iter, outputs=dict(loss=value))
+    # Scores of eight images in a bank.
+    assert sizes.largest == 4 * 8 * 5000 < loss.bank_S.nbytes / 7
 
 
 def test_an_image_that_comes_twice_is_entered_once_in_any_order():

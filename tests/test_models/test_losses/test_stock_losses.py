@@ -45,6 +45,21 @@ def test_kl_divergence_is_kd(entry, dtype):
     goldens.assert_matches(entry, *run(entry, dtype, config))
 
 
+@pytest.mark.parametrize(
+    ('kind', 'shape', 'is_mean'),
+    [('DISTLoss', (8, 5), False), ('PKDLoss', (8, 5, 3, 3), False)]
+    + [('KLDivergence', (8, 5), True), ('ATLoss', (8, 5, 3, 3), True)],
+)
+def test_which_losses_differ_on_two_ranks(kind, shape, is_mean):
+    """docs/speed.md names those that compare the images of a batch."""
+    draw = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, *shape, generator=draw, dtype=torch.float64)
+    loss = MODELS.build(dict(type=kind))
+    halves = [loss(*pair[:, rank::2]) for rank in range(2)]
+    is_close = torch.allclose(sum(halves) / 2, loss(*pair), rtol=1e-6)
+    assert is_close == is_mean
+
+
 @BOTH
 @pytest.mark.parametrize('entry', goldens.cases('DIST'))
 def test_dist_loss_is_dist(entry, dtype):

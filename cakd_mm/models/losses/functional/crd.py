@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...uniform_bits import uniform_bits
+
 # Most scores of a bank that are in memory at a time: 256 MB in float32.
 MOST_SCORES = 2**26
 # An embedding that is shorter counts as zero.
 LEAST_NORM = 1e-12
-# The constants of the SplitMix64 generator, as signed numbers.
-INCREMENT = 0x9E3779B97F4A7C15 - 2**64
-FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -154,24 +153,33 @@ def merge_repeats(indices: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, 
     """Give all rows of one sample their mean; replace rows that must not be stored.
 
     A row with a negative index (padding) or an embedding that is not finite is
-    replaced by the first good row. No size depends on the data, so that the host need
-    not wait for a GPU. ``indices`` is int64 (B,), B >= 1, and ``embeddings`` (B, E).
+    replaced by the good row of the lowest index. It takes O(B log B) time and O(B)
+    memory, and no size depends on the data, so that the host need not wait for a GPU.
+    ``indices`` is int64 (B,), B >= 1, and ``embeddings`` (B, E).
 
     Returns:
         tuple: Indices (B,), embeddings (B, E), equal for equal indices, and
         whether there is any good row at all, a bool scalar.
     """
     good = (indices >= 0) & embeddings.isfinite().all(1)
+    # Rows that are not good come last, as if they were of one sample more.
+    keys = torch.where(good, indices, torch.iinfo(indices.dtype).max)
     embeddings = torch.where(good.unsqueeze(1), embeddings, 0.0)
-    same = (indices.unsqueeze(1) == indices) & good
-    means = same.to(embeddings.dtype) @ embeddings
-    means = means / same.sum(1, keepdim=True).clamp(min=1)
-    places = torch.arange(len(indices), device=indices.device, dtype=torch.int32)
-    nowhere = len(indices)
-    first = torch.where(same, places, nowhere).amin(1)
-    fallback = torch.where(good, places, nowhere).amin().clamp(max=nowhere - 1)
-    source = torch.where(first < nowhere, first, fallback).long()
-    return indices[source].clamp(min=0), means[source], good.any()
+    ordered, order = keys.sort(stable=True)
+    first = torch.searchsorted(ordered, ordered)
+    counts = torch.searchsorted(ordered, ordered, right=True) - first
+    places = torch.arange(len(ordered), device=ordered.device)
+    # The rows of a sample are added in their order, and therefore to the same sum on
+    # every rank. Places that are not the first of a sample get no rows.
+    means = torch.segment_reduce(
+        embeddings[order],
+        'mean',
+        lengths=torch.where(first == places, counts, 0),
+        unsafe=True,  # otherwise the host would wait to check the lengths
+    )
+    source = torch.where(good, torch.searchsorted(ordered, keys), 0)
+    valid = good.any()
+    return torch.where(valid, ordered[source], 0), means[source], valid
 
 
 @torch.no_grad()
@@ -252,26 +260,3 @@ def draw_others(
     # Places from the sample's own class on are moved behind its block.
     place = place.add_(size * (place >= start))
     return blocks.order[place].long()
-
-
-def uniform_bits(indices: Tensor, count: int, seed: Tensor, step: Tensor) -> Tensor:
-    """Return ``count`` random numbers for each index: (B,) -> int64 (B, count).
-
-    They are uniform in [0, 2**63): the outputs of a SplitMix64 generator that every
-    (seed, step, index) starts anew.
-    """
-    key = _mix(_mix(_mix(seed + INCREMENT) + step + INCREMENT) + indices + INCREMENT)
-    numbers = torch.arange(1, count + 1, device=indices.device)
-    return _mix(key.unsqueeze(1) + numbers * INCREMENT).bitwise_and_(2**63 - 1)
-
-
-def _mix(bits: Tensor) -> Tensor:
-    """Mix the 64 bits of each number; products wrap around."""
-    bits = (bits ^ _shifted(bits, 30)) * FACTORS[0]
-    bits = (bits ^ _shifted(bits, 27)) * FACTORS[1]
-    return bits ^ _shifted(bits, 31)
-
-
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Shift to the right and fill with zeros instead of the sign."""
-    return (bits >> by) & (2 ** (64 - by) - 1)

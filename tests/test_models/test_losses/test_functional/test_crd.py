@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from scipy.stats import chisquare
+from sizes import Sizes
 from torch.testing import assert_close
 
 from cakd_mm.models.losses import CRDBankLoss
@@ -190,12 +191,12 @@ def test_merging_gives_repeats_their_mean():
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
 def test_merging_leaves_out_padding_and_what_is_not_finite(bad):
-    indices = torch.tensor([-1, 5, 3, 3, 8, -1])
-    rows = torch.tensor([[9.0, 9], [bad, 1], [1, bad], [4, 4], [6, 6], [0, 0]])
+    indices = torch.tensor([-1, 5, 3, 8, 3, -1])
+    rows = torch.tensor([[9.0, 9], [bad, 1], [1, bad], [6, 6], [4, 4], [0, 0]])
     got, means, valid = merge_repeats(indices, rows)
-    # The first good row, of sample 3, stands for those left out.
-    assert got.tolist() == [3, 3, 3, 3, 8, 3]
-    assert means.tolist() == [[4, 4], [4, 4], [4, 4], [4, 4], [6, 6], [4, 4]]
+    # The good row of the lowest sample, 3, stands for those left out.
+    assert got.tolist() == [3, 3, 3, 8, 3, 3]
+    assert means.tolist() == [[4, 4], [4, 4], [4, 4], [6, 6], [4, 4], [4, 4]]
     assert valid
 
 
@@ -208,6 +209,28 @@ def test_merging_without_a_good_row():
     before = bank.clone()
     update_bank(bank, got, means, 0.5, valid)
     assert torch.equal(bank, before)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_merging_many_rows(dtype):
+    """Each sample's rows against their mean, in memory for a few copies of them."""
+    draw = torch.Generator().manual_seed(0)
+    indices = torch.randint(-40, 400, (4000,), generator=draw)
+    rows = torch.randn(4000, 16, generator=draw, dtype=dtype)
+    rows[::9, 3] = math.nan
+    with Sizes() as sizes:
+        got, means, valid = merge_repeats(indices, rows)
+    assert sizes.largest == rows.nbytes
+    assert valid
+    good = (indices >= 0) & rows.isfinite().all(1)
+    lowest = int(indices[good].min())
+    for place, index in enumerate(indices.tolist()):
+        index = index if good[place] else lowest
+        assert got[place] == index
+        alike = rows[good & (indices == index)]
+        assert_close(means[place], alike.mean(0))
+        if len(alike) == 1:
+            assert torch.equal(means[place], alike[0])
 
 
 @pytest.mark.parametrize('momentum', [0.0, 0.9])
