@@ -84,7 +84,7 @@ def _gather(value: Any, error: str | None) -> list[tuple[str, Any]]:
     reports = all_gather_object((host(), value, error))
     failed = [(host, error) for host, _, error in reports]
     if error is None and any(text is not None for _, text in failed):
-        raise OtherRankError(_by_rank(failed))
+        raise OtherRankError(f'Another rank has failed: {_by_rank(failed)}')
     return [(host, value) for host, value, _ in reports]
 
 

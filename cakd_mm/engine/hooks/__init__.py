@@ -7,6 +7,7 @@ from .distill_warmup_hook import DistillWarmupHook
 from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .label_range_hook import LabelRangeHook
+from .node_scores_hook import NodeScoresHook
 from .same_start_hook import SameStartHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
@@ -26,6 +27,7 @@ __all__ = [
     'ExtractStudentHook',
     'FiniteLossHook',
     'LabelRangeHook',
+    'NodeScoresHook',
     'NonFiniteError',
     'SameStartHook',
     'SampleIndexHook',

@@ -51,7 +51,8 @@ def choose_checkpoint(cfg: Config) -> list[tuple[int, str]]:
     """Let a run that is to go on without a path go on from its newest whole checkpoint.
 
     Its path becomes the config's ``load_from``. If the work dir has none, the run
-    begins from scratch. The first rank chooses for all.
+    begins from scratch. The first rank chooses for all, and each takes the file of
+    that name from its own work dir.
 
     Returns:
         list[tuple[int, str]]: What to log, each with its level.
@@ -66,16 +67,27 @@ def choose_checkpoint(cfg: Config) -> list[tuple[int, str]]:
     found = Found()
     if is_main_process():
         found = _newest(cfg)
-    cfg.load_from, *_ = exchange(found.path)
-    if cfg.load_from is None:  # A node with a work dir of its own may have one.
+    name, *_ = exchange(_within(cfg.work_dir, found.path))
+    if name is None:  # A node with a work dir of its own may have one.
         if not is_main_process():
             found = _newest(cfg)
-        _require_same(str(found.path or 'no whole checkpoint'), cfg.work_dir)
-    elif not is_remote(cfg.load_from):
-        is_here = os.path.isfile(cfg.load_from)
+        _require_same(found.path or 'no whole checkpoint', cfg.work_dir)
+        cfg.load_from = None
+    else:
+        remote = is_remote(name)
+        cfg.load_from = name if remote else os.path.join(cfg.work_dir, name)
+        is_here = remote or os.path.isfile(cfg.load_from)
         _require_same('the file' if is_here else 'no such file', cfg.load_from)
     cfg.resume = cfg.load_from is not None
     return _notes(cfg, found)
+
+
+def _within(work_dir: str, path: str | None) -> str | None:
+    """Return a path as seen from the work dir, or as it is if it leads out of it."""
+    if path is None or is_remote(path):
+        return path
+    name = os.path.relpath(path, work_dir)
+    return os.path.abspath(path) if name.startswith(os.pardir) else name
 
 
 def _newest(cfg: Config) -> Found:
