@@ -20,16 +20,20 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.read_config(args)
-    if args.out:
-        dump = ConfigDict(type='DumpResults', out_file_path=args.out)
-        own = cfg.test_evaluator
-        cfg.test_evaluator = [*own, dump] if isinstance(own, list) else [own, dump]
-    launch.join_ranks(cfg)
-    launch.check_own_arguments(cfg)
-    launch.check_data(cfg, ('test',))
-    launch.adapt_to_device(cfg)
-    launch.build_test_runner(cfg, args.checkpoint).test()
+    with launch.together(), launch.joined_on_error(args.launcher):
+        cfg = launch.read_config(args)
+        if args.out:
+            dump = ConfigDict(type='DumpResults', out_file_path=args.out)
+            own = cfg.test_evaluator
+            cfg.test_evaluator = [*own, dump] if isinstance(own, list) else [own, dump]
+        launch.join_ranks(cfg)
+        launch.check_own_arguments(cfg)
+        launch.check_data(cfg, ('test',))
+    with launch.errors_in_log():
+        with launch.together():
+            launch.adapt_to_device(cfg)
+            runner = launch.build_test_runner(cfg, args.checkpoint)
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -32,24 +32,26 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.read_config(args)
-    if args.amp:
-        launch.use_amp(cfg)
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    if args.auto_scale_lr:
-        launch.enable_auto_scale_lr(cfg)
-    launch.join_ranks(cfg)
-    launch.check_own_arguments(cfg)
-    launch.check_checkpoints(cfg)
-    launch.check_data(cfg, ('train', 'val'))
-    with launch.own_work_dir(cfg):
-        launch.adapt_to_device(cfg)
-        runner = launch.build_runner(cfg)
-        launch.check_room(runner)
-        launch.check_steps(runner)
-        launch.mention_batch(runner)
+    with launch.together(), launch.joined_on_error(args.launcher):
+        cfg = launch.read_config(args)
+        if args.amp:
+            launch.use_amp(cfg)
+        if args.resume is not None:
+            cfg.resume = True
+            cfg.load_from = None if args.resume == 'auto' else args.resume
+        if args.auto_scale_lr:
+            launch.enable_auto_scale_lr(cfg)
+        launch.join_ranks(cfg)
+        launch.check_own_arguments(cfg)
+        launch.check_checkpoints(cfg)
+        launch.check_data(cfg, ('train', 'val'))
+    with launch.own_work_dir(cfg), launch.errors_in_log():
+        with launch.together():
+            launch.adapt_to_device(cfg)
+            runner = launch.build_runner(cfg)
+            launch.check_room(runner)
+            launch.check_steps(runner)
+            launch.mention_batch(runner)
         runner.train()
 
 

@@ -12,6 +12,10 @@ default_hooks = dict(
     checkpoint=dict(type='WholeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    # Let all ranks start from the same weights and teacher, or stop all of them.
+    same_start=dict(type='SameStartHook'),
+    # Score on nodes that share no disk.
+    node_scores=dict(type='NodeScoresHook'),
     # Stop at nan or inf with step, component and advice.
     finite=dict(type='FiniteLossHook', interval=100),
     # Refuse labels the head has no output for.

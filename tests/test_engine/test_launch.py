@@ -281,6 +281,19 @@ class TestProcesses:
             with pytest.raises(ValueError, match='env_cfg.dist_cfg.timeout'):
                 launch.join_ranks(cfg)
 
+    def test_a_rank_joins_before_it_fails(self, monkeypatch):
+        """Only so can the others be told."""
+        joined = []
+        monkeypatch.setattr(launch.ranks, 'join_ranks', joined.append)
+        with launch.joined_on_error('slurm'):
+            pass
+        with pytest.raises(dist.DistError), launch.joined_on_error('slurm'):
+            raise dist.DistError  # It is joining that has failed.
+        assert joined == []
+        with pytest.raises(KeyError), launch.joined_on_error('slurm'):
+            raise KeyError
+        assert [dict(cfg) for cfg in joined] == [dict(launcher='slurm')]
+
     @pytest.mark.parametrize(
         ('launcher', 'names'),
         [

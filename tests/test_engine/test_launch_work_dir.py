@@ -14,9 +14,11 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 from mmengine.config import Config
+from ranks import two_ranks
 from torch import nn
 
 from cakd_mm.engine.launch import check_room, own_work_dir, work_dir
+from cakd_mm.utils.agreement import OtherRankError, exchange
 
 # Locks a work dir until its standard input ends.
 HOLDER = """
@@ -96,13 +98,28 @@ def test_an_owner_on_another_host_is_not_waited_for(tmp_path):
         assert time.monotonic() - began < work_dir.PATIENCE
 
 
-def test_other_ranks_share_the_lock_of_the_first(holder, tmp_path, monkeypatch):
-    monkeypatch.setenv('RANK', '1')
-    with own_work_dir(config(tmp_path, 'pytorch')):
-        pass
-    # Without a launcher there is one rank, whatever a scheduler's shell says.
-    with pytest.raises(RuntimeError), own_work_dir(config(tmp_path)):
-        pass
+def test_the_first_rank_locks_for_all_and_each_has_to_write(tmp_path):
+    shared, file = tmp_path / 'run', tmp_path / 'file'
+    file.write_text('')
+
+    def work(rank: int) -> list[str]:
+        found = [str(os.getpid())]
+        with own_work_dir(config(shared, 'pytorch')):
+            found.append((shared / '.training.json').read_text())
+            exchange(None)  # Only now may the lock end.
+        try:
+            with own_work_dir(config((shared, file)[rank] / 'run', 'pytorch')):
+                pass
+        except (OSError, OtherRankError) as error:
+            found.append(str(error))
+        exchange(None)
+        FileLock(shared / 'run/.training.lock').acquire(timeout=rank)
+        return found
+
+    (pid, own, other), (_, same, refused) = two_ranks(work, tmp_path)
+    assert own == same == json.dumps(dict(pid=int(pid), host=os.uname().nodename))
+    assert 'Nothing can be written there (Not a directory)' in refused
+    assert refused in other
 
 
 def test_an_owner_that_says_nothing_is_another_process(holder, tmp_path):

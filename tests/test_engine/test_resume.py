@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from ranks import two_ranks
 from tiny import CONFIGS, digits_config
 from tools_inside import run_tool
 
 from cakd_mm.engine import launch
 from cakd_mm.engine.launch.resume import choose_checkpoint
+from cakd_mm.utils.agreement import exchange
 
 META = dict(epoch=1, iter=1)
 STATE = dict(
@@ -110,18 +112,62 @@ def test_what_is_named_is_left_alone(cfg, tmp_path, resume):
     assert cfg.load_from == ('given.pth' if resume else None)
 
 
-def test_all_ranks_take_the_file_of_the_first(cfg, monkeypatch):
-    """Another rank looks at no file."""
-    resume = launch.resume
+def test_each_rank_goes_on_from_the_first_ones_file_in_its_own_work_dir(tmp_path):
+    """Nodes may share no disk; then a file that one has not stops them all."""
 
-    def broadcast(data):
-        data[:] = ['of the first rank']
+    def work(rank: int) -> list:
+        here = tmp_path / f'node{rank}'
+        here.mkdir()
+        found = []
 
-    monkeypatch.setattr(resume, 'is_main_process', lambda: False)
-    monkeypatch.setattr(resume, 'broadcast_object_list', broadcast)
-    monkeypatch.setattr(resume, 'newest_checkpoint', None)
-    choose_checkpoint(cfg)
-    assert (cfg.load_from, cfg.resume) == ('of the first rank', True)
+        def choose() -> None:
+            cfg = Config(dict(work_dir=str(here), resume=True, load_from=None))
+            try:
+                choose_checkpoint(cfg)
+                found.append((cfg.load_from, cfg.resume))
+            except ValueError as error:
+                found.append(str(error))
+            exchange(None)
+
+        choose()
+        if rank == 1:
+            save(here / 'epoch_1.pth', 1)
+        choose()
+        if rank == 0:
+            save(here / 'epoch_1.pth', 1)
+            save(here / 'epoch_2.pth', 2)
+        choose()
+        if rank == 1:
+            save(here / 'epoch_2.pth', 2)
+            save(here / 'epoch_3.pth', 3)
+        choose()
+        named = Config(dict(resume=True, load_from=str(here / f'epoch_{3 - rank}.pth')))
+        for named.resume in (True, False):
+            try:
+                found.append(launch.check_checkpoints(named))
+            except ValueError as error:
+                found.append(str(error))
+        return found
+
+    differ = 'The ranks do not find the same to go on from: rank 0 on '
+    remedy = 'Let the nodes share the work dir, or copy the checkpoint to each.'
+    host = os.uname().nodename
+    for rank, found in enumerate(two_ranks(work, tmp_path)):
+        here = tmp_path / f'node{rank}'
+        assert found[0] == (None, False)
+        start, file = f"`--resume` = '{here}': ", tmp_path / 'node1/epoch_1.pth'
+        assert found[1] == (
+            f'{start}{differ}{host}: no whole checkpoint; '
+            f'rank 1 on {host}: {file}. {remedy}'
+        )
+        start = f"`--resume` = '{here}/epoch_2.pth': "
+        lacks = f'rank 1 on {host}: no such file. {remedy}'
+        assert found[2] == f'{start}{differ}{host}: the file; {lacks}'
+        assert found[3] == (f'{here}/epoch_2.pth', True)
+        start = f"`--resume` = '{here}/epoch_{3 - rank}.pth': "
+        has = f'rank 1 on {host}: the file. {remedy}'
+        assert found[4] == f'{start}{differ}{host}: no such file; {has}'
+        assert found[5] is None  # The hook sends the weights.
 
 
 def test_a_changed_schedule_is_told_of_the_newest_too(cfg, tmp_path):

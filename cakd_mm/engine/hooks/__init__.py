@@ -8,6 +8,8 @@ from .distill_warmup_hook import DistillWarmupHook
 from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .label_range_hook import LabelRangeHook
+from .node_scores_hook import NodeScoresHook
+from .same_start_hook import SameStartHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
 from .student_ema_hook import StudentEMAHook
@@ -28,7 +30,9 @@ __all__ = [
     'ExtractStudentHook',
     'FiniteLossHook',
     'LabelRangeHook',
+    'NodeScoresHook',
     'NonFiniteError',
+    'SameStartHook',
     'SampleIndexHook',
     'SingleImageHook',
     'StudentEMAHook',

@@ -1,5 +1,7 @@
 """What every command-line tool does between its arguments and the Runner."""
 
+from ...utils.agreement import together
+from ...utils.error_log import errors_in_log
 from .checks import (
     check_data,
     check_own_arguments,
@@ -16,7 +18,7 @@ from .config import (
 )
 from .device import adapt_to_device, choose_threads
 from .options import OptionAction
-from .ranks import join_ranks
+from .ranks import join_ranks, joined_on_error
 from .resume import check_checkpoints
 from .runner import build_runner, build_test_runner
 from .work_dir import check_room, own_work_dir
@@ -35,10 +37,13 @@ __all__ = [
     'choose_threads',
     'datasets',
     'enable_auto_scale_lr',
+    'errors_in_log',
     'join_ranks',
+    'joined_on_error',
     'mention_batch',
     'own_work_dir',
     'read_config',
     'require_utf8',
+    'together',
     'use_amp',
 ]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from urllib.request import urlopen
 
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
 from mmengine.registry import (
     DATASETS,
@@ -24,6 +24,7 @@ from mmpretrain.datasets import CIFAR10, CIFAR100, MNIST
 from mmpretrain.datasets.utils import check_integrity
 from torch.utils.data import DataLoader, IterableDataset
 
+from ...utils.agreement import exchange
 from ...utils.arguments import check_part, class_of, require_part
 from ...utils.building import build_part
 from ...utils.errors import describe
@@ -221,7 +222,7 @@ def check_steps(runner: Runner) -> None:
         # A set without a length gives as many batches as it likes.
         if loop is None or isinstance(loop.dataloader.dataset, IterableDataset):
             continue
-        key, counts = f'{part}_dataloader', all_gather_object(len(loop.dataloader))
+        key, counts = f'{part}_dataloader', exchange(len(loop.dataloader))
         if 0 in counts:
             problem = f'It gives no batch of the {_contents(loop.dataloader)}.'
             remedy = 'Give it more images, or lower its batch_size.'

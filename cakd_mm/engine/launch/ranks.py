@@ -1,6 +1,8 @@
 """How the processes of a training find one another."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -51,6 +53,25 @@ def join_ranks(cfg: Config) -> None:
         dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
     else:
         init_dist(cfg.launcher, **settings)
+
+
+@contextmanager
+def joined_on_error(launcher: str) -> Iterator[None]:
+    """Join the other ranks before an error is raised on, so that they can be told.
+
+    What comes before :func:`join_ranks`, such as reading a config that one node alone
+    has not, would otherwise leave the others waiting for this rank.
+
+    Args:
+        launcher (str): ``args.launcher``, because there may be no config.
+    """
+    try:
+        yield
+    except dist.DistError:  # It is joining that has failed.
+        raise
+    except Exception:
+        join_ranks(Config(dict(launcher=launcher)))
+        raise
 
 
 def _set_rank_variables(launcher: str) -> None:

@@ -1,27 +1,38 @@
 """What a run goes on from, or starts from."""
 
 import logging
+import os
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from ...utils.agreement import exchange, require_same
 from ...utils.checkpoint import is_remote, read_checkpoint
 from ...utils.config_text import written
 from ...utils.errors import describe
 from ...utils.newest_checkpoint import KEY, Found, lacks, newest_checkpoint
+
+REMEDY = 'Let the nodes share the work dir, or copy the checkpoint to each.'
 
 
 def check_checkpoints(cfg: Config) -> None:
     """Read the checkpoint that a config names, before building.
 
     That of ``--resume`` without a path is chosen and read by :func:`choose_checkpoint`.
+    A rank may lack a ``load_from``, whose weights :class:`SameStartHook` sends it.
 
     Raises:
         FileNotFoundError, ValueError: it is missing or cannot be read.
+        OtherRankError: another rank has failed so.
     """
     path, resumes = cfg.get('load_from'), cfg.get('resume')
+    is_here = bool(path) and os.path.isfile(os.path.expanduser(path))
+    if resumes:
+        _require_same('the file' if is_here else 'no such file', path)
+    elif any(exchange(is_here)) and not is_here:
+        return
     if path and not is_remote(path):
         key = KEY if resumes else 'load_from'
         remedy = 'Name an earlier checkpoint of the work dir.'
@@ -40,30 +51,62 @@ def choose_checkpoint(cfg: Config) -> list[tuple[int, str]]:
     """Let a run that is to go on without a path go on from its newest whole checkpoint.
 
     Its path becomes the config's ``load_from``. If the work dir has none, the run
-    begins from scratch. The first rank chooses for all, if they can talk already;
-    otherwise each finds the same in the folder.
+    begins from scratch. The first rank chooses for all, and each takes the file of
+    that name from its own work dir.
 
     Returns:
         list[tuple[int, str]]: What to log, each with its level.
 
     Raises:
         ValueError: no file is whole, and one is not merely cut short, so that training
-            from scratch could overwrite what is of use.
+            from scratch could overwrite what is of use; or ranks find different ones.
+        OtherRankError: another rank has failed so.
     """
     if not cfg.get('resume') or cfg.get('load_from'):
         return []
     found = Found()
     if is_main_process():
-        found = newest_checkpoint(Path(cfg.work_dir), cfg)
-        if found.refused and found.path is None:
-            problem = f'No checkpoint there can be read: {[*found.refused.values()]}.'
-            remedy = f'Name one with {KEY} PATH, or move them away to begin anew.'
-            raise ValueError(describe(KEY, cfg.work_dir, problem, remedy))
-    chosen = [found.path]
-    broadcast_object_list(chosen)
-    [cfg.load_from] = chosen
+        found = _newest(cfg)
+    name, *_ = exchange(_within(cfg.work_dir, found.path))
+    if name is None:  # A node with a work dir of its own may have one.
+        if not is_main_process():
+            found = _newest(cfg)
+        _require_same(found.path or 'no whole checkpoint', cfg.work_dir)
+        cfg.load_from = None
+    else:
+        remote = is_remote(name)
+        cfg.load_from = name if remote else os.path.join(cfg.work_dir, name)
+        is_here = remote or os.path.isfile(cfg.load_from)
+        _require_same('the file' if is_here else 'no such file', cfg.load_from)
     cfg.resume = cfg.load_from is not None
     return _notes(cfg, found)
+
+
+def _within(work_dir: str, path: str | None) -> str | None:
+    """Return a path as seen from the work dir, or as it is if it leads out of it."""
+    if path is None or is_remote(path):
+        return path
+    name = os.path.relpath(path, work_dir)
+    return os.path.abspath(path) if name.startswith(os.pardir) else name
+
+
+def _newest(cfg: Config) -> Found:
+    """Return the newest whole checkpoint of this rank's work dir.
+
+    Raises:
+        ValueError: there is none, but a file that may be of use.
+    """
+    found = newest_checkpoint(Path(cfg.work_dir), cfg)
+    if found.refused and found.path is None:
+        problem = f'No checkpoint there can be read: {[*found.refused.values()]}.'
+        remedy = f'Name one with {KEY} PATH, or move them away to begin anew.'
+        raise ValueError(describe(KEY, cfg.work_dir, problem, remedy))
+    return found
+
+
+def _require_same(found: str, path: str | None) -> None:
+    problem = 'The ranks do not find the same to go on from:'
+    require_same(found, KEY, path, problem, REMEDY)
 
 
 def _notes(cfg: Config, found: Found) -> list[tuple[int, str]]:

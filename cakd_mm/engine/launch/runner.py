@@ -3,11 +3,14 @@
 import sys
 
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
+from ...utils.agreement import together
 from ...utils.checkpoint import load_strictly, model_weights, read_checkpoint
 from ...utils.compiling import check_cache
 from ...utils.extract import plain_config
@@ -22,6 +25,14 @@ from .keys import unread_keys, without_switched_off
 from .resume import choose_checkpoint
 
 
+class _Runner(Runner):
+    """Ends on all ranks if one cannot build the model, which its wrapper waits for."""
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        with together():
+            return super().build_model(model).to(get_device())
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner the config asks for, and log what it runs on.
 
@@ -30,17 +41,19 @@ def build_runner(cfg: Config) -> Runner:
         ValueError: an argument of the model stands beside it, the run is to go on and
             no checkpoint of it can be read, or there are no layers for ``sync_bn``.
         RuntimeError: the model is to be compiled, and others can write the code.
+        OtherRankError: another rank has failed.
     """
-    check_own_arguments(cfg)
-    unread = unread_keys(cfg)
-    if cfg.get('default_hooks'):
-        cfg.default_hooks = without_switched_off(cfg.default_hooks)
-    if cfg.get('compile'):  # by mmengine, which does not look at the folder
-        check_cache()
-    notes = choose_checkpoint(cfg)
+    with together():
+        check_own_arguments(cfg)
+        unread = unread_keys(cfg)
+        if cfg.get('default_hooks'):
+            cfg.default_hooks = without_switched_off(cfg.default_hooks)
+        if cfg.get('compile'):  # by mmengine, which does not look at the folder
+            check_cache()
+        notes = choose_checkpoint(cfg)
     threads = choose_threads()
     with naming_sync_bn(cfg):
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else _Runner.from_cfg(cfg)
     for level, text in notes:
         runner.logger.log(level, text)
     for hook in runner.hooks:

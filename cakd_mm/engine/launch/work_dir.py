@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,12 @@ from shutil import disk_usage
 
 from filelock import BaseFileLock, FileLock, Timeout
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ...utils.agreement import host, together
 from ...utils.errors import describe
-from .ranks import RANK_VARIABLES
 
 KEY = 'work_dir'
 ROOM = 2  # checkpoints: a new one is written beside the one before
@@ -29,31 +29,30 @@ POLL = 0.2  # seconds
 def own_work_dir(cfg: Config) -> Iterator[None]:
     """Make the work dir and keep other trainings out of it.
 
-    Of several ranks the first one does so, because they share it. The lock ends with
-    the process, however that ends.
+    Of several ranks the first one locks it for all. On a node that has a work dir of
+    its own the others write nothing but a log, which is no other training's. The lock
+    ends with the process, however that ends.
 
     Raises:
         RuntimeError: another process trains there; the message names it.
         OSError: nothing can be written there.
+        OtherRankError: another rank has failed so.
     """
-    # The ranks of a GPU cannot talk yet, so that the launcher is asked.
-    rank, *_ = RANK_VARIABLES.get(cfg.launcher, ('',))
-    if os.environ.get(rank, '0') != '0':
-        yield
-        return
     folder = cfg.work_dir
     lock = FileLock(Path(folder, '.training.lock'))
     owner = Path(folder, '.training.json')
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        _acquire(lock, owner, folder)
-        text = json.dumps(dict(pid=os.getpid(), host=socket.gethostname()))
-        owner.write_text(text, encoding='utf-8')
-    except OSError as error:
-        problem = f'Nothing can be written there ({error.strerror or error}).'
-        remedy = 'Give another --work-dir.'
-        raise OSError(describe(KEY, folder, problem, remedy)) from error
-    try:
+        with together():
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                if is_main_process():
+                    _acquire(lock, owner, folder)
+                    text = json.dumps(dict(pid=os.getpid(), host=host()))
+                    owner.write_text(text, encoding='utf-8')
+            except OSError as error:
+                problem = f'Nothing can be written there ({error.strerror or error}).'
+                remedy = 'Give another --work-dir.'
+                raise OSError(describe(KEY, folder, problem, remedy)) from error
         yield
     finally:
         lock.release()
@@ -86,18 +85,18 @@ def _owner_in(file: Path) -> tuple[str, bool]:
     """Return which process has the lock, and whether it is known to be dead."""
     try:
         owner = json.loads(file.read_text(encoding='utf-8'))
-        pid, host = int(owner['pid']), owner['host']
+        pid, place = int(owner['pid']), owner['host']
     except (OSError, ValueError, KeyError, TypeError):
         return 'Another process', False
     is_dead = False
-    if host == socket.gethostname():
+    if place == host():
         try:
             os.kill(pid, 0)  # which only asks
         except ProcessLookupError:
             is_dead = True
         except PermissionError:  # It lives, and is another user's.
             pass
-    return f'Process {pid} on {host}', is_dead
+    return f'Process {pid} on {place}', is_dead
 
 
 def check_room(runner: Runner) -> None:

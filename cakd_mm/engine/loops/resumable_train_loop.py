@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from ...datasets.seeded_dataset import SeededDataset, seed_everything, shared_seed
+from ...utils.error_log import errors_in_log
 from .resident import resident_loader
 
 # Entry of the runner's message hub that says where the running epoch began.
@@ -96,13 +97,14 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             sampler.seed = seed
         self._start = self._steps_done()
         runner = self.runner
-        runner.call_hook('before_train')
-        if self._ends_epoch():
-            self._score_if_due()
-        while self._epoch < self._max_epochs and not self.stop_training:
-            self.run_epoch()
-            self._score_if_due()
-        runner.call_hook('after_train')
+        with errors_in_log(runner.logger):
+            runner.call_hook('before_train')
+            if self._ends_epoch():
+                self._score_if_due()
+            while self._epoch < self._max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._score_if_due()
+            runner.call_hook('after_train')
         return runner.model
 
     def _score_if_due(self) -> None:
