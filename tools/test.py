@@ -29,7 +29,8 @@ def main() -> None:
     launch.check_own_arguments(cfg)
     launch.check_data(cfg, ('test',))
     launch.adapt_to_device(cfg)
-    launch.build_test_runner(cfg, args.checkpoint).test()
+    with launch.explained_timeouts(cfg):
+        launch.build_test_runner(cfg, args.checkpoint).test()
 
 
 if __name__ == '__main__':

@@ -44,7 +44,7 @@ def main() -> None:
     launch.check_own_arguments(cfg)
     launch.check_checkpoints(cfg)
     launch.check_data(cfg, ('train', 'val'))
-    with launch.own_work_dir(cfg):
+    with launch.own_work_dir(cfg), launch.explained_timeouts(cfg):
         launch.adapt_to_device(cfg)
         runner = launch.build_runner(cfg)
         launch.check_room(runner)

@@ -33,6 +33,9 @@ default_hooks = dict(
     extract=dict(type='ExtractStudentHook'),
     # Keep the last values of each logged scalar, not those of the whole run.
     history=dict(type='BoundedHistoryHook'),
+    # Ranks end with their torchrun, and send their scores: machines may share no disk.
+    launcher=dict(type='EndWithLauncherHook'),
+    gathered_scores=dict(type='GatheredScoresHook'),
 )
 
 env_cfg = dict(

@@ -4,8 +4,10 @@ from .deferred_info_hook import DeferredInfoHook
 from .distill_epoch_hook import DistillEpochHook
 from .distill_terms_hook import DistillTermsHook
 from .distill_warmup_hook import DistillWarmupHook
+from .end_with_launcher_hook import EndWithLauncherHook
 from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
+from .gathered_scores_hook import GatheredScoresHook
 from .label_range_hook import LabelRangeHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
@@ -22,8 +24,10 @@ __all__ = [
     'DistillEpochHook',
     'DistillTermsHook',
     'DistillWarmupHook',
+    'EndWithLauncherHook',
     'ExtractStudentHook',
     'FiniteLossHook',
+    'GatheredScoresHook',
     'LabelRangeHook',
     'NonFiniteError',
     'SampleIndexHook',

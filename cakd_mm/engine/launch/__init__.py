@@ -16,7 +16,7 @@ from .config import (
 )
 from .device import adapt_to_device, choose_threads
 from .options import OptionAction
-from .ranks import join_ranks
+from .ranks import explained_timeouts, join_ranks
 from .resume import check_checkpoints
 from .runner import build_runner, build_test_runner
 from .work_dir import check_room, own_work_dir
@@ -35,6 +35,7 @@ __all__ = [
     'choose_threads',
     'datasets',
     'enable_auto_scale_lr',
+    'explained_timeouts',
     'join_ranks',
     'mention_batch',
     'own_work_dir',
