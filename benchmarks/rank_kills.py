@@ -88,7 +88,9 @@ class Node:
         self.loaders: list[int] = []
 
     def note_processes(self) -> None:
-        """Note what runs now; of a dead process no one can tell the children."""
+        """Note what runs now, because a dead process names no children."""
+        if self.torchrun.poll() is not None:
+            return
         self.workers = children(self.torchrun.pid)
         self.loaders = [pid for worker in self.workers for pid in children(worker)]
 
