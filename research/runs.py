@@ -1,11 +1,9 @@
 """One training process: started, continued, read, written down as done."""
 
-import ctypes
 import fcntl
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +19,7 @@ from mmengine.config import Config
 from cakd_mm.engine.launch.options import parse, spell
 from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
-from cakd_mm.utils.machine import cores
+from cakd_mm.utils.machine import cores, end_with
 from cakd_mm.utils.tools import as_argument, tool
 from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.history import LOG, METRIC, lines_of, logged_lines
@@ -31,8 +29,6 @@ from .records import FAILED, RESULT, STARTS, read_record
 
 RESULT_FILE, STARTS_FILE = 'result.json', 'starts.json'
 THREADS = 'OMP_NUM_THREADS'
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -43,14 +39,6 @@ def write_json(path: Path, content: dict) -> None:
 
 def _epoch(line: dict) -> int:
     return line.get('epoch', line['step'])  # The step of a validation is its epoch.
-
-
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this training when its ``parent`` is killed (Linux)."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # The parent was killed before that.
-            os._exit(1)
 
 
 def read_config(path: Path) -> Config:
@@ -265,7 +253,7 @@ class Run:
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **(environment or {})},
                     pass_fds=[lock.fileno()],  # so that the process holds the lock
-                    preexec_fn=partial(_die_with, os.getpid()),
+                    preexec_fn=partial(end_with, os.getpid()),
                 )
         return True
 

@@ -7,16 +7,15 @@ anew.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -31,7 +30,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cakd_mm.engine.launch.options import spell
-from cakd_mm.utils.machine import cores
+from cakd_mm.utils.machine import cores, end_with
 from cakd_mm.utils.tools import as_argument, use_utf8
 from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.history import METRIC, mean_curve, read_logs
@@ -40,14 +39,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
 TRAIN = ROOT / 'tools' / 'train.py'
 POLL = 0.5  # seconds
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
-
-
-def die_with_the_demo() -> None:
-    """Ask Linux to kill this training when the demo is killed."""
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass
@@ -110,7 +101,7 @@ class Run:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
-                preexec_fn=die_with_the_demo,
+                preexec_fn=partial(end_with, os.getpid()),
             )
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # dist_train.sh CONFIG GPUS [arguments of train.py]; without a GPU, GPUS processes.
-# Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+# Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT. When a rank fails, all begin
+# again up to MAX_RESTARTS times, with the same arguments: add --resume to go on.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [arguments of train.py]" >&2
@@ -14,4 +15,5 @@ exec "${PYTHON:-python}" -m torch.distributed.run \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" \
     --nproc_per_node="$GPUS" \
+    --max-restarts="${MAX_RESTARTS:-0}" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
 # GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS are read from the environment.
+# In a job that Slurm starts again (#SBATCH --requeue), add --resume.
 set -euo pipefail
 if [ $# -lt 4 ]; then
     echo "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]" >&2

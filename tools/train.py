@@ -45,7 +45,11 @@ def main() -> None:
         launch.check_own_arguments(cfg)
         launch.check_checkpoints(cfg)
         launch.check_data(cfg, ('train', 'val'))
-    with launch.own_work_dir(cfg), launch.errors_in_log():
+    with (
+        launch.own_work_dir(cfg),
+        launch.errors_in_log(),
+        launch.explained_timeouts(cfg),
+    ):
         with launch.together():
             launch.adapt_to_device(cfg)
             runner = launch.build_runner(cfg)

@@ -1,8 +1,14 @@
-"""The part of the machine that this process may use."""
+"""What this process may use of the machine, and with whom it ends."""
 
+import ctypes
 import os
+import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 
 
 def cores() -> int:
@@ -14,3 +20,22 @@ def cores() -> int:
         )
         return max(1, min(usable, int(quota) // int(period)))
     return usable
+
+
+def end_with(parent: int) -> None:
+    """Let Linux kill this process when its parent, of this pid, ends in any way."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # The parent has ended before that.
+            os._exit(1)
+
+
+def end_with_torchrun() -> None:
+    """End this process when the torchrun that has started it is killed.
+
+    Otherwise it would train on, and nobody would end it when another rank fails. It
+    does nothing for other launchers: Slurm and MPI end their processes by themselves,
+    and a shell that has started ranks by hand may end before them.
+    """
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        end_with(os.getppid())

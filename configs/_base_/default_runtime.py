@@ -14,8 +14,6 @@ default_hooks = dict(
     visualization=dict(type='VisualizationHook', enable=False),
     # Let all ranks start from the same weights and teacher, or stop all of them.
     same_start=dict(type='SameStartHook'),
-    # Score on nodes that share no disk.
-    node_scores=dict(type='NodeScoresHook'),
     # Stop at nan or inf with step, component and advice.
     finite=dict(type='FiniteLossHook', interval=100),
     # Refuse labels the head has no output for.
@@ -41,6 +39,9 @@ default_hooks = dict(
     extract=dict(type='ExtractStudentHook'),
     # Keep the last values of each logged scalar, not those of the whole run.
     history=dict(type='BoundedHistoryHook'),
+    # Ranks end with their torchrun, and send their scores: machines may share no disk.
+    launcher=dict(type='EndWithLauncherHook'),
+    gathered_scores=dict(type='GatheredScoresHook'),
 )
 
 env_cfg = dict(

@@ -43,17 +43,28 @@ def environment(**changes):
     }
 
 
-def shell(script, *arguments, cwd, **changes):
-    """Run a script of ours and return what it printed."""
-    done = subprocess.run(
+def start(script, *arguments, cwd, **variables):
+    """Start a script of ours with the variables of :func:`environment`."""
+    return subprocess.Popen(
         [str(TOOLS / script), *map(str, arguments)],
         cwd=cwd,
-        env=environment(**changes),
-        capture_output=True,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-    return done.stdout
+
+
+def finish(process):
+    """Return what a script has printed when it has ended well."""
+    printed, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, printed[-500:] + errors[-3000:]
+    return printed
+
+
+def shell(script, *arguments, cwd, **changes):
+    """Run a script of ours and return what it printed."""
+    return finish(start(script, *arguments, cwd=cwd, **environment(**changes)))
 
 
 def load(path):
@@ -259,8 +270,8 @@ def imagenet(root, size=72):
     return root
 
 
-def test_imagenet_command(tmp_path, monkeypatch):
-    """``tools/dist_train.sh configs/cakd/r34_r18_in1k.py 2``, two steps."""
+def test_imagenet_command_on_two_machines_without_a_shared_disk(tmp_path, monkeypatch):
+    """``tools/dist_train.sh configs/cakd/r34_r18_in1k.py 1`` on each, two steps."""
     published, teacher = tmp_path / 'torchvision.pth', tmp_path / 'teacher.pth'
     torch.save(torchvision_net('resnet34').state_dict(), published)
     tool = 'model_converters/from_torchvision.py'
@@ -275,12 +286,19 @@ def test_imagenet_command(tmp_path, monkeypatch):
         if part != 'train':
             options += [f'{loader}.dataset.pipeline.2.crop_size=64']
             options += [f'{loader}.dataset.indices=4']
-    shell(
-        *('dist_train.sh', CONFIGS / 'cakd/r34_r18_in1k.py', 2),
-        *('--work-dir', 'out', '--cfg-options', *options),
-        cwd=tmp_path,
-    )
-    out = tmp_path / 'out'
+    command = ('dist_train.sh', CONFIGS / 'cakd/r34_r18_in1k.py', 1)
+    command += ('--work-dir', 'out', '--cfg-options', *options)
+    disks = [tmp_path / f'disk{rank}' for rank in range(2)]
+    variables, nodes = environment(NNODES='2'), []
+    for rank, disk in enumerate(disks):
+        disk.mkdir()
+        variables['NODE_RANK'] = str(rank)
+        nodes.append(start(*command, cwd=disk, **variables))
+    for node in nodes:
+        finish(node)
+    # The first one writes all there is.
+    assert not [*disks[1].rglob('*.pth')] + [*disks[1].rglob('student*')]
+    out = disks[0] / 'out'
     checkpoint = load(out / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 2
     entries = log_of(out)
@@ -317,7 +335,7 @@ def spy(tmp_path):
 def clear(spy, **changes):
     """Return variables that set what is given and leave the rest to the scripts."""
     names = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'GPUS', 'GPUS_PER_NODE')
-    names += ('CPUS_PER_TASK', 'SRUN_ARGS', 'PYTHON')
+    names += ('CPUS_PER_TASK', 'SRUN_ARGS', 'PYTHON', 'MAX_RESTARTS')
     return {**spy, **dict.fromkeys(names, ''), **changes}
 
 
@@ -331,10 +349,16 @@ def clear(spy, **changes):
 @pytest.mark.parametrize(
     ('given', 'expected'),
     [
-        ({}, ('1', '0', '127.0.0.1', '29500')),
+        ({}, ('1', '0', '127.0.0.1', '29500', '0')),
         (
-            dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.7', PORT='1234'),
-            ('2', '1', '10.0.0.7', '1234'),
+            dict(
+                NNODES='2',
+                NODE_RANK='1',
+                MASTER_ADDR='10.0.0.7',
+                PORT='1234',
+                MAX_RESTARTS='3',
+            ),
+            ('2', '1', '10.0.0.7', '1234', '3'),
         ),
     ],
 )
@@ -345,11 +369,12 @@ def test_dist_scripts(
     printed = shell(
         script, *positional, *options, cwd=tmp_path, **clear(spy, **given)
     ).splitlines()
-    nodes, rank, address, port = expected
+    nodes, rank, address, port, restarts = expected
     assert printed == [
         *('python', '-m', 'torch.distributed.run'),
         *(f'--nnodes={nodes}', f'--node_rank={rank}'),
         *(f'--master_addr={address}', f'--master_port={port}', '--nproc_per_node=4'),
+        *([f'--max-restarts={restarts}'] if script == 'dist_train.sh' else []),
         *(str(TOOLS / program), 'a.py', *checkpoint, '--launcher', 'pytorch'),
         *options,
     ]

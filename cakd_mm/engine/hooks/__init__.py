@@ -5,10 +5,11 @@ from .deferred_info_hook import DeferredInfoHook
 from .distill_epoch_hook import DistillEpochHook
 from .distill_terms_hook import DistillTermsHook
 from .distill_warmup_hook import DistillWarmupHook
+from .end_with_launcher_hook import EndWithLauncherHook
 from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
+from .gathered_scores_hook import GatheredScoresHook
 from .label_range_hook import LabelRangeHook
-from .node_scores_hook import NodeScoresHook
 from .same_start_hook import SameStartHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
@@ -27,10 +28,11 @@ __all__ = [
     'DistillEpochHook',
     'DistillTermsHook',
     'DistillWarmupHook',
+    'EndWithLauncherHook',
     'ExtractStudentHook',
     'FiniteLossHook',
+    'GatheredScoresHook',
     'LabelRangeHook',
-    'NodeScoresHook',
     'NonFiniteError',
     'SameStartHook',
     'SampleIndexHook',

@@ -1,6 +1,7 @@
 """How the processes of a training find one another."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist
 
 from ...utils.errors import describe
+from ...utils.machine import end_with_torchrun
 
 # The variables in which a launcher tells a process its rank, the number of ranks, and
 # its rank on its node.
@@ -26,6 +28,8 @@ RANK_VARIABLES = {
 TIMEOUT = 'env_cfg.dist_cfg.timeout'
 # Longer than what one rank may do while others wait: a download, a compilation.
 DEFAULT_TIMEOUT = 600  # seconds
+# What gloo says of a rank, and the store in which ranks meet of all.
+TIMED_OUT = re.compile(r'Timed out waiting \d+ms|wait timeout|[Tt]imed out after')
 
 
 def join_ranks(cfg: Config) -> None:
@@ -34,7 +38,7 @@ def join_ranks(cfg: Config) -> None:
     It is that of ``env_cfg.dist_cfg``, as mmengine makes it; without a GPU its backend
     is gloo. A rank that waits longer than ``env_cfg.dist_cfg.timeout`` seconds for
     others ends with an error, 600 by default. It does nothing for a single process,
-    or if there is a group.
+    or if there is a group. A rank ends with its torchrun.
 
     Raises:
         OSError: the launcher has not set its variables.
@@ -42,17 +46,47 @@ def join_ranks(cfg: Config) -> None:
     """
     if cfg.launcher == 'none' or dist.is_initialized():
         return
-    settings = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
-    timeout = settings.setdefault('timeout', DEFAULT_TIMEOUT)
+    end_with_torchrun()
+    settings = _settings(cfg)
+    timeout = settings['timeout']
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout < float('inf'):
         problem = 'It is how many seconds a rank waits for the others.'
         raise ValueError(describe(TIMEOUT, timeout, problem, 'Write 600, say.'))
-    if get_device() == 'cpu':
-        _set_rank_variables(cfg.launcher)
-        dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
-    else:
-        init_dist(cfg.launcher, **settings)
+    with explained_timeouts(cfg):
+        if get_device() == 'cpu':
+            _set_rank_variables(cfg.launcher)
+            dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
+        else:
+            init_dist(cfg.launcher, **settings)
+
+
+@contextmanager
+def explained_timeouts(cfg: Config) -> Iterator[None]:
+    """Say in the error of a rank that has waited too long what to write.
+
+    NCCL's own thread ends a rank without an exception, so that nothing can be added.
+
+    Raises:
+        RuntimeError: of the kind that gloo, or the store in which ranks meet, raised.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if cfg.launcher == 'none' or not TIMED_OUT.search(str(error)):
+            raise
+        timeout = _settings(cfg)['timeout']
+        problem = f'For so many seconds another rank has not answered ({error}).'
+        remedy = (
+            'See why it has ended or hangs. If it was only slow: '
+            f'--cfg-options {TIMEOUT}={2 * timeout:g}.'
+        )
+        raise type(error)(describe(TIMEOUT, timeout, problem, remedy)) from error
+
+
+def _settings(cfg: Config) -> dict:
+    settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    return {'timeout': DEFAULT_TIMEOUT, **settings}
 
 
 @contextmanager
