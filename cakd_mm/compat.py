@@ -9,6 +9,7 @@ its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -316,3 +317,15 @@ def _refuse_to_install(command: list[str]) -> NoReturn:
     """Say which package is missing, in the place of installing it."""
     package = command[-1]
     raise ModuleNotFoundError(f'{package} is not installed; type pip install {package}')
+
+
+# The first release in which `fully_shard` can leave some parameters whole.
+SHARDING_TORCH = '2.7'
+
+
+def find_fully_shard() -> Callable | None:
+    """Return torch's ``fully_shard`` (FSDP2); None before :data:`SHARDING_TORCH`."""
+    fsdp: Any = importlib.import_module('torch.distributed.fsdp')
+    function = getattr(fsdp, 'fully_shard', None)
+    takes = function and inspect.signature(function).parameters
+    return function if takes and 'ignored_params' in takes else None
