@@ -7,6 +7,7 @@ from .distill_warmup_hook import DistillWarmupHook
 from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .label_range_hook import LabelRangeHook
+from .runner_keys_hook import RunnerKeysHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
 from .student_ema_hook import StudentEMAHook
@@ -26,6 +27,7 @@ __all__ = [
     'FiniteLossHook',
     'LabelRangeHook',
     'NonFiniteError',
+    'RunnerKeysHook',
     'SampleIndexHook',
     'SingleImageHook',
     'StudentEMAHook',

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from ...datasets.seeded_dataset import SeededDataset, seed_everything, shared_seed
+from ...utils.errors import describe
 from .resident import resident_loader
 
 # Entry of the runner's message hub that says where the running epoch began.
@@ -56,7 +57,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         **kwargs: As in mmengine.
 
     Raises:
-        ValueError: the data cannot be made resident.
+        ValueError: the data cannot be made resident, or the runner is a
+            ``FlexibleRunner``.
     """
 
     def __init__(
@@ -68,6 +70,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         max_epochs: int,
         **kwargs,
     ) -> None:
+        if not isinstance(runner.model, nn.Module):
+            problem = f'{type(runner).__name__} builds the model after this loop, '
+            problem += 'which has to know its device.'
+            remedy = (
+                "Use mmengine's Runner, which trains on several ranks, too: remove "
+            )
+            remedy += 'runner_type and strategy.'
+            key, name = 'runner_type', type(runner).__name__
+            raise ValueError(describe(key, name, problem, remedy))
         sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
         self._shares_seed = isinstance(sampler, dict) and 'seed' not in sampler
         if resident:
