@@ -1,10 +1,13 @@
 """Top-level keys that mmengine's runners read are looked at before building."""
 
+from types import SimpleNamespace
+
 import pytest
 from mmengine.registry import DefaultScope
 from tiny import digits_config
 
 from cakd_mm.engine.launch.runner_keys import check_runner_keys
+from cakd_mm.engine.loops import ResumableTrainLoop
 
 DEMO, PLAIN = 'cakd/demo_digits.py', 'vanilla/resnet20_digits.py'
 FSDP, STATIC = 'MMFullyShardedDataParallel', dict(static_graph=True)
@@ -58,3 +61,9 @@ def test_what_is_refused_names_key_and_remedy(name, options, words):
 def test_what_works_is_not_refused(name, options):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         check_runner_keys(digits_config(name, **options))
+
+
+def test_a_runner_without_a_model_is_refused_by_the_loop():
+    """FlexibleRunner.from_cfg is called without the tools, too."""
+    with pytest.raises(ValueError, match='`runner_type` = .SimpleNamespace.*Remove'):
+        ResumableTrainLoop(SimpleNamespace(model={}), {}, max_epochs=1)
