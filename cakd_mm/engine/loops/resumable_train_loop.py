@@ -73,10 +73,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         if not isinstance(runner.model, nn.Module):
             problem = f'{type(runner).__name__} builds the model after this loop, '
             problem += 'which has to know its device.'
-            remedy = (
-                "Use mmengine's Runner, which trains on several ranks, too: remove "
-            )
-            remedy += 'runner_type and strategy.'
+            remedy = "Remove the key: mmengine's Runner trains on several ranks, too."
             key, name = 'runner_type', type(runner).__name__
             raise ValueError(describe(key, name, problem, remedy))
         sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
