@@ -13,6 +13,7 @@ compat.import_mmrazor()
 compat.register_package()
 compat.write_types_by_name()
 compat.guard_readers()
+compat.checkpoint_whole_modules()
 
 from . import datasets, engine, models  # noqa: E402, F401  (they register themselves)
 from .utils.hub import register_models  # noqa: E402

@@ -9,6 +9,7 @@ its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -316,3 +317,67 @@ def _refuse_to_install(command: list[str]) -> NoReturn:
     """Say which package is missing, in the place of installing it."""
     package = command[-1]
     raise ModuleNotFoundError(f'{package} is not installed; type pip install {package}')
+
+
+# The first release in which `fully_shard` can leave some parameters whole.
+SHARDING_TORCH = '2.7'
+
+
+def find_fully_shard() -> Callable | None:
+    """Return torch's ``fully_shard`` (FSDP2); None before :data:`SHARDING_TORCH`."""
+    fsdp: Any = importlib.import_module('torch.distributed.fsdp')
+    function = getattr(fsdp, 'fully_shard', None)
+    takes = function and inspect.signature(function).parameters
+    return function if takes and 'ignored_params' in takes else None
+
+
+def checkpoint_whole_modules() -> None:
+    """Let ``activation_checkpointing`` of a config train what it names as without it.
+
+    mmengine's wrapper uses PyTorch's older way. That gives a part no gradient whose
+    inputs need none, such as a backbone, which sees images; what is recorded within has
+    none either; and statistics of normalisation move twice in a step.
+    """
+    checkpointing: Any = importlib.import_module(
+        'mmengine.runner.activation_checkpointing'
+    )
+    checkpointing.wrap_forward = _CheckpointedForward
+
+
+class _CheckpointedForward:
+    """A module's ``forward`` that is computed again for its gradients.
+
+    It is an object, because the copy of one in a copied module belongs to that module.
+    """
+
+    def __init__(self, forward: Callable) -> None:
+        functools.update_wrapper(self, forward)
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from torch.utils.checkpoint import checkpoint
+
+        own: Any = dict(use_reentrant=False, context_fn=self._contexts)
+        return checkpoint(self.forward, *args, **own, **kwargs)
+
+    def _contexts(self) -> tuple:
+        return nullcontext(), _statistics_kept(getattr(self.forward, '__self__', None))
+
+
+@contextmanager
+def _statistics_kept(module: Any) -> Iterator[None]:
+    """Let layers of normalisation compute as in training, and note nothing."""
+    before: dict[Any, tuple[float | None, Any]] = {
+        layer: (layer.momentum, layer.num_batches_tracked)
+        for layer in (() if module is None else module.modules())
+        if getattr(layer, 'track_running_stats', False) and layer.training
+    }
+    for layer, (_, count) in before.items():
+        # Without statistics the layer would save other tensors than before.
+        layer.momentum = 0.0
+        layer.num_batches_tracked = None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for layer, (momentum, count) in before.items():
+            layer.momentum, layer.num_batches_tracked = momentum, count

@@ -24,6 +24,8 @@ default_hooks = dict(
     class_names=dict(type='ClassNamesHook'),
     # Refuse batches of one image that a part of the model cannot train on.
     single_image=dict(type='SingleImageHook'),
+    # Refuse top-level keys of mmengine's that would train this model wrong.
+    runner_keys=dict(type='RunnerKeysHook'),
     # Compare channel order and size of the images with the teacher's training.
     teacher_images=dict(type='TeacherImagesHook'),
     # bcd, scd, wcd, r, lambda ... of every distillation loss in the log.

@@ -660,7 +660,7 @@ class TestBuildRunner:
             return SimpleNamespace(logger=logger, model=None, hooks=[])
 
         monkeypatch.setattr(launch.runner.RUNNERS, 'build', build_one)
-        cfg = Config(dict(runner_type='FlexibleRunner'))
+        cfg = Config(dict(runner_type='Runner'))
         launch.build_runner(cfg)
         assert asked == [cfg]
 
@@ -695,7 +695,7 @@ class TestBuildRunner:
         logger.addHandler(Lines())
         runner = SimpleNamespace(logger=logger, model=None, hooks=[])
         monkeypatch.setattr(launch.runner.RUNNERS, 'build', lambda cfg: runner)
-        launch.build_runner(Config(dict(runner_type='FlexibleRunner')))
+        launch.build_runner(Config(dict(runner_type='Runner')))
         return lines
 
     @pytest.mark.parametrize(

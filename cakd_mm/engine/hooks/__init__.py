@@ -10,6 +10,7 @@ from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .gathered_scores_hook import GatheredScoresHook
 from .label_range_hook import LabelRangeHook
+from .runner_keys_hook import RunnerKeysHook
 from .same_start_hook import SameStartHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
@@ -35,6 +36,7 @@ __all__ = [
     'LabelRangeHook',
     'NonFiniteError',
     'SameStartHook',
+    'RunnerKeysHook',
     'SampleIndexHook',
     'SingleImageHook',
     'StudentEMAHook',

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...models.algorithms.teacher_shards import local_part
 from ...utils.model import unwrap
 
 # Scores, and pixels before they are normalised, are far below these in a sound run.
@@ -102,7 +103,7 @@ def _extreme_image(batch: Any) -> str | None:
 
 def _of_teacher(reach: float, teacher: nn.Module) -> str:
     for name, value in teacher.state_dict().items():
-        if not torch.isfinite(value).all():
+        if not torch.isfinite(local_part(value)).all():
             return (
                 f"The teacher's {name} is not finite, and so its scores are not: give "
                 'another model.teacher_ckpt.'

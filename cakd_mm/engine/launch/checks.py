@@ -29,6 +29,7 @@ from ...utils.arguments import check_part, class_of, require_part
 from ...utils.building import build_part
 from ...utils.errors import describe
 from ...utils.schema import find_fault
+from .runner_keys import check_runner_keys
 
 # Whose arguments are checked, and what mmengine reads beside them, by registry.
 CHECKED = ('cakd_mm.', 'mmengine.', 'mmpretrain.datasets.', 'torch.optim.')
@@ -143,6 +144,7 @@ def check_own_arguments(cfg: Config) -> None:
         if fault is not None:
             raise fault.error()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        check_runner_keys(cfg)
         for registry, key, part in _parts(cfg):
             default = DEFAULT_TYPES.get(key, '')
             if key == 'train_cfg' and isinstance(part, Mapping) and 'by_epoch' in part:

@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from ...datasets.seeded_dataset import SeededDataset, seed_everything, shared_seed
 from ...utils.error_log import errors_in_log
+from ...utils.errors import describe
 from .resident import resident_loader
 
 # Entry of the runner's message hub that says where the running epoch began.
@@ -57,7 +58,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         **kwargs: As in mmengine.
 
     Raises:
-        ValueError: the data cannot be made resident.
+        ValueError: the data cannot be made resident, or the runner is a
+            ``FlexibleRunner``.
     """
 
     def __init__(
@@ -69,6 +71,12 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         max_epochs: int,
         **kwargs,
     ) -> None:
+        if not isinstance(runner.model, nn.Module):
+            problem = f'{type(runner).__name__} builds the model after this loop, '
+            problem += 'which has to know its device.'
+            remedy = "Remove the key: mmengine's Runner trains on several ranks, too."
+            key, name = 'runner_type', type(runner).__name__
+            raise ValueError(describe(key, name, problem, remedy))
         sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
         self._shares_seed = isinstance(sampler, dict) and 'seed' not in sampler
         if resident:

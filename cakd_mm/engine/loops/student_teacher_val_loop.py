@@ -1,6 +1,7 @@
 """Validation of the teacher beside the student."""
 
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop, autocast
 from torch.utils.data import DataLoader
@@ -28,7 +29,8 @@ class StudentTeacherValLoop(ValLoop):
         **kwargs: As in mmengine.
 
     Raises:
-        ValueError: the model has no teacher, or the data cannot be made resident.
+        ValueError: the model has no teacher, or the data cannot be made resident; or
+            ranks that share out the teacher have unequal numbers of batches.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class StudentTeacherValLoop(ValLoop):
             problem = f'{type(model).__name__} has no teacher to score.'
             name, remedy = type(self).__name__, 'Write val_cfg=dict().'
             raise ValueError(describe('val_cfg.type', name, problem, remedy))
+        if getattr(model, 'teacher_is_shared_out', False):
+            self._require_even()
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
         self.runner.model.eval()
@@ -63,6 +67,16 @@ class StudentTeacherValLoop(ValLoop):
         self.runner.call_hook('after_val_epoch', metrics=metrics)
         self.runner.call_hook('after_val')
         return metrics
+
+    def _require_even(self) -> None:
+        """Refuse unequal numbers of batches, where the teacher's weights are shared."""
+        counts = all_gather_object(len(self.dataloader))
+        if len(set(counts)) > 1:
+            problem = 'A rank cannot run the teacher without the others '
+            problem += '(model.teacher_shard), so some would wait for ever.'
+            remedy = "Write sampler=dict(type='DefaultSampler', shuffle=False)."
+            value = f'{" and ".join(map(str, counts))} batches'
+            raise ValueError(describe('val_dataloader', value, problem, remedy))
 
     @torch.no_grad()
     def _score_teacher(self, model, batch) -> None:

@@ -49,6 +49,7 @@ from .teacher_identity import (
     stored_choice,
 )
 from .teacher_images import ImageMap, TeacherView
+from .teacher_shards import check_shardable, shard_teacher, shared_in_copies
 from .teachers import Teachers
 from .unlabelled import check_teacher_mode, lacking, left_out, naming_labels
 from .widths import fill_widths
@@ -103,6 +104,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``'tensor'``.
         teacher_runtime (dict, optional): Arguments of a :class:`TeacherRuntime`,
             which runs the teacher faster. Defaults to None (the teacher as it is).
+        teacher_shard (bool): Share the teacher's weights out among the ranks (FSDP2,
+            PyTorch >= 2.7), for a teacher that is too big for one device. Of R ranks
+            each keeps 1/R of the weights, and in a step it gathers the other
+            (R - 1)/R of them, a block at a time. What is computed stays the same, to
+            the last bit. A copy of the algorithm (``EMAHook``) shares the teacher.
+            Defaults to False, where each rank has the whole teacher and none is asked.
         student_loss_weight (float): Factor of the student's own losses, which compare
             it with the labels, from 1e-6 to 1e6. Defaults to 1.0.
         data_preprocessor (dict | nn.Module, optional): Makes the batch for both nets.
@@ -131,6 +138,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     teacher_choice: str
     teacher_file: str
     teacher_is_loaded: bool
+    teacher_is_shared_out: bool
     teacher_image_map: ImageMap | None
     teacher_mode: str
     teacher_runtime: TeacherRuntime | None
@@ -152,6 +160,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         save_teacher: bool = False,
         teacher_mode: Literal['tensor', 'loss'] = 'tensor',
         teacher_runtime: dict | None = None,
+        teacher_shard: bool = False,
         student_loss_weight: float = 1.0,
         data_preprocessor: dict | nn.Module | None = None,
         **kwargs: Any,
@@ -160,6 +169,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         for name in ('self', 'kwargs', '__class__'):
             del given[name]
         check_arguments(FrozenTeacherDistill, {**given, **kwargs}, 'model')
+        if teacher_shard:
+            check_shardable(given)
         distiller = _required('distiller', distiller)
         teacher = _required('teacher', teacher)
         architecture = _required('architecture', architecture)
@@ -247,6 +258,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.converted_norms = ConvertedNorms(self)
         self._indexed_losses = [loss for loss in losses_of(self) if loss.uses_indices]
         self.teacher.eval()
+        self.teacher_is_shared_out = teacher_shard and shard_teacher(self)
         self._register_state_dict_hook(_drop_teacher)
         self._register_load_state_dict_pre_hook(self._before_load)
 
@@ -269,7 +281,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Set the student's and the distiller's mode; the teacher stays in eval."""
         super().train(mode)
         self.teacher.eval()
+        self.converted_norms.follow()
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'FrozenTeacherDistill':
+        """Copy all, but a teacher that is shared out among ranks."""
+        if self.teacher_is_shared_out:
+            memo.update(shared_in_copies(self))
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'

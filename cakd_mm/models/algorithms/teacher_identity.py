@@ -13,6 +13,7 @@ from ...utils.checkpoint import fingerprint
 from ...utils.errors import describe
 from .teacher import Teacher
 from .teacher_entries import Keys
+from .teacher_shards import local_part, local_part_like
 
 REMEDY = (
     'Resume with the same teacher; to go on from this student under another one '
@@ -185,7 +186,11 @@ def keep_weights(
             continue
         start = prefix + (f'{one.name}.' if one.name else '')
         own = {k: v for k, v in weights.items() if k.startswith(start)}
-        pairs = [(state_dict[k], v) for k, v in own.items() if k in state_dict]
+        pairs = [
+            (local_part_like(v, state_dict[k]), local_part(v))
+            for k, v in own.items()
+            if k in state_dict
+        ]
         if not all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
             _refuse(one)
         state_dict.update(own)
