@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmrazor.models.task_modules.recorder import ParameterRecorder
 from torch import Tensor, nn
 
 from ...compat import SHARDING_TORCH, find_fully_shard
+from ...utils.agreement import require_same
 from ...utils.errors import describe
 from .teacher_ensemble import TeacherEnsemble
 
@@ -72,7 +73,12 @@ def shard_teacher(algorithm: Any) -> bool:
     if ranks == 1:
         print_log(f'{KEY}=True changes nothing: there is one process.', 'current')
         return False
-    _require_same(algorithm, ranks)
+    # Parts of different teachers would not fit.
+    found = f'SHA-256 {bytes(algorithm.teacher_sha256.flatten().tolist()).hex()}'
+    problem = 'The ranks have read different teachers:'
+    remedy = 'Give every node the same file.'
+    key = 'model.teacher_ckpt'
+    require_same(found, key, algorithm.teacher_file, problem, remedy)
     shard: Any = find_fully_shard()
     total = bytes_of(teacher)
     recorded = {
@@ -154,15 +160,3 @@ def shared_in_copies(algorithm: Any) -> dict[int, Any]:
     for module in algorithm.teacher.modules():
         own += module, module._modules
     return {id(each): each for each in own}
-
-
-def _require_same(algorithm: Any, ranks: int) -> None:
-    """Refuse teachers that differ between the ranks, whose parts would not fit."""
-    hashes = all_gather_object(algorithm.teacher_sha256.tolist())
-    other = [rank for rank in range(ranks) if hashes[rank] != hashes[0]]
-    if other:
-        problem = f'Rank {other[0]} has read another teacher than rank 0 '
-        problem += '(SHA-256 differs).'
-        remedy = 'Give every node the same file.'
-        key = 'model.teacher_ckpt'
-        raise ValueError(describe(key, algorithm.teacher_file, problem, remedy))
