@@ -184,6 +184,13 @@ class TestMixedPrecision:
         assert 'dtype' not in cfg.optim_wrapper
 
 
+PLAIN = dict(
+    type='MMDistributedDataParallel',
+    find_unused_parameters=False,
+    broadcast_buffers=False,
+)
+
+
 class TestProcesses:
     @pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm'])
     def test_nothing_changes_with_a_gpu(self, on, launcher):
@@ -193,6 +200,19 @@ class TestProcesses:
         launch.adapt_to_device(cfg)
         assert cfg.to_dict() == before
         assert not dist.is_initialized()
+
+    def test_a_wrapper_with_a_gpu_has_the_defaults_of_mmengine(self, on):
+        on('cuda')
+        own = dict(type='MMFullyShardedDataParallel')
+        for written, expected in (
+            (dict(static_graph=True), dict(static_graph=True, **PLAIN)),
+            (dict(broadcast_buffers=True), {**PLAIN, 'broadcast_buffers': True}),
+            (own, own),
+        ):
+            cfg = amp_config('pytorch', type='OptimWrapper')
+            cfg.model_wrapper_cfg = written
+            launch.adapt_to_device(cfg)
+            assert cfg.model_wrapper_cfg == expected
 
     @pytest.mark.parametrize(
         ('written', 'expected'),

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.logging import MMLogger
 from ranks import two_ranks
 
@@ -59,7 +60,8 @@ def test_every_rank_writes_into_the_file_of_its_disk(tmp_path):
     def work(rank: int) -> None:
         for folder in (tmp_path / 'shared', tmp_path / f'own{rank}'):
             folder.mkdir(exist_ok=True)
-            logger_of(folder)
+            logger_of(folder)  # of which the first rank's empties the file
+            torch.distributed.barrier()
             with pytest.raises(RuntimeError):
                 fail(RuntimeError(f'of {rank}, \udcff'))
 

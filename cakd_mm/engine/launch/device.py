@@ -17,16 +17,39 @@ from .ranks import join_ranks
 
 # Whoever has set one of these has chosen the number of threads.
 THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+# The wrapper of mmengine that trains on several ranks.
+DEFAULT = 'MMDistributedDataParallel'
 
 
 def adapt_to_device(cfg: Config) -> None:
-    """Replace what mmengine cannot do without a GPU; changes nothing with one.
+    """Replace what mmengine cannot do without a GPU, and complete the model's wrapper.
 
-    The process group is made with gloo (see :func:`join_ranks`), the model wrapper
-    loses its GPU id, and mixed precision becomes bf16.
+    Without a GPU the process group is made with gloo (see :func:`join_ranks`), the
+    wrapper loses its GPU id, and mixed precision becomes bf16. With any device a
+    ``model_wrapper_cfg`` that says a part gets mmengine's defaults for the rest, and
+    not PyTorch's, which would send all buffers in every step.
     """
-    if get_device() != 'cpu':
+    is_cpu = get_device() == 'cpu'
+    if is_cpu:
+        _use_bf16(cfg)
+        join_ranks(cfg)
+    written = cfg.get('model_wrapper_cfg')
+    is_default = written is None or written.get('type', DEFAULT) == DEFAULT
+    if cfg.launcher == 'none' or not (is_cpu or (written and is_default)):
         return
+    model_wrapper = ConfigDict(
+        type=DEFAULT,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+        broadcast_buffers=False,
+    )
+    model_wrapper.update(written or {})
+    if is_cpu:
+        model_wrapper.device_ids = None
+    cfg.model_wrapper_cfg = model_wrapper
+
+
+def _use_bf16(cfg: Config) -> None:
+    """Take the mixed precision that a CPU has, if the config asks for any."""
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
     kind = wrapper.get('type') and class_of(wrapper, OPTIM_WRAPPERS, 'optim_wrapper')
     if kind is AmpOptimWrapper:
@@ -35,17 +58,6 @@ def adapt_to_device(cfg: Config) -> None:
             wrapper.pop(gpu_only, None)
         if wrapper.get('dtype') is None:
             wrapper.dtype = 'bfloat16'
-    if cfg.launcher == 'none':
-        return
-    join_ranks(cfg)
-    model_wrapper = ConfigDict(
-        type='MMDistributedDataParallel',
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-        broadcast_buffers=False,
-    )
-    model_wrapper.update(cfg.get('model_wrapper_cfg') or {})
-    model_wrapper.device_ids = None
-    cfg.model_wrapper_cfg = model_wrapper
 
 
 @contextmanager
