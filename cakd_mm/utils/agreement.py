@@ -40,14 +40,20 @@ def together() -> Iterator[None]:
     """
     try:
         yield
-    except OtherRankError:
-        raise
     except Exception as error:
-        if not vars(error).get(TOLD):
+        if not _is_told(error):
             vars(error)[TOLD] = True
             _gather(None, f'{type(error).__name__}: {error}')
         raise
     exchange(None)
+
+
+def _is_told(error: BaseException | None) -> bool:
+    """Tell whether the others know of an error, or of the one that it explains."""
+    if error is None:
+        return False
+    known = isinstance(error, OtherRankError) or TOLD in vars(error)
+    return known or _is_told(error.__cause__)
 
 
 def require_same(found: str, key: str, value: Any, problem: str, remedy: str) -> None:

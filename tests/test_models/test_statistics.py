@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from ranks import two_ranks
 from torch.testing import assert_close
 
-from cakd_mm.models.statistics import RunningMean, RunningNorm
+from cakd_mm.models.distillers import LossRatioBalancer
+from cakd_mm.models.statistics import RunningMean, RunningNorm, share_rows
 
 
 def batches_of(count, rows=6, channels=3, seed=0):
@@ -155,6 +157,44 @@ def test_a_batch_without_rows_changes_nothing():
 
 
 # Checkpoints, ranks, mistakes
+
+
+# Rows of two ranks in each step; one of them may have none.
+CUTS = [(5, 3), (8, 0), (0, 8), (1, 7)]
+
+
+def test_ranks_with_unequal_rows_share_them_at_once_or_one_by_one(tmp_path):
+    one, other = batches_of(4, rows=8), batches_of(4, rows=8, channels=3, seed=1)
+
+    def work(rank):
+        norms = [RunningNorm(3).double() for _ in range(3)]
+        for first, second, cut in zip(one, other, CUTS, strict=True):
+            first, second = first.split(cut)[rank], second.split(cut)[rank]
+            norms[0].update(first)
+            share_rows([(norms[1], first), (norms[2], second)])
+            norms[1].update(first)
+            norms[2].update(second)
+        norms[2].update(norms[2].mean.expand(2, -1))  # which are its own rows again
+        return [tensor for norm in norms for tensor in (norm.mean, norm.var)]
+
+    alone = [RunningNorm(3).double() for _ in range(3)]
+    for norm, batches in zip(alone, (one, one, other), strict=True):
+        for rows in batches:
+            norm.update(rows)
+    alone[2].update(alone[2].mean.expand(2, -1))
+    expected = [tensor for norm in alone for tensor in (norm.mean, norm.var)]
+    first, second = two_ranks(work, tmp_path)
+    assert_close(first, expected, rtol=1e-13, atol=1e-13)
+    assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+
+
+def test_means_that_were_queued_are_taken_in_once():
+    balancer = LossRatioBalancer(['a'], 'b')
+    mean = RunningMean(momentum=0.0)
+    balancer.queue = [(mean, torch.tensor(4.0))]
+    for _ in range(2):
+        balancer(dict(a=torch.tensor(1.0), b=torch.tensor(1.0)))
+    assert (mean.value.item(), mean.batches.item()) == (4.0, 1.0)
 
 
 @pytest.mark.parametrize('momentum', [-0.1, 1.5, float('nan')])

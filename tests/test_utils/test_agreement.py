@@ -31,6 +31,14 @@ def fail_before_others_meet(is_failing: bool) -> None:
     raise AssertionError  # The others must not come here.
 
 
+def explain(is_failing: bool) -> None:
+    try:
+        with together():
+            fail(is_failing)
+    except Exception as error:  # on the others, too, which have an error of another's
+        raise ValueError('in other words') from error
+
+
 def compare(found: str) -> None:
     require_same(found, 'load_from', 'x.pth', 'It differs:', 'Copy it.')
 
@@ -41,6 +49,7 @@ def test_every_rank_stops_and_says_why(tmp_path):
             outcome(fail, rank == 1),
             outcome(fail_before_others_meet, rank == 1),
             outcome(fail, True),
+            outcome(explain, rank == 1),
             outcome(compare, f'epoch {rank}'),
             outcome(compare, 'epoch 1'),
             exchange(rank),  # They are in step all the same.
@@ -53,8 +62,9 @@ def test_every_rank_stops_and_says_why(tmp_path):
         "ValueError: `load_from` = 'x.pth': It differs: "
         f'rank 0 on {HOST}: epoch 0; rank 1 on {HOST}: epoch 1. Copy it.'
     )
-    assert first == [told, told, own, differ, '', [0, 1]]
-    assert second == [own, own, own, differ, '', [0, 1]]
+    words = 'ValueError: in other words'
+    assert first == [told, told, own, words, differ, '', [0, 1]]
+    assert second == [own, own, own, words, differ, '', [0, 1]]
 
 
 def test_ranks_of_a_host_that_have_found_the_same_are_named_together(monkeypatch):

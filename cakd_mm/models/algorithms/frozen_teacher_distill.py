@@ -1,6 +1,7 @@
 """Distillation from one frozen teacher whose weights cannot get lost."""
 
 import copy
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -338,6 +339,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
             run_teacher()
+        if self._indexed_losses:
+            indices = sample_indices(data_samples)
+            for loss in self._indexed_losses:
+                loss.indices = None if indices is None else torch.from_numpy(indices)
         if isinstance(data_samples, LabelBatch) and _concatenates(self.student):
             data_samples = data_samples.as_single()
         # A classifier without labels gives its scores as it does in its loss.
@@ -355,10 +360,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             losses = run_student()
         losses = self._weighted(losses) if self.calculate_student_loss else {}
         distiller.left_out = left_out(distiller, lack) if alone else set()
-        if self._indexed_losses:
-            indices = sample_indices(data_samples)
-            for loss in self._indexed_losses:
-                loss.indices = None if indices is None else torch.from_numpy(indices)
         if not self.distillation_stopped:
             distilled = self._distill(run_teacher, run_student)
             losses.update(add_prefix(distilled, 'distill'))
@@ -474,7 +475,7 @@ def _text(stored_text: Tensor | None) -> str | None:
     """Return a text that :func:`_drop_teacher` has stored."""
     if stored_text is None:
         return None
-    return bytes(stored_text.tolist()).decode(errors='replace')
+    return os.fsdecode(bytes(stored_text.tolist()))
 
 
 def _drop_teacher(
@@ -484,7 +485,7 @@ def _drop_teacher(
     state_dict[f'{prefix}teacher_sha256'] = module.teacher_sha256
     # Texts are stored as bytes, because a state dict holds tensors alone.
     for name in ('teacher_file', 'teacher_choice'):
-        text = list(getattr(module, name).encode())
+        text = list(os.fsencode(getattr(module, name)))
         state_dict[f'{prefix}{name}'] = torch.tensor(text, dtype=torch.uint8)
     if not module.save_teacher:
         for key in [k for k in state_dict if k.startswith(prefix + TEACHER_PREFIX)]:

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmpretrain.structures import DataSample
@@ -9,6 +10,7 @@ from mmrazor.registry import MODELS
 from tiny import algorithm, digits_config, save_teacher
 from torch.testing import assert_close
 
+from cakd_mm.datasets import LabelBatch
 from cakd_mm.models.layout import strongest
 
 
@@ -110,6 +112,13 @@ def test_the_algorithm_tells_the_images(tmp_path):
     assert strong_of(9, 7, 3, 2)[:3].equal(once[[3, 0, 2]])
     # Places count if an image has no index.
     assert strong_of(7, 5, 3, None).equal(strong_of(0, 1, 2, 3))
+    # Resident data has no object for each image.
+    scorer.steps.zero_()
+    resident = LabelBatch(
+        gt_label=torch.ones(4).long(), sample_idx=np.array([9, 7, 3, 2])
+    )
+    model(images, resident, mode='loss')
+    assert seen[-1][:3].equal(once[[3, 0, 2]])
 
 
 def test_every_channel_is_strong_as_often_as_any_other_and_so_is_every_pair():

@@ -162,9 +162,9 @@ def merge_repeats(indices: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, 
         whether there is any good row at all, a bool scalar.
     """
     good = (indices >= 0) & embeddings.isfinite().all(1)
-    # Rows that are not good come last, as if they were of one sample more.
+    # Rows that are not good come last, as if they were of one sample more, whose mean
+    # nobody takes.
     keys = torch.where(good, indices, torch.iinfo(indices.dtype).max)
-    embeddings = torch.where(good.unsqueeze(1), embeddings, 0.0)
     ordered, order = keys.sort(stable=True)
     first = torch.searchsorted(ordered, ordered)
     counts = torch.searchsorted(ordered, ordered, right=True) - first
