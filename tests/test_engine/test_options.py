@@ -82,6 +82,9 @@ def test_what_mmengine_would_have_changed(text, value):
         ("['a, b]", 'does not end it'),
         ("'a' and 'b'", 'does not end it'),
         (r"'\x'", 'Python cannot read it'),
+        ("dict(type='A')", 'An option is no dict'),
+        ("[dict(type='A')]", 'An option is no dict'),
+        ("{'type': 1}", 'An option is no dict'),
     ],
 )
 def test_what_cannot_be_read_is_named(capsys, text, problem):

@@ -18,6 +18,8 @@ from ...utils.errors import describe
 # path with a comma as a list.
 PATHS = ('teacher_ckpt', 'ckpt', 'student_ckpt', 'load_from', 'data_root', 'work_dir')
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+# A dict, or a list of them, which would be read as text.
+_DICT = re.compile(r"""[\[(]?\s*(dict\(|\{\s*['"])""")
 # A whole element in quotes begins after a bracket or a comma, and ends before one.
 _ELEMENT = re.compile(rf'((?:^|[,\[(]) *)({_QUOTED})(?= *(?:[,\])]|$))', re.DOTALL)
 
@@ -72,9 +74,13 @@ def parse(text: str, key: str = 'value') -> Any:
         key (str): What stands before it, for errors. Defaults to ``'value'``.
 
     Raises:
-        ValueError: brackets or quotes do not match.
+        ValueError: brackets or quotes do not match, or it is a dict.
     """
     text = text.strip(' ')
+    if _DICT.match(text):
+        problem = 'An option is no dict, and would be read as this text.'
+        remedy = f'Write each entry by itself, {key}.type=..., or write it in a config.'
+        raise ValueError(describe(key, text, problem, remedy))
     if re.fullmatch(_QUOTED, text, re.DOTALL):
         try:
             return ast.literal_eval(text)
