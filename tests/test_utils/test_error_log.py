@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from ranks import two_ranks
 
@@ -42,6 +43,21 @@ def test_that_somebody_stopped_it_is_one_line(tmp_path):
     logger_of(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         fail(KeyboardInterrupt())
+    [line] = (tmp_path / 'run.log').read_text().splitlines()
+    assert line.endswith(f'Rank 0 of 1 on {HOST} was stopped by KeyboardInterrupt.')
+
+
+def test_what_came_of_stopping_it_is_not_what_ended_it(tmp_path, monkeypatch):
+    """mmengine catches everything when it formats a config."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    logger_of(tmp_path)
+    monkeypatch.setattr('mmengine.config.config.FormatCode', stop)
+    with pytest.raises(KeyboardInterrupt) as caught, errors_in_log(), errors_in_log():
+        Config(dict(a=1)).pretty_text  # noqa: B018
+    assert isinstance(caught.value.__cause__, SyntaxError)
     [line] = (tmp_path / 'run.log').read_text().splitlines()
     assert line.endswith(f'Rank 0 of 1 on {HOST} was stopped by KeyboardInterrupt.')
 
