@@ -40,7 +40,7 @@ def errors_in_log(logger: MMLogger | None = None) -> Iterator[None]:
             _write(shown, logger or MMLogger.get_current_instance())
         if stop in (None, error):
             raise
-        raise stop from error
+        raise stop from None
 
 
 def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
