@@ -29,7 +29,7 @@ def main() -> None:
         launch.join_ranks(cfg)
         launch.check_own_arguments(cfg)
         launch.check_data(cfg, ('test',))
-    with launch.errors_in_log(), launch.explained_timeouts(cfg):
+    with launch.errors_in_log(), launch.explained_waits(cfg):
         with launch.together():
             launch.adapt_to_device(cfg)
             runner = launch.build_test_runner(cfg, args.checkpoint)

@@ -48,7 +48,7 @@ def main() -> None:
     with (
         launch.own_work_dir(cfg),
         launch.errors_in_log(),
-        launch.explained_timeouts(cfg),
+        launch.explained_waits(cfg),
     ):
         with launch.together():
             launch.adapt_to_device(cfg)

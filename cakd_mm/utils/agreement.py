@@ -1,20 +1,38 @@
 """What ranks tell one another, so that all of them stop where one would."""
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch.distributed as dist
 from mmengine.dist import all_gather_object
 
 from .errors import describe
 
 T = TypeVar('T')
 TOLD = 'is_told_to_all_ranks'
+# What gloo says of a rank that does not answer or has ended, and the store in which
+# ranks meet of all.
+TIMED_OUT = re.compile(
+    r'Timed out waiting \d+ms|wait timeout|(?<!DataLoader )[Tt]imed out after'
+)
+ENDED = re.compile(
+    'Connection (closed|reset) by peer|connectFullMesh|Connection refused|Broken pipe'
+)
 
 
 class OtherRankError(RuntimeError):
     """Another rank has ended with an error; the message is that rank's."""
+
+
+def is_of_waiting(error: BaseException) -> bool:
+    """Return whether an error is that of waiting for another rank, which caused it."""
+    if isinstance(error, (OtherRankError, dist.DistError)):
+        return True
+    says = any(text.search(str(error)) for text in (TIMED_OUT, ENDED))
+    return isinstance(error, RuntimeError) and says
 
 
 def exchange(value: T) -> list[T]:
@@ -32,8 +50,9 @@ def exchange(value: T) -> list[T]:
 def together() -> Iterator[None]:
     """Run a part of a program on all ranks, and end all of them if one fails.
 
-    A rank that fails raises its own error, the others one with its text. Inside,
-    ranks may wait for one another by :func:`exchange` alone.
+    A rank that fails raises its own error, the others one with its text, unless it has
+    failed in waiting for them. Inside, ranks may wait for one another by
+    :func:`exchange` alone.
 
     Raises:
         OtherRankError: another rank has failed.
@@ -52,7 +71,7 @@ def _is_told(error: BaseException | None) -> bool:
     """Tell whether the others know of an error, or of the one that it explains."""
     if error is None:
         return False
-    known = isinstance(error, OtherRankError) or TOLD in vars(error)
+    known = is_of_waiting(error) or TOLD in vars(error)
     return known or _is_told(error.__cause__)
 
 

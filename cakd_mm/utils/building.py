@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.registry import Registry
 
+from .agreement import is_of_waiting
 from .arguments import class_of, fault_of, parameters_of, require_part
 from .errors import describe
 
@@ -37,7 +38,7 @@ def naming_errors(cfg: Any, registry: Registry, key: str) -> Iterator[None]:
     except OTHERWISE:
         raise
     except Exception as error:
-        if f'`{key}' in str(error):
+        if is_of_waiting(error) or f'`{key}' in str(error):
             raise
         raise _located(error, cfg, registry, key) from error
 
@@ -97,7 +98,9 @@ def naming_use(
     except OTHERWISE:
         raise
     except Exception as error:
-        if _text(error).startswith(('`model.', 'CUDA')):  # a device that has failed
+        is_device = _text(error).startswith('CUDA')  # which has failed
+        is_named = _text(error).startswith('`model.')
+        if is_device or is_named or is_of_waiting(error):
             raise
         raise _rekeyed(error, subject, key, value, places()) from error
 

@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from .data_pickle import load_data_only
-from .errors import describe
+from .errors import describe, start_of
 
 STUDENT_PREFIX = 'architecture.'
 
@@ -86,7 +86,7 @@ def _read(load: Callable[[str], Any], path: str, key: str, remedy: str) -> Any:
 
 
 def _unreadable(error: Exception, path: str, key: str, remedy: str) -> ValueError:
-    problem = f'The file cannot be read as a checkpoint ({error!s:.300}).'
+    problem = f'The file cannot be read as a checkpoint ({start_of(error, 300)}).'
     return ValueError(describe(key, path, problem, remedy))
 
 

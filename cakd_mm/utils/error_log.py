@@ -22,7 +22,9 @@ def errors_in_log(logger: MMLogger | None = None) -> Iterator[None]:
 
     Any rank writes, with its number and host, because mmengine gives a log file to the
     first one alone. Where nodes share no disk, each node has such a file. The error is
-    raised on, so that the console shows it as ever; an error is written once.
+    raised on, so that the console shows it as ever; an error is written once. What
+    somebody has stopped by Ctrl-C ends with that, whatever came of it: mmengine makes
+    an error of syntax of it when it formats a config.
 
     Args:
         logger (MMLogger, optional): The run's logger. Defaults to None, the latest one
@@ -31,10 +33,21 @@ def errors_in_log(logger: MMLogger | None = None) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if not vars(error).get(WRITTEN):
-            vars(error)[WRITTEN] = True
-            _write(error, logger or MMLogger.get_current_instance())
-        raise
+        stop = _interrupt_in(error)
+        shown = stop or error
+        if not vars(shown).get(WRITTEN):
+            vars(shown)[WRITTEN] = True
+            _write(shown, logger or MMLogger.get_current_instance())
+        if stop in (None, error):
+            raise
+        raise stop from None
+
+
+def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C that an error came of, or that it is."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def _write(error: BaseException, logger: MMLogger) -> None:

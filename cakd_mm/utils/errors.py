@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from textwrap import shorten
 
 
 def describe(key: str, value, problem: str, remedy: str) -> str:
@@ -14,6 +15,11 @@ def describe(key: str, value, problem: str, remedy: str) -> str:
         remedy: What to write or run instead, a full sentence.
     """
     return f'`{key}` = {value!r}: {problem} {remedy}'
+
+
+def start_of(error: Exception, width: int) -> str:
+    """Return an error's text on one line without its full stop, cut between words."""
+    return shorten(str(error).rstrip('.\n'), width, placeholder=' ...')
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

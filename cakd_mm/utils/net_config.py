@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from mmengine.hub import get_config
 
-from .errors import describe, nearest
+from .errors import describe, nearest, start_of
 
 
 def read_named(name: str, key: str) -> Config:
@@ -31,9 +31,14 @@ def read_named(name: str, key: str) -> Config:
         try:
             return Config.fromfile(path)
         except ConfigParsingError as error:
-            problem = f'mmengine cannot read it: {str(error).rstrip("."):.200}.'
+            problem = f'mmengine cannot read it: {start_of(error, 200)}.'
             remedy = 'With `_base_`, write it above the imports; a config with '
             remedy += 'read_base() has no `_base_`, and no config of cakd_mm as a base.'
+            raise ValueError(describe(key, name, problem, remedy)) from error
+        except SyntaxError as error:
+            problem = f'It, or a base of it, is no Python: {error.msg}.'
+            place = (error.text or '').strip()
+            remedy = f'Correct line {error.lineno}, {place!r}.'
             raise ValueError(describe(key, name, problem, remedy)) from error
         except OSError as error:  # mmengine's, of a file that is no config
             problem = f'It cannot be read as a config: {error}.'
@@ -43,7 +48,7 @@ def read_named(name: str, key: str) -> Config:
     try:
         return get_config(name)
     except (AssertionError, OSError, ModuleNotFoundError, ValueError) as error:
-        problem = f'It cannot be read: {str(error).rstrip("."):.200}.'
+        problem = f'It cannot be read: {start_of(error, 200)}.'
         remedy = 'Write cakd_mm::cakd/<name>.py, or the path of a file.'
         like = _names_like(name)
         if like:

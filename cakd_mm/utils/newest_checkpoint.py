@@ -44,7 +44,7 @@ def newest_checkpoint(work_dir: Path, cfg: Mapping[str, Any]) -> Found:
     """
     found = Found()
     named = _named_last(work_dir)
-    own = {*_by_name(work_dir, cfg)}
+    own = {*named_checkpoints(work_dir, cfg)}
     files = set(own)
     if named and not is_remote(named):
         files.add(Path(named))
@@ -90,7 +90,7 @@ def _named_last(work_dir: Path) -> str:
         return ''
 
 
-def _by_name(work_dir: Path, cfg: Mapping[str, Any]) -> list[Path]:
+def named_checkpoints(work_dir: Path, cfg: Mapping[str, Any]) -> list[Path]:
     """Return the files that are named as the config's hook names checkpoints."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     folders = [work_dir]
@@ -111,8 +111,13 @@ def pattern_of(template: str) -> str:
 
 def _age(file: Path) -> tuple[int, int]:
     """Return a key that puts the newest file first."""
+    return -file.stat().st_mtime_ns, -number_of(file)
+
+
+def number_of(file: Path) -> int:
+    """Return the epoch or step in a checkpoint's name; 0 if there is none."""
     digits = ''.join(filter(str.isdigit, file.stem.rpartition('_')[2]))
-    return -file.stat().st_mtime_ns, -int(digits or 0)
+    return int(digits or 0)
 
 
 def _is_cut(file: Path) -> bool:

@@ -238,7 +238,7 @@ class TestProcesses:
         on('cpu')
         made = []
 
-        def make(backend, timeout):
+        def make(backend, _, timeout):
             made.append((backend, timeout.total_seconds()))
 
         monkeypatch.setattr(dist, 'init_process_group', make)
@@ -282,7 +282,9 @@ class TestProcesses:
         on(device)
         made = []
         monkeypatch.setattr(
-            dist, 'init_process_group', lambda _, timeout: made.append(timeout.seconds)
+            dist,
+            'init_process_group',
+            lambda *_, timeout: made.append(timeout.seconds),
         )
         monkeypatch.setattr(
             launch.ranks, 'init_dist', lambda _, timeout, **rest: made.append(timeout)

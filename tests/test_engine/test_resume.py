@@ -105,6 +105,20 @@ def test_a_run_does_not_go_on_from_weights_alone(cfg, tmp_path, name, value, lac
         choose_checkpoint(cfg)
 
 
+@pytest.mark.parametrize('content', [None, b'none'])
+def test_a_remedy_is_that_of_what_was_written(tmp_path, content):
+    path = tmp_path / 'x.pth'
+    if content:
+        path.write_bytes(content)
+    for resume, remedy in (
+        (True, 'Name an earlier check'),
+        (False, 'Correct the path'),
+    ):
+        cfg = Config(dict(load_from=str(path), resume=resume))
+        with pytest.raises((FileNotFoundError, ValueError), match=f'{remedy}.*$'):
+            launch.check_checkpoints(cfg)
+
+
 @pytest.mark.parametrize('resume', [False, True])
 def test_what_is_named_is_left_alone(cfg, tmp_path, resume):
     cfg.resume, cfg.load_from = resume, 'given.pth' if resume else None
@@ -123,8 +137,8 @@ def test_each_rank_goes_on_from_the_first_ones_file_in_its_own_work_dir(tmp_path
         def choose() -> None:
             cfg = Config(dict(work_dir=str(here), resume=True, load_from=None))
             try:
-                choose_checkpoint(cfg)
-                found.append((cfg.load_from, cfg.resume))
+                _, *notes = choose_checkpoint(cfg)
+                found.append((cfg.load_from, cfg.resume, notes))
             except ValueError as error:
                 found.append(str(error))
             exchange(None)
@@ -140,8 +154,14 @@ def test_each_rank_goes_on_from_the_first_ones_file_in_its_own_work_dir(tmp_path
         if rank == 1:
             save(here / 'epoch_2.pth', 2)
             save(here / 'epoch_3.pth', 3)
+            save(here / 'iter_4.pth', 4)  # Of what epoch is it?
         choose()
-        named = Config(dict(resume=True, load_from=str(here / f'epoch_{3 - rank}.pth')))
+        if rank == 0:
+            save(here / 'epoch_3.pth', 1)  # It has it, and another one is newer.
+        choose()
+        named = Config(dict(resume=True, load_from=str(here / f'epoch_{5 - rank}.pth')))
+        if rank == 1:
+            save(here / 'epoch_4.pth', 4)
         for named.resume in (True, False):
             try:
                 found.append(launch.check_checkpoints(named))
@@ -154,20 +174,25 @@ def test_each_rank_goes_on_from_the_first_ones_file_in_its_own_work_dir(tmp_path
     host = os.uname().nodename
     for rank, found in enumerate(two_ranks(work, tmp_path)):
         here = tmp_path / f'node{rank}'
-        assert found[0] == (None, False)
+        assert found[0] == (None, False, [])
         start, file = f"`--resume` = '{here}': ", tmp_path / 'node1/epoch_1.pth'
         assert found[1] == (
             f'{start}{differ}{host}: no whole checkpoint; '
             f'rank 1 on {host}: {file}. {remedy}'
         )
         start = f"`--resume` = '{here}/epoch_2.pth': "
-        lacks = f'rank 1 on {host}: no such file. {remedy}'
-        assert found[2] == f'{start}{differ}{host}: the file; {lacks}'
-        assert found[3] == (f'{here}/epoch_2.pth', True)
-        start = f"`--resume` = '{here}/epoch_{3 - rank}.pth': "
-        has = f'rank 1 on {host}: the file. {remedy}'
-        assert found[4] == f'{start}{differ}{host}: no such file; {has}'
-        assert found[5] is None  # The hook sends the weights.
+        of = [tmp_path / f'node{x}' for x in range(2)]
+        lacks = f'rank 1 on {host}: no file {of[1]}/epoch_2.pth. {remedy}'
+        assert found[2] == f'{start}{differ}{host}: {of[0]}/epoch_2.pth; {lacks}'
+        warning = 'Rank 1 has epoch_3.pth, which rank 0 has not. To go on from that, '
+        warning = f'{start}{warning}copy it into the work dir of each node.'
+        notes = [(logging.WARNING, warning)]
+        assert found[3] == (f'{here}/epoch_2.pth', True, notes)
+        assert found[4] == (f'{here}/epoch_2.pth', True, [])
+        start = f"`--resume` = '{here}/epoch_{5 - rank}.pth': "
+        has = f'rank 1 on {host}: {of[1]}/epoch_4.pth. {remedy}'
+        assert found[5] == f'{start}{differ}{host}: no file {of[0]}/epoch_5.pth; {has}'
+        assert found[6] is None  # The hook sends the weights.
 
 
 def test_a_changed_schedule_is_told_of_the_newest_too(cfg, tmp_path):

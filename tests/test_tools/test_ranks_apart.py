@@ -64,15 +64,22 @@ def test_both_nodes_train_the_same_or_both_stop(tmp_path):
         found['load_from'] = outcome('train.py', options=('load_from=start.pth',))
         found['resume'] = outcome('train.py', '--resume')
         found['checkpoint'] = outcome('test.py', 'out/epoch_1.pth')
+        weights = torch.load(start, weights_only=False)['state_dict']
+        weights['architecture.head.fc.bias'] += rank
+        torch.save(dict(meta={}, state_dict=weights), 'other.pth')
+        found['other checkpoint'] = outcome('test.py', 'other.pth')
         return found
 
     ranks = two_ranks(work, tmp_path)
     for rank, found in enumerate(ranks):
         assert found['load_from'] == ''
-        both = f'rank 0 on {HOST}: the file; rank 1 on {HOST}: no such file'
+        first, second = (tmp_path / f'node{x}/out/epoch_1.pth' for x in range(2))
+        both = f'rank 0 on {HOST}: {first}; rank 1 on {HOST}: no file {second}. '
         assert "`--resume` = 'out/epoch_1.pth': The ranks do not " in found['resume']
         assert both in found['resume']
         assert 'The ranks have different teachers' in found['other teacher']
+        text = "ValueError: `checkpoint` = 'other.pth': The ranks have not loaded the "
+        assert found['other checkpoint'].startswith(f'{text}same: rank 0 on {HOST}: ')
         logs = (tmp_path / f'node{rank}').glob('*/*/*.log')
         text = ''.join(log.read_text() for log in logs)
         assert f'Rank {rank} of 2 on {HOST} ended with an error' in text

@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import Registry
 from torch import nn
 
+from cakd_mm.utils.agreement import OtherRankError
 from cakd_mm.utils.building import build_part, naming_use, places_of, settings_of
 
 PARTS = Registry('parts of a test')
@@ -72,6 +73,26 @@ def test_the_key_of_what_is_wrong(cfg, kind, text):
 def test_a_missing_file_is_no_mistake_in_the_part():
     with pytest.raises(OSError, match='^no such file$'):
         build_part(inner(size=1, width=7), PARTS, 'a.b')
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError('[gloo] Connection closed by peer [127.0.0.1]'),
+        torch.distributed.DistBackendError('NCCL error'),
+        OtherRankError('Another rank has failed: rank 1: size'),
+    ],
+    ids=str,
+)
+def test_another_rank_that_fails_is_no_mistake_in_the_part(error):
+    def build(**_):
+        raise error
+
+    with pytest.raises(type(error)) as built:
+        build_part(dict(type=build, size=1), PARTS, 'a.b')
+    with pytest.raises(type(error)) as used:
+        use(error, {})
+    assert built.value is used.value is error
 
 
 def use(error, places):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from ranks import two_ranks
 
@@ -42,6 +43,22 @@ def test_that_somebody_stopped_it_is_one_line(tmp_path):
     logger_of(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         fail(KeyboardInterrupt())
+    [line] = (tmp_path / 'run.log').read_text().splitlines()
+    assert line.endswith(f'Rank 0 of 1 on {HOST} was stopped by KeyboardInterrupt.')
+
+
+def test_what_came_of_stopping_it_is_not_what_ended_it(tmp_path, monkeypatch):
+    """mmengine catches everything when it formats a config."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    logger_of(tmp_path)
+    for place in ('mmengine.config.config', 'yapf.yapflib.yapf_api'):
+        monkeypatch.setattr(f'{place}.FormatCode', stop, raising=False)
+    with pytest.raises(KeyboardInterrupt) as caught, errors_in_log(), errors_in_log():
+        Config(dict(a=1)).pretty_text  # noqa: B018
+    assert caught.value.__suppress_context__  # which is the text of the config
     [line] = (tmp_path / 'run.log').read_text().splitlines()
     assert line.endswith(f'Rank 0 of 1 on {HOST} was stopped by KeyboardInterrupt.')
 

@@ -176,6 +176,17 @@ def test_errors_name_the_key(net, error, problem):
         net_config(net, KEY)
 
 
+@pytest.mark.parametrize('name', ['broken.py', 'leaf.py'])
+def test_an_error_of_syntax_names_the_file(name, tmp_path, monkeypatch):
+    """Other ranks are told no more than its text."""
+    (tmp_path / 'broken.py').write_text('x = 1\ny = (')
+    (tmp_path / 'leaf.py').write_text("_base_ = 'broken.py'")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"`config` = '{name}'.*no Python") as caught:
+        read_named(name, 'config')
+    assert "was never closed. Correct line 2, 'y = ('." in str(caught.value)
+
+
 def test_read_named(tmp_path, monkeypatch):
     (tmp_path / 'own.py').write_text('x = 1')
     monkeypatch.chdir(tmp_path)

@@ -59,7 +59,8 @@ class SameStartHook(Hook):
         if all(takes_weights for takes_weights, _ in plans) and 0 < sum(has) < len(has):
             self._send(runner, has)
             return
-        key, value = ('resume', True) if path is None else ('load_from', path)
+        key = 'resume' if path is None or runner._resume else 'load_from'
+        value = True if path is None else path
         problem = 'The ranks do not find the same to start from:'
         require_same(found, key, value, problem, REMEDY)
 
@@ -81,7 +82,8 @@ class SameStartHook(Hook):
             whole = {k: v for k, v in weights.items() if type(v) is Tensor}
             found += f', weights {_hex(fingerprint(whole))}'
         problem = 'The ranks have not loaded the same:'
-        require_same(found, 'load_from', runner._load_from, problem, REMEDY)
+        key = 'resume' if runner._resume else 'load_from'
+        require_same(found, key, runner._load_from, problem, REMEDY)
 
     # Without training these are the first after loading.
     before_val = before_test = before_train

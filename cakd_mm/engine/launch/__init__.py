@@ -18,7 +18,7 @@ from .config import (
 )
 from .device import adapt_to_device, choose_threads
 from .options import OptionAction
-from .ranks import explained_timeouts, join_ranks, joined_on_error
+from .ranks import explained_waits, join_ranks, joined_on_error
 from .resume import check_checkpoints
 from .runner import build_runner, build_test_runner
 from .work_dir import check_room, own_work_dir
@@ -38,7 +38,7 @@ __all__ = [
     'datasets',
     'enable_auto_scale_lr',
     'errors_in_log',
-    'explained_timeouts',
+    'explained_waits',
     'join_ranks',
     'joined_on_error',
     'mention_batch',

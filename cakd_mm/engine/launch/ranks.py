@@ -1,16 +1,17 @@
 """How the processes of a training find one another."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist
 
+from ...utils.agreement import ENDED, TIMED_OUT, OtherRankError, is_of_waiting
 from ...utils.errors import describe
 from ...utils.machine import end_with_torchrun
 
@@ -28,8 +29,7 @@ RANK_VARIABLES = {
 TIMEOUT = 'env_cfg.dist_cfg.timeout'
 # Longer than what one rank may do while others wait: a download, a compilation.
 DEFAULT_TIMEOUT = 600  # seconds
-# What gloo says of a rank, and the store in which ranks meet of all.
-TIMED_OUT = re.compile(r'Timed out waiting \d+ms|wait timeout|[Tt]imed out after')
+MEETING = 'attempt'  # how URLs of the meeting below begin
 
 
 def join_ranks(cfg: Config) -> None:
@@ -38,7 +38,8 @@ def join_ranks(cfg: Config) -> None:
     It is that of ``env_cfg.dist_cfg``, as mmengine makes it; without a GPU its backend
     is gloo. A rank that waits longer than ``env_cfg.dist_cfg.timeout`` seconds for
     others ends with an error, 600 by default. It does nothing for a single process,
-    or if there is a group. A rank ends with its torchrun.
+    or if there is a group. A rank ends with its torchrun. Ranks that torchrun has
+    started again do not meet those that have ended.
 
     Raises:
         OSError: the launcher has not set its variables.
@@ -53,17 +54,35 @@ def join_ranks(cfg: Config) -> None:
     if not is_number or not 0 < timeout < float('inf'):
         problem = 'It is how many seconds a rank waits for the others.'
         raise ValueError(describe(TIMEOUT, timeout, problem, 'Write 600, say.'))
-    with explained_timeouts(cfg):
+    with explained_waits(cfg):
         if get_device() == 'cpu':
             _set_rank_variables(cfg.launcher)
-            dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
+            limit = timedelta(seconds=timeout)
+            dist.init_process_group('gloo', f'{MEETING}://', timeout=limit)
         else:
-            init_dist(cfg.launcher, **settings)
+            init_dist(cfg.launcher, **{'init_method': f'{MEETING}://', **settings})
+
+
+def _meet(url: str, **options: Any) -> Iterator[tuple[dist.Store, int, int]]:
+    """Let ranks meet as by ``env://``, but those alone that were started together.
+
+    torch 2.14 lets all attempts of a torchrun use one store, in which ranks that were
+    started again would find the addresses of dead ones.
+
+    Yields:
+        tuple: The store, and this process's rank and the number of ranks.
+    """
+    for store, *ranks in dist.rendezvous(url.replace(MEETING, 'env', 1), **options):
+        attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)
+        yield dist.PrefixStore(f'{MEETING}{attempt}', store), *ranks
+
+
+dist.register_rendezvous_handler(MEETING, _meet)
 
 
 @contextmanager
-def explained_timeouts(cfg: Config) -> Iterator[None]:
-    """Say in the error of a rank that has waited too long what to write.
+def explained_waits(cfg: Config) -> Iterator[None]:
+    """Say in the error of a rank that has waited for another one what to do.
 
     NCCL's own thread ends a rank without an exception, so that nothing can be added.
 
@@ -73,15 +92,22 @@ def explained_timeouts(cfg: Config) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if cfg.launcher == 'none' or not TIMED_OUT.search(str(error)):
+        if cfg.launcher == 'none' or isinstance(error, OtherRankError):
             raise
-        timeout = _settings(cfg)['timeout']
-        problem = f'For so many seconds another rank has not answered ({error}).'
-        remedy = (
-            'See why it has ended or hangs. If it was only slow: '
-            f'--cfg-options {TIMEOUT}={2 * timeout:g}.'
-        )
-        raise type(error)(describe(TIMEOUT, timeout, problem, remedy)) from error
+        if TIMED_OUT.search(str(error)):
+            timeout = _settings(cfg)['timeout']
+            problem = f'For so many seconds another rank has not answered ({error}).'
+            remedy = (
+                'See why it has ended or hangs. If it was only slow: '
+                f'--cfg-options {TIMEOUT}={2 * timeout:g}.'
+            )
+            text = describe(TIMEOUT, timeout, problem, remedy)
+        elif ENDED.search(str(error)):
+            text = 'Another rank has ended, see its console and the `.log` of its node '
+            text += f'({error}).'
+        else:
+            raise
+        raise type(error)(text) from error
 
 
 def _settings(cfg: Config) -> dict:
@@ -101,10 +127,9 @@ def joined_on_error(launcher: str) -> Iterator[None]:
     """
     try:
         yield
-    except dist.DistError:  # It is joining that has failed.
-        raise
-    except Exception:
-        join_ranks(Config(dict(launcher=launcher)))
+    except Exception as error:
+        if not is_of_waiting(error):  # or it is joining that has failed
+            join_ranks(Config(dict(launcher=launcher)))
         raise
 
 

@@ -12,7 +12,14 @@ from ...utils.agreement import exchange, require_same
 from ...utils.checkpoint import is_remote, read_checkpoint
 from ...utils.config_text import written
 from ...utils.errors import describe
-from ...utils.newest_checkpoint import KEY, Found, lacks, newest_checkpoint
+from ...utils.newest_checkpoint import (
+    KEY,
+    Found,
+    lacks,
+    named_checkpoints,
+    newest_checkpoint,
+    number_of,
+)
 
 REMEDY = 'Let the nodes share the work dir, or copy the checkpoint to each.'
 
@@ -30,12 +37,14 @@ def check_checkpoints(cfg: Config) -> None:
     path, resumes = cfg.get('load_from'), cfg.get('resume')
     is_here = bool(path) and os.path.isfile(os.path.expanduser(path))
     if resumes:
-        _require_same('the file' if is_here else 'no such file', path)
+        _require_file_on_all(is_here, path)
     elif any(exchange(is_here)) and not is_here:
         return
     if path and not is_remote(path):
         key = KEY if resumes else 'load_from'
-        remedy = 'Name an earlier checkpoint of the work dir.'
+        remedy = 'Correct the path.'
+        if resumes:
+            remedy = 'Name an earlier checkpoint of the work dir.'
         checkpoint = read_checkpoint(path, key, remedy)
         if resumes:
             if lacking := lacks(checkpoint):
@@ -68,18 +77,20 @@ def choose_checkpoint(cfg: Config) -> list[tuple[int, str]]:
     if is_main_process():
         found = _newest(cfg)
     name, *_ = exchange(_within(cfg.work_dir, found.path))
+    notes = list[tuple[int, str]]()
     if name is None:  # A node with a work dir of its own may have one.
         if not is_main_process():
             found = _newest(cfg)
-        _require_same(found.path or 'no whole checkpoint', cfg.work_dir)
+        text = os.path.abspath(found.path) if found.path else 'no whole checkpoint'
+        _require_same(text, cfg.work_dir)
         cfg.load_from = None
     else:
         remote = is_remote(name)
         cfg.load_from = name if remote else os.path.join(cfg.work_dir, name)
-        is_here = remote or os.path.isfile(cfg.load_from)
-        _require_same('the file' if is_here else 'no such file', cfg.load_from)
+        _require_file_on_all(remote or os.path.isfile(cfg.load_from), cfg.load_from)
+        notes = _about_newer(cfg)
     cfg.resume = cfg.load_from is not None
-    return _notes(cfg, found)
+    return _notes(cfg, found) + notes
 
 
 def _within(work_dir: str, path: str | None) -> str | None:
@@ -102,6 +113,32 @@ def _newest(cfg: Config) -> Found:
         remedy = f'Name one with {KEY} PATH, or move them away to begin anew.'
         raise ValueError(describe(KEY, cfg.work_dir, problem, remedy))
     return found
+
+
+def _require_file_on_all(is_here: bool, path: str | None) -> None:
+    if len(set(exchange(is_here))) > 1:
+        place = os.path.abspath(os.path.expanduser(path or ''))
+        _require_same(place if is_here else f'no file {place}', path)
+
+
+def _about_newer(cfg: Config) -> list[tuple[int, str]]:
+    """Say if other ranks have a later checkpoint than the first one, and it has not."""
+    chosen = Path(cfg.load_from)
+    kind = chosen.name.rpartition('_')[0]  # such as `epoch`
+    found = {x.name for x in named_checkpoints(Path(cfg.work_dir), cfg)}
+    first, *others = exchange(found)
+    later = [
+        (number_of(Path(name)), name, rank)
+        for rank, own in enumerate(others, 1)
+        for name in own - first
+        if name.rpartition('_')[0] == kind
+    ]
+    number, name, rank = max(later, default=(0, '', 0))
+    if number <= number_of(chosen):
+        return []
+    problem = f'Rank {rank} has {name}, which rank 0 has not.'
+    remedy = 'To go on from that, copy it into the work dir of each node.'
+    return [(logging.WARNING, describe(KEY, cfg.load_from, problem, remedy))]
 
 
 def _require_same(found: str, path: str | None) -> None:

@@ -4,14 +4,19 @@ import sys
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ...utils.agreement import together
-from ...utils.checkpoint import load_strictly, model_weights, read_checkpoint
+from ...utils.agreement import require_same, together
+from ...utils.checkpoint import (
+    fingerprint,
+    load_strictly,
+    model_weights,
+    read_checkpoint,
+)
 from ...utils.compiling import check_cache
 from ...utils.extract import plain_config
 from ...utils.model import unwrap
@@ -93,7 +98,7 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing, unreadable or
-            does not fit.
+            does not fit, or ranks have different ones.
     """
     remedy = 'Give a checkpoint trained with this config.'
     content = read_checkpoint(checkpoint, 'checkpoint', remedy)
@@ -109,6 +114,11 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)
+    if get_world_size() > 1:
+        found = bytes(fingerprint(model.state_dict()).tolist()).hex()[:16]
+        problem = 'The ranks have not loaded the same:'
+        same = 'Give every node the same file.'
+        require_same(f'weights {found}', 'checkpoint', checkpoint, problem, same)
     for hook in runner.hooks:
         if isinstance(hook, ClassNamesHook):
             hook.after_load_checkpoint(runner, content)

@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
 
+from ...utils.agreement import is_of_waiting
 from ...utils.errors import describe
 from ..distillers import StrictDistiller
 
@@ -51,7 +52,7 @@ def naming_labels(lack: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not lack:
+        if not lack or is_of_waiting(error):
             raise
         raise needs_labels(lack) from error
 

@@ -110,7 +110,7 @@ def test_a_run_goes_on_only_where_each_finds_a_checkpoint(tmp_path):
     remedy += 'share.'
     missing = f'{start}no file that can be read (No such file or directory). {remedy}'
     cut = f'{start}a checkpoint of 3 bytes. {remedy}'
-    named, auto = "`load_from` = 'PATH': ", '`resume` = True: '
+    named, auto = "`resume` = 'PATH': ", '`resume` = True: '
     none = f'{start}no checkpoint. {remedy}'
     assert first == ['', f'{named}{none}', f'{named}{missing}', f'{named}{cut}', '', '']
     assert second == ['', f'{auto}{none}', f'{named}{missing}', f'{named}{cut}', '', '']
@@ -120,7 +120,8 @@ def test_a_run_goes_on_only_where_each_finds_a_checkpoint(tmp_path):
 def test_what_was_loaded_is_compared_once(tmp_path, stage):
     def work(rank: int) -> list[str]:
         here, found = tmp_path / f'node{rank}', []
-        for weight, change in ((rank, {}), (1, dict(iter=rank)), (1, {})):
+        resumed = dict(iter=rank, _resume=True)
+        for weight, change in ((rank, {}), (1, resumed), (1, {})):
             ours = runner(here, wrapped(weight), _load_from='x.pth', **change)
             found.append(error_of(getattr(SameStartHook(), stage), ours))
         hook = SameStartHook()
@@ -135,14 +136,14 @@ def test_what_was_loaded_is_compared_once(tmp_path, stage):
     zero, one = (
         hash_of(torch.full((2, 2), x), torch.full((2,), x)) for x in (0.0, 1.0)
     )
-    start = "`load_from` = 'x.pth': The ranks have not loaded the same: "
+    start = " = 'x.pth': The ranks have not loaded the same: "
     assert first == second
     assert first[0].startswith(
-        f'{start}rank 0 on {HOST}: epoch 1, iteration 5, weights {zero}; '
+        f'`load_from`{start}rank 0 on {HOST}: epoch 1, iteration 5, weights {zero}; '
         f'rank 1 on {HOST}: epoch 1, iteration 5, weights {one}. Give every node'
     )
     assert first[1].startswith(
-        f'{start}rank 0 on {HOST}: epoch 1, iteration 0, weights {one}; '
+        f'`resume`{start}rank 0 on {HOST}: epoch 1, iteration 0, weights {one}; '
         f'rank 1 on {HOST}: epoch 1, iteration 1, weights {one}. Give every node'
     )
     assert first[2:] == ['', '']

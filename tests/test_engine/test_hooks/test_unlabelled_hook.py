@@ -16,7 +16,7 @@ from ranks import two_ranks
 from tiny import algorithm, digits_config, save_teacher
 
 from cakd_mm.engine.hooks import UnlabelledHook
-from cakd_mm.models.algorithms.unlabelled import has_label, lacking
+from cakd_mm.models.algorithms.unlabelled import has_label, lacking, naming_labels
 
 KD = 'kd/kd_r20_r8_digits.py'
 DIGITS = 'cakd/ablations/digits/digits'
@@ -275,3 +275,10 @@ def test_of_labels_and_scores_of_a_mixed_batch_none_is_left(start):
     mixed = [DataSample().set_gt_label(1).set_gt_score(torch.rand(10)), DataSample()]
     UnlabelledHook().before_train_iter(runner, 0, dict(data_samples=mixed))
     assert not any('gt_label' in x or 'gt_score' in x for x in mixed)
+
+
+def test_a_loss_that_waits_for_a_lost_rank_lacks_no_labels():
+    error = RuntimeError('[gloo] Connection closed by peer [127.0.0.1]')
+    with pytest.raises(RuntimeError) as caught, naming_labels('It has none'):
+        raise error
+    assert caught.value is error
