@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from ranks import two_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cakd_mm.engine.hooks import SameStartHook
+from cakd_mm.engine.hooks import SameRanksHook
 from cakd_mm.utils.checkpoint import fingerprint
 
 HOST = os.uname().nodename
@@ -37,6 +38,7 @@ def runner(folder: Path, model: nn.Module, **options) -> SimpleNamespace:
     log = folder / 'run.log'
     logger = MMLogger.get_instance(folder.name, log_file=str(log))
     known = dict(model=model, work_dir=str(folder), logger=logger, epoch=1, iter=5)
+    known['cfg'] = Config()
     return SimpleNamespace(**{'_load_from': None, '_resume': False, **known, **options})
 
 
@@ -61,8 +63,8 @@ def test_other_teachers_are_refused_and_other_paths_made_one(tmp_path):
         here = tmp_path / f'node{rank}'
         other = runner(here, Net(seed=rank, file='t.pth'))
         same = runner(here, Net(seed=7, file=f'disk{"x" * rank}/t.pth'))
-        found = error_of(SameStartHook().before_run, other)
-        SameStartHook().before_run(same)
+        found = error_of(SameRanksHook().before_run, other)
+        SameRanksHook().before_run(same)
         return found, same.model.teacher_file
 
     for rank, (found, file) in enumerate(two_ranks(work, tmp_path)):
@@ -82,7 +84,7 @@ def test_other_teachers_are_refused_and_other_paths_made_one(tmp_path):
 def test_a_run_goes_on_only_where_each_finds_a_checkpoint(tmp_path):
     def work(rank: int) -> list[str]:
         here = tmp_path / f'node{rank}'
-        hook, found = SameStartHook(), []
+        hook, found = SameRanksHook(), []
         last = here / 'epoch_1.pth'
 
         def resume(**options) -> None:
@@ -122,14 +124,14 @@ def test_what_was_loaded_is_compared_once(tmp_path, stage):
         here, found = tmp_path / f'node{rank}', []
         for weight, change in ((rank, {}), (1, dict(iter=rank)), (1, {})):
             ours = runner(here, wrapped(weight), _load_from='x.pth', **change)
-            found.append(error_of(getattr(SameStartHook(), stage), ours))
-        hook = SameStartHook()
+            found.append(error_of(getattr(SameRanksHook(), stage), ours))
+        hook = SameRanksHook()
         hook.before_train(ours)
         ours.iter += rank  # It is not compared again, at each validation, say.
         getattr(hook, stage)(ours)
         # Another wrapper has a part of the weights on each rank.
         apart = runner(here, wrapped(rank).module)
-        return [*found, error_of(getattr(SameStartHook(), stage), apart)]
+        return [*found, error_of(getattr(SameRanksHook(), stage), apart)]
 
     first, second = two_ranks(work, tmp_path)
     zero, one = (
@@ -165,20 +167,20 @@ def test_weights_that_one_rank_has_are_sent_to_the_other(tmp_path):
             if rank == owner:
                 torch.save(dict(content, optimizer=dict(large=1)), path)
             ours = runner(here, nn.Linear(2, 2), _load_from=str(path))
-            hook = SameStartHook()
+            hook = SameRanksHook()
             hook.before_run(ours)
             given = Path(ours._load_from)
             loaded = torch.load(given, weights_only=False)
             hook.after_load_checkpoint(ours, loaded)
             found.append((given == path, given.exists(), loaded))
         ours._load_from = 'nowhere.pth'
-        SameStartHook().before_run(ours)  # mmengine says so itself.
+        SameRanksHook().before_run(ours)  # mmengine says so itself.
         broken = tmp_path / f'{rank}.pth'
         if rank == 1:
             broken.write_bytes(b'broken')
         ours._load_from = str(broken)
         with pytest.raises((ValueError, RuntimeError)) as caught:
-            SameStartHook().before_run(ours)
+            SameRanksHook().before_run(ours)
         return [*found, f'{caught.typename}: {caught.value}']
 
     for rank, (*sent, broken) in enumerate(two_ranks(work, tmp_path)):
@@ -198,6 +200,6 @@ def test_weights_that_one_rank_has_are_sent_to_the_other(tmp_path):
 
 
 def test_a_single_process_compares_nothing():
-    hook = SameStartHook()
+    hook = SameRanksHook()
     for stage in ('before_run', 'before_train', 'before_val', 'before_test'):
         getattr(hook, stage)(None)
