@@ -55,7 +55,9 @@ def require_same_config(cfg: Config) -> None:
 
 
 def _found(leaves: dict[str, Any], key: str) -> str:
-    return repr(leaves[key]) if key in leaves else 'nothing'
+    if key in leaves:
+        return repr(leaves[key])
+    return '{...}' if any(x.startswith(f'{key}.') for x in leaves) else 'nothing'
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -68,6 +70,8 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple)) and value:
         for index, part in enumerate(value):
             yield from _leaves(part, f'{key}.{index}')
+    elif isinstance(value, (Mapping, list, tuple)):
+        yield key, {}
     elif isinstance(value, (set, frozenset)):
         yield key, sorted(map(repr, value))
     elif value is None or isinstance(value, (str, bytes, int, float, complex)):

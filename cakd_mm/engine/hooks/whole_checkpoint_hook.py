@@ -133,6 +133,8 @@ class WholeCheckpointHook(CheckpointHook):
         super()._save_best_checkpoint(runner, metrics)
         if self.save_best:
             self._remove_outdated(runner)
+            # mmengine may save the last one again, which it does not do in a run that
+            # was resumed and has not saved yet. Both have to go on alike.
             runner.call_hook('after_checkpoint')
 
     def _remove_outdated(self, runner) -> None:

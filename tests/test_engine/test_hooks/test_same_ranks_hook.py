@@ -1,4 +1,4 @@
-"""All ranks start from the same weights and teacher, or all stop.
+"""All ranks have the same config, teacher and weights, or all stop.
 
 Each rank of these tests has a work dir of its own, as on nodes that share no disk.
 """
@@ -199,7 +199,48 @@ def test_weights_that_one_rank_has_are_sent_to_the_other(tmp_path):
     ) in log
 
 
+def test_weights_that_drift_apart_are_neither_scored_nor_saved(tmp_path):
+    def work(rank: int) -> list:
+        net = nn.Linear(2, 2)
+        net.register_parameter('short', nn.Parameter(torch.ones(3).bfloat16()))
+        net.register_parameter('frozen', nn.Parameter(torch.zeros(rank + 1), False))
+        net.register_buffer('count', torch.tensor(rank))
+        ignored = ['frozen', 'count']
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            net, ignored
+        )
+        model = DistributedDataParallel(net)
+        ours, hook = runner(tmp_path / f'node{rank}', model, iter=12), SameRanksHook()
+        hook.before_train(runner(tmp_path / f'node{rank}', nn.Identity()))
+        found = []
+        for change in (0, rank):
+            net.short.data[0] += change / 64
+            for stage in (hook.before_val, hook.before_checkpoint):
+                found.append(error_of(stage, ours))
+        # Such a wrapper lets ranks differ until it takes their mean.
+        model._comm_hooks.append(None)
+        hook.before_checkpoint(ours)
+        return found
+
+    first, second = two_ranks(work, tmp_path)
+    assert first == second
+    assert first[:2] == ['', '']
+    for text in first[2:]:
+        assert 'After 12 steps the ranks have different weights: rank 0' in text
+        assert text.count('weights whose bits add up to ') == 2
+
+
+def test_other_configs_are_refused(tmp_path):
+    def work(rank: int) -> str:
+        cfg = Config(dict(train_cfg=dict(max_epochs=2 + rank)))
+        here = tmp_path / f'node{rank}'
+        return error_of(SameRanksHook().before_run, runner(here, Net(0), cfg=cfg))
+
+    for found in two_ranks(work, tmp_path):
+        assert 'The ranks have different configs: rank 0 on' in found
+
+
 def test_a_single_process_compares_nothing():
     hook = SameRanksHook()
-    for stage in ('before_run', 'before_train', 'before_val', 'before_test'):
-        getattr(hook, stage)(None)
+    for stage in ('run', 'train', 'val', 'test', 'checkpoint'):
+        getattr(hook, f'before_{stage}')(None)
