@@ -203,9 +203,10 @@ def test_weights_that_drift_apart_are_neither_scored_nor_saved(tmp_path):
     def work(rank: int) -> list:
         net = nn.Linear(2, 2)
         net.register_parameter('short', nn.Parameter(torch.ones(3).bfloat16()))
-        net.register_parameter('frozen', nn.Parameter(torch.zeros(rank + 1), False))
+        net.part = nn.ParameterDict(dict(own=torch.ones(rank + 1)))
+        net.register_parameter('frozen', nn.Parameter(torch.tensor(rank / 2), False))
         net.register_buffer('count', torch.tensor(rank))
-        ignored = ['frozen', 'count']
+        ignored = ['part.own', 'frozen', 'count']
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             net, ignored
         )
