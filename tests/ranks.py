@@ -1,4 +1,4 @@
-"""Two processes that are the ranks of a gloo group."""
+"""Processes that are the ranks of a gloo group."""
 
 import multiprocessing
 import os
@@ -10,29 +10,37 @@ import torch
 
 
 def two_ranks(work: Callable[[int], Any], folder: Path) -> list[Any]:
-    """Return what ``work(rank)`` gives on either of two forked processes.
+    """See :func:`on_ranks`."""
+    return on_ranks(2, work, folder)
+
+
+def on_ranks(count: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """Return what ``work(rank)`` gives on each of ``count`` forked processes.
 
     Args:
+        count (int): How many ranks there are.
         work (Callable): What a rank does; tensors and plain values may come back.
         folder (Path): An empty folder where the ranks meet.
     """
     context = multiprocessing.get_context('fork')
-    both = context.Barrier(2)
+    everyone = context.Barrier(count)
 
     def run(rank: int) -> None:
         torch.set_num_threads(1)
         torch.distributed.init_process_group(
-            'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
+            'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=count
         )
         torch.save(work(rank), folder / f'{rank}.pth')
-        both.wait(60)
+        everyone.wait(60)
         os._exit(0)  # torch 2.5 may deadlock when it takes a gloo group apart
 
-    ranks = [context.Process(target=run, args=(rank,)) for rank in range(2)]
+    ranks = [context.Process(target=run, args=(rank,)) for rank in range(count)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(120)
         process.kill()
-    assert [process.exitcode for process in ranks] == [0, 0]
-    return [torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(2)]
+    assert [process.exitcode for process in ranks] == [0] * count
+    return [
+        torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(count)
+    ]

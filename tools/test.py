@@ -27,6 +27,7 @@ def main() -> None:
             own = cfg.test_evaluator
             cfg.test_evaluator = [*own, dump] if isinstance(own, list) else [own, dump]
         launch.join_ranks(cfg)
+        launch.require_same_config(cfg)
         launch.check_own_arguments(cfg)
         launch.check_data(cfg, ('test',))
     with launch.errors_in_log(), launch.explained_waits(cfg):

@@ -42,6 +42,7 @@ def main() -> None:
         if args.auto_scale_lr:
             launch.enable_auto_scale_lr(cfg)
         launch.join_ranks(cfg)
+        launch.require_same_config(cfg)
         launch.check_own_arguments(cfg)
         launch.check_checkpoints(cfg)
         launch.check_data(cfg, ('train', 'val'))

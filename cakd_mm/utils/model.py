@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from mmengine.model import is_model_wrapper
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -12,3 +14,22 @@ def unwrap(model: nn.Module) -> Any:
     It is Any because teacher, student and distiller exist in some models only.
     """
     return model.module if is_model_wrapper(model) else model
+
+
+def is_of_all_ranks(model: nn.Module) -> bool:
+    """Return whether a wrapper adds up gradients over all ranks in PyTorch's own way.
+
+    Another process group or communication hook may let ranks have other weights.
+    """
+    return (
+        isinstance(model, DistributedDataParallel)
+        and not model._comm_hooks
+        and model.process_group == torch.distributed.group.WORLD
+    )
+
+
+def exchanged_parameters(wrapper: DistributedDataParallel) -> dict[str, nn.Parameter]:
+    """Return the parameters whose gradients a wrapper made now would exchange."""
+    ignored = wrapper.parameters_to_ignore
+    named = wrapper.module.named_parameters()
+    return {x: p for x, p in named if p.requires_grad and x not in ignored}

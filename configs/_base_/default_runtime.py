@@ -12,8 +12,8 @@ default_hooks = dict(
     checkpoint=dict(type='WholeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
-    # Let all ranks start from the same weights and teacher, or stop all of them.
-    same_start=dict(type='SameStartHook'),
+    # Let all ranks have the same config, teacher and weights, or stop all of them.
+    same_ranks=dict(type='SameRanksHook'),
     # Stop at nan or inf with step, component and advice.
     finite=dict(type='FiniteLossHook', interval=100),
     # Refuse labels the head has no output for.

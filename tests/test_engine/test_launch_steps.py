@@ -9,6 +9,7 @@ from torch import zeros
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from cakd_mm.engine import launch
+from cakd_mm.utils.agreement import exchange
 
 ALONE = 'vanilla/resnet8_digits.py'
 
@@ -59,6 +60,12 @@ def test_ranks_with_unequal_numbers_are_refused_on_both(tmp_path):
                 found.append(str(error))
         return found
 
+    def other_loops(rank: int) -> list[int]:
+        launch.check_steps(runner(loop(8), loop(4) if rank else None))
+        return exchange(rank)  # which no rank's second loop takes
+
+    (tmp_path / 'other').mkdir()
+    assert two_ranks(other_loops, tmp_path / 'other') == [[0, 1], [0, 1]]
     for uneven, none in two_ranks(work, tmp_path):
         assert "`train_dataloader` = '2 and 3 batches': The ranks have" in uneven
         assert "`train_dataloader` = '1 and 0 batches': It gives no batch" in none

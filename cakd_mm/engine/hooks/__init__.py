@@ -11,7 +11,7 @@ from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .gathered_scores_hook import GatheredScoresHook
 from .label_range_hook import LabelRangeHook
 from .runner_keys_hook import RunnerKeysHook
-from .same_start_hook import SameStartHook
+from .same_ranks_hook import SameRanksHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
 from .student_ema_hook import StudentEMAHook
@@ -35,7 +35,7 @@ __all__ = [
     'GatheredScoresHook',
     'LabelRangeHook',
     'NonFiniteError',
-    'SameStartHook',
+    'SameRanksHook',
     'RunnerKeysHook',
     'SampleIndexHook',
     'SingleImageHook',

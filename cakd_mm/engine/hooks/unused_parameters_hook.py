@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...models.recorders.watched import tensors_of
 from ...utils.errors import describe
+from ...utils.model import exchanged_parameters, is_of_all_ranks
 
 KEY = 'find_unused_parameters'
 # How many names the log gives.
@@ -34,9 +35,11 @@ class UnusedParametersHook(Hook):
     ends it. If a parameter is not in it on any rank, the wrapper is told to look for
     such parameters from then on, and the log names them. They stay as they are, as with
     one rank. If other layers are trained than before, because a hook has frozen some or
-    has let some go, the wrapper exchanges the gradients of those. Put it into
-    ``default_hooks``. It does nothing for one rank, for another wrapper, with
-    ``static_graph=True``, or if mmengine compiles the training step.
+    has let some go, the wrapper exchanges the gradients of those. After a checkpoint of
+    ``WholeCheckpointHook`` the wrapper is made anew, as it is in a resumed run, so that
+    both train the same. Put it into ``default_hooks``. It does nothing for one rank,
+    for another wrapper, with ``static_graph=True``, or if mmengine compiles the
+    training step.
 
     Raises:
         ValueError: the wrapper cannot be told, because it has another process group or
@@ -47,14 +50,29 @@ class UnusedParametersHook(Hook):
     priority = 'LOWEST'
     _is_due = False
     _had_stopped = False
+    _logged = ''
     # Names of the parameters whose gradients the wrapper exchanges.
     _exchanged: set[str]
+    # What the config says, from which a resumed run starts again.
+    _find_unused: bool
     _stops: bool
 
     def before_run(self, runner) -> None:
         """Note for which parameters the model was wrapped."""
         if _can_be_told(runner.model):
-            self._exchanged = set(_trained(runner.model))
+            self._find_unused = runner.model.find_unused_parameters
+            self._exchanged = set(exchanged_parameters(runner.model))
+
+    def after_checkpoint(self, runner) -> None:
+        """Go on as a run does that is resumed from this checkpoint.
+
+        After its first step a wrapper puts gradients into other buckets, and from three
+        ranks on the last bit of their sum depends on their places in a bucket.
+        """
+        if _can_be_told(runner.model) and is_of_all_ranks(runner.model):
+            _renew(runner.model, self._find_unused)
+            self._exchanged = set(exchanged_parameters(runner.model))
+            self._is_due = True
 
     def before_train(self, runner) -> None:
         """Find out whether distillation is going to stop."""
@@ -82,7 +100,7 @@ class UnusedParametersHook(Hook):
         """Compare what gets a gradient with what the wrapper waits for."""
         self._handle.remove()
         wrapper = runner.model
-        trained = _trained(wrapper)
+        trained = exchanged_parameters(wrapper)
         unused: list[str] = []
         if not wrapper.find_unused_parameters:
             unused = _unused(trained, _lasting(losses, self._stops))
@@ -96,20 +114,15 @@ class UnusedParametersHook(Hook):
             why = 'distillation stops' if self._stops else 'no loss uses them'
             text += f', with {KEY}=True, because {len(unused)} get none ({why}): '
             text += ', '.join(unused[:SHOWN]) + more
-        runner.logger.info(f'{text}.')
+        if text != self._logged:
+            runner.logger.info(f'{text}.')
+        self._logged = text
 
 
 def _can_be_told(model: nn.Module) -> bool:
     is_ddp = isinstance(model, DistributedDataParallel) and hasattr(model, 'reducer')
     # mmengine puts the compiled step there, which would keep the hook for good.
     return is_ddp and not model.static_graph and 'train_step' not in vars(model)
-
-
-def _trained(wrapper: DistributedDataParallel) -> dict[str, nn.Parameter]:
-    """Return the parameters whose gradients a wrapper made now would exchange."""
-    ignored = wrapper.parameters_to_ignore
-    named = wrapper.module.named_parameters()
-    return {x: p for x, p in named if p.requires_grad and x not in ignored}
 
 
 def _lasting(losses: Any, stops: bool) -> Any:
@@ -161,19 +174,18 @@ def _ends_of_graph(losses: Iterable[Tensor]) -> tuple[set[int], bool]:
 
 
 def _tell(wrapper: DistributedDataParallel, find_unused: bool) -> None:
-    """Let a wrapper wait for other gradients, in the midst of a forward pass.
-
-    It is made anew as after unpickling, which keeps what others hold of it.
-    """
-    group = torch.distributed.group.WORLD
-    if wrapper._comm_hooks or wrapper.process_group != group:
+    """Let a wrapper wait for other gradients, in the midst of a forward pass."""
+    if not is_of_all_ranks(wrapper):
         problem = 'Some parameters get no gradient, and a wrapper with a process group '
         problem += 'or a communication hook of its own cannot be told so later.'
         remedy = (
             f'Write {KEY}=True, or where there is one model_wrapper_cfg.{KEY}=True.'
         )
         raise ValueError(describe(KEY, wrapper.find_unused_parameters, problem, remedy))
-    state = wrapper.__getstate__()
-    state[KEY] = state[KEY] or find_unused
-    wrapper.__setstate__(state)
+    _renew(wrapper, wrapper.find_unused_parameters or find_unused)
     wrapper.reducer.prepare_for_forward()
+
+
+def _renew(wrapper: DistributedDataParallel, find_unused: bool) -> None:
+    """Make a wrapper anew as after unpickling, which keeps what others hold of it."""
+    wrapper.__setstate__({**wrapper.__getstate__(), KEY: find_unused})

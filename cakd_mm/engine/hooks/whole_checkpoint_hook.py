@@ -96,8 +96,9 @@ class WholeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         """Save, name the file in ``last_checkpoint``, and remove the outdated ones.
 
-        All ranks get here, and ``before_checkpoint`` of the hooks is called on all of
-        them; mmengine calls ``before_save_checkpoint`` on the main rank alone.
+        All ranks get here, and ``before_checkpoint`` and ``after_checkpoint`` of the
+        hooks are called on all of them; mmengine calls ``before_save_checkpoint`` on
+        the main rank alone.
         """
         runner.call_hook('before_checkpoint')
         hub, backend = runner.message_hub, self.file_backend
@@ -125,12 +126,16 @@ class WholeCheckpointHook(CheckpointHook):
             file = Path(runner.work_dir, 'last_checkpoint')
             write_whole(file, str(self.last_ckpt).encode())
         self._remove_outdated(runner)
+        runner.call_hook('after_checkpoint')
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         """Save a better checkpoint, and then remove the one that was the best."""
         super()._save_best_checkpoint(runner, metrics)
         if self.save_best:
             self._remove_outdated(runner)
+            # mmengine may save the last one again, which it does not do in a run that
+            # was resumed and has not saved yet. Both have to go on alike.
+            runner.call_hook('after_checkpoint')
 
     def _remove_outdated(self, runner) -> None:
         late = self.file_backend

@@ -2,6 +2,7 @@
 
 from ...utils.agreement import together
 from ...utils.error_log import errors_in_log
+from ...utils.same_config import require_same_config
 from .checks import (
     check_data,
     check_own_arguments,
@@ -44,6 +45,7 @@ __all__ = [
     'mention_batch',
     'own_work_dir',
     'read_config',
+    'require_same_config',
     'require_utf8',
     'together',
     'use_amp',

@@ -220,13 +220,17 @@ def check_steps(runner: Runner) -> None:
     Raises:
         ValueError: naming the loader, and how many images and batches it has.
     """
-    for part, loop in (('train', runner.train_loop), ('val', runner.val_loop)):
+    loaders = {
+        part: loop.dataloader
+        for part, loop in (('train', runner.train_loop), ('val', runner.val_loop))
         # A set without a length gives as many batches as it likes.
-        if loop is None or isinstance(loop.dataloader.dataset, IterableDataset):
-            continue
-        key, counts = f'{part}_dataloader', exchange(len(loop.dataloader))
+        if loop is not None and not isinstance(loop.dataloader.dataset, IterableDataset)
+    }
+    lengths = exchange({part: len(loader) for part, loader in loaders.items()})
+    for part, loader in loaders.items():
+        key, counts = f'{part}_dataloader', [x[part] for x in lengths if part in x]
         if 0 in counts:
-            problem = f'It gives no batch of the {_contents(loop.dataloader)}.'
+            problem = f'It gives no batch of the {_contents(loader)}.'
             remedy = 'Give it more images, or lower its batch_size.'
             raise ValueError(describe(key, _batches(counts), problem, remedy))
         if part == 'train' and len(set(counts)) > 1:

@@ -28,7 +28,7 @@ def check_checkpoints(cfg: Config) -> None:
     """Read the checkpoint that a config names, before building.
 
     That of ``--resume`` without a path is chosen and read by :func:`choose_checkpoint`.
-    A rank may lack a ``load_from``, whose weights :class:`SameStartHook` sends it.
+    A rank may lack a ``load_from``, whose weights :class:`SameRanksHook` sends it.
 
     Raises:
         FileNotFoundError, ValueError: it is missing or cannot be read.

@@ -70,6 +70,7 @@ CASES = dict(
     unannounced=(None, stop_within_an_epoch, False, 1),
     alone=(alone, change_nothing, False, 1),
     frozen=(None, freeze, False, 1),
+    saved=(alone, change_nothing, False, 2),
     checkpointed=(None, checkpointed, False, 1),
     refused=(None, checkpointed_and_stopped, False, 1),
 )
@@ -101,6 +102,9 @@ def steps(cfg, rank, case, told):
             before_step(model, step)
             if step in (0, 2):
                 hook.before_train_epoch(runner)
+            if case == 'saved' and step == 3 and not told:  # between two parts
+                hook.after_checkpoint(runner)
+                flags.append(wrapper.find_unused_parameters)
             hook.before_train_iter(runner, step)
             is_due = (step + 1) % counts == 0 or step == 3
             wrapper.require_backward_grad_sync = is_due
@@ -160,6 +164,7 @@ def test_weights_are_those_of_a_wrapper_that_was_told(ranks, case):
         ('unannounced', [False] * 3 + [True]),
         ('alone', [True] * 4),
         ('frozen', [False] * 4),
+        ('saved', [True] * 3 + [False, True]),
         ('checkpointed', [False] * 4),
     ],
 )
@@ -171,6 +176,7 @@ def test_it_looks_for_unused_parameters_from_where_some_are(ranks, case, expecte
 def test_the_log_names_them(ranks):
     found = {case: ranks[1][case, False][1] for case in TOLD}
     assert found['nothing'] == []
+    assert found['saved'] == found['alone']
     [text] = found['alone']
     assert text == (
         'Ranks exchange the gradients of 37 parameters from here on, with '

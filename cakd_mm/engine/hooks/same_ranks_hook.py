@@ -1,4 +1,4 @@
-"""Sees to it that all ranks start from the same weights, or that all stop."""
+"""Sees to it that all ranks train the same weights, or that all stop."""
 
 import os
 from pathlib import Path
@@ -16,23 +16,30 @@ from ...utils.agreement import exchange, require_same, together
 from ...utils.checkpoint import fingerprint, is_remote, read_checkpoint
 from ...utils.error_log import errors_in_log
 from ...utils.errors import describe
-from ...utils.model import unwrap
+from ...utils.model import exchanged_parameters, is_of_all_ranks, unwrap
+from ...utils.same_config import require_same_config
 
 REMEDY = 'Give every node the same file under this path, or a work_dir that they share.'
 # What only a run that goes on needs.
 LEFT_OUT = ('optimizer', 'param_schedulers')
+# By the size of a number in bytes, a type of whole numbers that has the same bits.
+WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @HOOKS.register_module()
-class SameStartHook(Hook):
-    """Let all ranks start from the same checkpoint and teacher, or stop all of them.
+class SameRanksHook(Hook):
+    """Let all ranks train the same weights, or stop all of them.
 
-    Every rank of mmengine loads for itself, so that nodes which share no disk could go
-    on from different checkpoints, and train different weights without a word. Before
-    loading, ranks compare their teachers and what they find to load, and after it the
-    numbers of epoch and iteration and a hash of the weights. A ``load_from`` that some
-    ranks do not have is sent to them, unless the run is to go on from it. A single
-    process does nothing of this. Put it into ``default_hooks``.
+    Every rank of mmengine reads its own config and loads for itself, so that nodes
+    which share no disk could train different weights without a word. Before loading,
+    ranks compare their configs (see :func:`require_same_config`), their teachers and
+    what they find to load, and after it the numbers of epoch and iteration and a hash
+    of the weights. A ``load_from`` that some ranks do not have is sent to them, unless
+    the run is to go on from it. Before a validation and a ``WholeCheckpointHook``'s
+    checkpoint they compare a sum of the bits of the weights that the ranks exchange
+    gradients of, unless a wrapper with a process group or a communication hook of its
+    own lets ranks differ. A single process does nothing of this. Put it into
+    ``default_hooks``.
 
     Raises:
         ValueError: ranks differ; it says what each of them has found.
@@ -45,13 +52,14 @@ class SameStartHook(Hook):
     _folder: TemporaryDirectory | None = None
 
     def before_run(self, runner) -> None:
-        """Compare teachers, and what there is to load."""
+        """Compare configs, teachers, and what there is to load."""
         if get_world_size() > 1:
             # The loop, which writes its own errors there, has not begun yet.
             with errors_in_log(runner.logger):
                 self._agree(runner)
 
     def _agree(self, runner) -> None:
+        require_same_config(runner.cfg)
         _compare_teachers(unwrap(runner.model))
         path, is_there, found = _look(runner)
         plans = exchange((path is not None and not runner._resume, is_there))
@@ -85,8 +93,19 @@ class SameStartHook(Hook):
         key = 'resume' if runner._resume else 'load_from'
         require_same(found, key, runner._load_from, problem, REMEDY)
 
-    # Without training these are the first after loading.
-    before_val = before_test = before_train
+    # Without training it is the first after loading.
+    before_test = before_train
+
+    def before_val(self, runner) -> None:
+        """Compare what was loaded or, later, what was trained since."""
+        if self._is_compared:
+            _compare_weights(runner)
+        else:
+            self.before_train(runner)
+
+    def before_checkpoint(self, runner) -> None:
+        """Compare the weights, so that no rank saves others than the rest have."""
+        _compare_weights(runner)
 
     def _send(self, runner, has: list[bool]) -> None:
         """Send the weights of ``load_from`` to the ranks that do not have the file.
@@ -131,6 +150,22 @@ def _compare_teachers(model: torch.nn.Module) -> None:
     # Nodes may have it under different paths. mmengine broadcasts all of the state
     # dict, whose entries have to be of one length then.
     model.teacher_file, *_ = exchange(model.teacher_file)
+
+
+@torch.no_grad()
+def _compare_weights(runner) -> None:
+    """Compare the weights that a wrapper keeps equal on all ranks."""
+    if get_world_size() == 1 or not is_of_all_ranks(runner.model):
+        return
+    bits = sum(
+        int(weights.view(WHOLE.get(weights.element_size(), torch.uint8)).sum())
+        for weights in exchanged_parameters(runner.model).values()
+    )
+    found = f'weights whose bits add up to {bits}'
+    problem = f'After {runner.iter} steps the ranks have different weights:'
+    remedy = 'Look for what changes them on some ranks alone, such as a hook of yours.'
+    key = 'default_hooks.same_ranks'
+    require_same(found, key, 'SameRanksHook', problem, remedy)
 
 
 def _look(runner) -> tuple[str | None, bool, str]:

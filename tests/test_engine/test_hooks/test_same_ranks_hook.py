@@ -1,4 +1,4 @@
-"""All ranks start from the same weights and teacher, or all stop.
+"""All ranks have the same config, teacher and weights, or all stop.
 
 Each rank of these tests has a work dir of its own, as on nodes that share no disk.
 """
@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from ranks import two_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cakd_mm.engine.hooks import SameStartHook
+from cakd_mm.engine.hooks import SameRanksHook
 from cakd_mm.utils.checkpoint import fingerprint
 
 HOST = os.uname().nodename
@@ -37,6 +38,7 @@ def runner(folder: Path, model: nn.Module, **options) -> SimpleNamespace:
     log = folder / 'run.log'
     logger = MMLogger.get_instance(folder.name, log_file=str(log))
     known = dict(model=model, work_dir=str(folder), logger=logger, epoch=1, iter=5)
+    known['cfg'] = Config()
     return SimpleNamespace(**{'_load_from': None, '_resume': False, **known, **options})
 
 
@@ -61,8 +63,8 @@ def test_other_teachers_are_refused_and_other_paths_made_one(tmp_path):
         here = tmp_path / f'node{rank}'
         other = runner(here, Net(seed=rank, file='t.pth'))
         same = runner(here, Net(seed=7, file=f'disk{"x" * rank}/t.pth'))
-        found = error_of(SameStartHook().before_run, other)
-        SameStartHook().before_run(same)
+        found = error_of(SameRanksHook().before_run, other)
+        SameRanksHook().before_run(same)
         return found, same.model.teacher_file
 
     for rank, (found, file) in enumerate(two_ranks(work, tmp_path)):
@@ -82,7 +84,7 @@ def test_other_teachers_are_refused_and_other_paths_made_one(tmp_path):
 def test_a_run_goes_on_only_where_each_finds_a_checkpoint(tmp_path):
     def work(rank: int) -> list[str]:
         here = tmp_path / f'node{rank}'
-        hook, found = SameStartHook(), []
+        hook, found = SameRanksHook(), []
         last = here / 'epoch_1.pth'
 
         def resume(**options) -> None:
@@ -123,14 +125,14 @@ def test_what_was_loaded_is_compared_once(tmp_path, stage):
         resumed = dict(iter=rank, _resume=True)
         for weight, change in ((rank, {}), (1, resumed), (1, {})):
             ours = runner(here, wrapped(weight), _load_from='x.pth', **change)
-            found.append(error_of(getattr(SameStartHook(), stage), ours))
-        hook = SameStartHook()
+            found.append(error_of(getattr(SameRanksHook(), stage), ours))
+        hook = SameRanksHook()
         hook.before_train(ours)
         ours.iter += rank  # It is not compared again, at each validation, say.
         getattr(hook, stage)(ours)
         # Another wrapper has a part of the weights on each rank.
         apart = runner(here, wrapped(rank).module)
-        return [*found, error_of(getattr(SameStartHook(), stage), apart)]
+        return [*found, error_of(getattr(SameRanksHook(), stage), apart)]
 
     first, second = two_ranks(work, tmp_path)
     zero, one = (
@@ -166,20 +168,20 @@ def test_weights_that_one_rank_has_are_sent_to_the_other(tmp_path):
             if rank == owner:
                 torch.save(dict(content, optimizer=dict(large=1)), path)
             ours = runner(here, nn.Linear(2, 2), _load_from=str(path))
-            hook = SameStartHook()
+            hook = SameRanksHook()
             hook.before_run(ours)
             given = Path(ours._load_from)
             loaded = torch.load(given, weights_only=False)
             hook.after_load_checkpoint(ours, loaded)
             found.append((given == path, given.exists(), loaded))
         ours._load_from = 'nowhere.pth'
-        SameStartHook().before_run(ours)  # mmengine says so itself.
+        SameRanksHook().before_run(ours)  # mmengine says so itself.
         broken = tmp_path / f'{rank}.pth'
         if rank == 1:
             broken.write_bytes(b'broken')
         ours._load_from = str(broken)
         with pytest.raises((ValueError, RuntimeError)) as caught:
-            SameStartHook().before_run(ours)
+            SameRanksHook().before_run(ours)
         return [*found, f'{caught.typename}: {caught.value}']
 
     for rank, (*sent, broken) in enumerate(two_ranks(work, tmp_path)):
@@ -198,7 +200,49 @@ def test_weights_that_one_rank_has_are_sent_to_the_other(tmp_path):
     ) in log
 
 
+def test_weights_that_drift_apart_are_neither_scored_nor_saved(tmp_path):
+    def work(rank: int) -> list:
+        net = nn.Linear(2, 2)
+        net.register_parameter('short', nn.Parameter(torch.ones(3).bfloat16()))
+        net.part = nn.ParameterDict(dict(own=torch.ones(rank + 1)))
+        net.register_parameter('frozen', nn.Parameter(torch.tensor(rank / 2), False))
+        net.register_buffer('count', torch.tensor(rank))
+        ignored = ['part.own', 'frozen', 'count']
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            net, ignored
+        )
+        model = DistributedDataParallel(net)
+        ours, hook = runner(tmp_path / f'node{rank}', model, iter=12), SameRanksHook()
+        hook.before_train(runner(tmp_path / f'node{rank}', nn.Identity()))
+        found = []
+        for change in (0, rank):
+            net.short.data[0] += change / 64
+            for stage in (hook.before_val, hook.before_checkpoint):
+                found.append(error_of(stage, ours))
+        # Such a wrapper lets ranks differ until it takes their mean.
+        model._comm_hooks.append(None)
+        hook.before_checkpoint(ours)
+        return found
+
+    first, second = two_ranks(work, tmp_path)
+    assert first == second
+    assert first[:2] == ['', '']
+    for text in first[2:]:
+        assert 'After 12 steps the ranks have different weights: rank 0' in text
+        assert text.count('weights whose bits add up to ') == 2
+
+
+def test_other_configs_are_refused(tmp_path):
+    def work(rank: int) -> str:
+        cfg = Config(dict(train_cfg=dict(max_epochs=2 + rank)))
+        here = tmp_path / f'node{rank}'
+        return error_of(SameRanksHook().before_run, runner(here, Net(0), cfg=cfg))
+
+    for found in two_ranks(work, tmp_path):
+        assert 'The ranks have different configs: rank 0 on' in found
+
+
 def test_a_single_process_compares_nothing():
-    hook = SameStartHook()
-    for stage in ('before_run', 'before_train', 'before_val', 'before_test'):
-        getattr(hook, stage)(None)
+    hook = SameRanksHook()
+    for stage in ('run', 'train', 'val', 'test', 'checkpoint'):
+        getattr(hook, f'before_{stage}')(None)
