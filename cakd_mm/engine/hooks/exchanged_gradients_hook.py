@@ -7,12 +7,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.nn.parallel import DistributedDataParallel
 
-from ...utils.errors import describe
+from ...utils.errors import describe, first_of
 from .unused_parameters_hook import (
     KEY,
     STATIC,
     WRITE,
-    first_of,
     trained_parameters,
 )
 

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...models.recorders.watched import tensors_of
-from ...utils.errors import describe
+from ...utils.errors import describe, first_of
 
 KEY = 'find_unused_parameters'
 WRITE = f'Write {KEY}=True, or where there is one model_wrapper_cfg.{KEY}=True.'
 STATIC = 'model_wrapper_cfg.static_graph'
 LEAVE_OUT = 'Leave it out.'
-# How many names are given.
-SHOWN = 5
 # What runs its layers once more in the backward pass, and shows none of them before.
 REENTRANT = 'CheckpointFunctionBackward'
 
@@ -140,12 +138,6 @@ class UnusedParametersHook(Hook):
             text += f', with {KEY}=True, because {len(unused)} get none ({why}): '
             text += first_of(unused)
         runner.logger.info(f'{text}.')
-
-
-def first_of(names: list[str]) -> str:
-    """Return the first few names, and how many there are besides."""
-    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return ', '.join(names[:SHOWN]) + more
 
 
 def _is_ddp(model: nn.Module) -> bool:
