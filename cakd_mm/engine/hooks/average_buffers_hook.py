@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from ...utils.agreement import exchange
+from ...utils.error_log import errors_in_log
 from ...utils.errors import describe, first_of
 from ...utils.model import unwrap
 
@@ -45,7 +46,9 @@ class AverageBuffersHook(Hook):
     def before_run(self, runner) -> None:
         """Compare the buffers before mmengine sends those of rank 0."""
         if get_world_size() > 1:
-            _compare(list(_buffers_of(unwrap(runner.model))))
+            # The loop, which writes its own errors there, has not begun yet.
+            with errors_in_log(runner.logger):
+                _compare(list(_buffers_of(unwrap(runner.model))))
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
