@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from textwrap import shorten
 
+# How many names are given.
+SHOWN = 5
+
 
 def describe(key: str, value, problem: str, remedy: str) -> str:
     """Return the text of a user error.
@@ -27,3 +30,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
     return ', '.join(repr(match) for match in close) if close else 'none at all'
+
+
+def first_of(names: list[str]) -> str:
+    """Return the first few names, and how many there are besides."""
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more

@@ -28,8 +28,15 @@ def is_of_all_ranks(model: nn.Module) -> bool:
     )
 
 
+def exchangeable_parameters(
+    wrapper: DistributedDataParallel,
+) -> dict[str, nn.Parameter]:
+    """Return the parameters, frozen ones too, that are no rank's own concern."""
+    ignored = wrapper.parameters_to_ignore
+    return {x: p for x, p in wrapper.module.named_parameters() if x not in ignored}
+
+
 def exchanged_parameters(wrapper: DistributedDataParallel) -> dict[str, nn.Parameter]:
     """Return the parameters whose gradients a wrapper made now would exchange."""
-    ignored = wrapper.parameters_to_ignore
-    named = wrapper.module.named_parameters()
-    return {x: p for x, p in named if p.requires_grad and x not in ignored}
+    found = exchangeable_parameters(wrapper)
+    return {name: weight for name, weight in found.items() if weight.requires_grad}

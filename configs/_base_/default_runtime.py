@@ -35,6 +35,8 @@ default_hooks = dict(
     sample_index=dict(type='SampleIndexHook'),
     # Several ranks go on where parameters get no gradient.
     unused=dict(type='UnusedParametersHook'),
+    # And stop in a step in which they have not exchanged all gradients.
+    exchanged=dict(type='ExchangedGradientsHook'),
     # Several ranks score and save the mean of their running statistics.
     buffers=dict(type='AverageBuffersHook'),
     # student.pth and student.py in the work dir at the end of training.

@@ -6,6 +6,7 @@ from .distill_epoch_hook import DistillEpochHook
 from .distill_terms_hook import DistillTermsHook
 from .distill_warmup_hook import DistillWarmupHook
 from .end_with_launcher_hook import EndWithLauncherHook
+from .exchanged_gradients_hook import ExchangedGradientsHook
 from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .gathered_scores_hook import GatheredScoresHook
@@ -30,6 +31,7 @@ __all__ = [
     'DistillTermsHook',
     'DistillWarmupHook',
     'EndWithLauncherHook',
+    'ExchangedGradientsHook',
     'ExtractStudentHook',
     'FiniteLossHook',
     'GatheredScoresHook',

@@ -10,13 +10,17 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ...utils.errors import describe
 from ...utils.model import unwrap
 from ...utils.newest_checkpoint import newest_checkpoint
 from .logged import check_mode, is_deferred
 from .non_finite_cause import BadStep, cause_of, lower_the_rate
+
+# Whoever scores with infinite ones gets no score that means anything.
+STATISTICS = ('running_mean', 'running_var')
 
 
 class NonFiniteError(RuntimeError):
@@ -62,6 +66,8 @@ class FiniteLossHook(Hook):
         self._done = 0
         self._deferred = False
         self._unread: list[_Step] = []
+        # Buffers that are infinite somewhere before training, as they are then.
+        self._infinite: dict[str, Tensor] = {}
 
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
@@ -70,6 +76,7 @@ class FiniteLossHook(Hook):
             self.mode == 'auto' and get_world_size() > 1
         )
         self._unread.clear()
+        self._infinite = _infinite_buffers(unwrap(runner.model))
 
     def after_train_iter(
         self, runner, batch_idx, data_batch=None, outputs=None
@@ -104,6 +111,9 @@ class FiniteLossHook(Hook):
     def before_checkpoint(self, runner) -> None:
         """Stop before :class:`WholeCheckpointHook` saves, which it tells all ranks."""
         self._read(runner)
+        # Other wrappers give each rank a part of the weights.
+        if get_world_size() > 1 and isinstance(runner.model, DistributedDataParallel):
+            self._check_weights(runner, unwrap(runner.model).state_dict(), True)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Refuse to save after a bad step, or weights that are not finite."""
@@ -117,7 +127,8 @@ class FiniteLossHook(Hook):
 
         They are checked because no loss follows the last update.
         """
-        self._check_weights(runner, unwrap(runner.model).state_dict())
+        is_whole = isinstance(runner.model, DistributedDataParallel)
+        self._check_weights(runner, unwrap(runner.model).state_dict(), is_whole)
 
     def _read(self, runner, data_batch=None) -> None:
         """Wait for device and ranks, and stop if one of the unread steps was bad.
@@ -140,14 +151,32 @@ class FiniteLossHook(Hook):
             )
         self._unread.clear()
 
-    def _check_weights(self, runner, weights: Mapping[str, Tensor]) -> None:
+    def _check_weights(
+        self, runner, weights: Mapping[str, Tensor], on_all_ranks: bool = False
+    ) -> None:
+        """Stop if a weight is not finite, on this rank or on any."""
+        bad = ''
         for name, value in weights.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise NonFiniteError(
-                    f'{name} is not finite after step {self._done} although the '
-                    f'losses were, so an update or a batch was too large for it. '
-                    f'{lower_the_rate(runner)} {_last_good(runner)}'
-                )
+            if value.is_floating_point() and self._is_bad(name, value):
+                bad = name
+                break
+        is_any = bool(bad)
+        if on_all_ranks:
+            device = next(iter(weights.values())).device
+            is_any = bool(_of_any_rank(torch.tensor(is_any, device=device)))
+        if is_any:
+            raise NonFiniteError(
+                f'{bad or "A weight of another rank"} is not finite after step '
+                f'{self._done} although the losses were, so an update or a batch was '
+                f'too large for it. {lower_the_rate(runner)} {_last_good(runner)}'
+            )
+
+    def _is_bad(self, name: str, value: Tensor) -> bool:
+        bad = ~torch.isfinite(_comparable(value))
+        before = self._infinite.get(name)
+        if before is not None and before.shape == value.shape:
+            bad &= value != before.to(value.device)
+        return bool(bad.any())
 
 
 @dataclass
@@ -184,6 +213,24 @@ class _Step:
             f'step {self.iter + 1} (epoch {self.epoch + 1}): {", ".join(parts)}. '
             f'Scores: {", ".join(scores) or "not recorded"}.'
         )
+
+
+def _infinite_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return those that are saved and hold an inf, but no running statistics."""
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    return {
+        name: value.clone()
+        for name, value in model.state_dict().items()
+        if name in buffers
+        and value.is_floating_point()
+        and not name.endswith(STATISTICS)
+        and _comparable(value).isinf().any()
+    }
+
+
+def _comparable(value: Tensor) -> Tensor:
+    # PyTorch looks for no inf among numbers of eight bits.
+    return value.float() if value.itemsize == 1 else value
 
 
 def _of_any_rank(flags: Tensor) -> Tensor:

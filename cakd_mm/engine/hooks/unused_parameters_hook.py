@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmrazor.engine import StopDistillHook
@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...models.recorders.watched import tensors_of
-from ...utils.errors import describe
-from ...utils.model import exchanged_parameters, is_of_all_ranks
+from ...utils.errors import describe, first_of
+from ...utils.model import (
+    exchangeable_parameters,
+    exchanged_parameters,
+    is_of_all_ranks,
+)
 
 KEY = 'find_unused_parameters'
-# How many names the log gives.
-SHOWN = 5
+WRITE = f'Write {KEY}=True, or where there is one model_wrapper_cfg.{KEY}=True.'
+STATIC = 'model_wrapper_cfg.static_graph'
+LEAVE_OUT = 'Leave it out.'
 # What runs its layers once more in the backward pass, and shows none of them before.
 REENTRANT = 'CheckpointFunctionBackward'
 
@@ -34,16 +39,17 @@ class UnusedParametersHook(Hook):
     backward pass; without those of the distillation, if mmrazor's ``StopDistillHook``
     ends it. If a parameter is not in it on any rank, the wrapper is told to look for
     such parameters from then on, and the log names them. They stay as they are, as with
-    one rank. If other layers are trained than before, because a hook has frozen some or
-    has let some go, the wrapper exchanges the gradients of those. After a checkpoint of
-    ``WholeCheckpointHook`` the wrapper is made anew, as it is in a resumed run, so that
-    both train the same. Put it into ``default_hooks``. It does nothing for one rank,
-    for another wrapper, with ``static_graph=True``, or if mmengine compiles the
-    training step.
+    one rank. If other layers are trained than in the step before, because a hook has
+    frozen some or has let some go, the wrapper exchanges the gradients of those. After
+    a checkpoint of ``WholeCheckpointHook`` the wrapper is made anew, as it is in a
+    resumed run, so that both train the same. Put it into ``default_hooks``. It does
+    nothing for one rank or for another wrapper. What gets no gradient later is left to
+    :class:`ExchangedGradientsHook`.
 
     Raises:
         ValueError: the wrapper cannot be told, because it has another process group or
-            a communication hook, or layers are checkpointed that PyTorch runs twice.
+            a communication hook, its graph is static, its training step is compiled, or
+            layers are checkpointed that PyTorch runs twice.
     """
 
     # After hooks that copy the model in their first step, or change what is trained.
@@ -51,7 +57,9 @@ class UnusedParametersHook(Hook):
     _is_due = False
     _had_stopped = False
     _logged = ''
-    # Names of the parameters whose gradients the wrapper exchanges.
+    # All parameters, because finding them in each step would take long.
+    _parameters: dict[str, nn.Parameter]
+    # Names of those whose gradients the wrapper exchanges.
     _exchanged: set[str]
     # What the config says, from which a resumed run starts again.
     _find_unused: bool
@@ -59,8 +67,9 @@ class UnusedParametersHook(Hook):
 
     def before_run(self, runner) -> None:
         """Note for which parameters the model was wrapped."""
-        if _can_be_told(runner.model):
+        if _is_ddp(runner.model):
             self._find_unused = runner.model.find_unused_parameters
+            self._parameters = exchangeable_parameters(runner.model)
             self._exchanged = set(exchanged_parameters(runner.model))
 
     def after_checkpoint(self, runner) -> None:
@@ -69,17 +78,45 @@ class UnusedParametersHook(Hook):
         After its first step a wrapper puts gradients into other buckets, and from three
         ranks on the last bit of their sum depends on their places in a bucket.
         """
-        if _can_be_told(runner.model) and is_of_all_ranks(runner.model):
-            _renew(runner.model, self._find_unused)
-            self._exchanged = set(exchanged_parameters(runner.model))
+        wrapper = runner.model
+        if _is_ddp(wrapper) and _can_be_told(wrapper) and is_of_all_ranks(wrapper):
+            _renew(wrapper, self._find_unused)
+            self._exchanged = set(exchanged_parameters(wrapper))
             self._is_due = True
 
     def before_train(self, runner) -> None:
         """Find out whether distillation is going to stop."""
-        self._stops = any(
-            isinstance(hook, StopDistillHook) and hook.stop_epoch < runner.max_epochs
+        stops = [
+            hook.stop_epoch
             for hook in runner.hooks
-        )
+            if isinstance(hook, StopDistillHook) and hook.stop_epoch < runner.max_epochs
+        ]
+        self._stops = bool(stops)
+        if stops and _is_ddp(runner.model) and not _can_be_told(runner.model):
+            self._refuse_stop(runner, max(stops))
+
+    def _refuse_stop(self, runner, epoch: int) -> None:
+        """Refuse a stop that a wrapper which cannot be told would not survive."""
+        wrapper = runner.model
+        if not any(name.startswith('distiller.') for name in self._exchanged):
+            return
+        problem = f'mmrazor.StopDistillHook stops at epoch {epoch}, and then parts of '
+        problem += 'the distiller get no gradient, for which ranks would wait.'
+        # A graph in which the distillation never was does not change.
+        if wrapper.static_graph and runner.epoch < epoch:
+            raise ValueError(describe(STATIC, True, problem, LEAVE_OUT))
+        if not wrapper.static_graph and not wrapper.find_unused_parameters:
+            raise ValueError(describe(KEY, False, problem, WRITE))
+
+    def _refuse_thawed(self, runner, names: set[str]) -> None:
+        """Refuse to train layers whose gradients ranks would not exchange."""
+        if names and get_world_size() > 1:
+            problem = f'A hook lets {min(names)} be trained only now, and ranks would '
+            problem += 'not exchange its gradients.'
+            key, value = STATIC, True
+            if not runner.model.static_graph:
+                key, value = 'compile', runner.cfg['compile']
+            raise ValueError(describe(key, value, problem, LEAVE_OUT))
 
     def before_train_epoch(self, runner) -> None:
         """Look at the first step of the epoch, for which hooks may change the model."""
@@ -87,11 +124,19 @@ class UnusedParametersHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Let the losses of this step be looked at, if others may be computed."""
+        if not _is_ddp(runner.model):
+            return
+        changed = [
+            name
+            for name, parameter in self._parameters.items()
+            if parameter.requires_grad != (name in self._exchanged)
+        ]
         if not _can_be_told(runner.model):
+            self._refuse_thawed(runner, set(changed) - self._exchanged)
             return
         model = runner.model.module
         has_stopped = getattr(model, 'distillation_stopped', False)
-        if self._is_due or has_stopped != self._had_stopped:
+        if self._is_due or changed or has_stopped != self._had_stopped:
             self._is_due, self._had_stopped = False, has_stopped
             look = partial(self._look, runner)
             self._handle = model.register_forward_hook(look)
@@ -106,23 +151,41 @@ class UnusedParametersHook(Hook):
             unused = _unused(trained, _lasting(losses, self._stops))
         if not unused and trained.keys() == self._exchanged:
             return
+        left = (self._exchanged - trained.keys()).union(unused)
+        _average_pending([p for name, p in self._parameters.items() if name in left])
         self._exchanged = set(trained)
         _tell(wrapper, bool(unused))
         text = f'Ranks exchange the gradients of {len(trained)} parameters from here on'
         if unused:
-            more = f' and {len(unused) - SHOWN} more' if len(unused) > SHOWN else ''
             why = 'distillation stops' if self._stops else 'no loss uses them'
             text += f', with {KEY}=True, because {len(unused)} get none ({why}): '
-            text += ', '.join(unused[:SHOWN]) + more
+            text += first_of(unused)
         if text != self._logged:
             runner.logger.info(f'{text}.')
         self._logged = text
 
 
-def _can_be_told(model: nn.Module) -> bool:
-    is_ddp = isinstance(model, DistributedDataParallel) and hasattr(model, 'reducer')
+def _is_ddp(model: nn.Module) -> bool:
+    return isinstance(model, DistributedDataParallel) and hasattr(model, 'reducer')
+
+
+def _can_be_told(model: Any) -> bool:
     # mmengine puts the compiled step there, which would keep the hook for good.
-    return is_ddp and not model.static_graph and 'train_step' not in vars(model)
+    return not model.static_graph and 'train_step' not in vars(model)
+
+
+def _average_pending(parameters: list[nn.Parameter]) -> None:
+    """Average over ranks what steps have accumulated that ranks no longer exchange."""
+    if not parameters:
+        return
+    has = [parameter.grad is not None for parameter in parameters]
+    flags = torch.tensor(has, dtype=torch.int32, device=parameters[0].device)
+    all_reduce(flags, 'max')
+    for parameter, has_gradient in zip(parameters, flags.tolist(), strict=True):
+        if has_gradient:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            all_reduce(parameter.grad, 'mean')
 
 
 def _lasting(losses: Any, stops: bool) -> Any:
@@ -178,10 +241,7 @@ def _tell(wrapper: DistributedDataParallel, find_unused: bool) -> None:
     if not is_of_all_ranks(wrapper):
         problem = 'Some parameters get no gradient, and a wrapper with a process group '
         problem += 'or a communication hook of its own cannot be told so later.'
-        remedy = (
-            f'Write {KEY}=True, or where there is one model_wrapper_cfg.{KEY}=True.'
-        )
-        raise ValueError(describe(KEY, wrapper.find_unused_parameters, problem, remedy))
+        raise ValueError(describe(KEY, wrapper.find_unused_parameters, problem, WRITE))
     _renew(wrapper, wrapper.find_unused_parameters or find_unused)
     wrapper.reducer.prepare_for_forward()
 

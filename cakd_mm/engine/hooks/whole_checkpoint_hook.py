@@ -129,7 +129,12 @@ class WholeCheckpointHook(CheckpointHook):
         runner.call_hook('after_checkpoint')
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
-        """Save a better checkpoint, and then remove the one that was the best."""
+        """Save a better checkpoint, and then remove the one that was the best.
+
+        ``before_checkpoint`` of the hooks is called on all ranks first.
+        """
+        if self.save_best:
+            runner.call_hook('before_checkpoint')
         super()._save_best_checkpoint(runner, metrics)
         if self.save_best:
             self._remove_outdated(runner)

@@ -1,6 +1,7 @@
 """On two ranks, the statistics that are scored are those that are saved and resumed."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from ranks import two_ranks
 from tiny import CONFIGS, algorithm, distill_config
+from torch import nn
 
-from cakd_mm.engine.hooks.average_buffers_hook import _buffers_of, _means
+from cakd_mm.engine.hooks.average_buffers_hook import (
+    AverageBuffersHook,
+    _buffers_of,
+)
 from cakd_mm.engine.launch import adapt_to_device
 
 MEAN = 'backbone.bn1.running_mean'
@@ -76,25 +81,90 @@ def trained(folder, name):
     return dict(vars(watch), end=runner.model.module.state_dict())
 
 
+def agreed(rank):
+    """Average a net of many kinds of buffers; return them, the log and an error."""
+    net = nn.Module()
+    net.norm = nn.BatchNorm1d(8)
+    inf, nan = float('inf'), float('nan')
+    mean = [0.1, inf, 1e-30, rank, rank or inf, inf if rank else 1, 3e38, nan]
+    net.norm.running_mean = torch.tensor(mean)
+    net.norm.running_mean[6] *= 1 - 2 * rank
+    net.norm.running_var = torch.full((8,), 1 / 3, dtype=torch.float16)
+    saved = dict(
+        queue=torch.eye(2) * (2 - rank),
+        low=torch.tensor(-1.0 if rank else inf),
+        seen=torch.tensor(rank),
+        started=torch.tensor(bool(rank)),
+        phase=torch.tensor(1 + 0j if rank else 1j),
+        small=torch.full((3,), 1.0 + rank).to(torch.float8_e4m3fn),
+        expanded=torch.full((1,), float(rank)).expand(3),
+        empty=torch.zeros(0),
+        flipped=torch.arange(6.0).view(2, 3).t(),
+    )
+    # Ranks may register them in another order.
+    for name in sorted(saved, reverse=bool(rank)):
+        net.register_buffer(name, saved[name])
+    net.register_buffer('cache', torch.ones(1 + rank), persistent=False)
+    texts, hook = [], AverageBuffersHook()
+    logger = SimpleNamespace(warning=texts.append)
+    runner = SimpleNamespace(model=net, hooks=[], logger=logger)
+    for _ in range(2):
+        hook.after_train_epoch(runner)
+        # What differs once more is not told again.
+        net.seen += rank
+    hook.before_val(runner)
+    found = buffers(net)
+    if rank:
+        net.register_buffer('extra', torch.zeros(3))
+    with pytest.raises(ValueError, match='persistent=False') as caught:
+        hook.after_train(runner)
+    return found, texts, str(caught.value)
+
+
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ranks')
 
     def work(rank):
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-        special = torch.tensor([0.1, float('inf'), 1e-30, rank])
-        whole = torch.full((2, 1), 1 / 3, dtype=torch.float16)
-        means = list(_means([special, whole]))
-        return means, {name: trained(folder, name) for name in RUNS}
+        return agreed(rank), {name: trained(folder, name) for name in RUNS}
 
     return folder, two_ranks(work, folder)
 
 
-def test_where_ranks_agree_the_mean_is_what_they_have(ranks):
-    for means, _ in ranks[1]:
-        assert means[0].tolist() == pytest.approx([0.1, float('inf'), 1e-30, 0.5])
-        assert means[0][0] == torch.tensor(0.1)
-        assert torch.equal(means[1].half(), torch.full((2, 1), 1 / 3).half())
+def test_statistics_are_averaged(ranks):
+    """Where ranks agree, the mean is what they have to the last bit."""
+    inf, nan = float('inf'), float('nan')
+    for (net, _, _), _ in ranks[1]:
+        mean = [torch.tensor(0.1).item(), inf, 1e-30, 0.5, inf, inf, 0]
+        assert net['norm.running_mean'].tolist() == pytest.approx(
+            [*mean, nan], nan_ok=True
+        )
+        assert net['norm.running_mean'][0] == torch.tensor(0.1)
+        assert torch.equal(net['norm.running_var'], torch.full((8,), 1 / 3).half())
+
+
+def test_other_buffers_become_those_of_the_first_rank(ranks):
+    (first, _, _), (second, texts, unlike) = (found for found, _ in ranks[1])
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        expected = value
+        if name == 'cache':  # which is not saved
+            expected = torch.ones(2)
+        equal = torch.equal(second[name].float(), expected.float())
+        assert equal or name == 'norm.running_mean', name
+    assert second['queue'].tolist() == [[2, 0], [0, 2]]
+    assert second['expanded'].tolist() == [0, 0, 0]
+    assert second['phase'] == 1j
+    names = 'model.expanded, model.low, model.phase, model.queue, model.seen and 2 more'
+    [text] = texts
+    assert text.endswith(f'and all take what rank 0 has, which is saved: {names}.')
+    problem = (
+        'The buffer model.extra is not there on rank 0, torch.float32 (3,) on rank 1,'
+    )
+    assert unlike.startswith(
+        f"`default_hooks.buffers` = 'AverageBuffersHook': {problem}"
+    )
 
 
 def test_the_mean_of_both_is_saved(ranks):
@@ -133,12 +203,12 @@ def test_connectors_are_averaged_and_what_losses_remember_is_not():
         cfg = Config.fromfile(CONFIGS / f'{name}/{name}_wrn40-2_wrn16-2_cifar100.py')
         cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
         model = algorithm(cfg)
-        averaged = {id(buffer) for buffer in _buffers_of(model)}
         found[name] = {
-            name.split('.')[0] + '.' + name.rpartition('.')[2]
-            for name, buffer in model.named_buffers()
-            if id(buffer) in averaged
+            ('distiller' if buffer.name.startswith('distiller') else 'student')
+            + f'.{buffer.name.rpartition(".")[2]}'
+            for buffer in _buffers_of(model)
+            if buffer.is_averaged
         }
-    of_student = {'architecture.running_mean', 'architecture.running_var'}
+    of_student = {'student.running_mean', 'student.running_var'}
     of_connectors = {'distiller.running_mean', 'distiller.running_var'}
     assert found == dict(reviewkd=of_student | of_connectors, crd=of_student)

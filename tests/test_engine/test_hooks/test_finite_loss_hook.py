@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import Hook
+from ranks import two_ranks
 from reading import ReadError, no_reading
 from tiny import digits_config, distill_config
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cakd_mm.engine.hooks import FiniteLossHook, NonFiniteError
 
@@ -351,20 +353,25 @@ def test_deferred_reads_nothing_between_logging_points(start):
     assert quiet == [1, 2, 3, 5]
 
 
-def one_rank(rank, folder, mode, bad_step, saved_step, both):
-    """What each of two processes does; writes down how it ended."""
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
-    )
-    guard = FiniteLossHook(mode=mode, interval=3)
-    runner = SimpleNamespace(
-        model=nn.Linear(2, 2),
+def runner_of(model, folder):
+    """What the guard asks of a runner."""
+    return SimpleNamespace(
+        model=model,
         iter=0,
         epoch=0,
         work_dir=str(folder),
         optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1, 0.3])),
         cfg={},
     )
+
+
+def one_rank(rank, folder, mode, bad_step, saved_step, both):
+    """What each of two processes does; writes down how it ended."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
+    )
+    guard = FiniteLossHook(mode=mode, interval=3)
+    runner = runner_of(nn.Linear(2, 2), folder)
     text = 'ran to its end'
     try:
         guard.before_train(runner)
@@ -420,6 +427,87 @@ def test_two_ranks_stop_together(tmp_path, mode, bad_step, saved_step, stops_at)
             assert f'step {bad_step} (epoch 1): loss_a = {value}. Scores' in text
             cause = LOWER.format(0.3) if rank else 'in the message of the rank whose'
             assert cause in text
+
+
+class Masked(nn.Module):
+    """A weight, and buffers of which some are infinite before training."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer('mask', torch.full((2, 2), -math.inf).triu(1))
+        self.register_buffer('low', torch.tensor(math.inf))
+        self.register_buffer('running_var', torch.tensor([1.0, math.inf]))
+        self.register_buffer('short', torch.ones(2).to(torch.float8_e4m3fn))
+
+
+def change_no_weight(net):
+    net.low.fill_(-3)
+
+
+def mask_more(net):
+    net.mask[1, 0] = -math.inf
+
+
+def spoil_the_mask(net):
+    net.mask[0, 1] = math.nan
+
+
+def spoil_a_weight(net):
+    net.layer.bias.data[0] = math.inf
+
+
+@pytest.mark.parametrize(
+    ('change', 'bad'),
+    [
+        (change_no_weight, None),
+        (mask_more, 'mask'),
+        (spoil_the_mask, 'mask'),
+        (spoil_a_weight, 'layer.bias'),
+    ],
+)
+def test_a_buffer_may_stay_infinite(tmp_path, change, bad):
+    net = Masked()
+    net.running_var.fill_(1)
+    guard = FiniteLossHook()
+    runner = runner_of(net, tmp_path)
+    guard.before_train(runner)
+    change(net)
+    try:
+        guard.before_save_checkpoint(runner, dict(state_dict=net.state_dict()))
+        guard.after_train(runner)
+        found = None
+    except NonFiniteError as error:
+        found = str(error).partition(' is not finite')[0]
+    assert found == bad
+
+
+def test_running_statistics_may_not(tmp_path):
+    net, guard = Masked(), FiniteLossHook()
+    guard.before_train(runner_of(net, tmp_path))
+    with pytest.raises(NonFiniteError, match='^running_var is not'):
+        guard.after_train(runner_of(net, tmp_path))
+
+
+def test_two_ranks_stop_before_bad_weights_are_saved(tmp_path):
+    def work(rank):
+        wrapper = DistributedDataParallel(nn.Linear(2, 2))
+        guard, runner = FiniteLossHook(), runner_of(wrapper, tmp_path)
+        guard.before_train(runner)
+        guard.before_checkpoint(runner)
+        if rank == 1:
+            wrapper.module.bias.data[0] = math.nan
+        texts = []
+        for check in (guard.before_checkpoint, guard.after_train):
+            try:
+                check(runner)
+            except NonFiniteError as error:
+                texts.append(str(error).partition(' is not finite')[0])
+        return texts
+
+    first, second = two_ranks(work, tmp_path)
+    assert first == ['A weight of another rank'] * 2
+    assert second == ['bias'] * 2
 
 
 @pytest.mark.parametrize(

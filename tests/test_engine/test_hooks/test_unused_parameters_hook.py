@@ -11,7 +11,11 @@ from mmpretrain.structures import DataSample
 from mmrazor.engine import StopDistillHook
 from ranks import two_ranks
 from tiny import algorithm, digits_config, save_teacher
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+
+from cakd_mm.engine.hooks import unused_parameters_hook
 
 FEATURE = 'cakd/ablations/digits/digits_logit-single_network.py'
 HEAD = ['architecture.head.fc.weight', 'architecture.head.fc.bias']
@@ -44,6 +48,14 @@ def freeze(model, step):
     model.student.backbone.conv1.requires_grad_(step >= 2)
 
 
+def thaw_within_an_epoch(model, step):
+    model.student.backbone.conv1.requires_grad_(step >= 1)
+
+
+def freeze_later(model, step):
+    model.student.backbone.conv1.requires_grad_(step < 2)
+
+
 def change_nothing(model, step):
     pass
 
@@ -71,6 +83,8 @@ CASES = dict(
     alone=(alone, change_nothing, False, 1),
     frozen=(None, freeze, False, 1),
     saved=(alone, change_nothing, False, 2),
+    thawed=(None, thaw_within_an_epoch, False, 1),
+    pending=(None, freeze_later, False, 3),
     checkpointed=(None, checkpointed, False, 1),
     refused=(None, checkpointed_and_stopped, False, 1),
 )
@@ -165,6 +179,8 @@ def test_weights_are_those_of_a_wrapper_that_was_told(ranks, case):
         ('alone', [True] * 4),
         ('frozen', [False] * 4),
         ('saved', [True] * 3 + [False, True]),
+        ('thawed', [False] * 4),
+        ('pending', [False] * 4),
         ('checkpointed', [False] * 4),
     ],
 )
@@ -186,8 +202,9 @@ def test_the_log_names_them(ranks):
     [text] = found['announced']
     assert 'because 8 get none (distillation stops): distiller.' in text
     assert text.endswith('.classifier.weight and 3 more.')
-    [text] = found['frozen']
-    assert text == 'Ranks exchange the gradients of 37 parameters from here on.'
+    for case, count in (('frozen', 37), ('thawed', 37), ('pending', 36)):
+        [text] = found[case]
+        assert text.endswith(f'the gradients of {count} parameters from here on.')
 
 
 def test_what_gets_no_gradient_stays_as_it_is(ranks):
@@ -200,3 +217,48 @@ def test_layers_that_hide_their_parameters_are_named(ranks):
     for found in ranks:
         assert found['refused', False].startswith('`find_unused_parameters` = False: ')
         assert 'with_cp=False' in found['refused', False]
+
+
+def test_a_wrapper_that_cannot_be_told_is_refused(monkeypatch):
+    """The training step is what mmengine replaces by a compiled one."""
+    monkeypatch.setattr(unused_parameters_hook, 'get_world_size', lambda: 2)
+
+    def outcome(static, told, compiled, stop_epoch=1, thaws=False, epoch=0):
+        wrapper = object.__new__(DistributedDataParallel)
+        nn.Module.__init__(wrapper)
+        wrapper.module = nn.ModuleDict(
+            dict(distiller=nn.Linear(1, 1), head=nn.Linear(1, 1).requires_grad_(False))
+        )
+        wrapper.reducer, wrapper.parameters_to_ignore = None, set()
+        wrapper.static_graph, wrapper.find_unused_parameters = static, told
+        runner = SimpleNamespace(
+            model=wrapper,
+            hooks=[StopDistillHook(stop_epoch)],
+            epoch=epoch,
+            max_epochs=2,
+            cfg=dict(compile=True),
+        )
+        hook = unused_parameters_hook.UnusedParametersHook()
+        hook.before_run(runner)
+        if compiled:
+            wrapper.train_step = wrapper.forward
+        try:
+            hook.before_train(runner)
+            wrapper.module['head'].requires_grad_(thaws)
+            hook.before_train_iter(runner, 0)
+        except ValueError as error:
+            return str(error)
+        return ''
+
+    stops = 'mmrazor.StopDistillHook stops at epoch 1'
+    waits = f'`find_unused_parameters` = False: {stops}'
+    static = '`model_wrapper_cfg.static_graph` = True: '
+    assert outcome(True, True, False).startswith(static + stops)
+    assert outcome(False, False, True).startswith(waits)
+    assert outcome(True, False, False, stop_epoch=2) == ''
+    assert outcome(True, False, False, epoch=1) == ''
+    assert outcome(False, True, True) == ''
+    found = outcome(True, False, False, stop_epoch=2, thaws=True)
+    assert found.startswith(f'{static}A hook lets head.bias be trained only now')
+    found = outcome(False, True, True, thaws=True)
+    assert found.startswith('`compile` = True: A hook lets head.bias')

@@ -103,8 +103,17 @@ def test_as_many_as_asked_for_are_kept(run, keep):
 def test_the_best_goes_after_a_better_one_is_there(run, moments):
     scores = [50.0, 60.0, 55.0]
     runner = run(config(save_best='accuracy/top1'), scores)
-    runner.train()
     best = 'best_accuracy_top1_epoch_{}.pth'
+    seen = []
+
+    class Notes(Hook):
+        def before_checkpoint(self, runner):
+            seen.append(Path(runner.work_dir, best.format(2)).exists())
+
+    runner.register_hook(Notes())
+    runner.train()
+    # Twice an epoch, once more where the best changes, and so before it is there.
+    assert seen == [False] * 5 + [True] * 3
     order = [name for name, _ in moments]
     removed = len(order) - 1 - order[::-1].index(best.format(1))
     assert order.index(best.format(2)) < removed
