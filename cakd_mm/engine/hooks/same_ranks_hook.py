@@ -157,10 +157,12 @@ def _compare_weights(runner) -> None:
     """Compare the weights that a wrapper keeps equal on all ranks."""
     if get_world_size() == 1 or not is_of_all_ranks(runner.model):
         return
-    bits = sum(
-        int(weights.view(WHOLE.get(weights.element_size(), torch.uint8)).sum())
+    sums = [
+        weights.view(WHOLE.get(weights.element_size(), torch.uint8)).sum()
         for weights in exchanged_parameters(runner.model).values()
-    )
+    ]
+    # The host waits for the device once.
+    bits = int(torch.stack(sums).sum()) if sums else 0
     found = f'weights whose bits add up to {bits}'
     problem = f'After {runner.iter} steps the ranks have different weights:'
     remedy = 'Look for what changes them on some ranks alone, such as a hook of yours.'
