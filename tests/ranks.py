@@ -22,8 +22,7 @@ def on_ranks(count: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
         work (Callable): What a rank does; tensors and plain values may come back.
         folder (Path): An empty folder where the ranks meet.
     """
-    context = multiprocessing.get_context('fork')
-    everyone = context.Barrier(count)
+    everyone = multiprocessing.get_context('fork').Barrier(count)
 
     def run(rank: int) -> None:
         torch.set_num_threads(1)
@@ -34,6 +33,15 @@ def on_ranks(count: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
         everyone.wait(60)
         os._exit(0)  # torch 2.5 may deadlock when it takes a gloo group apart
 
+    run_to_the_end(run, count)
+    return [
+        torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(count)
+    ]
+
+
+def run_to_the_end(run: Callable[[int], None], count: int = 2) -> None:
+    """Fork processes that call ``run(rank)``, and see that each ends well."""
+    context = multiprocessing.get_context('fork')
     ranks = [context.Process(target=run, args=(rank,)) for rank in range(count)]
     for process in ranks:
         process.start()
@@ -41,6 +49,3 @@ def on_ranks(count: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
         process.join(120)
         process.kill()
     assert [process.exitcode for process in ranks] == [0] * count
-    return [
-        torch.load(folder / f'{rank}.pth', weights_only=False) for rank in range(count)
-    ]

@@ -222,6 +222,11 @@ def fingerprint(weights: Mapping[str, Tensor]) -> Tensor:
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
+def hexadecimal(sha256: Tensor) -> str:
+    """Return a :func:`fingerprint` as it is written in logs and errors."""
+    return bytes(sha256.tolist()).hex()
+
+
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

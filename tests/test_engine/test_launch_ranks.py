@@ -1,6 +1,5 @@
 """How ranks meet, and what one says that has waited for another one in vain."""
 
-import multiprocessing
 import os
 import re
 import time
@@ -11,7 +10,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import all_gather_object
-from ranks import two_ranks
+from ranks import run_to_the_end, two_ranks
 from tiny import CONFIGS
 from tools_inside import run_tool
 
@@ -128,14 +127,7 @@ def test_ranks_that_were_started_again_do_not_meet_dead_ones(monkeypatch, device
 
     for attempt in range(2):
         monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(attempt))
-        context = multiprocessing.get_context('fork')
-        ranks = [context.Process(target=run, args=(rank,)) for rank in range(2)]
-        for rank in ranks:
-            rank.start()
-        for rank in ranks:
-            rank.join(60)
-            rank.kill()
-        assert [rank.exitcode for rank in ranks] == [0, 0]
+        run_to_the_end(run)
 
 
 @pytest.mark.parametrize(

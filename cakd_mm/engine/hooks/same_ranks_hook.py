@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ...utils.agreement import exchange, require_same, together
-from ...utils.checkpoint import fingerprint, is_remote, read_checkpoint
+from ...utils.checkpoint import fingerprint, hexadecimal, is_remote, read_checkpoint
 from ...utils.error_log import errors_in_log
 from ...utils.errors import describe
 from ...utils.model import exchanged_parameters, is_of_all_ranks, unwrap
@@ -22,6 +22,8 @@ from ...utils.same_config import require_same_config
 REMEDY = 'Give every node the same file under this path, or a work_dir that they share.'
 # What only a run that goes on needs.
 LEFT_OUT = ('optimizer', 'param_schedulers')
+# How much of a hash is shown, and compared.
+DIGITS = 16
 # By the size of a number in bytes, a type of whole numbers that has the same bits.
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -88,7 +90,7 @@ class SameRanksHook(Hook):
         if isinstance(runner.model, DistributedDataParallel):
             weights = unwrap(runner.model).state_dict()
             whole = {k: v for k, v in weights.items() if type(v) is Tensor}
-            found += f', weights {_hex(fingerprint(whole))}'
+            found += f', weights {hexadecimal(fingerprint(whole))[:DIGITS]}'
         problem = 'The ranks have not loaded the same:'
         key = 'resume' if runner._resume else 'load_from'
         require_same(found, key, runner._load_from, problem, REMEDY)
@@ -142,7 +144,8 @@ def _compare_teachers(model: torch.nn.Module) -> None:
     """Compare teachers, before mmengine gives all ranks the hash of the first."""
     if not hasattr(model, 'teacher_sha256'):
         return
-    hashes = [_hex(row) for row in torch.atleast_2d(model.teacher_sha256)]
+    rows = torch.atleast_2d(model.teacher_sha256)
+    hashes = [hexadecimal(row)[:DIGITS] for row in rows]
     found = f'SHA-256 {", ".join(hashes)}, {model.teacher_choice}'
     problem = 'The ranks have different teachers:'
     remedy = 'Give every node the same file and the same config.'
@@ -185,7 +188,3 @@ def _look(runner) -> tuple[str | None, bool, str]:
     except OSError as error:
         return path, False, f'no file that can be read ({error.strerror})'
     return path, True, f'a checkpoint of {size} bytes'
-
-
-def _hex(sha256: Tensor) -> str:
-    return bytes(sha256.tolist()).hex()[:16]

@@ -1,6 +1,6 @@
 """Lets several ranks train on where some parameters get no gradient."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,9 +9,10 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmrazor.engine import StopDistillHook
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...models.distillers.first_step import edges_behind
 from ...models.recorders.watched import tensors_of
 from ...utils.errors import describe, first_of
 from ...utils.model import (
@@ -201,7 +202,9 @@ def _lasting(losses: Any, stops: bool) -> Any:
 
 def _unused(trained: Mapping[str, nn.Parameter], losses: Any) -> list[str]:
     """Return the names of parameters that get no gradient on one of the ranks."""
-    found, is_whole = _ends_of_graph(tensors_of(losses))
+    nodes = {node for node, _ in edges_behind(tensors_of(losses))}
+    found = {id(node.variable) for node in nodes if hasattr(node, 'variable')}
+    is_whole = not any(type(node).__name__ == REENTRANT for node in nodes)
     # What is hidden belongs to a net, because losses and connectors are not run twice.
     lost = [
         id(parameter) not in found and (is_whole or name.startswith('distiller.'))
@@ -219,21 +222,6 @@ def _unused(trained: Mapping[str, nn.Parameter], losses: Any) -> list[str]:
         remedy += 'activation_checkpointing=None.'
         raise ValueError(describe(KEY, False, problem, remedy))
     return unused
-
-
-def _ends_of_graph(losses: Iterable[Tensor]) -> tuple[set[int], bool]:
-    """Return the ids of tensors that gradients reach, and whether these are all."""
-    ends: set[int] = set()
-    seen: set[Any] = {loss.grad_fn for loss in losses} - {None}
-    todo = list(seen)
-    while todo:
-        node = todo.pop()
-        if hasattr(node, 'variable'):
-            ends.add(id(node.variable))
-        new = {each for each, _ in node.next_functions} - seen - {None}
-        seen |= new
-        todo.extend(new)
-    return ends, not any(type(node).__name__ == REENTRANT for node in seen)
 
 
 def _tell(wrapper: DistributedDataParallel, find_unused: bool) -> None:

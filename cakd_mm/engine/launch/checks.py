@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.request import urlopen
 
 from mmengine.config import Config
@@ -37,7 +37,6 @@ SHAPES: dict[str, Any] = {
     'default_hooks': dict[str, Any] | None,
     'custom_hooks': list | None,
     'optim_wrapper': dict | OptimWrapper | None,
-    'sync_bn': Literal['torch', 'mmcv'] | None,
 }
 # What the Runner adds: a type where there is none, and arguments.
 DEFAULT_TYPES = dict(

@@ -13,6 +13,7 @@ from torch import nn
 from ...utils.agreement import require_same, together
 from ...utils.checkpoint import (
     fingerprint,
+    hexadecimal,
     load_strictly,
     model_weights,
     read_checkpoint,
@@ -24,6 +25,7 @@ from ...utils.tools import PACKAGE, other_copy
 from ...version import __version__
 from ..hooks import ClassNamesHook, WholeCheckpointHook
 from ..hooks.logged import logger_hook
+from ..hooks.same_ranks_hook import DIGITS
 from .checks import check_own_arguments
 from .device import choose_threads, naming_sync_bn
 from .keys import unread_keys, without_switched_off
@@ -115,7 +117,7 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)
     if get_world_size() > 1:
-        found = bytes(fingerprint(model.state_dict()).tolist()).hex()[:16]
+        found = hexadecimal(fingerprint(model.state_dict()))[:DIGITS]
         problem = 'The ranks have not loaded the same:'
         same = 'Give every node the same file.'
         require_same(f'weights {found}', 'checkpoint', checkpoint, problem, same)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.config import Config
@@ -15,10 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 from ...models.algorithms import FrozenTeacherDistill
 from ...utils.arguments import class_of
 from ...utils.errors import describe, nearest
+from ...utils.schema import find_fault
 from ..hooks.runner_keys_hook import refusal_of_wrapper
 
 WRAPPER = 'model_wrapper_cfg'
-SYNC_BN = ('torch', 'mmcv')
+SHAPES: dict[str, Any] = {
+    WRAPPER: dict | None,
+    'sync_bn': Literal['torch', 'mmcv'] | None,
+    'find_unused_parameters': bool | None,
+}
 SHARDING = "model.teacher_shard=True shares out a big teacher's weights"
 
 
@@ -30,17 +35,17 @@ def check_runner_keys(cfg: Config) -> None:
         TypeError, ValueError: a value is wrong, or does not go with the model.
         RuntimeError: PyTorch cannot compile in this way.
     """
+    for key, hint in SHAPES.items():
+        _check_shape(cfg.get(key), hint, key)
     _check_runner(cfg)
     _check_wrapper(cfg)
     _check_compile(cfg.get('compile'))
-    sync_bn, unused = cfg.get('sync_bn'), cfg.get('find_unused_parameters')
-    if sync_bn not in (None, *SYNC_BN):
-        problem, remedy = 'mmengine has no such layer.', "Write 'torch' or 'mmcv'."
-        raise ValueError(describe('sync_bn', sync_bn, problem, remedy))
-    if not isinstance(unused, (bool, type(None))):
-        problem, remedy = 'It is no bool.', 'Write True or False.'
-        key = 'find_unused_parameters'
-        raise TypeError(describe(key, unused, problem, remedy))
+
+
+def _check_shape(value: Any, hint: Any, key: str) -> None:
+    fault = find_fault(value, hint, key)
+    if fault is not None:
+        raise fault.error()
 
 
 def _check_runner(cfg: Config) -> None:
@@ -65,9 +70,6 @@ def _check_wrapper(cfg: Config) -> None:
     wrapper = cfg.get(WRAPPER)
     if wrapper is None:
         return
-    if not isinstance(wrapper, Mapping):
-        problem, remedy = 'It is no dict.', f'Write {WRAPPER}=dict(...).'
-        raise TypeError(describe(WRAPPER, wrapper, problem, remedy))
     default = dict(type='MMDistributedDataParallel')
     kind = class_of({**default, **wrapper}, MODEL_WRAPPERS, WRAPPER)
     if not isinstance(kind, type):
@@ -102,10 +104,8 @@ def _check_arguments_of_ddp(wrapper: Mapping) -> None:
             problem = 'MMDistributedDataParallel has no such argument.'
             remedy = f'Like it: {nearest(name, known)}.'
             raise TypeError(describe(key, value, problem, remedy))
-        is_switch = isinstance(known[name].default, bool)
-        if is_switch and not isinstance(value, (bool, type(None))):
-            problem, remedy = 'It is no bool.', 'Write True or False.'
-            raise TypeError(describe(key, value, problem, remedy))
+        if isinstance(known[name].default, bool):
+            _check_shape(value, bool | None, key)
 
 
 def _check_compile(options: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...compat import SHARDING_TORCH, find_fully_shard
 from ...utils.agreement import require_same
+from ...utils.checkpoint import hexadecimal
 from ...utils.errors import describe
 from .teacher_ensemble import TeacherEnsemble
 
@@ -74,7 +75,7 @@ def shard_teacher(algorithm: Any) -> bool:
         print_log(f'{KEY}=True changes nothing: there is one process.', 'current')
         return False
     # Parts of different teachers would not fit.
-    found = f'SHA-256 {bytes(algorithm.teacher_sha256.flatten().tolist()).hex()}'
+    found = f'SHA-256 {hexadecimal(algorithm.teacher_sha256.flatten())}'
     problem = 'The ranks have read different teachers:'
     remedy = 'Give every node the same file.'
     key = 'model.teacher_ckpt'

@@ -1,7 +1,7 @@
 """What the first training step shows: whether every loss teaches the student."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ from .distiller_config import (
     without_connector,
 )
 from .rehearsal import in_eval, rehearsed
+
+# A node of the graph, and which of its outputs.
+Edge = tuple[Any, int]
 
 
 class Fed(NamedTuple):
@@ -274,26 +277,38 @@ def reached(values: Iterable[Tensor], places: list[list[Tensor]]) -> list[bool]:
         values (Iterable[Tensor]): Where gradients begin.
         places (list[list[Tensor]]): For each place its tensors, of which one suffices.
     """
-    owners: dict[Any, set[int]] = {}
+    owners: dict[Edge, set[int]] = {}
     for index, tensors in enumerate(places):
         for tensor in tensors:
             if tensor.requires_grad:
                 owners.setdefault(_edge(tensor), set()).add(index)
     found: set[int] = set()
+    for edge in edges_behind(values, owners):
+        found |= owners.get(edge, set())
+    return [index in found for index in range(len(places))]
+
+
+def edges_behind(
+    values: Iterable[Tensor], ends: Container[Edge] = ()
+) -> Iterator[Edge]:
+    """Yield what gradients of the values reach, once each, but nothing behind an end.
+
+    Args:
+        values (Iterable[Tensor]): Where gradients begin.
+        ends (Container): Edges at which a walk through the graph ends.
+    """
     todo = [_edge(value) for value in values if value.requires_grad]
     visited = set(todo)
     while todo:
         edge = todo.pop()
-        if edge in owners:
-            found |= owners[edge]
-            continue
-        new = {each for each in edge[0].next_functions if each[0] is not None} - visited
-        visited |= new
-        todo.extend(new)
-    return [index in found for index in range(len(places))]
+        yield edge
+        if edge not in ends:
+            behind = {x for x in edge[0].next_functions if x[0] is not None} - visited
+            visited |= behind
+            todo.extend(behind)
 
 
-def _edge(tensor: Tensor) -> tuple[Any, int]:
+def _edge(tensor: Tensor) -> Edge:
     """Return what stands for a tensor in the graph: what made it, and which output."""
     node, output, *_ = get_gradient_edge(tensor)
     return node, output

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import Hook
-from ranks import two_ranks
+from ranks import run_to_the_end, two_ranks
 from reading import ReadError, no_reading
 from tiny import digits_config, distill_config
 from torch import nn
@@ -404,20 +404,9 @@ def one_rank(rank, folder, mode, bad_step, saved_step, both):
     ],
 )
 def test_two_ranks_stop_together(tmp_path, mode, bad_step, saved_step, stops_at):
-    context = multiprocessing.get_context('fork')
-    both = context.Barrier(2)
-    ranks = [
-        context.Process(
-            target=one_rank, args=(rank, tmp_path, mode, bad_step, saved_step, both)
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(60)
-        process.kill()
-    assert [process.exitcode for process in ranks] == [0, 0]
+    both = multiprocessing.get_context('fork').Barrier(2)
+    settings = (tmp_path, mode, bad_step, saved_step, both)
+    run_to_the_end(lambda rank: one_rank(rank, *settings))
     for rank, value in ((0, '1.5 on this rank, not finite on another'), (1, 'nan')):
         step, text = (tmp_path / f'{rank}').read_text().split('|')
         assert int(step) == stops_at
