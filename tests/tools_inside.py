@@ -5,6 +5,7 @@ import sys
 
 import torch
 import torchvision
+from mmpretrain.visualization import UniversalVisualizer
 from tiny import CONFIGS
 
 TOOLS = CONFIGS.parent / 'tools'
@@ -12,6 +13,9 @@ TOOLS = CONFIGS.parent / 'tools'
 
 def run_tool(monkeypatch, name, *arguments):
     """Run ``tools/<name>`` as from the command line."""
+    # mmengine names a visualizer by the second. A tool would get the one of the tool
+    # before it, and write into that one's work dir.
+    UniversalVisualizer._instance_dict.clear()
     tool = str(TOOLS / name)
     monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
     runpy.run_path(tool, run_name='__main__')

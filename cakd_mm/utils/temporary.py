@@ -3,9 +3,8 @@
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -14,7 +13,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PREFIX = 'cakd_mm_'
-SETTLED = 2  # seconds after which the owner of a folder has surely locked it
 
 
 @contextmanager
@@ -30,10 +28,10 @@ def swept_temporary_folder() -> Iterator[None]:
         return
     name = f'{PREFIX}{os.getuid()}_'
     for left in Path(before).glob(f'{name}*'):
-        with suppress(OSError):  # It is in use, just removed, or another user's.
-            if time.time() - left.stat().st_mtime > SETTLED:
-                _remove_unused(left)
-    with tempfile.TemporaryDirectory(prefix=name) as folder, _locked(Path(folder)):
+        with suppress(OSError), _locked(left):  # In use, gone, or not ours.
+            if left.stat().st_uid == os.getuid():
+                shutil.rmtree(left)
+    with _own_folder(name) as folder:
         tempfile.tempdir = folder
         try:
             yield
@@ -41,10 +39,21 @@ def swept_temporary_folder() -> Iterator[None]:
             tempfile.tempdir = before
 
 
-def _remove_unused(folder: Path) -> None:
-    with _locked(folder):
-        if folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder)
+@contextmanager
+def _own_folder(name: str) -> Iterator[str]:
+    """Make a folder and lock it; try again if another process sweeps it before that."""
+    while True:
+        folder = tempfile.mkdtemp(prefix=name)
+        with suppress(FileNotFoundError, BlockingIOError), ExitStack() as stack:
+            stack.enter_context(_locked(Path(folder)))
+            if Path(folder).exists():
+                lock = stack.pop_all()
+                break
+    with lock:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -44,17 +44,27 @@ def test_what_a_kill_leaves_is_removed_once_it_is_dead(folder):
     while not [*folder.glob('*/*/file')]:
         assert process.is_alive()
     [left] = folder.iterdir()
-    os.utime(left, (0, 0))
     with swept_temporary_folder():
         assert left.exists()  # It is in use.
     line.wait()
     process.join()
-    os.utime(left)
-    with swept_temporary_folder():
-        assert left.exists()  # Its owner might be about to lock it.
-    os.utime(left, (0, 0))
     with swept_temporary_folder():
         assert not left.exists()
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(folder, monkeypatch):
+    make, made = tempfile.mkdtemp, []
+
+    def make_and_lose(**names):
+        made.append(make(**names))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, 'mkdtemp', make_and_lose)
+    with swept_temporary_folder():
+        assert tempfile.gettempdir() == made[1]
+    assert [*folder.iterdir()] == []
 
 
 def test_configs_are_read_in_it(folder, tmp_path):
