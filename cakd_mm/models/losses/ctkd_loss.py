@@ -15,6 +15,7 @@ from ..checks import (
     is_number,
 )
 from ..term_axis import TermAxis
+from ..widened import widened
 from .base import DistillLoss
 from .functional import batch_mean
 from .functional.ctkd import SCHEDULES, reversal_factor, reverse_gradient, tempered_kl
@@ -157,7 +158,7 @@ class CTKDLoss(DistillLoss):
                 )
             )
         preds_S, preds_T = checked_scores(preds_S, preds_T)
-        theta = self._theta(preds_S.detach(), preds_T).double()
+        theta = widened(self._theta(preds_S.detach(), preds_T))
         gate = reverse_gradient(theta, self.reversal).sigmoid()
         temperature = self.t_start + self.t_end * gate
         reversal = torch.full_like(temperature, self.reversal)

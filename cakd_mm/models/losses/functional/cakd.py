@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...checks import check_classes, check_tau, checked_scores, kind_of
+from ...widened import widened
 
 LN2 = math.log(2)
 # Softplus is the identity above this, where it cannot be told from it in float64.
@@ -295,7 +296,7 @@ def _clusters(
     total_S = weight_S.sum(-1, keepdim=True).clamp(min=1)
     total_W = weight_W.sum(-1, keepdim=True).clamp(min=1)
     q = weight_S.div_(total_S).add_(weight_W.div_(total_W))
-    log_S, log_W = total_S.double().log(), total_W.double().log()
+    log_S, log_W = widened(total_S).log(), widened(total_W).log()
     log_odds = _finite(log_W - log_S + (peak_W - peak_S) / tau)
     return Clusters(depth, q, log_S, log_W, log_odds)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...checks import LARGEST_SETTING, LEAST_SETTING, checked_scores, is_number
+from ...widened import widened
 
 
 def pearson_distance(preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ class _SoftRanks(torch.autograd.Function):
 def _minus_mean(rows: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Subtract from every element the mean of its block."""
     # The sums are in float64, because a GPU would otherwise add up in float32.
-    sums = torch.nn.functional.pad(rows.double().cumsum(-1), (1, 0))
+    sums = torch.nn.functional.pad(widened(rows).cumsum(-1), (1, 0))
     size = last - first + 1
     mean = (sums.gather(-1, last + 1) - sums.gather(-1, first)) / size
     return rows - mean.to(rows.dtype)

@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 
 from ...checks import checked_scores
+from ...widened import widened
 
 SCHEDULES = ('cosine', 'linear')
 
@@ -22,14 +23,14 @@ def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor
         TypeError: logits are no float tensors.
         ValueError: shapes do not fit.
     """
-    preds_S, preds_T = (preds.double() for preds in checked_scores(preds_S, preds_T))
+    preds_S, preds_T = map(widened, checked_scores(preds_S, preds_T))
     if temperature.shape not in ((), preds_S.shape[:1]):
         raise ValueError(
             f'temperature has shape {tuple(temperature.shape)} for logits of shape '
             f'{tuple(preds_S.shape)}: give a scalar or one temperature per sample.'
         )
     # It becomes float64 before both uses, so that its gradients are added unrounded.
-    temperature = temperature.double()
+    temperature = widened(temperature)
     scale = temperature.reshape(-1, 1)
     log_S, log_T = ((preds / scale).log_softmax(-1) for preds in (preds_S, preds_T))
     divergence = (log_T.exp() * (log_T - log_S)).sum(-1)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ...widened import widened
+
 # A channel with at most this probability of a negative value gets the margin of so
 # many deviations below 0.
 RARE = 0.001
@@ -32,7 +34,7 @@ def margin_of(bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
             f'bn_weight has shape {tuple(bn_weight.shape)} and bn_bias '
             f'{tuple(bn_bias.shape)}: give weight and bias of one BN layer, (C,) each.'
         )
-    mean, deviation = bn_bias.detach().double(), bn_weight.detach().double().abs()
+    mean, deviation = widened(bn_bias.detach()), widened(bn_weight.detach()).abs()
     ratio = mean / torch.where(deviation > 0, deviation, 1)
     density = (-ratio.square() / 2).exp() / math.sqrt(2 * math.pi)
     negative = torch.special.ndtr(-ratio)
