@@ -87,8 +87,8 @@ class StudentRuntimeHook(Hook):
             if isinstance(model.data_preprocessor, BatchPreprocessor):
                 model.data_preprocessor.channels_last = True
         if self.compile:
-            mode = 'reduce-overhead' if self.cuda_graphs else None
-            form = compiled(net.backbone._call_impl, f'{KEY}.compile', mode=mode)
+            options: dict = dict(mode='reduce-overhead') if self.cuda_graphs else {}
+            form = compiled(net.backbone._call_impl, f'{KEY}.compile', **options)
             self._compiled = {net.backbone: form}
         if self.connectors and hasattr(model, 'distiller'):
             for connector in model.distiller.connectors.values():
