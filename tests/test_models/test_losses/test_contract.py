@@ -404,6 +404,32 @@ def test_compiled_it_gives_the_same(case, monkeypatch):
         assert_close(compiled.terms, plain.terms, rtol=1e-5, atol=1e-6)
 
 
+@of_cases(
+    lambda case: (
+        'compile' in inspect.signature(case.kind).parameters
+        and not case.settings.get('granularity')
+    )
+)
+def test_an_epochs_last_batch_is_not_compiled_again(case, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([x.shape for x in inputs if isinstance(x, Tensor)])
+        return graph
+
+    monkeypatch.setattr(
+        torch, 'compile', functools.partial(torch.compile, backend=backend)
+    )
+    torch._dynamo.reset()
+    plain, compiled = case().train(), case(compile=True).train()
+    for epoch in range(2):
+        for count in (8, 8, 3, 1):
+            pair = scores(count, torch.float32, seed=epoch)
+            got, want = (value_and_grad(loss, *pair) for loss in (compiled, plain))
+            assert_close(got, want, rtol=1e-5, atol=1e-6)
+    assert len(graphs) == 1
+
+
 # Terms and state
 
 
