@@ -12,8 +12,9 @@ from torch import Tensor
 
 # A piece of a row is fitted at once; a longer one has fewer rounds and more numbers.
 LONGEST_PIECE = 128
-# Most numbers that are in memory for the pieces at a time: 256 MB in float64.
-MOST_NUMBERS = 2**25
+# Most numbers that are in memory for the pieces at a time: 32 MB in float64. A GPU is
+# busy with as many, and a CPU gets more only from fresh memory, which is slow.
+MOST_NUMBERS = 2**22
 
 
 @torch.no_grad()
@@ -25,31 +26,25 @@ def isotonic_regression(rows: Tensor) -> Tensor:
 
     A row is cut into pieces of up to 128 places. They are fitted by comparing all
     pairs of places, and joined in pairs until one is left. Therefore up to 128 places
-    need one round, 1000 need four, and the cost is O(C log(C) ** 2) per row. Rows are
-    fitted in parts, so that the largest tensor has 256 MB in float64.
+    need one round, 1000 need four, and the cost is O(C log(C) ** 2) per row. The
+    pairs are compared in parts of 32 MB in float64, so that memory is O(N C).
 
     Args:
         rows (Tensor): Finite numbers, (N, C), C >= 1. Those with a nan have an
             arbitrary fit, and the other rows are right.
     """
     count, width = rows.shape
-    pieces = 2 ** (math.ceil(width / LONGEST_PIECE) - 1).bit_length()
-    length = math.ceil(width / pieces)
-    if missing := pieces * length - width:
+    rounds = (math.ceil(width / LONGEST_PIECE) - 1).bit_length()
+    length = math.ceil(width / 2**rounds)
+    if missing := length * 2**rounds - width:
         # As many more of the largest value pool with nothing before them.
         top = rows.amax(-1, keepdim=True)
         rows = torch.cat((rows, top.expand(count, missing)), -1)
-    parts = rows.split(max(MOST_NUMBERS // (pieces * length**2), 1))
-    return torch.cat([_fit(part, length) for part in parts])[:, :width]
-
-
-def _fit(rows: Tensor, length: int) -> Tensor:
-    count, width = rows.shape
-    fit = _fit_pieces(rows.reshape(count * (width // length), length))
-    while length < width:
-        length *= 2
-        fit = _join_halves(fit.view(count * (width // length), length))
-    return fit
+    parts = rows.reshape(-1, length).split(max(MOST_NUMBERS // length**2, 1))
+    fit = torch.cat([_fit_pieces(part) for part in parts])
+    for _ in range(rounds):
+        fit = _join_halves(fit.view(len(fit) // 2, 2 * fit.shape[1]))
+    return fit[:, :width]
 
 
 def _fit_pieces(rows: Tensor) -> Tensor:
@@ -79,13 +74,12 @@ def _join_halves(rows: Tensor) -> Tensor:
     sums = rows.cumsum(-1)
     place = torch.arange(half, device=rows.device)
     # A place of the first half is below the level if those behind it, with all that
-    # is lower in the second half, have a higher mean than its own value. One number
-    # of the second half is always taken, because an empty mean would be rounding.
-    lower = torch.searchsorted(right, left).clamp_(min=1)
+    # is lower in the second half, have a higher mean than its own value.
+    lower = torch.searchsorted(right, left)
     behind = sums[:, half - 1 :].gather(-1, lower) - sums[:, :half]
     below = behind > rows[:, :half] * (lower + (half - 1 - place))
     # The level is the least mean from the first place that is not below to one of the
-    # second half. If all are below, that is where the second half starts.
+    # second half. Where nothing pools, it lies between the halves and changes none.
     total = sums[:, half:] - (rows[:, :half] * below).sum(-1, keepdim=True)
     count = place + 1 + half - below.sum(-1, keepdim=True)
     level = (total / count).amin(-1, keepdim=True) + start
