@@ -257,6 +257,16 @@ def test_ranks_and_gradients_are_those_of_scipys_blocks(
     assert found[0][0].isnan().any(1).tolist() == scores.isnan().any(1).tolist()
 
 
+@pytest.mark.parametrize('softness', [0.1, 0.5, 2.0])
+def test_many_ranks_are_scipys_projection(softness):
+    scores, classes = random_rows(4, 1000)[0], 1000
+    z = classes / softness * torch.from_numpy(stats.zscore(scores.numpy(), axis=1))
+    ordered, order = z.sort(descending=True)
+    falling = ordered - torch.arange(classes, 0, -1)
+    want = torch.empty_like(z).scatter_(1, order, ordered + scipys_fit(-falling))
+    assert_close(soft_ranks(scores, softness), want, rtol=0, atol=1e-9)
+
+
 def scipys_fit(rows):
     fits = [optimize.isotonic_regression(row).x for row in rows.numpy()]
     return torch.from_numpy(np.stack(fits))
