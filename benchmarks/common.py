@@ -52,6 +52,11 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
+def device() -> str:
+    """Return what is measured: the GPU, if there is one."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
 def synchronize() -> None:
     """Wait for a GPU, if there is one."""
     if torch.cuda.is_available():

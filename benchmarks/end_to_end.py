@@ -18,7 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import arguments, interleave, parse, save, summarize, synchronize, table
+from common import (
+    arguments,
+    device,
+    interleave,
+    parse,
+    save,
+    summarize,
+    synchronize,
+    table,
+)
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
@@ -82,10 +91,9 @@ def gflop(pair: str) -> tuple[float, float]:
 
 def peak_gflops(dtype: torch.dtype, size: int = 1024) -> float:
     """Return the GFLOP/s of the fastest of some products of square matrices."""
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     # Products may use TF32 where convolutions may, to be comparable.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    a, b = torch.randn(2, size, size, device=device()).to(dtype)
     fastest = math.inf
     for _ in range(20):
         synchronize()

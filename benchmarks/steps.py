@@ -217,6 +217,8 @@ def hand_written(model, lr: float = 0.05):
     )
 
     def step(images: Tensor, labels: Tensor) -> None:
+        # Resident data keep labels on the host as well, because hooks look at them.
+        labels = labels.to(images.device, non_blocking=True)
         inputs = (images.float() - mean) / std
         with torch.no_grad():
             preds_T = teacher(inputs)
