@@ -20,6 +20,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / 'tests'))  # small configs and nets
 
 from research.provenance import commit, cpuinfo, processor  # noqa: E402
 

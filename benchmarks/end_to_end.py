@@ -176,7 +176,7 @@ def main() -> None:
         alone(args.alone, args.pair, args.batch_sizes[0], args.steps)
         return
     results, work = {}, gflop(args.pair)
-    size = 8192 if torch.cuda.is_available() else 1024
+    size = 64 if args.quick else 8192 if torch.cuda.is_available() else 1024
     peaks = {x: peak_gflops(x, size) for x in (torch.float32, torch.bfloat16)}
     said = {str(dtype): round(rate) for dtype, rate in peaks.items()}
     print(f'{sum(work):.2f} GFLOP an image; matrix products reach {said} GFLOP/s')

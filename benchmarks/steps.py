@@ -144,7 +144,7 @@ def ours(
         data_preprocessor=cfg.data_preprocessor,
         **model,
     )
-    _quiet(cfg)
+    quiet(cfg)
     return cfg
 
 
@@ -192,11 +192,11 @@ def stock(teacher: dict, student: dict, *args, **kwargs) -> Config:
         ),
     )
     cfg.default_hooks = dict(logger=dict(type='LoggerHook', interval=100))
-    _quiet(cfg)
+    quiet(cfg)
     return cfg
 
 
-def _quiet(cfg: Config) -> None:
+def quiet(cfg: Config) -> None:
     """Leave out what a benchmark has no use for: validation and checkpoints."""
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg.pop(key, None)
