@@ -1,10 +1,11 @@
 """Images per second of whole training steps, ours against mmrazor's on the same pair.
 
 A step is one of the standard Runner, with hooks and loader. Images are noise, and the
-nets are untrained. mmrazor's variant reads jpgs by one worker, as it does for
-Tiny-ImageNet. One process visits all variants in turn. ``of_peak`` is the share of a
-step that its convolutions would take at the rate of large matrix products in the same
-precision. On a GPU the kernels of a step are counted as well.
+nets are untrained. mmrazor's variant reads jpgs, as it does for Tiny-ImageNet: by one
+worker on a CPU, which trains on the same cores, and by up to eight beside a GPU, which
+then also feed ours without options. One process visits all variants in turn.
+``of_peak`` is the share of a step that its convolutions would take at the rate of large
+matrix products in the same precision. On a GPU the kernels of a step are counted as well.
 
     python benchmarks/end_to_end.py --memory [--pair r34_r18] [--batch-sizes 128 1024]
 """
@@ -41,6 +42,10 @@ from steps import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from cakd_mm.utils.machine import cores
+
+# Processes that read images beside a GPU.
+BESIDE = min(8, cores()) if torch.cuda.is_available() else 0
 STOCK = 'mmrazor'
 IN_MEMORY = 'mmrazor, images in memory'
 MORE = ('kernels', 'of_peak', 'peak_MiB')
@@ -71,9 +76,10 @@ def config(name: str, pair: str, batch_size: int) -> Config:
     nets = teacher(), student()
     if name in (STOCK, IN_MEMORY):
         folder = tempfile.mkdtemp(prefix='benchmark-') if name == STOCK else None
-        return stock(*nets, batch_size, workers=1, size=size, folder=folder)
+        return stock(*nets, batch_size, BESIDE or 1, size, folder)
     model, hook, amp = OURS[name]
-    return fast_student(ours(*nets, batch_size, size=size, **model), hook, amp)
+    cfg = ours(*nets, batch_size, size=size, workers=BESIDE, **model)
+    return fast_student(cfg, hook, amp)
 
 
 def gflop(pair: str) -> tuple[float, float]:

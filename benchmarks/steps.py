@@ -45,7 +45,8 @@ class RandomImages(BaseDataset):
     def __init__(self, size: int, folder: str | None = None, **kwargs) -> None:
         self.size = size
         self.folder = folder
-        self.count = 12800 * 32**2 // size**2
+        # An epoch of large images has some batches, too.
+        self.count = max(12800 * 32**2 // size**2, 2048)
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -127,13 +128,14 @@ def ours(
     batch_size: int,
     resident: bool = True,
     size: int = 32,
+    workers: int = 0,
     **model,
 ) -> Config:
     """Return CAKD between logits, all hooks as shipped."""
     cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
     for key in ('train_dataloader', 'train_cfg', 'param_scheduler', 'optim_wrapper'):
         cfg.pop(key)
-    cfg.update(options(resident, False, batch_size, size=size))
+    cfg.update(options(resident, False, batch_size, workers, size))
     cfg.model = dict(
         _scope_='mmrazor',
         type='FrozenTeacherDistill',
@@ -249,6 +251,8 @@ def options(
     dataset = dict(type='RandomImages', size=size, folder=folder, pipeline=pipeline)
     loader = dict(batch_size=batch_size, num_workers=workers, dataset=dataset)
     loader.update(sampler=dict(type='DefaultSampler', shuffle=True))
+    # A smaller batch at the end of an epoch would count as a whole one.
+    loader.update(drop_last=True, pin_memory=torch.cuda.is_available())
     loop = dict(type='SteppedStockLoop' if stock else 'SteppedLoop', max_epochs=10**6)
     if workers:
         loader.update(persistent_workers=True)

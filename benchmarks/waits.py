@@ -38,7 +38,6 @@ def config(method: str, setting: str, without: str | None = None) -> Config:
     cfg = ours(*nets(method), BATCH_SIZE, resident=resident, size=SIZE)
     cfg.model.distiller = distiller(method)
     cfg.model.data_preprocessor.num_classes = CLASSES
-    cfg.train_dataloader.pin_memory = not resident
     cfg.train_dataloader.dataset.indices = 16 * BATCH_SIZE
     if without is not None:
         cfg.default_hooks.pop(without)
