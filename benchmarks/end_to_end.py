@@ -5,7 +5,7 @@ nets are untrained. mmrazor's variant reads jpgs, as it does for Tiny-ImageNet: 
 worker on a CPU, which trains on the same cores, and by up to eight beside a GPU, which
 then also feed ours without options. One process visits all variants in turn.
 ``of_peak`` is the share of a step that its convolutions would take at the rate of large
-matrix products in the same precision. On a GPU the kernels of a step are counted as well.
+matrix products in the same precision. On a GPU the kernels of a step are counted, too.
 
     python benchmarks/end_to_end.py --memory [--pair r34_r18] [--batch-sizes 128 1024]
 """
