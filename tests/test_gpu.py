@@ -159,16 +159,16 @@ def test_the_compiled_loss_equals_its_eager_twin(no_sync, kind):
 
 @card
 def test_the_compiled_loss_is_few_kernels_each_way():
-    """One for the rows and one for their sum; one for the gradient."""
+    """One for the rows and one for their sum; one that hands the gradient on."""
     student, teacher, labels = (x.cuda() for x in logits())
     loss = CAKDLogitLoss(compile=True)
     leaf = student.requires_grad_()
     loss(leaf, teacher, labels).backward()  # compiles
     leaf.grad = None
     value = loss(leaf, teacher, labels)
-    assert count_kernels(lambda: loss(leaf, teacher, labels)) <= 3
+    assert count_kernels(lambda: loss(leaf, teacher, labels)) <= 2
     one = torch.ones_like(value)
-    assert count_kernels(lambda: value.backward(one)) <= 2
+    assert count_kernels(lambda: value.backward(one)) <= 1
 
 
 def count_kernels(run) -> int:
