@@ -133,6 +133,23 @@ class TestReadConfig:
         assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ('device', 'wanted', 'found'),
+    [('cuda', True, ':4096:8'), ('cuda', False, None), ('cpu', True, None)],
+)
+def test_a_deterministic_run_may_multiply_matrices(
+    on, monkeypatch, device, wanted, found
+):
+    """PyTorch refuses to on CUDA where this variable is missing."""
+    name = 'CUBLAS_WORKSPACE_CONFIG'
+    monkeypatch.setenv(name, 'to be put back')
+    monkeypatch.delenv(name)
+    on(device)
+    cfg = Config(dict(launcher='none', randomness=dict(deterministic=wanted)))
+    launch.adapt_to_device(cfg)
+    assert os.environ.get(name) == found
+
+
 class TestMixedPrecision:
     @pytest.mark.parametrize('type_', [{}, dict(type='OptimWrapper')])
     def test_bf16_on_cpu(self, on, type_):

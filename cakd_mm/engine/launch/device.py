@@ -27,12 +27,15 @@ def adapt_to_device(cfg: Config) -> None:
     Without a GPU the process group is made with gloo (see :func:`join_ranks`), the
     wrapper loses its GPU id, and mixed precision becomes bf16. With any device a
     ``model_wrapper_cfg`` that says a part gets mmengine's defaults for the rest, and
-    not PyTorch's, which would send all buffers in every step.
+    not PyTorch's, which would send all buffers in every step. A run that is to be
+    deterministic gets the variable without which PyTorch refuses products of matrices.
     """
     is_cpu = get_device() == 'cpu'
     if is_cpu:
         _use_bf16(cfg)
         join_ranks(cfg)
+    elif (cfg.get('randomness') or {}).get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     written = cfg.get('model_wrapper_cfg')
     is_default = written is None or written.get('type', DEFAULT) == DEFAULT
     if cfg.launcher == 'none' or not (is_cpu or (written and is_default)):
