@@ -122,14 +122,16 @@ def run_process(words: Iterable[str], log: Path, seconds: float) -> int | None:
     Returns:
         int: Its exit status; None if it was killed.
     """
-    folders = [str(ROOT), str(ROOT / 'tests'), str(ROOT / 'benchmarks')]
-    given = os.environ.get('PYTHONPATH')
-    path = os.pathsep.join([*folders, *([given] if given else [])])
+    folders = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     with log.open('wb') as file:
         process = subprocess.Popen(
             [sys.executable, '-W', 'ignore', *words],
             cwd=ROOT,
-            env={**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'},
+            env={
+                **os.environ,
+                'PYTHONPATH': os.pathsep.join(folders),
+                'PYTHONUNBUFFERED': '1',
+            },
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -224,6 +226,8 @@ class Day:
         self._file = folder / 'gpu_day.json'
         self.pieces: dict[str, dict] = {}
         self._environment = environment()
+        if dry_run:
+            self._environment['gpu'] = None  # which it hides from its pieces
         if not self._file.exists():
             return
         known = json.loads(self._file.read_text(encoding='utf-8'))

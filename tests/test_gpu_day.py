@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,21 @@ def test_the_command_starts_it_from_anywhere(root, tmp_path):
     ).stdout.split()
     assert Path(told[2]).samefile(root / 'benchmarks/gpu_day.py')
     assert told[3:] == ['here', '--minutes', '13']
+
+
+def test_waits_are_counted_by_their_line(gpu_day, monkeypatch):
+    waits = importlib.import_module('waits')
+    modes = []
+    monkeypatch.setattr(waits, 'device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'set_sync_debug_mode', modes.append)
+
+    def step():
+        assert modes == ['warn']
+        for _ in range(2):
+            warnings.warn(f'{waits.SYNC} (function f)', stacklevel=1)
+        warnings.warn('something else', stacklevel=1)
+
+    [(place, count)] = waits.waits(step).items()
+    assert count == 2
+    assert place.startswith('test_gpu_day.py:')
+    assert modes == ['warn', 'default']
