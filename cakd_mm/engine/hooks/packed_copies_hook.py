@@ -1,19 +1,24 @@
 """Copies each batch, and what it has scored, in one piece."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmpretrain.models import ClsDataPreprocessor
-from torch import Tensor
+from mmpretrain.models import ClsDataPreprocessor, MultiLabelClsHead
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
 
+from ...datasets.sample_labels import send_labels
 from ...models.data_preprocessors import BatchPreprocessor
 from ...utils.model import unwrap
 from ...utils.transfer import send_together
 
 HOST = torch.device('cpu')
+# The method of mmpretrain's heads that makes predictions of scores.
+PREDICT = '_get_predictions'
 
 
 @HOOKS.register_module()
@@ -22,8 +27,9 @@ class PackedCopiesHook(Hook):
 
     A plain classifier's preprocessor waits for images and labels, so it becomes a
     :class:`BatchPreprocessor`. mmpretrain's metrics copy scores and labels of each
-    image to the host. Here one copy of all those of a batch comes before the metrics.
-    No value changes. Put it into ``default_hooks``.
+    image to the host. Here one copy of all those of a batch comes before the metrics,
+    and before a multi-label head looks for the classes of each image. No value changes.
+    Put it into ``default_hooks``.
     """
 
     def before_run(self, runner) -> None:
@@ -35,18 +41,47 @@ class PackedCopiesHook(Hook):
 
     def before_val(self, runner) -> None:
         """Prepare the metrics of validation."""
-        _add_to(runner.val_loop.evaluator)
+        _prepare(runner.model, runner.val_loop.evaluator)
 
     def before_test(self, runner) -> None:
         """Prepare the metrics of the test."""
-        _add_to(runner.test_loop.evaluator)
+        _prepare(runner.model, runner.test_loop.evaluator)
+
+    def after_val(self, runner) -> None:
+        """Leave the heads as they were."""
+        _leave(runner.model)
+
+    def after_test(self, runner) -> None:
+        """Leave the heads as they were."""
+        _leave(runner.model)
 
 
-def _add_to(evaluator: Any) -> None:
-    """Let the evaluator move what it gets before its first metric."""
+def _prepare(model: nn.Module, evaluator: Any) -> None:
+    """Let the evaluator, and heads, move what they get before they look at it."""
     metrics = getattr(evaluator, 'metrics', None)
     if isinstance(metrics, list) and not any(type(x) is _ToHost for x in metrics):
         metrics.insert(0, _ToHost())
+    for head in _waiting_heads(model):
+        setattr(head, PREDICT, partial(_predict_on_host, head))
+
+
+def _leave(model: nn.Module) -> None:
+    for head in _waiting_heads(model):
+        vars(head).pop(PREDICT, None)
+
+
+def _waiting_heads(model: nn.Module) -> list[Any]:
+    """Return the heads that read each image's classes from the device."""
+    own = getattr(MultiLabelClsHead, PREDICT)
+    return [x for x in model.modules() if getattr(type(x), PREDICT, None) is own]
+
+
+def _predict_on_host(
+    head: MultiLabelClsHead, scores: Tensor, samples: list[DataSample] | None
+) -> list[DataSample]:
+    """Predict as the head does, from scores and with labels on the host."""
+    [scores] = send_labels(samples or (), HOST, scores)
+    return MultiLabelClsHead._get_predictions(head, scores, samples)
 
 
 class _ToHost:

@@ -72,7 +72,10 @@ class SampleIndexHook(Hook):
             return
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
         if isinstance(samples, LabelBatch):
-            indices, labels = samples.sample_idx, samples.gt_label.numpy()
+            indices = samples.sample_idx
+            labels = np.full_like(indices, UNREAD)
+            if samples.gt_label.device.type == 'cpu':
+                labels = samples.gt_label.numpy()
         else:
             samples = samples if isinstance(samples, (list, tuple)) else []
             indices, labels = self._read_batch(samples)

@@ -1,20 +1,19 @@
 """Preprocessing of a whole batch, where the loader gives one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from mmengine.structures import BaseDataElement
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.models.utils import CutMix, Mixup, RandomBatchAugment, ResizeMix
 from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ...datasets.batch_ops import normalized, row_of
 from ...datasets.label_batch import LabelBatch
+from ...datasets.sample_labels import send_labels
 from ...utils.errors import describe
 from ...utils.transfer import send, send_together
 
@@ -88,11 +87,7 @@ class BatchPreprocessor(ClsDataPreprocessor):
             samples = samples.new()
             samples.gt_label = send(samples.gt_label, self.device)
         elif isinstance(samples, (list, tuple)):
-            fields = [field for sample in samples for field in _labels(sample)]
-            labels = [sample.get(name) for sample, name in fields]
-            sent = send_together(labels, self.device)
-            for (sample, name), label in zip(fields, sent, strict=True):
-                sample.set_field(label, name)
+            send_labels(samples, self.device)
         return dict(data, inputs=images, data_samples=samples)
 
     def _preprocess(self, data: dict, training: bool) -> dict:
@@ -118,18 +113,6 @@ class BatchPreprocessor(ClsDataPreprocessor):
             mean = row_of(self.mean, width, channels)
             self._rows = key, (mean, row_of(self.std, width, channels))
         return self._rows[1]
-
-
-def _labels(sample: Any) -> Iterator[tuple[BaseDataElement, str]]:
-    """Yield where the tensors are that mmpretrain moves to the device."""
-    if not isinstance(sample, BaseDataElement):
-        return
-    is_one = isinstance(sample, DataSample)  # otherwise it has one for each task
-    for name in ('gt_label', 'gt_score') if is_one else sample.keys():
-        value = sample.get(name)
-        if isinstance(value, Tensor):
-            yield sample, name
-        yield from _labels(value)
 
 
 def _draws_on_host(augments: Callable | None) -> bool:

@@ -1,6 +1,7 @@
 """Batches come to a GPU, and scores from it, with as few waits as there can be."""
 
 import copy
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -13,6 +14,8 @@ from tiny import digits_config, distill_config
 
 from cakd_mm.datasets.batch_ops import windows
 from cakd_mm.datasets.label_batch import LabelBatch
+from cakd_mm.datasets.sample_labels import send_labels
+from cakd_mm.engine.hooks import LabelRangeHook, SampleIndexHook, UnlabelledHook
 from cakd_mm.models.data_preprocessors import BatchPreprocessor
 
 COUNT, CLASSES = 6, 5
@@ -63,6 +66,14 @@ def multi_task():
 
 def plain_config(tmp_path):
     return digits_config('vanilla/resnet8_digits.py')
+
+
+def multi_label_config(tmp_path):
+    cfg = plain_config(tmp_path)
+    cfg.model.head = dict(
+        type='MultiLabelLinearClsHead', in_channels=64, num_classes=10, thr=0.51
+    )
+    return cfg
 
 
 def mixing(name, **options):
@@ -161,26 +172,29 @@ def test_windows_are_cut_without_a_wait(fill, padding):
         assert ledger.waits == []
 
 
-# Config and loop of a run, and how often each batch of it is scored.
+SINGLE = [
+    dict(type='Accuracy', topk=(1, 3), thrs=(0.0, 0.09)),
+    dict(type='SingleLabelMetric'),
+]
+SEVERAL = [dict(type='MultiLabelMetric', thr=0.51), dict(type='AveragePrecision')]
+# Config, loop and metrics of a run, and how often each batch of it is scored.
 VALIDATIONS = {
-    'student': (distill_config, 'ValLoop', 1),
-    'student and teacher': (distill_config, 'StudentTeacherValLoop', 2),
-    'resident': (distill_config, 'ResidentValLoop', 1),
-    'plain': (plain_config, 'ValLoop', 1),
-    'plain, test': (plain_config, None, 1),
+    'student': (distill_config, 'ValLoop', SINGLE, 1),
+    'student and teacher': (distill_config, 'StudentTeacherValLoop', SINGLE, 2),
+    'resident': (distill_config, 'ResidentValLoop', SINGLE, 1),
+    'plain': (plain_config, 'ValLoop', SINGLE, 1),
+    'plain, test': (plain_config, None, SINGLE, 1),
+    'several labels': (multi_label_config, 'ValLoop', SEVERAL, 1),
 }
 
 
 @pytest.mark.parametrize('name', VALIDATIONS)
 def test_scores_wait_once_a_batch(name, tmp_path, make_runner):
-    config, loop, times = VALIDATIONS[name]
+    config, loop, metrics, times = VALIDATIONS[name]
     cfg = config(tmp_path)
     cfg.val_dataloader.batch_size = cfg.test_dataloader.batch_size = 40
     cfg.val_cfg = dict(type=loop or 'ValLoop')
-    cfg.val_evaluator = cfg.test_evaluator = [
-        dict(type='Accuracy', topk=(1, 3), thrs=(0.0, 0.09)),
-        dict(type='SingleLabelMetric'),
-    ]
+    cfg.val_evaluator = cfg.test_evaluator = metrics
     found = {}
     for device in ('cpu', DEVICE):
         with fake_gpu() as gpu, mock.patch.object(mmengine_device, 'DEVICE', device):
@@ -192,5 +206,32 @@ def test_scores_wait_once_a_batch(name, tmp_path, make_runner):
             with gpu.listening() as ledger:
                 found[device] = score()
     assert len(ledger.waits) == 2 * times, ledger.waits
-    assert found[DEVICE] == found['cpu']
-    assert len(found['cpu']) == 7 * times
+    assert found[DEVICE] == found['cpu'] != {}
+
+
+def on_device(make):
+    """Return a batch whose labels are on the device before the hooks see them."""
+    batch = make()
+    samples = batch['data_samples']
+    if isinstance(samples, LabelBatch):
+        batch['data_samples'] = samples.to(DEVICE)
+    else:
+        send_labels(samples, torch.device(DEVICE))
+    return batch
+
+
+@pytest.mark.parametrize('make', [ordinary, resident])
+def test_hooks_read_no_label_of_the_device(make):
+    loss = SimpleNamespace()
+    indices = SampleIndexHook()
+    indices._losses, indices._labels = [loss], np.full(COUNT, 3)
+    head = SimpleNamespace(num_classes=2)
+    student = SimpleNamespace(head=head, calculate_student_loss=False)
+    runner = SimpleNamespace(model=student)
+    with fake_gpu() as gpu:
+        batch = on_device(make)
+        with gpu.listening() as ledger:
+            for hook in (LabelRangeHook(), UnlabelledHook(), indices):
+                hook.before_train_iter(runner, 0, batch)
+    assert ledger.waits == []
+    assert loss.indices.tolist() == list(range(COUNT))
