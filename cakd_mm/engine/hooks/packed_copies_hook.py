@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmpretrain.models import ClsDataPreprocessor, MultiLabelClsHead
@@ -28,8 +29,9 @@ class PackedCopiesHook(Hook):
     A plain classifier's preprocessor waits for images and labels, so it becomes a
     :class:`BatchPreprocessor`. mmpretrain's metrics copy scores and labels of each
     image to the host. Here one copy of all those of a batch comes before the metrics,
-    and before a multi-label head looks for the classes of each image. No value changes.
-    Put it into ``default_hooks``.
+    and before a multi-label head looks for the classes of each image. Nor do ranks then
+    send one another the scores of a whole batch with each image. No value changes. Put
+    it into ``default_hooks``.
     """
 
     def before_run(self, runner) -> None:
@@ -58,6 +60,10 @@ class PackedCopiesHook(Hook):
 
 def _prepare(model: nn.Module, evaluator: Any) -> None:
     """Let the evaluator, and heads, move what they get before they look at it."""
+    if get_world_size() == 1 and all(
+        x.device.type == 'cpu' for x in model.parameters()
+    ):
+        return
     metrics = getattr(evaluator, 'metrics', None)
     if isinstance(metrics, list) and not any(type(x) is _ToHost for x in metrics):
         metrics.insert(0, _ToHost())

@@ -10,17 +10,17 @@ from mmpretrain.models import ClsDataPreprocessor, MultiLabelClsHead
 from mmpretrain.structures import DataSample
 
 from cakd_mm.engine.hooks import PackedCopiesHook
+from cakd_mm.engine.hooks import packed_copies_hook as module
 from cakd_mm.models.data_preprocessors import BatchPreprocessor
 
 SCORES, LABELS = torch.eye(4)[[0, 1, 2, 2, 1]], [0, 1, 1, 2, 0]
 NORMAL = dict(mean=[120.0], std=[60.0], to_rgb=True)
 
 
-def runner_with(evaluator, model=None, stage='val'):
+def runner_with(evaluator, *layers, stage='val', device='meta'):
     loop = SimpleNamespace(evaluator=evaluator)
-    return SimpleNamespace(
-        model=model or torch.nn.Identity(), **{f'{stage}_loop': loop}
-    )
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, device=device), *layers)
+    return SimpleNamespace(model=model, **{f'{stage}_loop': loop})
 
 
 def samples():
@@ -64,6 +64,15 @@ def test_samples_within_samples_and_other_values():
     assert (found['img_path'], other) == ('a.jpg', 'no sample')
 
 
+@pytest.mark.parametrize('count', [1, 2])
+def test_on_the_host_only_several_ranks_copy(count, monkeypatch):
+    monkeypatch.setattr(module, 'get_world_size', lambda: count)
+    evaluator, head = Evaluator([]), MultiLabelClsHead()
+    PackedCopiesHook().before_val(runner_with(evaluator, head, device='cpu'))
+    assert len(evaluator.metrics) == count - 1
+    assert ('_get_predictions' in vars(head)) == (count > 1)
+
+
 def test_an_evaluator_of_another_kind_is_left_alone():
     PackedCopiesHook().before_val(runner_with(object()))
 
@@ -90,18 +99,18 @@ def test_a_multi_label_head_is_changed_while_it_is_scored(stage):
         def _get_predictions(self, cls_score, data_samples):
             return data_samples
 
-    model = torch.nn.ModuleList([MultiLabelClsHead(thr=0.6), Own()])
-    before = [dict(vars(head)) for head in model]
-    [wanted] = model[0]._get_predictions(SCORES[:1], [DataSample().set_gt_label([0])])
-    hook, runner = PackedCopiesHook(), runner_with(Evaluator([]), model, stage)
+    heads = MultiLabelClsHead(thr=0.6), Own()
+    before = [dict(vars(head)) for head in heads]
+    [wanted] = heads[0]._get_predictions(SCORES[:1], [DataSample().set_gt_label([0])])
+    hook, runner = PackedCopiesHook(), runner_with(Evaluator([]), *heads, stage=stage)
     getattr(hook, f'before_{stage}')(runner)
-    assert [vars(head) == old for head, old in zip(model, before, strict=True)] == [
+    assert [vars(head) == old for head, old in zip(heads, before, strict=True)] == [
         False,
         True,
     ]
-    [found] = model[0]._get_predictions(SCORES[:1], [DataSample().set_gt_label([0])])
+    [found] = heads[0]._get_predictions(SCORES[:1], [DataSample().set_gt_label([0])])
     assert found.pred_label.tolist() == wanted.pred_label.tolist() == [0]
     assert torch.equal(found.pred_score, wanted.pred_score)
-    assert len(model[0]._get_predictions(SCORES, None)) == 5
+    assert len(heads[0]._get_predictions(SCORES, None)) == 5
     getattr(hook, f'after_{stage}')(runner)
-    assert [dict(vars(head)) for head in model] == before
+    assert [dict(vars(head)) for head in heads] == before
