@@ -145,6 +145,8 @@ def preprocessed(name, device, gpu):
     with gpu.listening() as ledger:
         found = preprocessor(batch, True)
     assert found['inputs'].device == torch.device(device)
+    if isinstance(batch.get('data_samples'), LabelBatch):  # which hooks look at
+        assert batch['data_samples'].gt_label.device.type == 'cpu'
     return plain(found), ledger.waits
 
 
