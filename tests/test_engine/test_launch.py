@@ -845,6 +845,21 @@ class TestBuildRunner:
         assert runner.test()['accuracy/top1'] >= 0
         assert len(list(tmp_path.glob('*/*.json'))) == main
 
+    @pytest.mark.parametrize(
+        ('hooks', 'is_there'), [({}, True), (dict(packed_copies=None), False)]
+    )
+    def test_scores_are_packed_also_of_a_config_without_hooks(
+        self, hooks, is_there, tmp_path
+    ):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        cfg.work_dir, cfg.experiment_name = str(tmp_path), f'packed-{is_there}'
+        cfg.default_hooks = hooks
+        path = tmp_path / 'student.pth'
+        torch.save(dict(state_dict=build(cfg.model).state_dict()), path)
+        runner = launch.build_test_runner(cfg, str(path))
+        kinds = [type(hook).__name__ for hook in runner.hooks]
+        assert ('PackedCopiesHook' in kinds) == is_there
+
 
 def test_the_dumped_config_holds_the_widths_of_the_nets(tmp_path):
     """What a checkpoint and the work dir say is what was built."""
