@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -51,6 +52,7 @@ print('| a | table |', flush=True)
 def test_a_dry_run_asks_everything_in_small(gpu_day, monkeypatch, tmp_path):
     """In this process, because each piece would import torch and mmengine anew."""
     known = {}
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))  # It goes with the test.
 
     def run(words, log, seconds):
         script, *rest = words
