@@ -96,8 +96,8 @@ def run(method: str, device: str, gpu: Gpu) -> Ran:
     """Train with each kind of loader and precision."""
     cfg = config_of(method)
     model = algorithm(cfg).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    wrapper = OptimWrapper(optimizer)
+    # With a higher rate the random nets would blow up, and rounding errors with them.
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9))
     ordinary = cfg.train_dataloader
     loaders = dict(ordinary=ordinary, resident=resident_loader(ordinary, model))
     for loss in losses_of(model):
@@ -113,7 +113,7 @@ def run(method: str, device: str, gpu: Gpu) -> Ran:
                 loader = Runner.build_dataloader(loaders[name], seed=0)
             set_random_seed(0)  # of the crops
             batches = iter(loader)
-            for _ in range(STEPS):
+            for step in range(STEPS):
                 is_half = precision == 'autocast'
                 with gpu.listening() as ledger:
                     batch = next(batches)
@@ -124,10 +124,13 @@ def run(method: str, device: str, gpu: Gpu) -> Ran:
                     with torch.autocast(NAME, torch.bfloat16, enabled=is_half):
                         logs = model.train_step(batch, wrapper)
                     model.distiller.terms()
+                if is_half:
+                    continue  # in which the host rounds elsewhere
+                named = {f'{kind} {step} {name}': x for name, x in logs.items()}
+                if not values:  # Later, rounding has let activations begin or end.
+                    named |= model.state_dict()
+                values |= {name: x.detach().clone().cpu() for name, x in named.items()}
             waits[kind] = ledger.waits
-            if not is_half:
-                for key, value in {**logs, **model.state_dict()}.items():
-                    values[f'{kind} {key}'] = value.detach().clone().cpu()
     return Ran(values, waits, {type(module) for module in model.modules()})
 
 
@@ -140,7 +143,7 @@ def on_the_gpu(method: str) -> Ran:
 @EVERY
 def test_a_step_gives_what_the_host_gives(method):
     wanted = run(method, 'cpu', Gpu())
-    assert_close(on_the_gpu(method).values, wanted.values, rtol=1e-3, atol=1e-4)
+    assert_close(on_the_gpu(method).values, wanted.values, rtol=1e-4, atol=1e-5)
 
 
 @EVERY

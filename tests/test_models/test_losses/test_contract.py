@@ -21,6 +21,7 @@ from loss_cases import (
     scores,
     value,
 )
+from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
