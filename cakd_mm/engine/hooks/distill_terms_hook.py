@@ -50,7 +50,7 @@ class DistillTermsHook(Hook):
         """Look for a distiller that has terms."""
         self.model = unwrap(runner.model)
         distiller = getattr(self.model, 'distiller', None)
-        self.distiller = distiller if hasattr(distiller, 'terms') else None
+        self.distiller = distiller if hasattr(distiller, 'rows') else None
         self._sums.clear()
         for hook in runner.hooks:
             if isinstance(hook, StopDistillHook):

@@ -409,14 +409,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             weighted[name] = value
         return add_prefix(weighted, 'student')
 
-    def recorded_ranges(self) -> dict[str, Tensor]:
+    def recorded_ranges(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return (min, max) of every score matrix recorded in the last step.
 
         Returns:
-            dict[str, Tensor]: ``student.<recorder>`` or ``teacher.<recorder>``
-            to a (2,) tensor on the scores' device.
+            dict[str, tuple[Tensor, Tensor]]: ``student.<recorder>`` or
+            ``teacher.<recorder>`` to two scalars on the scores' device, each of the
+            scores' type.
         """
-        ranges: dict[str, Tensor] = {}
+        ranges: dict[str, tuple[Tensor, Tensor]] = {}
         for side in ('student', 'teacher'):
             recorders = getattr(self.distiller, f'{side}_recorders').recorders
             for name, recorder in recorders.items():
@@ -424,8 +425,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 if isinstance(data, nn.Parameter):
                     continue
                 if isinstance(data, Tensor) and data.ndim == 2 and data.numel():
-                    low, high = torch.aminmax(data.detach().float())
-                    ranges[f'{side}.{name}'] = torch.stack([low, high])
+                    low, high = torch.aminmax(data.detach())
+                    ranges[f'{side}.{name}'] = (low, high)
         return ranges
 
     def _before_load(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
