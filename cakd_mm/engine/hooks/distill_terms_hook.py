@@ -1,5 +1,6 @@
 """Logs the terms of the distillation losses."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class DistillTermsHook(Hook):
         self.distiller: Any = None
         # By names and shapes of the rows of a step: their sums on the device, and the
         # count of such steps.
-        self._sums: dict[tuple, tuple[list[Tensor], int]] = {}
+        self._sums: dict[tuple, tuple[Sequence[Tensor], int]] = {}
         self._warned: set[str] = set()
 
     def before_train(self, runner) -> None:
@@ -81,13 +82,13 @@ class DistillTermsHook(Hook):
             return
         values = [value.float() for value in rows.values()]
         kind = tuple((name, value.shape) for name, value in rows.items())
-        sums, count = self._sums.get(kind, (None, 0))
-        if sums is None:
+        if kind not in self._sums:
             # They are copied, because a loss may go on to write into its own.
-            sums = torch._foreach_add(values, 0.0)
-        else:
-            torch._foreach_add_(sums, values)
-        self._sums[kind] = (sums, count + 1)
+            self._sums[kind] = torch._foreach_add(values, 0.0), 1
+            return
+        sums, count = self._sums[kind]
+        torch._foreach_add_(sums, values)
+        self._sums[kind] = sums, count + 1
 
     def _check_stop(self, epoch: int, epochs: int) -> None:
         """Refuse to stop distillation where nothing else trains the student."""

@@ -96,7 +96,8 @@ class FiniteLossHook(Hook):
             bad = ~torch.isfinite(torch.stack(values))
             if not _of_any_rank(bad).any():
                 return
-        ranges = getattr(unwrap(runner.model), 'recorded_ranges', dict)()
+        recorded = getattr(unwrap(runner.model), 'recorded_ranges', dict)
+        ranges: dict[str, tuple[Tensor, Tensor]] = recorded()
         ends = [end.float() for pair in ranges.values() for end in pair]
         # One tensor, because each that is made costs a GPU a kernel in every step.
         numbers = torch.stack([*values, *ends])
