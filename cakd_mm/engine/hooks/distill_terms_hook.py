@@ -1,6 +1,5 @@
 """Logs the terms of the distillation losses."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ class DistillTermsHook(Hook):
         self.distiller: Any = None
         # By names and shapes of the rows of a step: their sums on the device, and the
         # count of such steps.
-        self._sums: dict[tuple, tuple[Sequence[Tensor], int]] = {}
+        self._sums: dict[tuple, tuple[list[Tensor], int]] = {}
         self._warned: set[str] = set()
 
     def before_train(self, runner) -> None:
@@ -84,7 +83,7 @@ class DistillTermsHook(Hook):
         kind = tuple((name, value.shape) for name, value in rows.items())
         if kind not in self._sums:
             # They are copied, because a loss may go on to write into its own.
-            self._sums[kind] = torch._foreach_add(values, 0.0), 1
+            self._sums[kind] = list(torch._foreach_add(values, 0.0)), 1
             return
         sums, count = self._sums[kind]
         torch._foreach_add_(sums, values)
