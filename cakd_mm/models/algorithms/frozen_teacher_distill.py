@@ -29,6 +29,7 @@ from ...utils.checkpoint import (
 from ...utils.compiling import is_compiled, is_compiling
 from ...utils.errors import describe
 from ...utils.net_config import net_config
+from ...utils.random_states import torch_states_kept
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
 from ..distillers.distiller_config import HEAD, check_by_class, scope_of
@@ -199,7 +200,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # Teacher and distiller draw their first weights from a fork of the generator,
         # so that a seed gives the student the same first weights with any teacher,
         # and without one.
-        with torch.random.fork_rng(devices=[]):
+        with torch_states_kept():
             teachers = Teachers(
                 TeacherEntry(
                     teacher, teacher_ckpt, teacher_from, classes=teacher_classes
@@ -220,7 +221,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         nets: tuple[Any, Any] = architecture, teachers.net
         with (
             DefaultScope.overwrite_default_scope(scope),
-            torch.random.fork_rng(devices=[]),
+            torch_states_kept(),
         ):
             filled = fill_widths(distiller, *nets)
             super().__init__(
