@@ -205,6 +205,12 @@ class TestMixedPrecision:
         cfg.optim_wrapper.type = 'OptimWrapper'  # as the message says
         launch.adapt_to_device(cfg)
 
+    def test_ranks_on_an_apple_gpu_are_refused_by_name(self, monkeypatch):
+        monkeypatch.setattr(launch.ranks, 'get_device', lambda: 'mps')
+        launch.join_ranks(amp_config())
+        with pytest.raises(ValueError, match="launcher.* = 'pytorch'.*Apple"):
+            launch.join_ranks(amp_config('pytorch'))
+
 
 PLAIN = dict(
     type='MMDistributedDataParallel',

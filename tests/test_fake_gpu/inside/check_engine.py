@@ -23,6 +23,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.testing import assert_close
 
 from cakd_mm.engine.hooks import FiniteLossHook, NonFiniteError
+from cakd_mm.engine.optimizers import BF16OptimWrapper
+from cakd_mm.models import widened
+from cakd_mm.models.algorithms.teacher_images import ImageMap, Normalisation
 from cakd_mm.models.distillers.head_trial import _repeatable
 from cakd_mm.models.distillers.rehearsal import rehearsed
 from cakd_mm.models.runtime import TeacherRuntime, teacher_runtime
@@ -160,12 +163,16 @@ def test_loss_scaling_waits_unless_the_optimizer_is_fused(is_fused):
     assert waits == [] if is_fused else waits == ['aten._local_scalar_dense']
 
 
-def test_bf16_waits_for_nothing(tmp_path):
-    options = dict(optim_wrapper__type='BF16OptimWrapper')
-    runner, seen = listed_run(tmp_path, 'kd/kd_r20_r8_digits.py', 100, **options)
-    assert seen.waits[1:4] == [[], [], []]
-    weight = runner.model.student.head.fc.weight
-    assert weight.dtype == torch.float32
+def test_bf16_waits_for_nothing():
+    with fake_gpu() as gpu:
+        net = nn.Linear(4, 2).to(DEVICE)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        wrapper = BF16OptimWrapper(optimizer=optimizer)
+        with gpu.listening() as ledger, wrapper.optim_context(net):
+            scores = net(torch.ones(3, 4, device=DEVICE))
+            wrapper.update_params(scores.float().mean())
+    assert ledger.waits == []
+    assert (scores.dtype, net.weight.dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_weights_are_checked_with_one_wait():
@@ -291,3 +298,14 @@ def test_the_fast_teacher_follows_the_autocast_of_the_device():
         (scores,) = manager.get_recorder('logits').data_buffer
     rounded = scores.host.bfloat16().float()
     assert torch.equal(scores.host.float(), rounded)
+
+
+def test_a_map_of_images_goes_where_there_is_no_float64(monkeypatch):
+    made = Normalisation(mean=(1.0, 2.0, 3.0), std=(3.0, 4.0, 5.0), to_rgb=True)
+    wanted = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.7, 0.7, 0.7), to_rgb=True)
+    monkeypatch.setattr(widened, 'WITHOUT_FLOAT64', {NAME})
+    images = torch.rand(2, 3, 4, 4)
+    with fake_gpu(has_float64=False):
+        mapped = ImageMap(made, wanted).to(DEVICE)(images.to(DEVICE))
+    with mock.patch.object(mmengine_device, 'DEVICE', 'cpu'):
+        assert torch.equal(mapped.host, ImageMap(made, wanted)(images))
