@@ -39,8 +39,7 @@ def start(name: str, teacher: str):
     cfg = digits_config(name, model__teacher_ckpt=teacher, launcher='none')
     launch.use_amp(cfg)
     with pytest.MonkeyPatch.context() as patch:
-        for part in (launch.config, launch.device):
-            patch.setattr(part, 'get_device', lambda: 'cpu')
+        patch.setattr(launch.device, 'get_device', lambda: 'cpu')
         launch.adapt_to_device(cfg)
     torch.manual_seed(0)
     model = dict(copy.deepcopy(cfg.model), data_preprocessor=cfg.data_preprocessor)
