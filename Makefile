@@ -10,7 +10,7 @@ JOBS ?= 2
 ARGS ?=
 ON_CPU := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
 
-.PHONY: install demo train test lint test-original test-wheel test-gpu benchmarks
+.PHONY: install demo train test lint test-original test-wheel test-gpu gpu-day benchmarks
 
 # What walks the documented ways, and needs nothing of the checkout.
 WAYS := $(addprefix tests/,test_cli.py test_named_bases.py test_own_data.py \
@@ -47,9 +47,14 @@ train: $(STAMP)
 test: $(STAMP)
 	$(ON_CPU) $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-# The tests that need a CUDA GPU, which `make test` hides to be the same anywhere.
+# What a CUDA GPU is needed for: `make test` hides it, and runs the same on the CPU.
 test-gpu: $(STAMP)
+	$(VENV)/bin/python -c 'import torch; torch.cuda.init()'
 	$(VENV)/bin/python -m pytest tests/test_gpu.py
+
+# What only a GPU can tell, in pieces: docs/gpu_day.md.
+gpu-day: $(STAMP)
+	PYTHON=$(VENV)/bin/python tools/gpu_day.sh $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -20,6 +20,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / 'tests'))  # small configs and nets
 
 from research.provenance import commit, cpuinfo, processor  # noqa: E402
 
@@ -50,6 +51,11 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     if args.threads:
         torch.set_num_threads(args.threads)
     return args
+
+
+def device() -> str:
+    """Return what is measured: the GPU, if there is one."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def synchronize() -> None:

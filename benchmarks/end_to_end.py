@@ -1,10 +1,11 @@
 """Images per second of whole training steps, ours against mmrazor's on the same pair.
 
 A step is one of the standard Runner, with hooks and loader. Images are noise, and the
-nets are untrained. mmrazor's variant reads jpgs by one worker, as it does for
-Tiny-ImageNet. One process visits all variants in turn. ``of_peak`` is the share of a
-step that its convolutions would take at the rate of large matrix products in the same
-precision. On a GPU the kernels of a step are counted as well.
+nets are untrained. mmrazor's variant reads jpgs, as it does for Tiny-ImageNet: by one
+worker on a CPU, which trains on the same cores, and by up to eight beside a GPU, which
+then also feed ours without options. One process visits all variants in turn.
+``of_peak`` is the share of a step that its convolutions would take at the rate of large
+matrix products in the same precision. On a GPU the kernels of a step are counted, too.
 
     python benchmarks/end_to_end.py --memory [--pair r34_r18] [--batch-sizes 128 1024]
 """
@@ -18,7 +19,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import arguments, interleave, parse, save, summarize, synchronize, table
+from common import (
+    arguments,
+    device,
+    interleave,
+    parse,
+    save,
+    summarize,
+    synchronize,
+    table,
+)
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
@@ -32,6 +42,10 @@ from steps import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from cakd_mm.utils.machine import cores
+
+# Processes that read images beside a GPU.
+BESIDE = min(8, cores()) if torch.cuda.is_available() else 0
 STOCK = 'mmrazor'
 IN_MEMORY = 'mmrazor, images in memory'
 MORE = ('kernels', 'of_peak', 'peak_MiB')
@@ -62,9 +76,10 @@ def config(name: str, pair: str, batch_size: int) -> Config:
     nets = teacher(), student()
     if name in (STOCK, IN_MEMORY):
         folder = tempfile.mkdtemp(prefix='benchmark-') if name == STOCK else None
-        return stock(*nets, batch_size, workers=1, size=size, folder=folder)
+        return stock(*nets, batch_size, BESIDE or 1, size, folder)
     model, hook, amp = OURS[name]
-    return fast_student(ours(*nets, batch_size, size=size, **model), hook, amp)
+    cfg = ours(*nets, batch_size, size=size, workers=BESIDE, **model)
+    return fast_student(cfg, hook, amp)
 
 
 def gflop(pair: str) -> tuple[float, float]:
@@ -82,10 +97,9 @@ def gflop(pair: str) -> tuple[float, float]:
 
 def peak_gflops(dtype: torch.dtype, size: int = 1024) -> float:
     """Return the GFLOP/s of the fastest of some products of square matrices."""
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     # Products may use TF32 where convolutions may, to be comparable.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    a, b = torch.randn(2, size, size, device=device()).to(dtype)
     fastest = math.inf
     for _ in range(20):
         synchronize()
@@ -168,7 +182,7 @@ def main() -> None:
         alone(args.alone, args.pair, args.batch_sizes[0], args.steps)
         return
     results, work = {}, gflop(args.pair)
-    size = 8192 if torch.cuda.is_available() else 1024
+    size = 64 if args.quick else 8192 if torch.cuda.is_available() else 1024
     peaks = {x: peak_gflops(x, size) for x in (torch.float32, torch.bfloat16)}
     said = {str(dtype): round(rate) for dtype, rate in peaks.items()}
     print(f'{sum(work):.2f} GFLOP an image; matrix products reach {said} GFLOP/s')

@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,58 +19,26 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from common import arguments, parse, save
+from methods import METHODS, algorithm, batch, built
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DefaultScope
-from mmpretrain.structures import DataSample
-from mmrazor.registry import MODELS
-from steps import CLASSES, CONFIGS, classifier, resnet
+from steps import CONFIGS
 
 from cakd_mm.engine.hooks import FiniteLossHook
 
-METHODS = sorted((CONFIGS / '_base_/methods').glob('*.py'))
-# The base of others; it has no loss.
-BASES = ('logits',)
 CALLS = dict(
     all_reduces=('all_reduce',),
     gathers=('all_gather', 'all_gather_into_tensor'),
     others=('broadcast', 'reduce', 'gather', 'scatter', 'reduce_scatter', 'barrier'),
 )
-BATCH_SIZE, SIZE = 4, 32
 # Pairs whose gradients are added up, and folders of configs.
 PAIRS = (
     *('r56_r20_cifar100', 'r32x4_r8x4_cifar100', 'wrn40-2_wrn16-2_cifar100'),
     *('r34_r18_in1k', 'r50_mbv1_in1k', 'r50_mbv2_in1k'),
 )
 FOLDERS = ('kd', 'cakd', 'crd', 'ofd', 'reviewkd')
-
-
-def algorithm(method: Path) -> Any:
-    """Return a method's algorithm with small nets that have what it taps."""
-    teacher, student = resnet(20), resnet(8)
-    if method.stem.endswith('_in1k'):
-        teacher = student = classifier(dict(type='ResNet', depth=18), 512)
-    if method.stem == 'deit':
-        arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
-        backbone = dict(type='DistilledVisionTransformer', arch=arch, img_size=SIZE)
-        student = classifier(dict(backbone, patch_size=8), 16, neck=False)
-        student['head']['type'] = 'DeiTClsHead'
-    return built(
-        type='FrozenTeacherDistill',
-        architecture=student,
-        teacher=teacher,
-        distiller=Config.fromfile(method).distiller,
-        data_preprocessor=dict(num_classes=CLASSES),
-    )
-
-
-def built(**model: Any) -> Any:
-    """Build an algorithm with a teacher of random weights."""
-    model |= dict(_scope_='mmrazor', teacher_ckpt=None, allow_random_teacher=True)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(model)
 
 
 @contextmanager
@@ -98,7 +65,7 @@ def counted(found: dict[str, int]) -> Iterator[None]:
             setattr(dist, name, function)
 
 
-def exchanged(method: Path) -> dict[str, int]:
+def exchanged(method: str) -> dict[str, int]:
     """Return what this rank exchanges in the second step of a method."""
     model = algorithm(method)
     wrapped = MMDistributedDataParallel(model.train())
@@ -106,21 +73,9 @@ def exchanged(method: Path) -> dict[str, int]:
     guard = FiniteLossHook(interval=100)
     runner = SimpleNamespace(model=wrapped, iter=0, epoch=0)
     guard.before_train(runner)
-    labels = torch.arange(2 * CLASSES) % CLASSES
-    for loss in model.distiller.losses().values():
-        if loss.needs_dataset:
-            loss.set_dataset(labels, batch_size=BATCH_SIZE)
-        if loss.needs_epoch:
-            loss.set_epoch(0)
 
     def step(index: int) -> None:
-        indices = torch.arange(BATCH_SIZE) + index * BATCH_SIZE
-        samples = [DataSample().set_gt_label(label) for label in labels[indices]]
-        images = torch.randint(256, (BATCH_SIZE, 3, SIZE, SIZE), dtype=torch.uint8)
-        for loss in model.distiller.losses().values():
-            loss.indices = indices
-        data = dict(inputs=images, data_samples=samples)
-        losses = wrapped.train_step(data, wrapper)
+        losses = wrapped.train_step(batch(model, index), wrapper)
         guard.after_train_iter(runner, index, outputs=losses)
 
     step(0)  # CRD's normaliser
@@ -137,9 +92,7 @@ def count(rank: int, file: str, all_done: Any) -> None:
     dist.init_process_group(
         'gloo', init_method=f'file://{file}.meet', rank=rank, world_size=2
     )
-    found = {
-        method.stem: exchanged(method) for method in METHODS if method.stem not in BASES
-    }
+    found = {method: exchanged(method) for method in METHODS}
     if rank == 0:
         torch.save(found, file)
     all_done.wait()

@@ -24,12 +24,7 @@ BASELINE = "mmrazor's DKDLoss"
 
 def build(kind: str, **settings) -> torch.nn.Module:
     """Build a loss and move it to the GPU, if there is one."""
-    return MODELS.build(dict(type=kind, tau=TAU, **settings)).to(device())
-
-
-def device() -> str:
-    """Return what is measured: the GPU, if there is one."""
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
+    return MODELS.build(dict(type=kind, tau=TAU, **settings)).to(common.device())
 
 
 def scores(rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,7 +33,7 @@ def scores(rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     student, teacher = 3 * torch.randn(2, rows, classes, generator=draw)
     labels = torch.randint(classes, (rows,), generator=draw)
     drawn = student.contiguous(), teacher.relu(), labels
-    return tuple(tensor.to(device()) for tensor in drawn)
+    return tuple(tensor.to(common.device()) for tensor in drawn)
 
 
 def step(loss: Callable[..., Tensor], student: Tensor, *others) -> Callable:

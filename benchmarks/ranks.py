@@ -44,9 +44,10 @@ def train(rank: int, ranks: int, args: Namespace, file: str, all_done: Any) -> N
         seconds.append(time.perf_counter() - start)
     parts = dict(step=spread(seconds)[0])
     if ranks > 1:
-        weights = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
-        parts['all_reduce'] = exchange(torch.zeros(weights), args.steps)
-        parts['flag'] = exchange(torch.zeros(1), args.steps)
+        trained = [p for p in runner.model.parameters() if p.requires_grad]
+        weights = sum(p.numel() for p in trained)
+        for name, count in dict(all_reduce=weights, flag=1).items():
+            parts[name] = exchange(trained[0].new_zeros(count), args.steps)
         parts['gradient_MB'] = 4 * weights / 1e6
     if rank == 0:
         torch.save(parts, file)

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import torch
-from common import ROOT, arguments, interleave, parse, save, spread, summarize
+from common import ROOT, arguments, device, interleave, parse, save, spread, summarize
 from mmengine.dataset import default_collate
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -98,12 +98,13 @@ def images(root: Path, *pipeline: dict, **options) -> dict:
 
 def small_variants(root: Path, per_class: int, cache: str) -> tuple[dict, dict]:
     """Return what is timed on small images, and what making it resident took."""
-    preprocessor = ClsDataPreprocessor(mean=MEAN, std=STD, to_rgb=True)
+    preprocessor = ClsDataPreprocessor(mean=MEAN, std=STD, to_rgb=True).to(device())
     ordinary = images(root, READ, *RANDOM)
     took = {}
     for name in ('first time', 'second time'):
         start = time.perf_counter()
         resident = dict(type='ResidentDataset', dataset=ordinary, cache_dir=cache)
+        resident['device'] = device()
         in_memory = loader(resident, collate='resident_collate')
         took[f'{name}, s'] = round(time.perf_counter() - start, 2)
     dataset: ResidentDataset = in_memory.dataset

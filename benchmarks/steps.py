@@ -45,7 +45,8 @@ class RandomImages(BaseDataset):
     def __init__(self, size: int, folder: str | None = None, **kwargs) -> None:
         self.size = size
         self.folder = folder
-        self.count = 12800 * 32**2 // size**2
+        # An epoch of large images has some batches, too.
+        self.count = max(12800 * 32**2 // size**2, 2048)
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -127,13 +128,14 @@ def ours(
     batch_size: int,
     resident: bool = True,
     size: int = 32,
+    workers: int = 0,
     **model,
 ) -> Config:
     """Return CAKD between logits, all hooks as shipped."""
     cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
     for key in ('train_dataloader', 'train_cfg', 'param_scheduler', 'optim_wrapper'):
         cfg.pop(key)
-    cfg.update(options(resident, False, batch_size, size=size))
+    cfg.update(options(resident, False, batch_size, workers, size))
     cfg.model = dict(
         _scope_='mmrazor',
         type='FrozenTeacherDistill',
@@ -144,7 +146,7 @@ def ours(
         data_preprocessor=cfg.data_preprocessor,
         **model,
     )
-    _quiet(cfg)
+    quiet(cfg)
     return cfg
 
 
@@ -192,11 +194,11 @@ def stock(teacher: dict, student: dict, *args, **kwargs) -> Config:
         ),
     )
     cfg.default_hooks = dict(logger=dict(type='LoggerHook', interval=100))
-    _quiet(cfg)
+    quiet(cfg)
     return cfg
 
 
-def _quiet(cfg: Config) -> None:
+def quiet(cfg: Config) -> None:
     """Leave out what a benchmark has no use for: validation and checkpoints."""
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg.pop(key, None)
@@ -217,6 +219,8 @@ def hand_written(model, lr: float = 0.05):
     )
 
     def step(images: Tensor, labels: Tensor) -> None:
+        # Resident data keep labels on the host as well, because hooks look at them.
+        labels = labels.to(images.device, non_blocking=True)
         inputs = (images.float() - mean) / std
         with torch.no_grad():
             preds_T = teacher(inputs)
@@ -247,6 +251,8 @@ def options(
     dataset = dict(type='RandomImages', size=size, folder=folder, pipeline=pipeline)
     loader = dict(batch_size=batch_size, num_workers=workers, dataset=dataset)
     loader.update(sampler=dict(type='DefaultSampler', shuffle=True))
+    # A smaller batch at the end of an epoch would count as a whole one.
+    loader.update(drop_last=True, pin_memory=torch.cuda.is_available())
     loop = dict(type='SteppedStockLoop' if stock else 'SteppedLoop', max_epochs=10**6)
     if workers:
         loader.update(persistent_workers=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from common import arguments, interleave, parse, save, summarize, table
+from common import arguments, device, interleave, parse, save, summarize, table
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmrazor.models.task_modules import RecorderManager
@@ -67,11 +67,10 @@ def measure(name: str, args: Namespace) -> list[dict]:
     """Time one teacher; return a row per variant."""
     config, size = TEACHERS[name]
     count = 2 if args.quick else args.batch_size
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        net = MODELS.build(config()).eval().to(device)
-    inputs = torch.randn(count, 3, size, size, device=device)
+        net = MODELS.build(config()).eval().to(device())
+    inputs = torch.randn(count, 3, size, size, device=device())
     runs = runners(net, dict(list(SETTINGS.items())[: 1 if args.quick else None]))
     expected = runs[PLAIN](inputs)
     largest = expected.abs().max()

@@ -1,6 +1,7 @@
 """What a number was made with: code, packages, machine."""
 
 import platform
+import shutil
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -26,6 +27,8 @@ def commit() -> str:
     root = Path(__file__).resolve().parents[1]
     if not (root / '.git').exists():
         return 'installed'
+    if shutil.which('git') is None:
+        return 'unknown'
 
     def git(*words: str) -> str:
         command = ['git', '-C', str(root), *words]

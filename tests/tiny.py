@@ -67,8 +67,10 @@ def save_teacher(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def distill_config(tmp_path: Path, **options) -> Config:
-    """Load the demo's CAKD config with a random teacher saved in ``tmp_path``."""
+def distill_config(
+    tmp_path: Path, name: str = 'cakd/demo_digits.py', **options
+) -> Config:
+    """Load a config of CAKD with a random teacher saved in ``tmp_path``."""
     checkpoint = save_teacher(tmp_path / 'teacher.pth')
     options.setdefault('model__teacher_ckpt', str(checkpoint))
-    return digits_config('cakd/demo_digits.py', **options)
+    return digits_config(name, **options)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.transfer import send
+
 
 def select(images: Tensor, places: np.ndarray) -> Tensor:
     """Return ``images[places]``."""
     if images.device.type == 'cpu':
         return torch.from_numpy(images.numpy().take(places, 0))
-    return images.index_select(0, torch.from_numpy(places).to(images.device))
+    return images.index_select(0, send(torch.from_numpy(places), images.device))
 
 
 def windows(
@@ -50,18 +52,13 @@ def windows(
     Raises:
         IndexError: there is no image of that index.
     """
-    if len(places) and places.min() < 0:  # numpy would count it from the end
-        raise IndexError(f'image {places.min()} of {len(images)}')
-    on_host = images.device.type == 'cpu'
-    images = select(images, places)
-    cut = _cut_on_host if on_host else _cut_on_device
-    corners = np.arange(len(images)), top, left
-    found = cut(images, corners, _Layout(images.shape, size, padding), fill)
-    found = found.view(len(images), *size, images.shape[3])
-    mirrored = np.flatnonzero(flips)
-    if len(mirrored):
-        (_mirror_on_host if on_host else _mirror_on_device)(found, mirrored)
-    return found
+    # On a device nobody would see an index that is too large until later.
+    wrong = places[(places < 0) | (places >= len(images))]
+    if len(wrong):
+        raise IndexError(f'image {wrong[0]} of {len(images)}')
+    cut = _cut_on_host if images.device.type == 'cpu' else _cut_on_device
+    layout = _Layout((len(places), *images.shape[1:]), size, padding)
+    return cut(images, places, (top, left), flips, layout, fill)
 
 
 class _Layout:
@@ -72,6 +69,7 @@ class _Layout:
         count, height, width, channels = images
         rows, columns = height + above + below, width + before + after
         self.shape = (count, rows, columns, channels)
+        self.found = (count, *size, channels)
         inside_rows = slice(above, above + height)
         self.inside = (slice(None), inside_rows, slice(before, before + width))
         # Image, first row, first column, row of the window, byte in that row.
@@ -81,36 +79,52 @@ class _Layout:
         self.strides = (rows * row, row, channels, row, 1)
 
 
-def _cut_on_host(images: Tensor, corners, layout: _Layout, fill) -> Tensor:
+def _cut_on_host(
+    images: Tensor,
+    places: np.ndarray,
+    corners: tuple[np.ndarray, np.ndarray],
+    flips: np.ndarray,
+    layout: _Layout,
+    fill: tuple[int, ...],
+) -> Tensor:
     # One number fills faster than a tuple.
     value = fill[0] if len(set(fill)) == 1 else fill
     canvas = np.full(layout.shape, value, np.uint8)
-    canvas[layout.inside] = images.numpy()
+    canvas[layout.inside] = images.numpy().take(places, 0)
     # numpy's as_strided gives the same view, but takes longer for it.
     views = np.ndarray(layout.windows, np.uint8, canvas, strides=layout.strides)
-    return torch.from_numpy(views[corners])
+    found = views[(np.arange(len(places)), *corners)].reshape(layout.found)
+    mirrored = np.flatnonzero(flips)
+    if len(mirrored):
+        some = found.take(mirrored, 0)
+        # OpenCV mirrors them as one tall picture, because each call of it costs time.
+        tall = cv2.flip(some.reshape(-1, *some.shape[2:]), 1)
+        found[mirrored] = tall.reshape(some.shape)
+    return torch.from_numpy(found)
 
 
-def _cut_on_device(images: Tensor, corners, layout: _Layout, fill) -> Tensor:
-    places = tuple(torch.from_numpy(x).to(images.device) for x in corners)
-    canvas = images.new_empty(layout.shape)
-    canvas[:] = canvas.new_tensor(fill)
-    canvas[layout.inside] = images
-    return canvas.as_strided(layout.windows, layout.strides)[places]
-
-
-def _mirror_on_host(windows: Tensor, which: np.ndarray) -> None:
-    """Mirror the windows ``which`` of (N, H, W, C) in place."""
-    pixels = windows.numpy()
-    some = pixels.take(which, 0)
-    # OpenCV mirrors them as one tall picture, because each call of it costs time.
-    mirrored = cv2.flip(some.reshape(-1, *some.shape[2:]), 1)
-    pixels[which] = mirrored.reshape(some.shape)
-
-
-def _mirror_on_device(windows: Tensor, which: np.ndarray) -> None:
-    places = torch.from_numpy(which).to(windows.device)
-    windows[places] = windows.index_select(0, places).flip(2)
+def _cut_on_device(
+    images: Tensor,
+    places: np.ndarray,
+    corners: tuple[np.ndarray, np.ndarray],
+    flips: np.ndarray,
+    layout: _Layout,
+    fill: tuple[int, ...],
+) -> Tensor:
+    numbers = np.stack([places, flips, np.arange(len(places)), *corners])
+    # One copy brings all numbers, because each copy costs as much as a small kernel.
+    chosen, mirrored, *corner = send(torch.from_numpy(numbers), images.device)
+    canvas = images.new_full(layout.shape, fill[0])
+    for channel, value in enumerate(fill):
+        if value != fill[0]:
+            canvas[..., channel].fill_(value)
+    canvas[layout.inside] = images.index_select(0, chosen)
+    found = canvas.as_strided(layout.windows, layout.strides)[tuple(corner)]
+    found = found.view(layout.found)
+    if flips.any():
+        which = mirrored.bool().view(-1, 1, 1, 1)
+        found = torch.where(which, found.flip(2), found)
+    return found
 
 
 def row_of(numbers: Tensor, width: int, channels: int) -> Tensor:

@@ -53,7 +53,9 @@ def eagerly(net: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = form
 
 
-def compiled(function: Callable, key: str, **options: Any) -> Callable:
+def compiled(
+    function: Callable, key: str, largest_alone: bool = False, **options: Any
+) -> Callable:
     """Return ``function`` compiled at its first call, or run eagerly if that fails.
 
     If compiling fails (no C++ compiler, no Triton, a system that torch.compile does
@@ -64,25 +66,39 @@ def compiled(function: Callable, key: str, **options: Any) -> Callable:
     Args:
         function (Callable): A function or a module.
         key (str): The setting that asked for it.
+        largest_alone (bool): Whether a call whose first tensor has fewer rows than
+            that of a call before (the last batch of an epoch) runs eagerly, because
+            PyTorch would compile again, to slower code for batches of any size.
+            Defaults to False.
         **options: For :func:`torch.compile`.
 
     Returns:
         Callable: Takes what ``function`` takes. It can be copied and pickled; a copy
         compiles again.
     """
-    return _Compiled(function, key, options)
+    return _Compiled(function, key, largest_alone, options)
 
 
 class _Compiled:
-    def __init__(self, function: Callable, key: str, options: dict) -> None:
+    def __init__(
+        self, function: Callable, key: str, largest_alone: bool, options: dict
+    ) -> None:
         self.function = function
         self.key = key
+        self.largest_alone = largest_alone
         self.options = options
         self._run: Callable | None = None
+        self._rows = 0  # of the largest call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if is_compiling():  # a larger function of which this one is part
             return self.function(*args, **kwargs)
+        if self.largest_alone:
+            rows = len(args[0])
+            if rows < self._rows:
+                return self.function(*args, **kwargs)
+            if rows > self._rows:
+                self._run, self._rows = None, rows
         try:
             if self._run is None:
                 text = f'{self.key}: compiling, which takes up to a minute'
@@ -99,7 +115,7 @@ class _Compiled:
         return result
 
     def __getstate__(self) -> dict:
-        return dict(vars(self), _run=None)
+        return dict(vars(self), _run=None, _rows=0)
 
 
 def _log_once(key: str, text: str, level: int) -> None:

@@ -46,6 +46,8 @@ default_hooks = dict(
     # Ranks end with their torchrun, and send their scores: machines may share no disk.
     launcher=dict(type='EndWithLauncherHook'),
     gathered_scores=dict(type='GatheredScoresHook'),
+    # A GPU waits for no batch, and once for what a batch has scored.
+    packed_copies=dict(type='PackedCopiesHook'),
 )
 
 env_cfg = dict(

@@ -40,7 +40,7 @@ def one_by_one(images, crop, flip, draws):
 def _way(request, monkeypatch):
     """Work as on a host and, with its tensors, as on other devices."""
     if request.param == 'device':
-        for name in ('_cut', '_mirror', '_reversed'):
+        for name in ('_cut', '_reversed'):
             other = getattr(batch_ops, f'{name}_on_device')
             monkeypatch.setattr(batch_ops, f'{name}_on_host', other)
 

@@ -132,6 +132,23 @@ class TestReadConfig:
         assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ('device', 'wanted', 'found'),
+    [('cuda', True, ':4096:8'), ('cuda', False, None), ('cpu', True, None)],
+)
+def test_a_deterministic_run_may_multiply_matrices(
+    on, monkeypatch, device, wanted, found
+):
+    """PyTorch refuses to on CUDA where this variable is missing."""
+    name = 'CUBLAS_WORKSPACE_CONFIG'
+    monkeypatch.setenv(name, 'to be put back')
+    monkeypatch.delenv(name)
+    on(device)
+    cfg = Config(dict(launcher='none', randomness=dict(deterministic=wanted)))
+    launch.adapt_to_device(cfg)
+    assert os.environ.get(name) == found
+
+
 class TestMixedPrecision:
     @pytest.mark.parametrize('type_', [{}, dict(type='OptimWrapper')])
     def test_bf16_on_cpu(self, on, type_):
@@ -855,6 +872,21 @@ class TestBuildRunner:
         runner = launch.build_test_runner(cfg, str(path))
         assert runner.test()['accuracy/top1'] >= 0
         assert len(list(tmp_path.glob('*/*.json'))) == main
+
+    @pytest.mark.parametrize(
+        ('hooks', 'is_there'), [({}, True), (dict(packed_copies=None), False)]
+    )
+    def test_scores_are_packed_also_of_a_config_without_hooks(
+        self, hooks, is_there, tmp_path
+    ):
+        cfg = digits_config('vanilla/resnet8_digits.py')
+        cfg.work_dir, cfg.experiment_name = str(tmp_path), f'packed-{is_there}'
+        cfg.default_hooks = hooks
+        path = tmp_path / 'student.pth'
+        torch.save(dict(state_dict=build(cfg.model).state_dict()), path)
+        runner = launch.build_test_runner(cfg, str(path))
+        kinds = [type(hook).__name__ for hook in runner.hooks]
+        assert ('PackedCopiesHook' in kinds) == is_there
 
 
 def test_the_dumped_config_holds_the_widths_of_the_nets(tmp_path):

@@ -81,11 +81,15 @@ class Gpu:
         has_float64: Whether it knows such numbers, which Apple's GPUs do not.
         rounds_to_tf32: Whether it rounds factors to TF32 where PyTorch's switches allow
             it, as NVIDIA's recent GPUs do.
+        draws_apart: Whether it draws random numbers from a state of its own, as a GPU
+            does. From that of the host they are those of a run on the host.
+        random_state: That state.
     """
 
     ledgers: list[Ledger] = field(default_factory=list)
     has_float64: bool = True
     rounds_to_tf32: bool = False
+    draws_apart: bool = True
     random_state: Tensor = field(default_factory=torch.get_rng_state)
 
     @contextmanager
@@ -155,6 +159,10 @@ class GpuTensor(Tensor):
     def __repr__(self) -> str:
         return f'GpuTensor({self.host})'
 
+    def tolist(self) -> Any:
+        """Return the numbers, which PyTorch does for its own class alone."""
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         # The threads that compute gradients do not know the mode.
@@ -184,7 +192,8 @@ def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         args = tree_map_only(GpuTensor, lambda x: _rounded(x.host), args)
     args, kwargs = tree_map_only(GpuTensor, lambda x: x.host, (args, kwargs))
     is_random = torch.Tag.nondeterministic_seeded in function.tags
-    with GPU.drawing() if is_random and not kwargs.get('generator') else nullcontext():
+    is_apart = GPU.draws_apart and is_random and not kwargs.get('generator')
+    with GPU.drawing() if is_apart else nullcontext():
         found = function(*args, **kwargs)
     if not stays:
         return found.clone() if packet is aten._to_copy else found
@@ -339,6 +348,10 @@ for _name in LOWERED.split():
     _autocast(_name, _lower)
 for _name in RAISED.split():
     _autocast(_name, _raise)
+# What is read from a file onto the device stays on the host until somebody moves it.
+torch.serialization.register_package(
+    0, lambda _: None, lambda storage, name: storage if name.startswith(NAME) else None
+)
 # mmengine asks once, at its import, which device there is.
 mmengine_device.DEVICE = DEVICE
 # A parameter stays the same object when its module moves, as on a GPU.
@@ -357,11 +370,12 @@ GENERATOR = torch.Generator
 
 
 @contextmanager
-def fake_gpu(has_float64: bool = True, rounds_to_tf32: bool = False) -> Iterator[Gpu]:
-    """Have the device in this thread; see :class:`Gpu` for the arguments."""
-    GPU.has_float64, GPU.rounds_to_tf32 = has_float64, rounds_to_tf32
+def fake_gpu(**settings: bool) -> Iterator[Gpu]:
+    """Have the device in this thread; ``settings`` are those of :class:`Gpu`."""
+    before = {name: getattr(GPU, name) for name in settings}
+    vars(GPU).update(settings)
     try:
         with _Mode(), mock.patch.object(torch, 'Generator', _Generator):
             yield GPU
     finally:
-        GPU.has_float64, GPU.rounds_to_tf32 = True, False
+        vars(GPU).update(before)

@@ -177,6 +177,21 @@ def test_it_is_pickled_without_what_was_compiled():
     assert torch.equal(pickle.loads(pickle.dumps(run))(torch.ones(3)), DOUBLED)
 
 
+def test_only_the_largest_size_is_compiled(warnings):
+    """A run that is resumed at the end of an epoch begins with its smaller batch."""
+    sizes = []
+
+    def backend(graph, inputs):
+        sizes.append([int(x) for x in inputs[0].shape])
+        return graph
+
+    run = compiled(double, 'speed', largest_alone=True, backend=backend)
+    for rows in (3, 8, 3, 8, 0):
+        assert torch.equal(run(torch.ones(rows, 2)), torch.full((rows, 2), 2.0))
+    assert sizes == [[3, 2], [8, 2]]
+    assert warnings == []
+
+
 @pytest.mark.parametrize('mode', [0o700, 0o777, 0o770])
 def test_code_that_others_can_write_is_not_run(warnings, monkeypatch, tmp_path, mode):
     """By default the folder lies in /tmp under a name that can be guessed."""

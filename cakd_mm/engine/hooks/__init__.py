@@ -11,6 +11,7 @@ from .extract_student_hook import ExtractStudentHook
 from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .gathered_scores_hook import GatheredScoresHook
 from .label_range_hook import LabelRangeHook
+from .packed_copies_hook import PackedCopiesHook
 from .runner_keys_hook import RunnerKeysHook
 from .same_ranks_hook import SameRanksHook
 from .sample_index_hook import SampleIndexHook
@@ -37,6 +38,7 @@ __all__ = [
     'GatheredScoresHook',
     'LabelRangeHook',
     'NonFiniteError',
+    'PackedCopiesHook',
     'RunnerKeysHook',
     'SameRanksHook',
     'SampleIndexHook',

@@ -46,7 +46,7 @@ class LabelRangeHook(Hook):
         if mode == 'train' and self._of_one_class is not None:
             _check_single(samples, self._of_one_class)
         if isinstance(samples, LabelBatch):
-            flat = samples.gt_label
+            flat = _labels(samples)
         else:
             flat = torch.cat([*map(_labels, samples), torch.zeros(0, dtype=torch.int)])
         if not flat.numel():
@@ -97,6 +97,6 @@ def _place(sample, index: int) -> str:
 def _labels(sample) -> Tensor:
     """Return the labels of a sample that the host can read without waiting, (N,)."""
     label = sample.get('gt_label') if isinstance(sample, BaseDataElement) else None
-    if not isinstance(label, Tensor) or label.is_cuda:
+    if not isinstance(label, Tensor) or label.device.type != 'cpu':
         return torch.zeros(0, dtype=torch.int)
     return label.reshape(-1)

@@ -1,6 +1,7 @@
 """Tells losses that remember the training set which images a batch holds."""
 
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from ...utils.errors import describe
 from ...utils.model import unwrap
 
 KEY = 'train_dataloader.dataset'
+# The class of an image whose label is on a device: the host would wait to read it.
+UNREAD = -2
 
 
 @HOOKS.register_module()
@@ -69,7 +72,10 @@ class SampleIndexHook(Hook):
             return
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
         if isinstance(samples, LabelBatch):
-            indices, labels = samples.sample_idx, samples.gt_label.numpy()
+            indices = samples.sample_idx
+            labels = np.full_like(indices, UNREAD)
+            if samples.gt_label.device.type == 'cpu':
+                labels = samples.gt_label.numpy()
         else:
             samples = samples if isinstance(samples, (list, tuple)) else []
             indices, labels = self._read_batch(samples)
@@ -78,7 +84,10 @@ class SampleIndexHook(Hook):
             loss.indices = torch.from_numpy(indices)
 
     def _read_batch(self, samples) -> tuple[np.ndarray, np.ndarray]:
-        """Return index and class of each sample, -1 for one without a class."""
+        """Return index and class of each sample.
+
+        The class is -1 for one without a class, and :data:`UNREAD` on a device.
+        """
         indices = sample_indices(samples)
         if indices is None:
             problem = (
@@ -92,10 +101,7 @@ class SampleIndexHook(Hook):
             found = [sample.get('sample_idx') for sample in samples[:3]]
             value = f'sample_idx {found}'
             raise ValueError(describe(f'{KEY}.pipeline', value, problem, remedy))
-        labels = [
-            int(label) if isinstance(label, Tensor) and label.numel() == 1 else -1
-            for label in (sample.get('gt_label') for sample in samples)
-        ]
+        labels = [_class_in(sample.get('gt_label')) for sample in samples]
         return indices, np.array(labels)
 
     def _names(self) -> str:
@@ -131,7 +137,8 @@ class SampleIndexHook(Hook):
         """Refuse an index whose image in the training set has another class."""
         size = len(self._labels)
         inside = (indices >= 0) & (indices < size)
-        right = inside & (self._labels[np.where(inside, indices, 0)] == labels)
+        agrees = self._labels[np.where(inside, indices, 0)] == labels
+        right = inside & (agrees | (labels == UNREAD))
         if right.all():
             return
         wrong = int(np.flatnonzero(~right)[0])
@@ -147,3 +154,9 @@ class SampleIndexHook(Hook):
             'gt_label.'
         )
         raise ValueError(describe(KEY, f'sample_idx {indices[wrong]}', problem, remedy))
+
+
+def _class_in(label: Any) -> int:
+    if not isinstance(label, Tensor) or label.numel() != 1:
+        return -1
+    return int(label) if label.device.type == 'cpu' else UNREAD

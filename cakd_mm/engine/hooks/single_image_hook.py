@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.data import BatchSampler, IterableDataset
 
 from ...models.losses.base import losses_of
+from ...utils.compiling import eagerly
 from ...utils.errors import describe
 from ...utils.model import unwrap
 from ...utils.random_states import random_states_kept
@@ -120,7 +121,8 @@ def _part_that_needs_more(model: nn.Module, batch: Any) -> str | None:
         handle = register_module_forward_pre_hook(remember)
         try:
             data = tried.data_preprocessor(_one_image(batch), True)
-            tried._run_forward(data, mode='loss')
+            with eagerly(tried):  # because whatever it compiled would be lost
+                tried._run_forward(data, mode='loss')
         except Exception as error:
             if SINGLE not in str(error):
                 raise

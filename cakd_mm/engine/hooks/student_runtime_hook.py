@@ -87,7 +87,7 @@ class StudentRuntimeHook(Hook):
             if isinstance(model.data_preprocessor, BatchPreprocessor):
                 model.data_preprocessor.channels_last = True
         if self.compile:
-            options = dict(mode='reduce-overhead') if self.cuda_graphs else {}
+            options: dict = dict(mode='reduce-overhead') if self.cuda_graphs else {}
             form = compiled(net.backbone._call_impl, f'{KEY}.compile', **options)
             self._compiled = {net.backbone: form}
         if self.connectors and hasattr(model, 'distiller'):

@@ -30,7 +30,8 @@ def adapt_to_device(cfg: Config) -> None:
     wrapper loses its GPU id, and mixed precision becomes bf16. With any device, mixed
     precision in bf16 loses its loss scaling unless the config asks for it, and a
     ``model_wrapper_cfg`` that says a part gets mmengine's defaults for the rest, and
-    not PyTorch's, which would send all buffers in every step.
+    not PyTorch's, which would send all buffers in every step. A run that is to be
+    deterministic gets the variable without which PyTorch refuses products of matrices.
 
     Raises:
         ValueError: the device has no mixed precision.
@@ -40,6 +41,8 @@ def adapt_to_device(cfg: Config) -> None:
     _adapt_mixed_precision(cfg, device)
     if is_cpu:
         join_ranks(cfg)
+    elif (cfg.get('randomness') or {}).get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     written = cfg.get('model_wrapper_cfg')
     is_default = written is None or written.get('type', DEFAULT) == DEFAULT
     if cfg.launcher == 'none' or not (is_cpu or (written and is_default)):

@@ -113,6 +113,10 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
             cfg.data_preprocessor = plain.data_preprocessor
     cfg.load_from, cfg.resume = None, False
     cfg.pop('sync_bn', None)  # which is for training, and needs a GPU
+    hooks = cfg.get('default_hooks') or {}
+    if isinstance(hooks, dict):  # A student's own config has none.
+        packed = dict(packed_copies=dict(type='PackedCopiesHook'))
+        cfg.default_hooks = {**packed, **hooks}
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)

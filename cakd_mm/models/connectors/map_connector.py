@@ -7,6 +7,7 @@ from mmrazor.models.architectures.connectors import ConvModuleConnector
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from ..averages import averaged
 from .teacher_width import TeacherWidth
 
 
@@ -60,5 +61,5 @@ def resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
     if here == size:
         return feature
     if here[0] >= size[0] and here[1] >= size[1]:
-        return F.adaptive_avg_pool2d(feature, size)
+        return averaged(feature, size)
     return F.interpolate(feature, size, mode='bilinear', align_corners=False)

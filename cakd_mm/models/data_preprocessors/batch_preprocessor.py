@@ -1,14 +1,21 @@
 """Preprocessing of a whole batch, where the loader gives one."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.models.utils import CutMix, Mixup, RandomBatchAugment, ResizeMix
 from mmpretrain.registry import MODELS
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ...datasets.batch_ops import normalized, row_of
 from ...datasets.label_batch import LabelBatch
+from ...datasets.sample_labels import send_labels
 from ...utils.errors import describe
+from ...utils.transfer import send, send_together
 
 
 @MODELS.register_module()
@@ -17,15 +24,25 @@ class BatchPreprocessor(ClsDataPreprocessor):
 
     A batch of resident data (uint8 images and a :class:`LabelBatch`) is normalised as a
     whole, with the same result bit for bit. Anything else, and settings that need the
-    images one by one (mixup, one-hot labels, padding), go the ordinary way.
+    images one by one (mixup, one-hot labels, padding), go the ordinary way. Either way
+    the host does not wait until a batch has arrived on its device.
 
     Args:
         channels_last (bool): Leave such a batch in the memory format in which it is
             made. Nets then round in another way. Defaults to False.
+        non_blocking (bool): Whether the host goes on while the batch is copied. False
+            copies as mmpretrain does. Defaults to True.
         **kwargs: As in mmpretrain (``mean``, ``std``, ``to_rgb``, ...).
     """
 
-    def __init__(self, channels_last: bool = False, **kwargs: Any) -> None:
+    # Of the class, because one of mmpretrain's may be made one of these.
+    channels_last = False
+    non_blocking = True
+    _rows: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+
+    def __init__(
+        self, channels_last: bool = False, non_blocking: bool = True, **kwargs: Any
+    ) -> None:
         for name in ('mean', 'std'):
             if kwargs.get(name) is not None and not len(kwargs[name]):
                 problem = 'It is empty, and has one number for each channel.'
@@ -40,17 +57,44 @@ class BatchPreprocessor(ClsDataPreprocessor):
             raise ValueError(describe(key, kwargs['std'], problem, remedy))
         super().__init__(**kwargs)
         self.channels_last = channels_last
-        self._rows: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+        self.non_blocking = non_blocking
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Return ``inputs`` (N, C, H, W) float32 and ``data_samples``."""
-        samples = data.get('data_samples') if isinstance(data, dict) else None
         one_by_one = self.to_onehot or self.batch_augments or self.pad_size_divisor > 1
+        samples = data.get('data_samples') if isinstance(data, dict) else None
+        if isinstance(samples, LabelBatch) and one_by_one:
+            # A list, because what is set on a sample has to stay.
+            data = dict(data, data_samples=list(samples))
+        if self.device.type == 'cpu' or not self.non_blocking:
+            return self._preprocess(data, training)
+        mixes = training and _draws_on_host(self.batch_augments)
+        with _PermutationsOn(self.device) if mixes else nullcontext():
+            return self._preprocess(self._sent(data), training)
+
+    @torch.compiler.disable  # because nothing here can be compiled
+    def _sent(self, data: dict) -> dict:
+        """Return a batch whose images and labels are on their way to the device."""
+        images, samples = data['inputs'], data.get('data_samples')
+        if isinstance(images, (list, tuple)):
+            if len({(image.shape, image.dtype) for image in images}) == 1:
+                images = torch.stack(images)
+            else:
+                images = send_together(images, self.device)
+        if isinstance(images, Tensor):
+            images = send(images, self.device)
+        if isinstance(samples, LabelBatch):
+            samples = samples.new()
+            samples.gt_label = send(samples.gt_label, self.device)
+        elif isinstance(samples, (list, tuple)):
+            send_labels(samples, self.device)
+        return dict(data, inputs=images, data_samples=samples)
+
+    def _preprocess(self, data: dict, training: bool) -> dict:
+        samples = data.get('data_samples') if isinstance(data, dict) else None
         if not isinstance(samples, LabelBatch):
             return super().forward(data, training)
-        if one_by_one:  # a list, because what is set on a sample has to stay
-            return super().forward(dict(data, data_samples=list(samples)), training)
-        images = data['inputs'].to(self.device, non_blocking=self._non_blocking)
+        images = data['inputs'].to(self.device)
         if self._enable_normalize:
             images = normalized(images, *self._statistics(images), self.to_rgb)
         else:
@@ -69,3 +113,29 @@ class BatchPreprocessor(ClsDataPreprocessor):
             mean = row_of(self.mean, width, channels)
             self._rows = key, (mean, row_of(self.std, width, channels))
         return self._rows[1]
+
+
+def _draws_on_host(augments: Callable | None) -> bool:
+    """Return whether images are mixed, by nothing but mmpretrain's own ways."""
+    own = (Mixup, CutMix, ResizeMix, type(None))
+    return isinstance(augments, RandomBatchAugment) and all(
+        type(augment) in own for augment in augments.augments
+    )
+
+
+class _PermutationsOn(TorchFunctionMode):
+    """Sends the permutations by which mmpretrain mixes images to their device.
+
+    They are drawn on the host, as without this. An index on the host would make the
+    host wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        return send(found, self.device) if function is torch.randperm else found

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...utils.compiling import compiled
 from ...utils.type_names import class_name
 from ..checks import check_number
+from ..exp2 import exp2
 from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
 from ..scorers.base_scorer import BaseScorer, required
 from ..statistics import RunningMean, RunningNorm, update_means
@@ -127,7 +128,9 @@ class CAKDFeatureLoss(FeatureLoss):
         self.compiled = compile
         self._function = two_clusters
         if compile:
-            self._function = compiled(two_clusters, 'compile', fullgraph=True)
+            self._function = compiled(
+                two_clusters, 'compile', largest_alone=True, fullgraph=True
+            )
         # The teacher's activation per sample in S and in W.
         self.activation = RunningMean((2,), self.momentum)
         self._checked_sign = False
@@ -215,7 +218,7 @@ class CAKDFeatureLoss(FeatureLoss):
         if isinstance(self.gamma, str):
             ratio = self.ratio
             if self.round_ratio:
-                ratio = ratio.log2().round().exp2()
+                ratio = exp2(ratio.log2().round())
             gamma = terms['gamma'] = self.beta / ratio
         else:
             gamma = self.gamma

@@ -84,7 +84,9 @@ class CAKDLogitLoss(DistillLoss):
         self.compiled = compile
         self._function = two_clusters if multi_label else label_and_others
         if compile:
-            self._function = compiled(self._function, 'compile', fullgraph=True)
+            self._function = compiled(
+                self._function, 'compile', largest_alone=True, fullgraph=True
+            )
         self._divergences: Divergences | None = None
 
     @classmethod

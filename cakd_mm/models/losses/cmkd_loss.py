@@ -27,10 +27,10 @@ class CMKDLoss(DistillLoss):
 
     The difficulty d of a sample is the entropy of the teacher's softmax at ``tau`` in
     units of log C: 0 if the teacher is sure of one class, 1 for equal classes. The
-    ranks are soft, see :func:`soft_ranks`; on a GPU each step waits for the host to
-    compute them. There is no factor ``tau**2``, because neither distance depends on
-    the scale of the logits. The mean is over the samples of the batch. A net with
-    equal scores for all classes has both distances 1 and no gradient.
+    ranks are soft, see :func:`soft_ranks`. There is no factor ``tau**2``, because
+    neither distance depends on the scale of the logits. The mean is over the samples
+    of the batch. A net with equal scores for all classes has both distances 1 and no
+    gradient.
 
     ``terms`` holds the last step's mean ``pearson`` and ``spearman`` distances and
     ``difficulty``, without weights.

@@ -140,7 +140,7 @@ class CRDBankLoss(DistillLoss):
         self.register_buffer('order', None, persistent=False)
         self.register_buffer('starts', None, persistent=False)
         self.batch_size = 0
-        self._reuse_z = False
+        self._reuse_z = False  # what the host knows of has_z
 
     @classmethod
     def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
@@ -222,8 +222,8 @@ class CRDBankLoss(DistillLoss):
                 self._compare(labels, 'load_from')
             else:
                 self._take_up(labels.long())
-        self._reuse_z = False
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._reuse_z = bool(self.has_z)
 
     # The loss
 
@@ -261,9 +261,9 @@ class CRDBankLoss(DistillLoss):
                 contrastive_rows(anchors, bank, candidates, log_z_of_side, self.tau)
                 for (anchors, bank), log_z_of_side in zip(sides, log_z, strict=True)
             )
-        if self.training:
-            self._enter(indices, torch.cat((unit_S, unit_T), 1).detach())
-            self.steps.add_(1)
+            if self.training:
+                self._enter(indices, torch.cat((unit_S, unit_T), 1).detach())
+                self.steps.add_(1)
         self.log_terms(nce_S=rows_S, nce_T=rows_T)
         return self.loss_weight * batch_mean(rows_S + rows_T)
 
@@ -312,15 +312,13 @@ class CRDBankLoss(DistillLoss):
         self, sides: tuple[tuple[Tensor, Tensor], ...], candidates: Tensor
     ) -> Tensor:
         """Return log Z of both sides, (2,), from the first batch of all ranks."""
-        # The buffer is read only until it is true, because the host waits for it.
-        self._reuse_z = self._reuse_z or bool(self.has_z)
         if self._reuse_z:
             return self.log_z
         sums = [
             log_sum_of_scores(anchors, bank, candidates, self.tau)
             for anchors, bank in sides
         ]
-        of_rank = torch.stack((*sums, sums[0].new_tensor(candidates.numel()).log()))
+        of_rank = torch.stack((*sums, sums[0].new_full((), candidates.numel()).log()))
         total = torch.stack(all_gather(of_rank)).logsumexp(0)
         log_z = total[:2] - total[2] + math.log(len(self.labels))
         if self.training:
@@ -328,6 +326,8 @@ class CRDBankLoss(DistillLoss):
             # it.
             self.has_z.copy_(log_z.isfinite().all())
             self.log_z.copy_(torch.where(self.has_z, log_z, 0.0))
+            # The host waits for it here, in the first step, and in no later one.
+            self._reuse_z = bool(self.has_z)
         return log_z
 
     def _enter(self, indices: Tensor, both: Tensor) -> None:
@@ -354,14 +354,15 @@ def _vectors(side: str, feature: Tensor, layer: nn.Linear) -> Tensor:
     """Return a feature as vectors that the layer can take, (B, C)."""
     name, key, width = f'preds_{side}', f'channels_{side}', layer.in_features
     check_float_tensor(name, feature)
-    vectors = pool(feature)
+    # The mean over a map is not rounded to half precision.
+    vectors = pool(feature.to(layer.weight.dtype))
     if vectors.dim() != 2 or vectors.shape[1] != width:
         raise ValueError(
             f'{name} has shape {tuple(feature.shape)}, but {key}={width}: tap vectors '
             f'(N, {width}) or maps (N, {width}, H, W) (the neck, say), or correct '
             f'{key} in the config of CRDBankLoss.'
         )
-    return vectors.to(layer.weight.dtype)
+    return vectors
 
 
 def _of_all_ranks(indices: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from ..averages import averaged
 from .feature_lists import FeatureListLoss
 from .functional.ofd import margin_of, partial_l2
 from .map_pairs import paired_maps
@@ -73,8 +73,7 @@ class OFDFeatureLoss(FeatureListLoss):
         levels = []
         for (ours, theirs), *norm in zip(pairs, bn_weights, bn_biases, strict=True):
             if theirs.shape != ours.shape:
-                height, width = ours.shape[2:]
-                theirs = F.adaptive_avg_pool2d(theirs, (height, width))
+                theirs = averaged(theirs, ours.shape[2:])
             levels.append(partial_l2(ours, theirs, margin_of(*norm)))
         self.log_levels(levels)
         total = sum(level / 2**above for above, level in enumerate(reversed(levels)))

@@ -1,3 +1,4 @@
+import functools
 import random
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from cakd_mm.models.runtime import TeacherRuntime
 
 REVIEWKD = 'reviewkd/reviewkd_r20_r8_digits.py'
 KD = 'kd/kd_r20_r8_digits.py'
+COMPILABLE = 'cakd/ablations/digits/digits_logit.py'
 ALONE = 'vanilla/resnet8_digits.py'
 FUSION = r'model.distiller.connectors.fusion.levels.3.reduce.1 \(BatchNorm2d\)'
 NECK = dict(
@@ -228,6 +230,28 @@ def test_a_trial_does_not_run_the_copy_of_the_teacher(start, monkeypatch):
     )
     part = single_image_hook._part_that_needs_more(model, batch)
     assert part == FUSION.replace('\\', '')
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, 'set_stance'), reason='PyTorch 2.5 compiles the trial'
+)
+def test_a_compiled_loss_is_compiled_for_whole_batches_alone(start, monkeypatch):
+    """Neither for the trial, nor for the last batch of an epoch, which is of one."""
+    batches = []
+
+    def backend(graph, inputs):
+        batches.append(len(inputs[0]))
+        return graph
+
+    monkeypatch.setattr(
+        torch, 'compile', functools.partial(torch.compile, backend=backend)
+    )
+    torch._dynamo.reset()
+    loss = 'model__distiller__distill_losses__loss_cakd'
+    runner = start(COMPILABLE, **{f'{loss}__compile': True})
+    runner.train()
+    assert runner.iter == 3
+    assert batches == [32]
 
 
 class Pooled(nn.Module):

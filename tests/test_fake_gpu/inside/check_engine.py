@@ -56,9 +56,7 @@ class Listed(Hook):
         self.ledger.waits.clear()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        # Those of preprocessors are counted elsewhere.
-        waits = [x for x in self.ledger.waits if 'data_preprocessor' not in x]
-        self.waits.append(waits)
+        self.waits.append(list(self.ledger.waits))
 
 
 def start(folder, name, interval, **options):

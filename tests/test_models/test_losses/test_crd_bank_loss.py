@@ -213,6 +213,20 @@ def test_maps_are_averaged_and_both_embeddings_learn():
         assert parameter.grad.abs().max() > 0
 
 
+def test_banks_are_not_entered_in_half_precision():
+    """Neither in that of autocast, nor in that of the maps, whose mean it would be."""
+    draw = torch.Generator().manual_seed(0)
+    ours = torch.randn(4, 6, 3, 2, generator=draw).bfloat16()
+    theirs = torch.randn(4, 9, 2, 2, generator=draw).bfloat16()
+    indices = torch.tensor([3, 7, 3, 9])
+    half, whole = make(), make()
+    whole(ours.float(), theirs.float(), indices)
+    with torch.autocast('cpu', torch.bfloat16):
+        half(ours, theirs, indices)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(half.state_dict()[name], value), name
+
+
 # Degenerate batches
 
 

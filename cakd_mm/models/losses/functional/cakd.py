@@ -25,7 +25,6 @@ the scores are. Half precision is computed and returned in float32. Exponentials
 taken to base 2, because PyTorch computes these three times as fast on a CPU.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -34,10 +33,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ....utils.compiling import is_compiling
 from ...checks import check_classes, check_tau, checked_scores, kind_of
+from ...exp2 import LN2, exp2
 from ...widened import widened
 
-LN2 = math.log(2)
 # Softplus is the identity above this, where it cannot be told from it in float64.
 SOFTPLUS_THRESHOLD = 40
 
@@ -294,7 +294,7 @@ def _clusters(
     peak_W = in_W.amax(-1, keepdim=True).clamp(min=low)
     distance = torch.maximum(in_S.sub_(peak_S), in_W.sub_(peak_W))
     depth = distance.mul_(1 / (LN2 * tau)).clamp_(min=low)
-    weight = depth.exp2()
+    weight = exp2(depth)
     weight_S = weight * strong
     weight_W = weight.sub_(weight_S)
     # The highest score weighs 1. Only the sum of a cluster without members is less.
@@ -364,7 +364,7 @@ def label_and_others(
     within = _within(excess, q_T, depth_T - depth_S)
     wcd = within.sum(-1, keepdim=True) + (log_S - log_T)
     # The label's own slope is that of the others with q = -1.
-    q_or_label = q_S.scatter(-1, index, -1)
+    q_or_label = _replaced(q_S, index, -1)
     grad = torch.addcmul(excess * (gamma / tau), shift, q_or_label, value=alpha / tau)
     loss = torch.add(alpha * bcd, wcd, alpha=gamma).sum()
     return loss, grad, bcd, wcd, mass
@@ -379,15 +379,24 @@ def _others(
     ``q`` being 0 for the label; the last two, like ``index``, are (N, 1).
     """
     low = torch.finfo(preds.dtype).min
-    others = preds.scatter(-1, index, low)
+    others = _replaced(preds, index, low)
     peak = others.amax(-1, keepdim=True)
     depth = others.sub_(peak).mul_(1 / (LN2 * tau)).clamp_(min=low)
-    weight = depth.exp2()
+    weight = exp2(depth)
     total = weight.sum(-1, keepdim=True)
     log_total = total.log()
     margin = peak - preds.gather(-1, index)
     log_odds = _finite(torch.add(log_total, margin, alpha=1 / tau))
     return depth, weight.div_(total), log_total, log_odds
+
+
+def _replaced(rows: Tensor, index: Tensor, value: float) -> Tensor:
+    """Return rows (N, C) with ``value`` at the place ``index``, (N, 1), of each."""
+    if is_compiling() and rows.device.type != 'cpu':
+        # A scatter is a kernel of its own on a GPU, also in compiled code.
+        places = torch.arange(rows.shape[-1], device=rows.device)
+        return torch.where(places == index, value, rows)
+    return rows.scatter(-1, index, value)
 
 
 def _between(odds_S: Tensor, odds_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,14 +7,13 @@ range, because scores of any size are then as exact as scores around 1.
 import math
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...checks import LARGEST_SETTING, LEAST_SETTING, checked_scores, is_number
 from ...widened import widened
+from .isotonic import isotonic_regression
 
 
 def pearson_distance(preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -32,8 +31,7 @@ def pearson_distance(preds_S: Tensor, preds_T: Tensor) -> Tensor:
         TypeError: scores are no float tensors.
         ValueError: they are not (N, C), or the shapes differ.
     """
-    preds_S, preds_T = checked_scores(preds_S, preds_T)
-    return _distance(preds_S, preds_T)
+    return _distance(torch.cat(checked_scores(preds_S, preds_T)))
 
 
 def spearman_distance(
@@ -46,14 +44,10 @@ def spearman_distance(
     without gradient; towards infinity it becomes Pearson's. A row of equal scores has
     distance 1 and gradient 0.
 
-    Arguments, errors and the work on the host are those of :func:`pearson_distance`
-    and :func:`soft_ranks`.
+    Arguments and errors are those of :func:`pearson_distance` and :func:`soft_ranks`.
     """
-    preds_S, preds_T = checked_scores(preds_S, preds_T)
-    ranks_S, ranks_T = (
-        _centred_ranks(preds, regularization) for preds in (preds_S, preds_T)
-    )
-    return _distance(ranks_S, ranks_T)
+    both = torch.cat(checked_scores(preds_S, preds_T))
+    return _distance(_centred_ranks(both, regularization))
 
 
 def soft_ranks(scores: Tensor, regularization: float = 2.0) -> Tensor:
@@ -72,9 +66,7 @@ def soft_ranks(scores: Tensor, regularization: float = 2.0) -> Tensor:
     at 1, 72 % at 2, 87 % at 3. From 10 on all share one, and the ranks are the
     standardised scores.
 
-    The cost is O(C log C) per row: a sort, and pool adjacent violators over the whole
-    batch as one sequence. scipy does the latter in float64 on the host, so that a GPU
-    waits for its copies to and from there.
+    The cost is a sort and an :func:`isotonic_regression`, both on the scores' device.
 
     Args:
         scores (Tensor): (N, C), float32 or float64.
@@ -103,10 +95,14 @@ def check_regularization(regularization: float) -> None:
         )
 
 
-def _distance(rows_S: Tensor, rows_T: Tensor) -> Tensor:
-    unit_S, inverse_S = _UnitRows.apply(rows_S)
-    unit_T, inverse_T = _UnitRows.apply(rows_T)
-    constant = ((inverse_S == 0) | (inverse_T == 0)).squeeze(-1)
+def _distance(both: Tensor) -> Tensor:
+    """Return 1 - rho of the student's rows and, after them, the teacher's: (2 N, C).
+
+    Both nets go together, because a GPU takes as long to start on one as on two.
+    """
+    unit, inverse = _UnitRows.apply(both)
+    unit_S, unit_T = unit.chunk(2)
+    constant = (inverse == 0).view(2, -1).any(0)
     # Half the squared difference of unit rows is 1 - rho.
     return ((unit_S - unit_T).square().sum(-1) / 2).masked_fill(constant, 1)
 
@@ -166,21 +162,15 @@ def _blocks(gaps: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     highest down. ``gaps``, (N, C - 1), are those between neighbouring scores in units
     of the regularisation. They are limited to 1, because the ranks of a row differ by
     less, so that nothing pools across a gap of 1. This keeps the sums small and the
-    ties exact, and lets one sequence hold all rows.
+    ties exact.
     """
-    count = len(gaps)
-    steps = np.ones((count, classes))
-    gaps = gaps.double().nan_to_num(1).clamp_(max=1)  # so that a nan keeps to its row
-    steps[:, 1:] = gaps.cpu().numpy()
-    rising = steps.cumsum().reshape(count, classes)
-    rising -= np.arange(classes) / classes
-    edges = isotonic_regression(rising.ravel()).blocks
-    sizes = np.diff(edges)
-    offset = np.arange(count)[:, None] * classes
-    first = np.repeat(edges[:-1], sizes).reshape(count, classes) - offset
-    last = np.repeat(edges[1:] - 1, sizes).reshape(count, classes) - offset
-    device = gaps.device
-    return torch.from_numpy(first).to(device), torch.from_numpy(last).to(device)
+    gaps = widened(gaps).nan_to_num(1).clamp_(max=1)  # so that a nan keeps to its row
+    place = torch.arange(classes, dtype=gaps.dtype, device=gaps.device)
+    rising = torch.nn.functional.pad(gaps.cumsum(-1), (1, 0)) - place / classes
+    levels = isotonic_regression(rising).contiguous()
+    first = torch.searchsorted(levels, levels)
+    last = torch.searchsorted(levels, levels, right=True) - 1
+    return first, last
 
 
 class _SoftRanks(torch.autograd.Function):

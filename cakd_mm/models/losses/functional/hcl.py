@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from ...averages import averaged
 from ..map_pairs import paired_maps
 from .cakd import batch_mean
 
@@ -39,6 +39,6 @@ def _context(gap: Tensor) -> Tensor:
         if size < gap.shape[2]:
             weight /= 2
             weights += weight
-            pooled = F.adaptive_avg_pool2d(gap, size)
+            pooled = averaged(gap, (size, size))
             total = total + weight * batch_mean(pooled.square())
     return total / weights

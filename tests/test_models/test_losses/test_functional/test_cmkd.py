@@ -3,11 +3,13 @@
 import math
 
 import goldens
+import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch.testing import assert_close
 
+from cakd_mm.models.losses.functional import cmkd
 from cakd_mm.models.losses.functional.cmkd import (
     _UnitRows,
     pearson_distance,
@@ -20,6 +22,15 @@ DISTANCES = pytest.mark.parametrize('distance', [pearson_distance, spearman_dist
 SOFTNESS = pytest.mark.parametrize('softness', [0.1, 2.0, 100.0])
 FLOAT_MAX = torch.finfo(torch.float32).max
 HARD = 1e-6  # soft, but as good as hard
+SHAPES = {
+    'normal': lambda x: x,
+    'wide': lambda x: 100 * x,
+    'ties': lambda x: x.round(),
+    'constant': torch.zeros_like,
+    'even': lambda x: torch.arange(x.shape[1]).to(x).expand_as(x),
+    'one far': lambda x: torch.cat((torch.full_like(x[:, :1], 50), 1e-3 * x[:, 1:]), 1),
+    'nan': lambda x: torch.where(x == x[1, 0], torch.nan, x),
+}
 
 
 def random_rows(rows=6, classes=9, dtype=torch.float64, seed=0):
@@ -225,6 +236,40 @@ def test_soft_ranks_against_the_slow_reference(rows, softness):
     assert_close(soft_ranks(scores, softness), want)
     narrow = soft_ranks(scores.float(), softness).double()
     assert_close(narrow, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('softness', [0, 0.1, 1, 2, 10])
+@pytest.mark.parametrize('classes', [1, 2, 3, 100, 257, 1000])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_ranks_and_gradients_are_those_of_scipys_blocks(
+    shape, classes, softness, monkeypatch
+):
+    scores = SHAPES[shape](random_rows(4, classes)[0])
+    weights = torch.linspace(-1, 1, classes).square()
+    found = []
+    for _ in range(2):
+        leaf = scores.clone().requires_grad_()
+        ranks = soft_ranks(leaf, softness)
+        (weights * ranks).sum().backward()
+        found.append((ranks.detach(), leaf.grad))
+        monkeypatch.setattr(cmkd, 'isotonic_regression', scipys_fit)
+    assert_close(*found, rtol=1e-9, atol=1e-9, equal_nan=True)
+    assert found[0][0].isnan().any(1).tolist() == scores.isnan().any(1).tolist()
+
+
+@pytest.mark.parametrize('softness', [0.1, 0.5, 2.0])
+def test_many_ranks_are_scipys_projection(softness):
+    scores, classes = random_rows(4, 1000)[0], 1000
+    z = classes / softness * torch.from_numpy(stats.zscore(scores.numpy(), axis=1))
+    ordered, order = z.sort(descending=True)
+    falling = ordered - torch.arange(classes, 0, -1)
+    want = torch.empty_like(z).scatter_(1, order, ordered + scipys_fit(-falling))
+    assert_close(soft_ranks(scores, softness), want, rtol=0, atol=1e-9)
+
+
+def scipys_fit(rows):
+    fits = [optimize.isotonic_regression(row).x for row in rows.numpy()]
+    return torch.from_numpy(np.stack(fits))
 
 
 def test_very_soft_ranks_are_the_standardised_scores():

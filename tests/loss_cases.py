@@ -1,0 +1,142 @@
+"""Small losses of every registered kind, and what they are fed."""
+
+import inspect
+from typing import NamedTuple
+
+import pytest
+import torch
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from cakd_mm.models.losses.base import DistillLoss
+from cakd_mm.models.losses.feature_lists import FeatureListLoss
+
+LOSSES = sorted(
+    {
+        kind
+        for kind in MODELS.module_dict.values()
+        if isinstance(kind, type) and issubclass(kind, DistillLoss)
+    },
+    key=lambda kind: kind.__name__,
+)
+N, C = 6, 5
+# What a loss without a default for an argument is built with.
+REQUIRED = dict(channels_S=C, channels_T=C)
+SMALL = dict(negatives=4, feat_dim=8)
+# A net of the last epochs has a lambda other than 0.
+EPOCH = 9
+# Settings that lead another way through a loss, beside its defaults.
+OF_FEATURES: list[dict] = [
+    dict(granularity=granularity) for granularity in ('channel', 'spatial', 'flat')
+] + [dict(standardize=True, channels=C)]
+VARIANTS: dict[str, list[dict]] = {
+    'CAKDFeatureLoss': [*OF_FEATURES, dict(OF_FEATURES[-1], gamma='adaptive')],
+    'CAKDLogitLoss': [dict(multi_label=True)],
+    'CMKDLoss': [dict(difficulty=0.4, regularization=0.7)],
+    'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
+    'FeatureKLLoss': OF_FEATURES,
+    'FeatureSquaredLoss': OF_FEATURES,
+}
+
+
+class Case(NamedTuple):
+    """A kind of loss and settings of it."""
+
+    kind: type[DistillLoss]
+    settings: dict
+
+    def __call__(self, **settings) -> DistillLoss:
+        return build(self.kind, **(self.settings | settings))
+
+
+CASES = [
+    pytest.param(
+        Case(kind, given),
+        id='-'.join([kind.__name__, *(str(v) for k, v in given.items() if v != C)]),
+    )
+    for kind in LOSSES
+    for given in ({}, *VARIANTS.get(kind.__name__, []))
+]
+SCORERS = [
+    pytest.param(
+        Case(MODELS.get('CAKDFeatureLoss'), dict(scorer=dict(type=name, **given))),
+        id=f'CAKDFeatureLoss-{name}',
+    )
+    for name, given in (
+        ('ClassifierScorer', {}),
+        ('RandomScorer', {}),
+        ('ScoringNetwork', dict(channels=C, num_classes=C)),
+    )
+]
+
+
+def build(kind, **settings):
+    """Build a small loss of a kind, ready to be called once."""
+    known = inspect.signature(kind).parameters
+    options = {k: v for k, v in {**REQUIRED, **SMALL}.items() if k in known}
+    torch.manual_seed(0)
+    loss = kind(**{**options, **settings}).eval()
+    for parameter in loss.parameters():  # some begin with zeros
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    if loss.needs_dataset:
+        loss.set_dataset(torch.arange(4 * N) % 3, seed=0, batch_size=2 * N)
+    if loss.needs_epoch:
+        loss.set_epoch(EPOCH)
+    return loss
+
+
+def scores(rows=N, dtype=torch.float64, scale=2.0, seed=0):
+    """Positive scores of student and teacher, (rows, C)."""
+    draw = torch.Generator().manual_seed(seed)
+    both = scale * torch.rand(2, rows, C, generator=draw, dtype=torch.float64)
+    return both.to(dtype).unbind()
+
+
+def arguments(loss, student, teacher, rows=None):
+    """Return what ``forward`` takes without a default, made of two score matrices.
+
+    ``rows`` are the samples' numbers, of which the labels follow.
+    """
+    rows = torch.arange(len(student)) if rows is None else rows
+    labels = (rows % C).to(student.device)
+    if getattr(loss, 'multi_label', False):
+        classes = torch.arange(C, device=student.device)
+        labels = (labels[:, None] + classes) % 3 == 0
+    if getattr(loss, 'granularity', 'pooled') != 'pooled':
+        student, teacher = as_map(student), as_map(teacher)
+    made: dict = dict(preds_S=student, preds_T=teacher, gt_labels=labels)
+    if isinstance(loss, FeatureListLoss):
+        weight, bias = (
+            torch.linspace(*ends, C, device=student.device)
+            for ends in ((0.5, 1.5), (-1, 0.3))
+        )
+        made |= dict(
+            preds_S=[as_map(student), student],
+            preds_T=[as_map(teacher), teacher],
+            bn_weights=[weight] * 2,
+            bn_biases=[bias] * 2,
+        )
+    if 'scorer' in dict(loss.named_children()):
+        weight = torch.linspace(-1, 2, C * C, device=student.device)
+        made |= dict(head_weight=weight.view(C, C))
+    forward = inspect.signature(type(loss).forward).parameters
+    needed = [
+        name
+        for name, parameter in forward.items()
+        if name != 'self' and parameter.default is parameter.empty
+    ]
+    needed += getattr(getattr(loss, 'scorer', None), 'needs', ())
+    assert set(needed) <= made.keys(), f'say here what {type(loss).__name__} is fed'
+    return {name: made[name] for name in needed}
+
+
+def as_map(rows: Tensor) -> Tensor:
+    """Return (rows, C) as maps (rows, C, 2, 2) that are not constant."""
+    return rows[:, :, None, None] * torch.tensor([[0.5, -1.0], [2.0, 1.0]]).to(rows)
+
+
+def value(loss, student, teacher, rows=None):
+    """Call a loss on two matrices of scores."""
+    if loss.needs_dataset:
+        loss.indices = torch.arange(len(student))
+    return loss(**arguments(loss, student, teacher, rows))

@@ -1,0 +1,23 @@
+"""The nets of all pairs on a GPU: outputs and gradients of the host, without a wait."""
+
+import pytest
+import torch
+from fake_gpu import DEVICE, fake_gpu
+from known_nets import NETS
+from torch.testing import assert_close
+
+
+@pytest.mark.parametrize('name', [name for name in NETS if name != 'resnet50'])
+def test_a_net(name):
+    images = torch.randn(2, 3, 32, 32)
+    found = []
+    for device in ('cpu', DEVICE):
+        with fake_gpu() as gpu:
+            net = NETS[name]().train().to(device)
+            inputs = images.to(device)
+            with gpu.listening() as ledger:
+                net(inputs, mode='tensor').square().mean().backward()
+            gradients = [x.grad.cpu() for x in net.parameters()]
+            found.append([*gradients, *(x.cpu() for x in net.state_dict().values())])
+    assert ledger.waits == []
+    assert_close(*found, rtol=0, atol=0)

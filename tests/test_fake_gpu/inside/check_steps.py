@@ -1,0 +1,161 @@
+"""A training step of each method base on a GPU: the host's values, without a wait."""
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pytest
+import torch
+from fake_gpu import DEVICE, NAME, Gpu, fake_gpu
+from loss_cases import CASES, SCORERS
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner, set_random_seed
+from mmpretrain.registry import MODELS as mmpretrain
+from mmrazor.registry import MODELS
+from tiny import CONFIGS, algorithm
+from torch import Tensor
+from torch.testing import assert_close
+
+from cakd_mm.datasets.label_batch import sample_indices
+from cakd_mm.engine.loops.resident import resident_loader
+from cakd_mm.models.losses.base import losses_of
+
+METHODS = CONFIGS / '_base_' / 'methods'
+# How long a step of a method waits, in number, where it does: none of them.
+WAITS: dict[tuple[str, str], int] = {}
+LOADERS = ('ordinary', 'resident')
+PRECISIONS = ('float32', 'autocast')
+LEAF = """
+_base_ = ['{configs}/_base_/tasks/{task}.py', '{configs}/_base_/methods/{method}.py']
+model = dict(distiller=_base_.distiller, teacher_ckpt=None, **{more})
+model["allow_random_teacher"] = True
+"""
+TOKENS = dict(  # a student with a token for the teacher
+    _delete_=True,
+    _scope_='mmpretrain',
+    type='ImageClassifier',
+    backbone=dict(
+        type='DistilledVisionTransformer',
+        arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
+        img_size=16,
+        patch_size=8,
+    ),
+    head=dict(type='DeiTClsHead', num_classes=10, in_channels=16),
+)
+MORE = dict(deit=dict(architecture=TOKENS))
+BASES = sorted(
+    file.stem
+    for file in METHODS.glob('*.py')
+    if Config.fromfile(file).distiller.get('distill_losses')
+)
+EVERY = pytest.mark.parametrize('method', BASES)
+# Nets of other pairs, which check_nets.py has.
+NETS = {
+    'CIFARShuffleNetV1',
+    'CIFARShuffleNetV2',
+    'CIFARWideResNet',
+    'MobileNetV1',
+}
+STEPS = 2  # of each kind; the first of all may be looked at more closely
+
+
+def config_of(method: str) -> Config:
+    """Return a small config of a method base with its usual nets, on Digits."""
+    task = 'r34_r18_in1k' if method.endswith('in1k') else 'r20_r8_digits'
+    names = dict(configs=CONFIGS, task=task, method=method, more=MORE.get(method, {}))
+    with TemporaryDirectory() as folder:
+        file = Path(folder, 'leaf.py')
+        file.write_text(LEAF.format(**names))
+        cfg = Config.fromfile(file)
+    digits = Config.fromfile(CONFIGS / '_base_' / 'datasets' / 'digits.py')
+    loader = digits.train_dataloader
+    loader.update(batch_size=8, num_workers=0, persistent_workers=False)
+    loader.dataset.indices = 8 * STEPS
+    cfg.train_dataloader = loader
+    return cfg
+
+
+class Ran(NamedTuple):
+    """What became of a method.
+
+    Attributes:
+        values: What was logged and trained, on the host.
+        waits: Those of the last step, by loader and precision.
+        parts: The classes that it has.
+    """
+
+    values: dict[str, Tensor]
+    waits: dict[str, list[str]]
+    parts: set[type]
+
+
+def run(method: str, device: str, gpu: Gpu) -> Ran:
+    """Train with each kind of loader and precision."""
+    cfg = config_of(method)
+    model = algorithm(cfg).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    wrapper = OptimWrapper(optimizer)
+    ordinary = cfg.train_dataloader
+    loaders = dict(ordinary=ordinary, resident=resident_loader(ordinary, model))
+    for loss in losses_of(model):
+        if loss.needs_epoch:
+            loss.set_epoch(3)
+        if loss.needs_dataset:
+            loss.set_dataset(torch.arange(8 * STEPS) % 10, 0, 8)
+    values, waits = {}, {}
+    for precision in PRECISIONS:
+        for name in LOADERS:
+            kind = f'{name} {precision}'
+            with DefaultScope.overwrite_default_scope('mmpretrain'):
+                loader = Runner.build_dataloader(loaders[name], seed=0)
+            set_random_seed(0)  # of the crops
+            batches = iter(loader)
+            for _ in range(STEPS):
+                is_half = precision == 'autocast'
+                with gpu.listening() as ledger:
+                    batch = next(batches)
+                    for loss in losses_of(model):
+                        if loss.needs_dataset:  # as SampleIndexHook does
+                            indices = sample_indices(batch['data_samples'])
+                            loss.indices = torch.from_numpy(indices)
+                    with torch.autocast(NAME, torch.bfloat16, enabled=is_half):
+                        logs = model.train_step(batch, wrapper)
+                    model.distiller.terms()
+            waits[kind] = ledger.waits
+            if not is_half:
+                for key, value in {**logs, **model.state_dict()}.items():
+                    values[f'{kind} {key}'] = value.detach().clone().cpu()
+    return Ran(values, waits, {type(module) for module in model.modules()})
+
+
+@cache
+def on_the_gpu(method: str) -> Ran:
+    with fake_gpu() as gpu:
+        return run(method, DEVICE, gpu)
+
+
+@EVERY
+def test_a_step_gives_what_the_host_gives(method):
+    wanted = run(method, 'cpu', Gpu())
+    assert_close(on_the_gpu(method).values, wanted.values, rtol=1e-3, atol=1e-4)
+
+
+@EVERY
+@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('loader', LOADERS)
+def test_a_step_never_waits(method, loader, precision):
+    waits = on_the_gpu(method).waits[f'{loader} {precision}']
+    assert len(waits) == WAITS.get((method, loader), 0), waits
+
+
+def test_every_part_was_there():
+    """But for the losses and scorers that check_losses.py has."""
+    losses = [case.values[0]() for case in CASES + SCORERS]
+    apart = {type(module) for loss in losses for module in loss.modules()}
+    ran = set.union(apart, *(on_the_gpu(method).parts for method in BASES))
+    registered = {*MODELS.module_dict.values(), *mmpretrain.module_dict.values()}
+    ours = {x for x in registered if x.__module__.startswith('cakd_mm.models')}
+    assert {x.__name__ for x in ours - ran} <= NETS
