@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -293,7 +294,7 @@ def guard_readers() -> None:
 
     guarded: Any = ModuleType('torch')
     guarded.load = checkpoint.load_for_mmengine
-    guarded.__getattr__ = functools.partial(getattr, torch)
+    guarded.__getattr__ = partial(getattr, torch)
     for name in READERS:
         vars(importlib.import_module(name))['torch'] = guarded
     readers: Any = importlib.import_module('mmengine.runner.checkpoint')
@@ -381,3 +382,50 @@ def _statistics_kept(module: Any) -> Iterator[None]:
     finally:
         for layer, (momentum, count) in before.items():
             layer.momentum, layer.num_batches_tracked = momentum, count
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute float32 on a GPU with all of its bits.
+
+    Since PyTorch 2.9 there are two ways to say so, and the first cannot be read where
+    the second says something else. Both are written.
+    """
+    import torch
+
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    parts: tuple[Any, ...] = ()
+    if hasattr(cudnn, 'conv'):
+        parts = cudnn.conv, cudnn.rnn, matmul
+    restore: list[Callable[[], None]] = []
+    with suppress(RuntimeError):
+        restore.append(partial(setattr, cudnn, 'allow_tf32', cudnn.allow_tf32))
+    with suppress(RuntimeError):
+        precision = torch.get_float32_matmul_precision()
+        restore.append(partial(torch.set_float32_matmul_precision, precision))
+    for part in parts:
+        own = part.fp32_precision
+        restore.append(partial(setattr, part, 'fp32_precision', own))
+    cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision('highest')
+    for part in parts:
+        part.fp32_precision = 'ieee'
+    try:
+        yield
+    finally:
+        for step in restore:
+            step()
+
+
+def autocast_dtype(device_type: str) -> Any:
+    """Return what autocast computes in on a kind of device, None where it is off."""
+    import torch
+
+    if hasattr(torch, 'get_autocast_dtype'):
+        active = torch.is_autocast_enabled(device_type)
+        return torch.get_autocast_dtype(device_type) if active else None
+    # Older versions know two kinds of devices.
+    if device_type == 'cpu':
+        active = torch.is_autocast_cpu_enabled()
+        return torch.get_autocast_cpu_dtype() if active else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None

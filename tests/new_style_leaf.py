@@ -57,7 +57,7 @@ default_hooks = dict(
     history=dict(type=BoundedHistoryHook),
 )
 env_cfg = dict(
-    cudnn_benchmark=False,
+    cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )

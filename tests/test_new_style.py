@@ -175,7 +175,7 @@ def test_mixed_precision_by_class_becomes_that_of_a_cpu(kind, monkeypatch):
     cfg.launcher = 'none'
     cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale = kind, 'dynamic'
     launch.adapt_to_device(cfg)
-    assert cfg.optim_wrapper.type == 'CPUAmpOptimWrapper'
+    assert cfg.optim_wrapper.type == 'BF16OptimWrapper'
     assert cfg.optim_wrapper.dtype == 'bfloat16'
     assert 'loss_scale' not in cfg.optim_wrapper
 

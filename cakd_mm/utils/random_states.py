@@ -2,26 +2,43 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @contextmanager
-def random_states_kept(
-    devices: Iterable[torch.device] | None = None,
-) -> Iterator[None]:
+def random_states_kept(tensors: Iterable[Tensor] = ()) -> Iterator[None]:
     """Put back the states of all generators, so that training draws what it would.
 
     Args:
-        devices (Iterable[torch.device], optional): GPUs whose generators count, beside
-            those of the host. Defaults to None (all GPUs).
+        tensors (Iterable[Tensor]): As in :func:`torch_states_kept`.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
+    with torch_states_kept(tensors):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def torch_states_kept(tensors: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Put back the states of PyTorch's generators.
+
+    Args:
+        tensors (Iterable[Tensor]): Those of their devices count, of whatever kind,
+            beside those of the host and of the default device. Defaults to nothing.
+    """
+    devices = {x.device for x in (torch.empty(0), *tensors)}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))  # of the host
+        for device in devices:
+            if device.type not in ('cpu', 'meta'):
+                # PyTorch would take them for numbers of CUDA's devices.
+                fork = torch.random.fork_rng([device], device_type=device.type)
+                stack.enter_context(fork)
+        yield

@@ -51,7 +51,8 @@ default_hooks = dict(
 )
 
 env_cfg = dict(
-    cudnn_benchmark=False,
+    # Pays where images have one size; randomness.deterministic=True turns it off.
+    cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     # Seconds that a rank waits for the others before it ends with an error.
     dist_cfg=dict(backend='nccl', timeout=600),

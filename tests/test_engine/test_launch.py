@@ -48,8 +48,7 @@ def _launcher_variables(monkeypatch):
 @pytest.fixture
 def on(monkeypatch):
     def device(name):
-        for part in (launch.config, launch.device):
-            monkeypatch.setattr(part, 'get_device', lambda: name)
+        monkeypatch.setattr(launch.device, 'get_device', lambda: name)
 
     return device
 
@@ -158,7 +157,7 @@ class TestMixedPrecision:
         launch.use_amp(cfg)
         launch.adapt_to_device(cfg)
         assert cfg.optim_wrapper == dict(
-            type='CPUAmpOptimWrapper',
+            type='BF16OptimWrapper',
             dtype='bfloat16',
             optimizer=dict(type='SGD', lr=0.1),
         )
@@ -189,7 +188,7 @@ class TestMixedPrecision:
         assert cfg.to_dict() == before
 
     @pytest.mark.parametrize(
-        ('given', 'scale'), [({}, 'dynamic'), (dict(loss_scale=512.0), 512.0)]
+        ('given', 'scale'), [({}, None), (dict(loss_scale=512.0), 512.0)]
     )
     def test_fp16_with_loss_scaling_on_a_gpu(self, on, given, scale):
         on('cuda')
@@ -197,8 +196,37 @@ class TestMixedPrecision:
         launch.use_amp(cfg)
         launch.adapt_to_device(cfg)
         assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-        assert cfg.optim_wrapper.loss_scale == scale
+        # mmengine's default is loss scaling.
+        assert cfg.optim_wrapper.get('loss_scale') == scale
         assert 'dtype' not in cfg.optim_wrapper
+
+    def test_bf16_on_a_gpu_has_no_loss_scaling_unless_it_is_asked_for(self, on):
+        on('cuda')
+        for given, kind in (
+            (dict(dtype='bfloat16', use_fsdp=True), 'BF16OptimWrapper'),
+            (dict(dtype=torch.bfloat16), 'BF16OptimWrapper'),
+            (dict(dtype='bfloat16', loss_scale='dynamic'), 'AmpOptimWrapper'),
+        ):
+            cfg = amp_config(**given)
+            launch.use_amp(cfg)
+            launch.adapt_to_device(cfg)
+            assert cfg.optim_wrapper.type == kind
+            assert 'use_fsdp' not in cfg.optim_wrapper
+
+    def test_mixed_precision_on_an_apple_gpu_is_refused_by_name(self, on):
+        on('mps')
+        cfg = amp_config()
+        launch.use_amp(cfg)
+        with pytest.raises(ValueError, match=r'optim_wrapper\.type.*--amp'):
+            launch.adapt_to_device(cfg)
+        cfg.optim_wrapper.type = 'OptimWrapper'  # as the message says
+        launch.adapt_to_device(cfg)
+
+    def test_ranks_on_an_apple_gpu_are_refused_by_name(self, monkeypatch):
+        monkeypatch.setattr(launch.ranks, 'get_device', lambda: 'mps')
+        launch.join_ranks(amp_config())
+        with pytest.raises(ValueError, match="launcher.* = 'pytorch'.*Apple"):
+            launch.join_ranks(amp_config('pytorch'))
 
 
 PLAIN = dict(
@@ -790,7 +818,7 @@ class TestBuildRunner:
                 ]
             },
             {
-                'optim_wrapper.type': 'CPUAmpOptimWrapper',
+                'optim_wrapper.type': 'BF16OptimWrapper',
                 'optim_wrapper.constructor': 'DefaultOptimWrapperConstructor',
                 'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0),
             },

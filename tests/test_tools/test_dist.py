@@ -186,7 +186,7 @@ def test_two_processes_train_and_score_digits(tmp_path):
         assert torch.equal(saved[f'architecture.{name}'], value)
     assert not [name for name in saved if name.startswith('teacher.')]
     effective = Config.fromfile(out / 'leaf.py', import_custom_modules=False)
-    assert effective.optim_wrapper.type == 'CPUAmpOptimWrapper'
+    assert effective.optim_wrapper.type == 'BF16OptimWrapper'
     assert log_of(out)[0]['distill.loss_cakd'] > 0
 
     # Scored by two processes, and by one: each image counts once.

@@ -162,7 +162,7 @@ def test_resume_names_a_missing_checkpoint(train, tmp_path):
 def test_mixed_precision_on_cpu_is_bf16(train):
     plain, mixed = train(ALONE, name='plain'), train(ALONE, '--amp', name='mixed')
     wrapper = effective(mixed, ALONE).optim_wrapper
-    assert (wrapper.type, wrapper.dtype) == ('CPUAmpOptimWrapper', 'bfloat16')
+    assert (wrapper.type, wrapper.dtype) == ('BF16OptimWrapper', 'bfloat16')
     expected, found = weights(plain / 'epoch_1.pth'), weights(mixed / 'epoch_1.pth')
     for key, value in found.items():
         assert value.dtype is expected[key].dtype

@@ -1,7 +1,12 @@
 """Reads losses from a GPU when they are logged, and not in every step."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from mmengine.hooks import RuntimeInfoHook
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import Tensor
 
@@ -15,8 +20,9 @@ class DeferredInfoHook(RuntimeInfoHook):
     mmengine reads the losses of every step, which waits for the GPU to finish the step
     while nothing more is queued. With this hook the losses stay on the device until
     ``LoggerHook`` writes a line, a checkpoint is saved or an epoch ends. Then all are
-    read at once, and the history is the same. On a CPU, where reading costs nothing, it
-    does what mmengine's hook does. Write
+    read at once, and the history is the same. So is the norm of gradients that
+    ``optim_wrapper.clip_grad`` logs. On a CPU, where reading costs nothing, it does
+    what mmengine's hook does. Write
     ``default_hooks=dict(runtime_info=dict(type='DeferredInfoHook'))``.
 
     Args:
@@ -32,12 +38,21 @@ class DeferredInfoHook(RuntimeInfoHook):
         self.mode = mode
         self._deferred = False
         # Names and values of the losses of each step that is not read yet.
-        self._steps: list[tuple[tuple[str, ...], Tensor]] = []
+        self._steps: list[tuple[list[str], Tensor]] = []
+        # Norms of gradients of this step by name, and of several optimizers.
+        self._norms: list[tuple[str, Tensor]] = []
 
     def before_train(self, runner) -> None:
         """Choose the mode once the model is on its device."""
         super().before_train(runner)
         self._deferred = is_deferred(self.mode, runner.model)
+        wrapper = runner.optim_wrapper
+        several = isinstance(wrapper, OptimWrapperDict)
+        for part in wrapper.values() if several else [wrapper]:
+            if self._deferred and part.clip_grad_kwargs:
+                clip = part.clip_func
+                clip = clip.clip if isinstance(clip, _KeepsNorm) else clip
+                part.clip_func = _KeepsNorm(clip, part.grad_name, self._norms)
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -46,11 +61,14 @@ class DeferredInfoHook(RuntimeInfoHook):
         if not self._deferred:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
             return
-        if outputs:
-            values = [torch.as_tensor(value).detach() for value in outputs.values()]
+        found = [*self._norms, *(outputs or {}).items()]
+        self._norms.clear()
+        if found:
+            values = [torch.as_tensor(value).detach() for _, value in found]
             device = next((v.device for v in values if v.device.type != 'cpu'), None)
-            stacked = torch.stack([value.float().to(device) for value in values])
-            self._steps.append((tuple(outputs), stacked))
+            stacked = [x.float().to(device, non_blocking=True) for x in values]
+            names = [name for name, _ in found]
+            self._steps.append((names, torch.stack(stacked)))
         if is_logged(runner, batch_idx):
             self._read(runner)
 
@@ -68,7 +86,21 @@ class DeferredInfoHook(RuntimeInfoHook):
         steps, self._steps = self._steps, []
         if not steps:
             return
-        numbers = iter(torch.cat([values for _, values in steps]).tolist())
+        numbers = iter(torch.cat([values for _, values in steps]).cpu().tolist())
         for names, _ in steps:
             for name in names:
                 runner.message_hub.update_scalar(f'train/{name}', next(numbers))
+
+
+@dataclass
+class _KeepsNorm:
+    """Clips gradients, and returns nothing, so that mmengine reads nothing."""
+
+    clip: Callable[..., Tensor | None]
+    name: str
+    norms: list[tuple[str, Tensor]]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        norm = self.clip(*args, **kwargs)
+        if norm is not None:
+            self.norms.append((self.name, norm))

@@ -21,8 +21,9 @@ class DistillTermsHook(Hook):
     """Log every term of every distillation loss, averaged since the last line.
 
     The terms (``bcd``, ``scd``, ``wcd``, ``r``, ``lambda``, ...) appear as
-    ``<loss>/<term>`` wherever mmengine logs: console, json, TensorBoard. They are
-    added up on the device and are only read when ``LoggerHook`` writes a line. Terms
+    ``<loss>/<term>`` wherever mmengine logs: console, json, TensorBoard. What they are
+    means of is added up on the device, by one kernel a step, and the means are only
+    computed and read when ``LoggerHook`` writes a line. Terms
     that cost time (``kept_*``, ``grad_ratio``) are computed in those steps alone. A
     warning of a loss, such as that of a collapsed scorer, is printed once. The hook
     does nothing for a model without a :class:`StrictDistiller`. When mmrazor's
@@ -40,16 +41,16 @@ class DistillTermsHook(Hook):
     def __init__(self) -> None:
         self.model: Any = None
         self.distiller: Any = None
-        # By the names of the terms of a step: their sums on the device, and the count
-        # of such steps.
-        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
+        # By names and shapes of the rows of a step: their sums on the device, and the
+        # count of such steps.
+        self._sums: dict[tuple, tuple[list[Tensor], int]] = {}
         self._warned: set[str] = set()
 
     def before_train(self, runner) -> None:
         """Look for a distiller that has terms."""
         self.model = unwrap(runner.model)
         distiller = getattr(self.model, 'distiller', None)
-        self.distiller = distiller if hasattr(distiller, 'terms') else None
+        self.distiller = distiller if hasattr(distiller, 'rows') else None
         self._sums.clear()
         for hook in runner.hooks:
             if isinstance(hook, StopDistillHook):
@@ -69,14 +70,24 @@ class DistillTermsHook(Hook):
         stopped = getattr(self.model, 'distillation_stopped', False)
         if self.distiller is None or stopped:
             return
-        terms = self.distiller.terms()
-        if terms:
-            names = tuple(terms)
-            values = torch.stack([value.detach().float() for value in terms.values()])
-            sums, count = self._sums.get(names, (torch.zeros_like(values), 0))
-            self._sums[names] = (sums + values, count + 1)
+        self._add(self.distiller.rows())
         if is_logged(runner, batch_idx):
             self._log(runner)
+
+    @torch.no_grad()
+    def _add(self, rows: dict[tuple[str, str], Tensor]) -> None:
+        """Add the rows of a step to those of the steps before."""
+        if not rows:
+            return
+        values = [value.float() for value in rows.values()]
+        kind = tuple((name, value.shape) for name, value in rows.items())
+        if kind not in self._sums:
+            # They are copied, because a loss may go on to write into its own.
+            self._sums[kind] = list(torch._foreach_add(values, 0.0)), 1
+            return
+        sums, count = self._sums[kind]
+        torch._foreach_add_(sums, values)
+        self._sums[kind] = sums, count + 1
 
     def _check_stop(self, epoch: int, epochs: int) -> None:
         """Refuse to stop distillation where nothing else trains the student."""
@@ -103,14 +114,7 @@ class DistillTermsHook(Hook):
             del scalars[name]
 
     def _log(self, runner) -> None:
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        for names, (total, count) in self._sums.items():
-            for name, value in zip(names, total.tolist(), strict=True):
-                sums[name] = sums.get(name, 0.0) + value
-                counts[name] = counts.get(name, 0) + count
-        self._sums.clear()
-        means = {name: total / counts[name] for name, total in sums.items()}
+        means = self._means()
         for name, mean in means.items():
             runner.message_hub.update_scalar(f'train/{name}', mean)
         for text in self.distiller.warnings(means):
@@ -118,3 +122,23 @@ class DistillTermsHook(Hook):
             if key not in self._warned:
                 self._warned.add(key)
                 runner.logger.warning(text)
+
+    def _means(self) -> dict[str, float]:
+        """Return the means of the terms since the last line, and begin anew."""
+        weights: dict[str, int] = {}
+        terms: list[tuple[str, int, Tensor]] = []
+        for kind, (sums, count) in self._sums.items():
+            rows = torch._foreach_div(sums, float(count))
+            keys = (key for key, _ in kind)
+            found = self.distiller.terms_of(dict(zip(keys, rows, strict=True)))
+            for name, value in found.items():
+                weights[name] = weights.get(name, 0) + count
+                terms.append((name, count, value))
+        self._sums.clear()
+        if not terms:
+            return {}
+        means = dict.fromkeys(weights, 0.0)
+        numbers = torch.stack([value for _, _, value in terms]).cpu().tolist()
+        for (name, count, _), number in zip(terms, numbers, strict=True):
+            means[name] += number * count / weights[name]
+        return means

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -84,19 +85,24 @@ class FiniteLossHook(Hook):
         """Check every component of the step's loss, or store it to be checked."""
         self._done = runner.iter + 1
         losses = {
-            name: value.detach()
+            name: value.detach().float()
             for name, value in (outputs or {}).items()
             if isinstance(value, Tensor)
         }
         if not losses:
             return
-        values = torch.stack([v.float().mean() for v in losses.values()])
-        bad = ~torch.isfinite(values)
-        if not self._deferred and not _of_any_rank(bad).any():
-            return
+        values = [x.mean() if x.dim() else x for x in losses.values()]
+        if not self._deferred:
+            bad = ~torch.isfinite(torch.stack(values))
+            if not _of_any_rank(bad).any():
+                return
         recorded = getattr(unwrap(runner.model), 'recorded_ranges', dict)
+        ranges: dict[str, tuple[Tensor, Tensor]] = recorded()
+        ends = [end.float() for pair in ranges.values() for end in pair]
+        # One tensor, because each that is made costs a GPU a kernel in every step.
+        numbers = torch.stack([*values, *ends])
         place = runner.iter, runner.epoch
-        self._unread.append(_Step(*place, list(losses), bad, values, recorded()))
+        self._unread.append(_Step(*place, list(losses), list(ranges), numbers))
         if not self._deferred or self.every_n_inner_iters(batch_idx, self.interval):
             self._read(runner, data_batch)
 
@@ -137,14 +143,14 @@ class FiniteLossHook(Hook):
         """
         if not self._unread:
             return
-        bad = _of_any_rank(torch.cat([step.bad for step in self._unread])).cpu()
+        losses = torch.cat([x.numbers[: len(x.names)] for x in self._unread])
+        bad = _of_any_rank(~torch.isfinite(losses)).cpu()
         parts = bad.split([len(step.names) for step in self._unread])
         for step, part in zip(self._unread, parts, strict=True):
             if not part.any():
                 continue
-            step.bad = part
             batch = data_batch if step is self._unread[-1] else None
-            known = step.read(batch, is_first=step.iter == self._first)
+            known = step.read(part, batch, is_first=step.iter == self._first)
             raise NonFiniteError(
                 f'Non-finite loss at {step.text(known)} {cause_of(known, runner)} '
                 f'{_last_good(runner)}'
@@ -155,47 +161,59 @@ class FiniteLossHook(Hook):
         self, runner, weights: Mapping[str, Tensor], on_all_ranks: bool = False
     ) -> None:
         """Stop if a weight is not finite, on this rank or on any."""
-        bad = ''
-        for name, value in weights.items():
-            if value.is_floating_point() and self._is_bad(name, value):
-                bad = name
-                break
-        is_any = bool(bad)
-        if on_all_ranks:
-            device = next(iter(weights.values())).device
-            is_any = bool(_of_any_rank(torch.tensor(is_any, device=device)))
-        if is_any:
+        flags = {
+            name: self._is_bad(name, value)
+            for name, value in weights.items()
+            if value.is_floating_point()
+        }
+        if not flags:
+            return
+        device = next(iter(flags.values())).device
+        own = torch.stack([x.to(device, non_blocking=True) for x in flags.values()])
+        is_any = _of_any_rank(own.any()) if on_all_ranks else own.any()
+        # One wait for the device, and not one for each weight.
+        on_some_rank, *is_bad = torch.cat([is_any[None], own]).cpu().tolist()
+        if on_some_rank:
+            bad = next(compress(flags, is_bad), 'A weight of another rank')
             raise NonFiniteError(
-                f'{bad or "A weight of another rank"} is not finite after step '
+                f'{bad} is not finite after step '
                 f'{self._done} although the losses were, so an update or a batch was '
                 f'too large for it. {lower_the_rate(runner)} {_last_good(runner)}'
             )
 
-    def _is_bad(self, name: str, value: Tensor) -> bool:
+    def _is_bad(self, name: str, value: Tensor) -> Tensor:
         bad = ~torch.isfinite(_comparable(value))
         before = self._infinite.get(name)
         if before is not None and before.shape == value.shape:
             bad &= value != before.to(value.device)
-        return bool(bad.any())
+        return bad.any()
 
 
 @dataclass
 class _Step:
-    """A step's losses; tensors are on the device until :meth:`read`."""
+    """A step's losses by name, and the least and greatest score of each recorder.
+
+    The numbers of both are in one tensor, on the device until :meth:`read`.
+    """
 
     iter: int
     epoch: int
     names: list[str]
-    bad: Tensor
-    values: Tensor
-    ranges: dict[str, Tensor]
+    recorders: list[str]
+    numbers: Tensor
 
-    def read(self, batch: Any, is_first: bool) -> BadStep:
-        """Return what is known of the step, on the host."""
-        rows = zip(self.names, self.bad.tolist(), self.values.tolist(), strict=True)
-        bad = {name: value for name, is_bad, value in rows if is_bad}
-        scores = {name: ends.tolist() for name, ends in self.ranges.items()}
-        return BadStep(bad, scores, batch, is_first)
+    def read(self, bad: Tensor, batch: Any, is_first: bool) -> BadStep:
+        """Return what is known of the step, on the host; ``bad`` flags losses."""
+        numbers = self.numbers.cpu().tolist()
+        losses = zip(self.names, bad.tolist(), numbers, strict=False)
+        ends = numbers[len(self.names) :]
+        pairs = zip(self.recorders, ends[::2], ends[1::2], strict=True)
+        return BadStep(
+            bad={name: value for name, is_bad, value in losses if is_bad},
+            scores={name: [low, high] for name, low, high in pairs},
+            batch=batch,
+            is_first=is_first,
+        )
 
     def text(self, known: BadStep) -> str:
         """Return step, bad components and ranges of scores in words."""

@@ -111,7 +111,7 @@ def _part_that_needs_more(model: nn.Module, batch: Any) -> str | None:
 
     # Other errors are those of a model that does not work, or that cannot be copied,
     # and training itself shows them.
-    with random_states_kept(), suppress(Exception):
+    with random_states_kept(model.parameters()), suppress(Exception):
         tried: Any = copy.deepcopy(model).train()
         if getattr(tried, 'teacher_runtime', None) is not None:
             tried.teacher_runtime = None  # which would compile the teacher for this

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.device import get_device
 
 from ...utils.building import KINDS
 from ...utils.errors import describe, nearest
@@ -113,8 +112,6 @@ def _merge_options(cfg: Config, options: dict) -> None:
 def use_amp(cfg: Config) -> None:
     """Turn on mixed precision: fp16 with loss scaling on a GPU, bf16 on a CPU."""
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    if get_device() != 'cpu':
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

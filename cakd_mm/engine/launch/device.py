@@ -17,6 +17,8 @@ from .ranks import join_ranks
 
 # Whoever has set one of these has chosen the number of threads.
 THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+# Kinds of devices on which mmengine's mixed precision does not compute.
+WITHOUT_AMP = {'mps'}
 # The wrapper of mmengine that trains on several ranks.
 DEFAULT = 'MMDistributedDataParallel'
 
@@ -25,14 +27,19 @@ def adapt_to_device(cfg: Config) -> None:
     """Replace what mmengine cannot do without a GPU, and complete the model's wrapper.
 
     Without a GPU the process group is made with gloo (see :func:`join_ranks`), the
-    wrapper loses its GPU id, and mixed precision becomes bf16. With any device a
+    wrapper loses its GPU id, and mixed precision becomes bf16. With any device, mixed
+    precision in bf16 loses its loss scaling unless the config asks for it, and a
     ``model_wrapper_cfg`` that says a part gets mmengine's defaults for the rest, and
     not PyTorch's, which would send all buffers in every step. A run that is to be
     deterministic gets the variable without which PyTorch refuses products of matrices.
+
+    Raises:
+        ValueError: the device has no mixed precision.
     """
-    is_cpu = get_device() == 'cpu'
+    device = get_device()
+    is_cpu = device == 'cpu'
+    _adapt_mixed_precision(cfg, device)
     if is_cpu:
-        _use_bf16(cfg)
         join_ranks(cfg)
     elif (cfg.get('randomness') or {}).get('deterministic'):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
@@ -51,16 +58,27 @@ def adapt_to_device(cfg: Config) -> None:
     cfg.model_wrapper_cfg = model_wrapper
 
 
-def _use_bf16(cfg: Config) -> None:
-    """Take the mixed precision that a CPU has, if the config asks for any."""
+def _adapt_mixed_precision(cfg: Config, device: str) -> None:
+    """Take the mixed precision that a device has, if the config asks for any."""
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
     kind = wrapper.get('type') and class_of(wrapper, OPTIM_WRAPPERS, 'optim_wrapper')
-    if kind is AmpOptimWrapper:
-        wrapper.type = 'CPUAmpOptimWrapper'
-        for gpu_only in ('loss_scale', 'use_fsdp'):
-            wrapper.pop(gpu_only, None)
+    if kind is not AmpOptimWrapper:
+        return
+    if device in WITHOUT_AMP:
+        problem = f"mmengine's mixed precision does not know this device, {device}."
+        remedy = "Leave --amp out, or write type='OptimWrapper'."
+        raise ValueError(
+            describe('optim_wrapper.type', 'AmpOptimWrapper', problem, remedy)
+        )
+    if device == 'cpu':
+        wrapper.pop('loss_scale', None)
         if wrapper.get('dtype') is None:
             wrapper.dtype = 'bfloat16'
+    is_bf16 = wrapper.get('dtype') in ('bfloat16', torch.bfloat16)
+    # bf16 needs no scaling, and a GPU would have to be waited for in each step.
+    if device == 'cpu' or (is_bf16 and 'loss_scale' not in wrapper):
+        wrapper.type = 'BF16OptimWrapper'
+        wrapper.pop('use_fsdp', None)
 
 
 @contextmanager

@@ -43,10 +43,15 @@ def join_ranks(cfg: Config) -> None:
 
     Raises:
         OSError: the launcher has not set its variables.
-        ValueError: the timeout is no number of seconds.
+        ValueError: the timeout is no number of seconds, or this machine has an Apple
+            GPU, on which mmengine trains with one process alone.
     """
     if cfg.launcher == 'none' or dist.is_initialized():
         return
+    if get_device() == 'mps':
+        problem = 'On an Apple GPU mmengine trains with one process alone.'
+        remedy = 'Write --launcher none, and start one process without torchrun.'
+        raise ValueError(describe('launcher', cfg.launcher, problem, remedy))
     end_with_torchrun()
     settings = _settings(cfg)
     timeout = settings['timeout']

@@ -29,6 +29,7 @@ from ...utils.checkpoint import (
 from ...utils.compiling import is_compiled, is_compiling
 from ...utils.errors import describe
 from ...utils.net_config import net_config
+from ...utils.random_states import torch_states_kept
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
 from ..distillers.distiller_config import HEAD, check_by_class, scope_of
@@ -199,7 +200,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # Teacher and distiller draw their first weights from a fork of the generator,
         # so that a seed gives the student the same first weights with any teacher,
         # and without one.
-        with torch.random.fork_rng(devices=[]):
+        with torch_states_kept():
             teachers = Teachers(
                 TeacherEntry(
                     teacher, teacher_ckpt, teacher_from, classes=teacher_classes
@@ -220,7 +221,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         nets: tuple[Any, Any] = architecture, teachers.net
         with (
             DefaultScope.overwrite_default_scope(scope),
-            torch.random.fork_rng(devices=[]),
+            torch_states_kept(),
         ):
             filled = fill_widths(distiller, *nets)
             super().__init__(
@@ -409,14 +410,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             weighted[name] = value
         return add_prefix(weighted, 'student')
 
-    def recorded_ranges(self) -> dict[str, Tensor]:
+    def recorded_ranges(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return (min, max) of every score matrix recorded in the last step.
 
         Returns:
-            dict[str, Tensor]: ``student.<recorder>`` or ``teacher.<recorder>``
-            to a (2,) tensor on the scores' device.
+            dict[str, tuple[Tensor, Tensor]]: ``student.<recorder>`` or
+            ``teacher.<recorder>`` to two scalars on the scores' device, each of the
+            scores' type.
         """
-        ranges: dict[str, Tensor] = {}
+        ranges: dict[str, tuple[Tensor, Tensor]] = {}
         for side in ('student', 'teacher'):
             recorders = getattr(self.distiller, f'{side}_recorders').recorders
             for name, recorder in recorders.items():
@@ -424,8 +426,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 if isinstance(data, nn.Parameter):
                     continue
                 if isinstance(data, Tensor) and data.ndim == 2 and data.numel():
-                    low, high = torch.aminmax(data.detach().float())
-                    ranges[f'{side}.{name}'] = torch.stack([low, high])
+                    low, high = torch.aminmax(data.detach())
+                    ranges[f'{side}.{name}'] = (low, high)
         return ranges
 
     def _before_load(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

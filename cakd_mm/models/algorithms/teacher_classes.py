@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...utils.class_names import Names, first_difference
 from ...utils.errors import describe, nearest
+from ...utils.random_states import torch_states_kept
 from .teacher_entries import Keys
 
 # Sizes of images on which a net is tried: no net takes all of them.
@@ -88,8 +89,8 @@ def choose_classes(
         ValueError: a class is unknown or chosen twice, or the head cannot be cut.
     """
     net.eval()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with torch_states_kept(), torch.no_grad():
+        torch.default_generator.manual_seed(0)  # others stay as they are
         images, before = _try(net, key)
     count = before.shape[1]
     places = [

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...utils.errors import describe
 from ...utils.training_images import loading, name_of, pair_of, training_set
 from ..data_preprocessors import BatchPreprocessor
+from ..widened import widest_float
 
 # What these make of an image is known; a subclass with another forward may do more.
 FORWARDS = {
@@ -70,7 +71,7 @@ def normalisation_of(preprocessor: nn.Module) -> Normalisation:
     unsaid = any(value is None for value in values)
     if unsaid or not getattr(preprocessor, '_enable_normalize', True):
         return Normalisation([0.0], [1.0], to_rgb, False)
-    mean, std = (value.double().flatten().tolist() for value in values)
+    mean, std = (value.cpu().double().flatten().tolist() for value in values)
     return Normalisation(mean, std, to_rgb)
 
 
@@ -223,8 +224,10 @@ class ImageMap(nn.Module):
         self.normalises = not (
             torch.equal(mean, its_mean) and torch.equal(std, its_std)
         )
-        self.register_buffer('scale', std / its_std, persistent=False)
-        self.register_buffer('shift', (mean - its_mean) / its_std, persistent=False)
+        scale, shift = std / its_std, (mean - its_mean) / its_std
+        widest = widest_float()  # of the device that the map moves to
+        self.register_buffer('scale', scale.to(widest), persistent=False)
+        self.register_buffer('shift', shift.to(widest), persistent=False)
 
     @property
     def changes(self) -> bool:

@@ -378,13 +378,10 @@ def _with_next_label(sample: BaseDataElement, classes: int) -> BaseDataElement:
 @contextmanager
 def _repeatable(data: Any) -> Iterator[None]:
     """Compute on data without autocast, and draw the run's next numbers each time."""
-    devices: list[torch.device] = []
-    apply_to(data, is_float_tensor, lambda x: devices.append(x.device))
-    device = devices[0] if devices else torch.device('cpu')
-    with (
-        random_states_kept([device] if device.type == 'cuda' else []),
-        torch.autocast(device.type, enabled=False),
-    ):
+    tensors: list[Tensor] = []
+    apply_to(data, is_float_tensor, tensors.append)
+    kind = tensors[0].device.type if tensors else 'cpu'
+    with random_states_kept(tensors), torch.autocast(kind, enabled=False):
         yield
 
 

@@ -7,6 +7,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...utils.compiling import let_graphs_be_kept
 from ...utils.errors import describe
 from ..checks import check_number
 from ..statistics import RunningMean, update_means
@@ -92,6 +93,7 @@ class LossRatioBalancer(nn.Module):
         self.means = RunningMean((len(self.losses) + 1,), momentum)
         self.queue: list[tuple[RunningMean, Tensor]] = []
         self.terms = {}
+        let_graphs_be_kept()  # for `probe`
 
     def check_names(self, known: Collection[str]) -> None:
         """Raise ValueError unless all its losses are among ``known``."""

@@ -8,6 +8,7 @@ from mmrazor.models.task_modules import RecorderManager
 from torch import nn
 
 from ...utils.compiling import eagerly
+from ...utils.random_states import torch_states_kept
 from ..recorders.watched import watch_of
 
 
@@ -29,12 +30,11 @@ def rehearsed(
     for recorder in recorders.recorders.values():
         own = (recorder, watch_of(recorder))
         kept += [(x, dict(vars(x))) for x in own if x is not None]
-    devices = {p.device for p in net.parameters() if p.is_cuda}
     try:
         with (
             in_eval(net),
             eagerly(net),
-            torch.random.fork_rng(devices),
+            torch_states_kept(net.parameters()),
             torch.no_grad(),
             recorders,
         ):

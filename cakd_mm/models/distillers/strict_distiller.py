@@ -272,12 +272,27 @@ class StrictDistiller(ConfigurableDistiller):
             dict[str, Tensor]: ``<loss>/<term>``, by :func:`short_name`, to a detached
             scalar on the loss's device.
         """
+        return self.terms_of(self.rows())
+
+    def rows(self) -> dict[tuple[str, str], Tensor]:
+        """Return what :meth:`terms` are computed from, by the names of loss and row."""
         balanced = {} if self.balancer is None else self.balancer.terms
         return {
-            f'{short_name(name)}/{term}': value
+            (name, row): value
             for name, loss in self.losses().items()
-            for term, value in {**loss.terms, **balanced.get(name, {})}.items()
+            for row, value in {**loss.rows, **balanced.get(name, {})}.items()
         }
+
+    def terms_of(self, rows: Mapping[tuple[str, str], Tensor]) -> dict[str, Tensor]:
+        """Return the terms of :meth:`rows`, or of their means over several steps."""
+        found: dict[str, Tensor] = {}
+        for name, loss in self.losses().items():
+            own = {row: value for (of, row), value in rows.items() if of == name}
+            names = LossRatioBalancer.term_labels.keys() & own.keys()
+            balanced = {term: own.pop(term) for term in sorted(names)}
+            for term, value in {**loss.terms_of(own), **balanced}.items():
+                found[f'{short_name(name)}/{term}'] = value
+        return found
 
     def warnings(self, terms: dict[str, float]) -> list[str]:
         """Return the warnings of losses and balancer about their logged terms."""

@@ -150,8 +150,24 @@ class DistillLoss(nn.Module):
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """The means of the last step's terms, detached scalars."""
-        return {name: batch_mean(value) for name, value in self._logged.items()}
+        """The last step's terms, detached scalars."""
+        return self.terms_of(self.rows)
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """What the last step's terms are computed from, of any shape.
+
+        Rows are added up over the steps of a line of the log, which costs one kernel a
+        step, and their means over the steps are the rows of :meth:`terms_of`.
+        """
+        # A loss of one's own may have its own terms, and know of no rows.
+        if type(self).terms is not DistillLoss.terms:
+            return self.terms
+        return self._logged
+
+    def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return terms, scalars, which have to be linear in ``rows``."""
+        return {name: batch_mean(value) for name, value in rows.items()}
 
     @property
     def auxiliary(self) -> Tensor | None:

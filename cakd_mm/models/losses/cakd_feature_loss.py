@@ -19,7 +19,7 @@ from ..scorers.base_scorer import BaseScorer, required
 from ..statistics import RunningMean, RunningNorm, update_means
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
-from .functional import Divergences, weighted_kl
+from .functional import Divergences, cluster_terms, weighted_kl
 from .functional.cakd import two_clusters
 
 ADAPTIVE = 'adaptive'
@@ -233,12 +233,18 @@ class CAKDFeatureLoss(FeatureLoss):
         return loss
 
     @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means, those of divergences with ``tau**2``."""
+    def rows(self) -> dict[str, Tensor]:
+        """The last step's divergences, r, and what has been logged."""
         if self._divergences is None:
             return {}
-        terms = self._divergences.terms(self.tau**2)
-        return {**terms, 'r': self.ratio, **super().terms}
+        return {**self._divergences.rows(), 'r': self.ratio, **super().rows}
+
+    def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return means, those of divergences with ``tau**2``."""
+        if not rows:
+            return {}
+        others = {k: v for k, v in rows.items() if k not in Divergences._fields}
+        return {**cluster_terms(rows, self.tau**2), **super().terms_of(others)}
 
     def _strong(
         self, feature_T: Tensor, gt_labels: Tensor | None, head_weight: Tensor | None
@@ -295,11 +301,10 @@ class CAKDFeatureLoss(FeatureLoss):
     @property
     def ratio(self) -> Tensor:
         """The running r, the teacher's activation in S over that in W, a scalar."""
-        strong, weak = self.activation.value
-        tiny = torch.finfo(weak.dtype).tiny
+        value = self.activation.value
         # Before the first batch, and for all-zero features, the clusters are equal.
-        even = (strong <= 0) & (weak <= 0)
-        return torch.where(even, 1.0, strong / weak.clamp(min=tiny)).clamp(1e-3, 1e3)
+        strong, weak = value.clamp(min=torch.finfo(value.dtype).tiny)
+        return (strong / weak).clamp(1e-3, 1e3)
 
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return the warning of the scorer, or one of an unreasonable r."""

@@ -9,7 +9,12 @@ from ...utils.compiling import compiled
 from ..checks import check_float_tensor, check_number, class_indices
 from ..term_axis import CLUSTER_TERMS
 from .base import DistillLoss
-from .functional import Divergences, single_label_kl_and_terms, weighted_kl
+from .functional import (
+    Divergences,
+    cluster_terms,
+    single_label_kl_and_terms,
+    weighted_kl,
+)
 from .functional.cakd import label_and_others, two_clusters
 
 
@@ -125,9 +130,13 @@ class CAKDLogitLoss(DistillLoss):
         return not self.multi_label
 
     @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means, those of divergences with ``tau**2``."""
-        return self._divergences.terms(self.tau**2) if self._divergences else {}
+    def rows(self) -> dict[str, Tensor]:
+        """The last step's divergences."""
+        return self._divergences.rows() if self._divergences else {}
+
+    def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return means, those of divergences with ``tau**2``."""
+        return cluster_terms(rows, self.tau**2) if rows else {}
 
     def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
         if gt_labels.shape != preds.shape:

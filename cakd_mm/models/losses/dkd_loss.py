@@ -1,12 +1,14 @@
 """DKD between class logits."""
 
+from collections.abc import Mapping
+
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ..checks import check_float_tensor, check_number, class_indices
 from ..term_axis import TermAxis
 from .base import DistillLoss
-from .functional import Divergences, single_label_kl_and_terms
+from .functional import Divergences, cluster_terms, single_label_kl_and_terms
 
 
 @MODELS.register_module()
@@ -87,10 +89,14 @@ class DecoupledKDLoss(DistillLoss):
         return loss
 
     @property
-    def terms(self) -> dict[str, Tensor]:
-        """The last step's means, those of divergences with ``tau**2``."""
-        if self._divergences is None:
+    def rows(self) -> dict[str, Tensor]:
+        """The last step's divergences."""
+        return self._divergences.rows() if self._divergences else {}
+
+    def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return means, those of divergences with ``tau**2``."""
+        if not rows:
             return {}
-        terms = self._divergences.terms(self.tau**2)
+        terms = cluster_terms(rows, self.tau**2)
         names = dict(tckd='bcd', nckd='wcd', target_mass='strong_mass')
         return {name: terms[cluster] for name, cluster in names.items()}

@@ -16,8 +16,8 @@ def speedup(dtype: torch.dtype, device: torch.device) -> float:
     bfloat16 computes it at a fraction of float32's speed. The layer has an ordinary
     size, the best of eight calls counts, and all of it takes a tenth of a second.
     """
-    images = torch.randn(32, 64, 16, 16, device=device)
-    weight = torch.randn(64, 64, 3, 3, device=device)
+    images = torch.ones(32, 64, 16, 16, device=device)
+    weight = torch.ones(64, 64, 3, 3, device=device)
     best = []
     for kind in (torch.float32, dtype):
         x, w = (t.to(kind, memory_format=torch.channels_last) for t in (images, weight))

@@ -1,9 +1,7 @@
 """A frozen teacher, run as fast as a machine can."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 import torch._inductor.config
@@ -17,9 +15,11 @@ from mmrazor.models.task_modules.recorder import (
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...compat import autocast_dtype, without_tf32
 from ...utils.arguments import check_arguments
 from ...utils.compiling import compiled
 from ...utils.errors import describe, nearest
+from ...utils.random_states import torch_states_kept
 from .half_precision import speedup
 from .tapped import Call, TappedNet, copy_without_hooks, floats_of, hooks_of, replay
 
@@ -152,22 +152,24 @@ class TeacherRuntime:
         self._shape = inputs.shape
         dtype = self._dtype(inputs)
         names = {name for name, pair in hooks.items() if any(pair)}
-        devices = [inputs.device] if inputs.is_cuda else []
-        with torch.random.fork_rng(devices), _without_tf32():
+        on_host = inputs.device.type == 'cpu'
+        if dtype != torch.float32:
+            _warn_if_slow(dtype, inputs.device)
+        with torch_states_kept([inputs]), without_tf32():
             expected = _run_plain(teacher, inputs, names)
             check_records()
             for recorder in recorders:
                 recorder.reset_data_buffer()
-            copy = self._build(teacher, inputs, names, dtype)
+            copy = self._build(teacher, names, dtype)
             self._eager = copy
             self._fast = copy
             if self.compile:
-                options = {'triton.cudagraphs' if inputs.is_cuda else 'freezing': True}
+                options = {'triton.cudagraphs': inputs.is_cuda, 'freezing': on_host}
                 key = f'{KEY}.compile'
                 self._fast = compiled(copy, key, options=options, dynamic=False)
             # The option `freezing` alone comes too late, because PyTorch looks at it
             # only after the weights have been traced as inputs.
-            with torch._inductor.config.patch(freezing=not inputs.is_cuda):
+            with torch._inductor.config.patch(freezing=on_host):
                 found = self._run(copy, inputs)
         self._compare(expected, found, dtype)
         return copy
@@ -175,20 +177,13 @@ class TeacherRuntime:
     def _dtype(self, inputs: Tensor) -> torch.dtype:
         if self.dtype != 'auto':
             return DTYPES[self.dtype]
-        kind = inputs.device.type
-        if kind == 'cuda':
-            active, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
-        else:
-            active = torch.is_autocast_cpu_enabled()
-            dtype = torch.get_autocast_cpu_dtype()
-        return dtype if active else torch.float32
+        return autocast_dtype(inputs.device.type) or torch.float32
 
     def _build(
-        self, teacher: nn.Module, inputs: Tensor, names: set[str], dtype: torch.dtype
+        self, teacher: nn.Module, names: set[str], dtype: torch.dtype
     ) -> TappedNet:
         net = copy_without_hooks(teacher)
         if dtype != torch.float32:
-            _warn_if_slow(dtype, inputs.device)
             net.to(dtype)
             for module in net.modules():
                 if isinstance(module, _BatchNorm):
@@ -285,17 +280,3 @@ def _run_plain(
             return tapped(inputs)
     finally:
         tapped.untap()
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Compute float32 on a GPU with all of its bits."""
-    switches: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for switch, allowed in zip(switches, before, strict=True):
-            switch.allow_tf32 = allowed

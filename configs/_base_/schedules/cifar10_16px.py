@@ -1,7 +1,7 @@
 # The paper's CIFAR recipe (cakd_240e.py), half as long, in bf16. The last epochs
 # are scored one by one, to see whether training has levelled off.
 optim_wrapper = dict(
-    type='CPUAmpOptimWrapper',
+    type='BF16OptimWrapper',
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4),
 )
 param_scheduler = dict(

@@ -119,7 +119,7 @@ def test_a_line_has_the_means_since_the_last(start, logger, lines):
 
 def test_without_a_logger_nothing_is_probed():
     hook = DistillTermsHook()
-    distiller = SimpleNamespace(terms=lambda: {}, probing=True)
+    distiller = SimpleNamespace(rows=dict, probing=True)
     model = nn.Module()
     model.distiller = distiller
     runner = SimpleNamespace(model=model, hooks=[hook])
@@ -141,13 +141,13 @@ class TestMeans:
             model=model, hooks=[logger], message_hub=hub, train_dataloader=[0] * 6
         )
         hook = DistillTermsHook()
-        model.distiller.terms = dict
+        model.distiller.rows = model.distiller.terms_of = dict
         hook.before_train(runner)
 
         def steps(rows, start=0):
             for index, row in enumerate(rows, start):
                 found = {name: torch.as_tensor(value) for name, value in row.items()}
-                model.distiller.terms = lambda found=found: found
+                model.distiller.rows = lambda found=found: found
                 hook.before_train_iter(runner, index)
                 hook.after_train_iter(runner, index)
             return {

@@ -126,7 +126,7 @@ def test_all_settings_may_change_between_the_parts_of_a_run(
     cfg.train_cfg.update(max_epochs=2, resident=True)
     cfg.val_cfg = dict(type='ResidentValLoop')
     cfg.model.teacher_runtime = dict(compile=False)
-    cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+    cfg.optim_wrapper.type = 'BF16OptimWrapper'
     second, losses = train(make_runner, cfg, resume=True)
     assert (second.epoch, second.iter) == (2, 6)
     assert all(loss < 100 for loss in losses)

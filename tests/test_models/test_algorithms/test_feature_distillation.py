@@ -300,7 +300,7 @@ def test_logged_values_are_near_the_ratio(tmp_path):
 def test_mixed_precision_and_accumulated_gradients(whole, tmp_path):
     _, cfg, plain = whole
     cfg = copy.deepcopy(cfg)
-    cfg.optim_wrapper.update(type='CPUAmpOptimWrapper', accumulative_counts=2)
+    cfg.optim_wrapper.update(type='BF16OptimWrapper', accumulative_counts=2)
     runner = finish(cfg, tmp_path)
     entries = log_of(tmp_path)
     assert len(entries) == 6

@@ -9,6 +9,7 @@ from torch import nn
 
 from cakd_mm.models.checks import LARGEST_SETTING, LEAST_SETTING
 from cakd_mm.models.distillers import LossRatioBalancer
+from cakd_mm.utils.compiling import compiled
 
 KEY = r'`model\.distiller\.balancer\.'
 
@@ -293,3 +294,24 @@ def test_the_balancers_own_weight_at_a_default_limit_is_reported(value):
     balancer({'loss_a': torch.tensor(value), 'loss_logit': torch.tensor(1.0)})
     weight = balancer.terms['loss_a']['lambda'].item()
     assert 'has reached its limit' in balancer.warning({'lambda': weight})
+
+
+def test_the_probe_goes_through_a_compiled_connector(monkeypatch):
+    """Its gradients were compiled in a step that is not logged."""
+    monkeypatch.setattr(torch._functorch.config, 'donated_buffer', True)
+    balancer = LossRatioBalancer('a', 'b')
+    torch.manual_seed(0)
+    parts = nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Sigmoid()
+    connector = nn.Sequential(*parts)
+    run = compiled(connector._call_impl, 'connectors', backend='aot_eager')
+    feature = torch.randn(2, 4, 8, 8, requires_grad=True)
+    run(feature).sum().backward()
+    grads = []
+    for form in (connector, run):
+        feature.grad = None
+        losses = dict(a=form(feature).square().mean(), b=feature.square().mean())
+        balanced = balancer(losses)
+        balancer.probe(balanced, dict(a=feature))
+        sum(balanced.values()).backward()
+        grads.append((feature.grad, balancer.terms['a']['grad_ratio']))
+    torch.testing.assert_close(*grads)

@@ -25,7 +25,7 @@ the scores are. Half precision is computed and returned in float32. Exponentials
 taken to base 2, because PyTorch computes these three times as fast on a CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -62,12 +62,17 @@ class Divergences(NamedTuple):
     wcd: Tensor
     weak_mass: Tensor
 
-    def terms(self, factor: float) -> dict[str, Tensor]:
-        """Return means over the rows, those of divergences times ``factor``."""
-        bcd, wcd = factor * batch_mean(self.bcd), factor * batch_mean(self.wcd)
-        scd = wcd.new_zeros(()) if self.scd is None else factor * batch_mean(self.scd)
-        mass = 1 - batch_mean(self.weak_mass)
-        return {'bcd': bcd, 'scd': scd, 'wcd': wcd, 'strong_mass': mass}
+    def rows(self) -> dict[str, Tensor]:
+        """Return those that are not None, by name."""
+        return {name: x for name, x in self._asdict().items() if x is not None}
+
+
+def cluster_terms(rows: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """Return the terms of :meth:`Divergences.rows`, those of divergences by factor."""
+    bcd, wcd = factor * batch_mean(rows['bcd']), factor * batch_mean(rows['wcd'])
+    scd = factor * batch_mean(rows['scd']) if 'scd' in rows else wcd.new_zeros(())
+    mass = 1 - batch_mean(rows['weak_mass'])
+    return {'bcd': bcd, 'scd': scd, 'wcd': wcd, 'strong_mass': mass}
 
 
 def decoupled_kl(

@@ -6,7 +6,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 from torch.testing import assert_close
 
-from cakd_mm.engine.optimizers import CPUAmpOptimWrapper
+from cakd_mm.engine.optimizers import BF16OptimWrapper
 
 
 class Recorded(nn.Linear):
@@ -23,9 +23,9 @@ def build(lr=0.5, **options):
     model = nn.Sequential(Recorded(8, 4), nn.ReLU(), Recorded(4, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     wrapper = OPTIM_WRAPPERS.build(
-        dict(type='CPUAmpOptimWrapper', optimizer=optimizer, **options)
+        dict(type='BF16OptimWrapper', optimizer=optimizer, **options)
     )
-    assert type(wrapper) is CPUAmpOptimWrapper
+    assert type(wrapper) is BF16OptimWrapper
     return model, wrapper
 
 

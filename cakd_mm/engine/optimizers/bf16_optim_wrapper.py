@@ -1,4 +1,4 @@
-"""Mixed precision on a machine without a GPU."""
+"""Mixed precision in bf16, on any device."""
 
 from contextlib import contextmanager
 
@@ -10,11 +10,13 @@ from torch import nn
 from ...utils.errors import describe
 
 
-@OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
-    """bf16 autocast on the CPU, which mmengine's ``AmpOptimWrapper`` refuses.
+# The second name is that of former versions, which had it for the CPU alone.
+@OPTIM_WRAPPERS.register_module(name=['BF16OptimWrapper', 'CPUAmpOptimWrapper'])
+class BF16OptimWrapper(OptimWrapper):
+    """bf16 autocast on the device of the model, without loss scaling.
 
-    No loss scaling is needed, because bf16 has the range of float32.
+    bf16 has the range of float32. mmengine's ``AmpOptimWrapper`` scales losses all the
+    same, for which a GPU has to be waited for in each step, and it refuses a CPU.
 
     Args:
         dtype (str): Must be ``'bfloat16'``, which is the default.
@@ -30,8 +32,8 @@ class CPUAmpOptimWrapper(OptimWrapper):
                 describe(
                     'optim_wrapper.dtype',
                     dtype,
-                    'float16 training needs a GPU: its range is too small without '
-                    'loss scaling, and CPUs have no kernels for it.',
+                    'The range of float16 is too small without loss scaling, which '
+                    "needs a GPU and type='AmpOptimWrapper'.",
                     "Write dtype='bfloat16', or leave it out.",
                 )
             )
@@ -41,5 +43,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module):
         """Run the forward pass in bf16 autocast."""
-        with super().optim_context(model), torch.autocast('cpu', self.cast_dtype):
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, self.cast_dtype):
             yield
