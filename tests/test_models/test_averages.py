@@ -8,15 +8,12 @@ from torch.testing import assert_close
 from cakd_mm.models.averages import averaged
 
 
-@pytest.mark.parametrize(
-    ('size', 'exact'),
-    [((4, 7), True), ((8, 14), True), ((1, 1), True), ((4, 2), False), ((3, 5), True)],
-)
+@pytest.mark.parametrize('size', [(4, 7), (8, 14), (1, 1), (3, 5), (5, 3)])
 @pytest.mark.parametrize('memory_format', [torch.channels_last, None])
-def test_they_are_those_of_adaptive_pooling(size, exact, memory_format):
-    """To the last bit, but for windows whose size is no power of two."""
+def test_they_are_those_of_adaptive_pooling(size, memory_format):
+    """To the last bit."""
     torch.manual_seed(0)
-    maps = torch.randn(2, 3, 8, 14)
+    maps = torch.randn(2, 3, 40, 42)
     if memory_format is not None:
         maps = maps.contiguous(memory_format=memory_format)
     results = []
@@ -26,5 +23,4 @@ def test_they_are_those_of_adaptive_pooling(size, exact, memory_format):
         found.square().sum().backward()
         results.append((found.detach(), leaf.grad))
     assert results[0][0].shape == (2, 3, *size)
-    atol = 0 if exact else 1e-6
-    assert_close(*results, rtol=0, atol=atol)
+    assert_close(*results, rtol=0, atol=0)
