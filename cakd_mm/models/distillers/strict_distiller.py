@@ -21,7 +21,13 @@ from ...utils.building import (
     settings_of,
 )
 from ...utils.errors import describe, nearest
-from ..losses.base import DistillLoss, as_distill_loss, in_float32
+from ..losses.base import (
+    DistillLoss,
+    as_distill_loss,
+    in_float32,
+    rows_of,
+    terms_from,
+)
 from ..recorders.head_recorder import HeadRecorder, is_head
 from ..recorders.watched import watch_all
 from ..statistics import RunningMean, share_rows, update_means
@@ -280,7 +286,7 @@ class StrictDistiller(ConfigurableDistiller):
         return {
             (name, row): value
             for name, loss in self.losses().items()
-            for row, value in {**loss.rows, **balanced.get(name, {})}.items()
+            for row, value in {**rows_of(loss), **balanced.get(name, {})}.items()
         }
 
     def terms_of(self, rows: Mapping[tuple[str, str], Tensor]) -> dict[str, Tensor]:
@@ -290,7 +296,8 @@ class StrictDistiller(ConfigurableDistiller):
             own = {row: value for (of, row), value in rows.items() if of == name}
             names = LossRatioBalancer.term_labels.keys() & own.keys()
             balanced = {term: own.pop(term) for term in sorted(names)}
-            for term, value in {**loss.terms_of(own), **balanced}.items():
+            terms = terms_from(loss, own) | DistillLoss.terms_of(loss, balanced)
+            for term, value in terms.items():
                 found[f'{short_name(name)}/{term}'] = value
         return found
 

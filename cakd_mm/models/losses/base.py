@@ -158,11 +158,9 @@ class DistillLoss(nn.Module):
         """What the last step's terms are computed from, of any shape.
 
         Rows are added up over the steps of a line of the log, which costs one kernel a
-        step, and their means over the steps are the rows of :meth:`terms_of`.
+        step, and their means over the steps are the rows of :meth:`terms_of`. Where
+        a class has ``terms`` of its own, those are added up instead.
         """
-        # A loss of one's own may have its own terms, and know of no rows.
-        if type(self).terms is not DistillLoss.terms:
-            return self.terms
         return self._logged
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -277,6 +275,21 @@ class ForeignLoss(DistillLoss):
 def as_distill_loss(module: nn.Module) -> DistillLoss:
     """Return a loss itself, or what stands for it if it is no DistillLoss."""
     return module if isinstance(module, DistillLoss) else ForeignLoss(module)
+
+
+def rows_of(loss: DistillLoss) -> dict[str, Tensor]:
+    """Return what is added up of a loss: its ``rows``, or ``terms`` of its own."""
+    return loss.terms if _has_own_terms(loss) else loss.rows
+
+
+def terms_from(loss: DistillLoss, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms of :func:`rows_of`, or of their means over several steps."""
+    kind = DistillLoss if _has_own_terms(loss) else type(loss)
+    return kind.terms_of(loss, rows)
+
+
+def _has_own_terms(loss: DistillLoss) -> bool:
+    return type(loss).terms is not DistillLoss.terms
 
 
 def losses_of(model: nn.Module) -> list[DistillLoss]:

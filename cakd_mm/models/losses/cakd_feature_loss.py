@@ -134,7 +134,6 @@ class CAKDFeatureLoss(FeatureLoss):
         # The teacher's activation per sample in S and in W.
         self.activation = RunningMean((2,), self.momentum)
         self._checked_sign = False
-        self._divergences: Divergences | None = None
 
     @classmethod
     def describe_clusters(cls, cfg: Mapping) -> str:
@@ -224,25 +223,22 @@ class CAKDFeatureLoss(FeatureLoss):
             gamma = self.gamma
         if self.probing and weight is not None:
             terms |= kept(feature_T, strong, weight, head_bias)
-        self.log_terms(**terms)
         scale = self.loss_weight * self.tau**2
         alpha, beta, gamma = scale * self.alpha, scale * self.beta, scale * gamma
-        loss, self._divergences = weighted_kl(
+        loss, divergences = weighted_kl(
             rows_S, rows_T, row_mask, self.tau, alpha, beta, gamma, self._function
         )
+        self.log_terms(**(divergences.rows() | terms))
         return loss
 
     @property
     def rows(self) -> dict[str, Tensor]:
-        """The last step's divergences, r, and what has been logged."""
-        if self._divergences is None:
-            return {}
-        return {**self._divergences.rows(), 'r': self.ratio, **super().rows}
+        """The last step's divergences, what else has been logged, and r."""
+        logged = super().rows
+        return {'r': self.ratio, **logged} if logged else {}
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return means, those of divergences with ``tau**2``."""
-        if not rows:
-            return {}
         others = {k: v for k, v in rows.items() if k not in Divergences._fields}
         return {**cluster_terms(rows, self.tau**2), **super().terms_of(others)}
 

@@ -9,12 +9,7 @@ from ...utils.compiling import compiled
 from ..checks import check_float_tensor, check_number, class_indices
 from ..term_axis import CLUSTER_TERMS
 from .base import DistillLoss
-from .functional import (
-    Divergences,
-    cluster_terms,
-    single_label_kl_and_terms,
-    weighted_kl,
-)
+from .functional import cluster_terms, single_label_kl_and_terms, weighted_kl
 from .functional.cakd import label_and_others, two_clusters
 
 
@@ -87,7 +82,6 @@ class CAKDLogitLoss(DistillLoss):
             self._function = compiled(
                 self._function, 'compile', largest_alone=True, fullgraph=True
             )
-        self._divergences: Divergences | None = None
 
     @classmethod
     def describe_clusters(cls, cfg: Mapping) -> str:
@@ -114,14 +108,15 @@ class CAKDLogitLoss(DistillLoss):
         alpha, gamma = scale * self.alpha, scale * self.gamma
         if self.multi_label:
             mask, beta = self._mask(gt_labels, preds_S), scale * self.beta
-            loss, self._divergences = weighted_kl(
+            loss, divergences = weighted_kl(
                 preds_S, preds_T, mask, self.tau, alpha, beta, gamma, self._function
             )
         else:
             labels = self._labels(gt_labels, preds_S)
-            loss, self._divergences = single_label_kl_and_terms(
+            loss, divergences = single_label_kl_and_terms(
                 preds_S, preds_T, labels, self.tau, alpha, gamma, self._function
             )
+        self.log_terms(**divergences.rows())
         return loss
 
     @property
@@ -129,14 +124,9 @@ class CAKDLogitLoss(DistillLoss):
         """True unless ``multi_label``."""
         return not self.multi_label
 
-    @property
-    def rows(self) -> dict[str, Tensor]:
-        """The last step's divergences."""
-        return self._divergences.rows() if self._divergences else {}
-
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return means, those of divergences with ``tau**2``."""
-        return cluster_terms(rows, self.tau**2) if rows else {}
+        return cluster_terms(rows, self.tau**2)
 
     def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:
         if gt_labels.shape != preds.shape:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import check_float_tensor, check_number, class_indices
 from ..term_axis import TermAxis
 from .base import DistillLoss
-from .functional import Divergences, cluster_terms, single_label_kl_and_terms
+from .functional import cluster_terms, single_label_kl_and_terms
 
 
 @MODELS.register_module()
@@ -64,7 +64,6 @@ class DecoupledKDLoss(DistillLoss):
         self.tau = tau
         self.alpha = alpha
         self.beta = beta
-        self._divergences: Divergences | None = None
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Return the loss, a float32 (or float64) scalar.
@@ -83,20 +82,14 @@ class DecoupledKDLoss(DistillLoss):
         check_float_tensor('preds_S', preds_S)
         labels = class_indices(gt_labels, preds_S)
         scale = self.loss_weight * self.tau**2
-        loss, self._divergences = single_label_kl_and_terms(
+        loss, divergences = single_label_kl_and_terms(
             preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta
         )
+        self.log_terms(**divergences.rows())
         return loss
-
-    @property
-    def rows(self) -> dict[str, Tensor]:
-        """The last step's divergences."""
-        return self._divergences.rows() if self._divergences else {}
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return means, those of divergences with ``tau**2``."""
-        if not rows:
-            return {}
         terms = cluster_terms(rows, self.tau**2)
         names = dict(tckd='bcd', nckd='wcd', target_mass='strong_mass')
-        return {name: terms[cluster] for name, cluster in names.items()}
+        return {name: terms[cluster] for name, cluster in names.items() if terms}

@@ -68,7 +68,12 @@ class Divergences(NamedTuple):
 
 
 def cluster_terms(rows: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-    """Return the terms of :meth:`Divergences.rows`, those of divergences by factor."""
+    """Return the terms of :meth:`Divergences.rows`, those of divergences by factor.
+
+    Without rows, there are none.
+    """
+    if not rows:
+        return {}
     bcd, wcd = factor * batch_mean(rows['bcd']), factor * batch_mean(rows['wcd'])
     scd = factor * batch_mean(rows['scd']) if 'scd' in rows else wcd.new_zeros(())
     mass = 1 - batch_mean(rows['weak_mass'])
