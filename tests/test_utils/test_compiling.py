@@ -179,16 +179,19 @@ def test_it_is_pickled_without_what_was_compiled():
 
 def test_only_the_largest_size_is_compiled(warnings):
     """A run that is resumed at the end of an epoch begins with its smaller batch."""
-    sizes = []
+    sizes, ran = [], []
 
     def backend(graph, inputs):
         sizes.append([int(x) for x in inputs[0].shape])
-        return graph
+        return lambda *args: ran.append(len(args[0])) or graph(*args)
 
     run = compiled(double, 'speed', largest_alone=True, backend=backend)
     for rows in (3, 8, 3, 8, 0):
         assert torch.equal(run(torch.ones(rows, 2)), torch.full((rows, 2), 2.0))
     assert sizes == [[3, 2], [8, 2]]
+    assert ran == [3, 8, 8]
+    copy.deepcopy(run)(torch.ones(2, 2))
+    assert ran == [3, 8, 8, 2]
     assert warnings == []
 
 

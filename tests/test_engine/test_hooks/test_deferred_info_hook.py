@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from tiny import distill_config
 
 from cakd_mm.engine.hooks import DeferredInfoHook, deferred_info_hook
+
+CLIP = dict(max_norm=1.0)
 
 
 class Unread(Hook):
@@ -92,6 +96,28 @@ def test_numbers_beside_tensors(monkeypatch):
     assert read == [('train/loss', 2.0), ('train/acc', 0.5), ('train/loss', 3.0)]
     hook.after_train_epoch(Runner)
     assert len(read) == 3
+
+
+def test_norms_of_all_optimizers_are_read_in_a_second_training_too(monkeypatch):
+    nets = dict(a=torch.nn.Linear(2, 1), b=torch.nn.Linear(2, 1))
+    parts = {
+        name: OptimWrapper(torch.optim.SGD(net.parameters(), 0.1), clip_grad=CLIP)
+        for name, net in nets.items()
+    }
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(**parts), model=None)
+    monkeypatch.setattr(RuntimeInfoHook, 'before_train', lambda *_: None)
+    monkeypatch.setattr(deferred_info_hook, 'is_deferred', lambda *_: True)
+    monkeypatch.setattr(deferred_info_hook, 'is_logged', lambda *_: True)
+    read = []
+    runner.message_hub = SimpleNamespace(update_scalar=lambda *x: read.append(x))
+    hook, images = DeferredInfoHook('deferred'), torch.tensor([[3.0, 4.0]])
+    for _ in range(2):
+        hook.before_train(runner)
+        for name, part in parts.items():
+            part.update_params(nets[name](images).sum())
+        hook.after_train_iter(runner, 0, outputs={})
+    # The gradient of the weights is the image, and that of the bias is 1.
+    assert read == [('train/grad_norm', pytest.approx(26**0.5))] * 4
 
 
 def test_an_unknown_mode_is_named():

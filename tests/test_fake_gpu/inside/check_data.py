@@ -9,6 +9,7 @@ import pytest
 import torch
 from fake_gpu import DEVICE, fake_gpu
 from mmengine.device import utils as mmengine_device
+from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample, MultiTaskDataSample
 from tiny import digits_config, distill_config
 
@@ -17,8 +18,10 @@ from cakd_mm.datasets.label_batch import LabelBatch
 from cakd_mm.datasets.sample_labels import send_labels
 from cakd_mm.engine.hooks import LabelRangeHook, SampleIndexHook, UnlabelledHook
 from cakd_mm.models.data_preprocessors import BatchPreprocessor
+from cakd_mm.utils.transfer import send_together
 
 COUNT, CLASSES = 6, 5
+NOT_FREE = dict(non_blocking=False)
 NORMAL = dict(mean=[122.5, 114.4, 101.6], std=[64.3, 62.4, 66.1], to_rgb=True)
 
 
@@ -157,6 +160,28 @@ def test_a_batch_arrives_without_a_wait(name):
         found, waits = preprocessed(name, DEVICE, gpu)
     assert waits == []
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_a_batch_that_may_block_waits_as_mmpretrain_does():
+    waits = {}
+    for kind, more in ((ClsDataPreprocessor, {}), (BatchPreprocessor, NOT_FREE)):
+        with fake_gpu() as gpu:
+            preprocessor = kind(**NORMAL, **more).to(DEVICE)
+            with gpu.listening() as ledger:
+                preprocessor(ordinary(), True)
+        waits[kind] = [wait.split(',')[0] for wait in ledger.waits]
+    assert waits[BatchPreprocessor] == waits[ClsDataPreprocessor] != []
+
+
+def test_only_what_is_elsewhere_is_sent():
+    with fake_gpu() as gpu:
+        there = torch.ones(2, device=DEVICE)
+        others = [torch.arange(3), torch.zeros(1)]
+        with gpu.listening() as ledger:
+            found = send_together([there, *others], torch.device(DEVICE))
+        assert found[0] is there
+        assert [x.cpu().tolist() for x in found[1:]] == [[0, 1, 2], [0]]
+    assert ledger.waits == []
 
 
 @pytest.mark.parametrize('fill', [(0,), (9,), (9, 8, 7)])

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.testing import assert_close
 
-from cakd_mm.engine.hooks import FiniteLossHook, NonFiniteError
+from cakd_mm.engine.hooks import DeferredInfoHook, FiniteLossHook, NonFiniteError
 from cakd_mm.engine.optimizers import BF16OptimWrapper
 from cakd_mm.models import widened
 from cakd_mm.models.algorithms.teacher_images import ImageMap, Normalisation
@@ -138,6 +138,19 @@ def test_what_is_logged_is_what_the_host_logs(tmp_path):
     assert len(found['train/grad_norm']) == 3  # the last step of an epoch is whole
     for key, values in wanted.items():
         assert_close(list(found[key]), list(values), rtol=1e-4, atol=1e-6)
+
+
+def test_numbers_of_the_host_beside_losses_are_no_wait():
+    hook = DeferredInfoHook('deferred')
+    hook._deferred = True
+    with fake_gpu() as gpu:
+        outputs = dict(accuracy=0.5, loss=torch.ones((), device=DEVICE))
+        runner = SimpleNamespace(hooks=[])
+        with gpu.listening() as ledger:
+            hook.after_train_iter(runner, 0, outputs=outputs)
+        [(names, values)] = hook._steps
+        assert (names, values.tolist()) == (['accuracy', 'loss'], [0.5, 1])
+    assert ledger.waits == []
 
 
 @pytest.mark.parametrize('is_fused', [False, True])

@@ -424,3 +424,19 @@ def test_features_that_do_not_fit(ours, theirs, match):
     theirs = given[1] if theirs is None else theirs
     with pytest.raises(ValueError, match=match):
         make()(ours, theirs, torch.arange(8))
+
+
+def test_the_banks_are_entered_outside_of_autocast(monkeypatch):
+    """Otherwise a GPU may compute what enters them in half precision."""
+    active = []
+
+    def enter(*args):
+        active.append(torch.is_autocast_cpu_enabled())
+
+    monkeypatch.setattr(module, 'update_bank', enter)
+    loss = CRDBankLoss(3, 4, feat_dim=5, negatives=12)
+    loss.set_dataset(torch.arange(40) % 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss(torch.ones(2, 3), torch.ones(2, 4), torch.arange(2))
+        assert torch.is_autocast_cpu_enabled()
+    assert active == [False, False]
