@@ -29,7 +29,10 @@ WAITS: dict[tuple[str, str], int] = {}
 LOADERS = ('ordinary', 'resident')
 PRECISIONS = ('float32', 'autocast')
 LEAF = """
-_base_ = ['{configs}/_base_/tasks/{task}.py', '{configs}/_base_/methods/{method}.py']
+_base_ = [
+    '{configs}/_base_/tasks/r20_r8_digits.py',
+    '{configs}/_base_/methods/{method}.py',
+]
 model = dict(distiller=_base_.distiller, teacher_ckpt=None, **{more})
 model["allow_random_teacher"] = True
 """
@@ -45,7 +48,19 @@ TOKENS = dict(  # a student with a token for the teacher
     ),
     head=dict(type='DeiTClsHead', num_classes=10, in_channels=16),
 )
-MORE = dict(deit=dict(architecture=TOKENS))
+NARROW = dict(  # with the four stages of nets for ImageNet
+    _delete_=True,
+    _scope_='mmpretrain',
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
+)
+MORE = dict(
+    deit=dict(architecture=TOKENS),
+    ofd_in1k=dict(architecture=NARROW, teacher=NARROW),
+    reviewkd_in1k=dict(architecture=NARROW, teacher=NARROW),
+)
 BASES = sorted(
     file.stem
     for file in METHODS.glob('*.py')
@@ -64,17 +79,14 @@ STEPS = 2  # of each kind; the first of all may be looked at more closely
 
 def config_of(method: str) -> Config:
     """Return a small config of a method base with its usual nets, on Digits."""
-    task = 'r34_r18_in1k' if method.endswith('in1k') else 'r20_r8_digits'
-    names = dict(configs=CONFIGS, task=task, method=method, more=MORE.get(method, {}))
+    names = dict(configs=CONFIGS, method=method, more=MORE.get(method, {}))
     with TemporaryDirectory() as folder:
         file = Path(folder, 'leaf.py')
         file.write_text(LEAF.format(**names))
         cfg = Config.fromfile(file)
-    digits = Config.fromfile(CONFIGS / '_base_' / 'datasets' / 'digits.py')
-    loader = digits.train_dataloader
+    loader = cfg.train_dataloader
     loader.update(batch_size=8, num_workers=0, persistent_workers=False)
     loader.dataset.indices = 8 * STEPS
-    cfg.train_dataloader = loader
     return cfg
 
 
