@@ -29,6 +29,10 @@ def build(lr=0.5, **options):
     return model, wrapper
 
 
+def test_configs_of_former_versions_find_it():
+    assert OPTIM_WRAPPERS.get('CPUAmpOptimWrapper') is BF16OptimWrapper
+
+
 def batches(count):
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(16, 8, generator=generator) for _ in range(count)]

@@ -180,6 +180,7 @@ def test_only_what_is_elsewhere_is_sent():
         with gpu.listening() as ledger:
             found = send_together([there, *others], torch.device(DEVICE))
         assert found[0] is there
+        assert {x.device for x in found} == {torch.device(DEVICE)}
         assert [x.cpu().tolist() for x in found[1:]] == [[0, 1, 2], [0]]
     assert ledger.waits == []
 

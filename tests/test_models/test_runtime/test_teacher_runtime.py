@@ -186,7 +186,9 @@ def test_speed_is_measured(monkeypatch):
     assert half_precision.speedup(torch.bfloat16, torch.device('cpu')) == 2.0
     half_precision.speedup.cache_clear()
     monkeypatch.undo()
+    before = torch.get_rng_state()
     assert 0.001 < half_precision.speedup(torch.bfloat16, torch.device('cpu')) < 1000
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize('dtype', ['auto', 'float32'])
