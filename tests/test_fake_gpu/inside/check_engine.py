@@ -25,6 +25,7 @@ from torch.testing import assert_close
 from cakd_mm.engine.hooks import DeferredInfoHook, FiniteLossHook, NonFiniteError
 from cakd_mm.engine.optimizers import BF16OptimWrapper
 from cakd_mm.models import widened
+from cakd_mm.models.algorithms.teacher_classes import choose_classes
 from cakd_mm.models.algorithms.teacher_images import ImageMap, Normalisation
 from cakd_mm.models.distillers.head_trial import _repeatable
 from cakd_mm.models.distillers.rehearsal import rehearsed
@@ -266,6 +267,15 @@ def test_checks_leave_the_random_numbers_of_the_device_alone():
     # The first step runs the teacher twice to compare.
     assert_close(states(), once)
     assert not torch.equal(once[0], before[0])
+
+
+def test_a_choice_of_classes_leaves_the_random_numbers_of_the_device_alone():
+    with fake_gpu():
+        net = NETS['resnet8']()
+        torch.fakegpu.manual_seed(3)
+        before = states()
+        choose_classes(net, [0, 1], None, 'model.teacher_classes')
+        assert_close(states(), before)
 
 
 def with_folded_norms(net):
