@@ -468,3 +468,13 @@ def test_an_adaptive_weight_out_of_range_is_reported():
     assert 'r = 0.001' in CAKDFeatureLoss(gamma='adaptive').warning({'r': 1e-3})
     assert CAKDFeatureLoss(gamma='adaptive').warning({'r': 3.0}) is None
     assert CAKDFeatureLoss(gamma=2.0).warning({'r': 1e-3}) is None
+
+
+@pytest.mark.parametrize(
+    ('strong', 'weak', 'expected'),
+    [(2e-5, 1e-6, 20), (0, 0, 1), (1, 0, 1e3), (0, 1, 1e-3)],
+)
+def test_the_ratio_of_small_and_missing_activations(strong, weak, expected):
+    loss = CAKDFeatureLoss(gamma='adaptive')
+    loss.activation.value.copy_(torch.tensor([strong, weak]))
+    assert loss.ratio.item() == pytest.approx(expected)
