@@ -160,10 +160,12 @@ class DistillLoss(nn.Module):
         Rows are added up over the steps of a line of the log, which costs one kernel a
         step, and their means over the steps are the rows of :meth:`terms_of`.
         """
-        # A loss of one's own may have its own terms, and know of no rows.
-        if type(self).terms is not DistillLoss.terms:
-            return self.terms
         return self._logged
+
+    @property
+    def has_own_terms(self) -> bool:
+        """Whether a subclass has overridden :attr:`terms`, and may know of no rows."""
+        return type(self).terms is not DistillLoss.terms
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return terms, scalars, which have to be linear in ``rows``."""
