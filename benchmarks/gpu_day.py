@@ -218,7 +218,8 @@ class Day:
         dry_run (bool): Whether all runs on a CPU in its smallest size.
 
     Raises:
-        ValueError: the folder holds what another machine or a dry run has found.
+        ValueError: the folder cannot be written, or holds what another machine or a
+            dry run has found.
     """
 
     def __init__(self, folder: Path, dry_run: bool) -> None:
@@ -228,10 +229,21 @@ class Day:
         self._environment = environment()
         if dry_run:
             self._environment['gpu'] = None  # which it hides from its pieces
+        try:  # before the first piece, whose answer would be lost
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f'No folder can be made there: {error.strerror}.'
+            text = describe('OUT', str(folder), problem, 'Name another one.')
+            raise ValueError(text) from None
         if not self._file.exists():
             return
-        known = json.loads(self._file.read_text(encoding='utf-8'))
-        before = known['environment']['gpu'], known['dry_run']
+        try:
+            known = json.loads(self._file.read_text(encoding='utf-8'))
+            before = known['environment']['gpu'], known['dry_run']
+        except (ValueError, KeyError, TypeError):
+            problem = f'Its {self._file.name} is none that this command has written.'
+            remedy = 'Name another folder, or remove that file.'
+            raise ValueError(describe('OUT', str(folder), problem, remedy)) from None
         if before != (self._environment['gpu'], dry_run):
             problem = f'It holds what {before[0] or "a dry run"} has said.'
             remedy = 'Name another folder, or remove this one.'
@@ -249,7 +261,6 @@ class Day:
 
     def write(self) -> None:
         """Write the json and the page, each whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         content = dict(
             environment=self._environment, dry_run=self.dry_run, pieces=self.pieces
         )
@@ -262,8 +273,10 @@ class Day:
         end = None if minutes is None else time.monotonic() + 60 * minutes
         for piece in self.todo():
             left = LIMIT if end is None else min(LIMIT, end - time.monotonic())
-            if not self.dry_run and left < min(60 * piece.minutes, LIMIT):
-                print(f'{piece.name}: not started, {left:.0f} seconds are left')
+            wanted = 0 if self.dry_run else min(60 * piece.minutes, LIMIT)
+            if left <= 0 or left < wanted:
+                seconds = max(left, 0)
+                print(f'{piece.name}: not started, {seconds:.0f} seconds are left')
                 continue
             print(f'{piece.name}: {piece.question}', flush=True)
             found = answer(piece, self.dry_run, left)
@@ -287,7 +300,10 @@ def main() -> None:
     elif not torch.cuda.is_available():
         problem, remedy = 'This machine has no CUDA GPU.', 'Add --dry-run.'
         parser.error(describe('--dry-run', False, problem, remedy))
-    day = Day((args.out or place).resolve(), args.dry_run)
+    try:
+        day = Day((args.out or place).resolve(), args.dry_run)
+    except ValueError as error:
+        parser.error(str(error))
     day.go_on(args.minutes)
     states = Counter(found['state'] for found in day.pieces.values())
     print(f'{dict(states)}; the page is {day.folder / "gpu_day.md"}')

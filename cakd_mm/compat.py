@@ -396,7 +396,9 @@ def without_tf32() -> Iterator[None]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     parts: tuple[Any, ...] = ()
     if hasattr(cudnn, 'conv'):
-        parts = cudnn.conv, cudnn.rnn, matmul
+        # The last is of a CPU, and `set_float32_matmul_precision` writes it as well.
+        host: Any = torch.backends.mkldnn
+        parts = cudnn.conv, cudnn.rnn, matmul, host.matmul
     restore: list[Callable[[], None]] = []
     with suppress(RuntimeError):
         restore.append(partial(setattr, cudnn, 'allow_tf32', cudnn.allow_tf32))

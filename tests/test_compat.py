@@ -356,3 +356,17 @@ def test_torchvision_of_another_build(stack, monkeypatch, error):
     message = refusal(stack(NEW))
     assert 'torchvision 0.29.2 is not made for torch 2.15.0 (operator tor' in message
     assert f'pip uninstall -y torch torchvision, then {GET_CURRENT}, which' in message
+
+
+def test_a_cpus_own_precision_outlives_what_is_computed_without_tf32():
+    matmul = getattr(torch.backends.mkldnn, 'matmul', None)
+    if not hasattr(matmul, 'fp32_precision'):
+        pytest.skip('this PyTorch has no fp32_precision')
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = 'bf16'
+        with compat.without_tf32():
+            assert matmul.fp32_precision == 'ieee'
+        assert matmul.fp32_precision == 'bf16'
+    finally:
+        matmul.fp32_precision = before

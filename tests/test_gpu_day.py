@@ -145,6 +145,25 @@ def test_a_piece_that_takes_too_long_ends_with_what_it_started(
     assert day.pieces['next']['state'] == 'done'
 
 
+def test_a_dry_run_starts_nothing_when_its_time_is_over(gpu_day, pieces, tmp_path):
+    pieces(good=(1, WRITE))
+    day = gpu_day.Day(tmp_path / 'day', dry_run=True)
+    day.go_on(minutes=0)
+    assert day.pieces == {}
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"a": 1}', None])
+def test_a_folder_of_something_else_is_refused_before_a_piece(gpu_day, tmp_path, text):
+    out = tmp_path / 'out'
+    if text is None:
+        out.touch()  # no folder
+    else:
+        out.mkdir()
+        (out / 'gpu_day.json').write_text(text)
+    with pytest.raises(ValueError, match=r'^`OUT` = .*Name another'):
+        gpu_day.Day(out, dry_run=True)
+
+
 def test_tests_are_counted_by_name(gpu_day, monkeypatch, tmp_path):
     said = """
 tests/test_gpu.py::test_one PASSED                                       [ 25%]

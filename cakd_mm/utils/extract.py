@@ -32,6 +32,9 @@ EVALUATION = (
     'log_level',
 )
 KEY = 'checkpoint'
+# Settings of the algorithm's preprocessor that mmpretrain's own, which a plain student
+# has, does not know. They change no image.
+OF_TRAINING = ('channels_last', 'non_blocking')
 # Stems of the files that extraction writes, at the end of a run or from a checkpoint.
 EXTRACTED = re.compile(r'student(_ema|_best.*)?|(epoch|iter|best)_.*_student(_ema)?')
 
@@ -120,6 +123,9 @@ def plain_config(cfg: Config) -> Config:
     if preprocessor is not None:
         preprocessor = copy.deepcopy(preprocessor)
         preprocessor.pop('_scope_', None)
+        if 'type' not in preprocessor:
+            for name in OF_TRAINING:
+                preprocessor.pop(name, None)
         plain['data_preprocessor'] = preprocessor
     plain.update(
         {k: copy.deepcopy(cfg[k]) for k in EVALUATION if cfg.get(k) is not None}

@@ -113,6 +113,16 @@ class TestPlainConfig:
         assert plain.custom_imports.imports == ['cakd_mm']
         assert extract.image_shape(plain) == (3, 16, 16)
 
+    @pytest.mark.parametrize('own', [{}, dict(type='BatchPreprocessor')])
+    def test_settings_that_mmpretrains_preprocessor_does_not_know(self, own):
+        cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
+        of_training = dict(non_blocking=False, channels_last=True)
+        cfg.data_preprocessor.update(of_training, **own)
+        found = extract.plain_config(cfg).data_preprocessor
+        expected = of_training if own else {}
+        assert {k: found[k] for k in of_training if k in found} == expected
+        assert cfg.data_preprocessor.non_blocking is False
+
     def test_a_vanilla_config_is_refused(self):
         cfg = Config.fromfile(CONFIGS / 'vanilla/resnet8_digits.py')
         with pytest.raises(ValueError, match=r"`model` = 'ImageClassifier'"):

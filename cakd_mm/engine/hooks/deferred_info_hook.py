@@ -49,7 +49,8 @@ class DeferredInfoHook(RuntimeInfoHook):
         wrapper = runner.optim_wrapper
         several = isinstance(wrapper, OptimWrapperDict)
         for part in wrapper.values() if several else [wrapper]:
-            if self._deferred and part.clip_grad_kwargs:
+            # A wrapper of another library need not clip.
+            if self._deferred and getattr(part, 'clip_grad_kwargs', None):
                 clip = part.clip_func
                 clip = clip.clip if isinstance(clip, _KeepsNorm) else clip
                 part.clip_func = _KeepsNorm(clip, part.grad_name, self._norms)

@@ -36,10 +36,13 @@ class PackedCopiesHook(Hook):
 
     def before_run(self, runner) -> None:
         """Prepare the preprocessor of a model that is not ours."""
-        preprocessor = getattr(unwrap(runner.model), 'data_preprocessor', None)
+        preprocessor: Any = getattr(unwrap(runner.model), 'data_preprocessor', None)
         if type(preprocessor) is ClsDataPreprocessor:
             # Its config stays mmpretrain's, which can be read without this package.
             preprocessor.__class__ = BatchPreprocessor
+            # As mmpretrain leaves a batch of resident data, because nets would round
+            # in another way otherwise.
+            preprocessor.channels_last = True
 
     def before_val(self, runner) -> None:
         """Prepare the metrics of validation."""

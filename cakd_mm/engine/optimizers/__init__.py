@@ -1,3 +1,3 @@
-from .bf16_optim_wrapper import BF16OptimWrapper
+from .bf16_optim_wrapper import BF16OptimWrapper, CPUAmpOptimWrapper
 
-__all__ = ['BF16OptimWrapper']
+__all__ = ['BF16OptimWrapper', 'CPUAmpOptimWrapper']

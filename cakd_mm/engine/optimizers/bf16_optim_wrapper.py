@@ -10,7 +10,6 @@ from torch import nn
 from ...utils.errors import describe
 
 
-# The second name is that of former versions, which had it for the CPU alone.
 @OPTIM_WRAPPERS.register_module(name=['BF16OptimWrapper', 'CPUAmpOptimWrapper'])
 class BF16OptimWrapper(OptimWrapper):
     """bf16 autocast on the device of the model, without loss scaling.
@@ -46,3 +45,7 @@ class BF16OptimWrapper(OptimWrapper):
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, self.cast_dtype):
             yield
+
+
+# The name of former versions, which had it for the CPU alone.
+CPUAmpOptimWrapper = BF16OptimWrapper

@@ -123,3 +123,16 @@ def test_norms_of_all_optimizers_are_read_in_a_second_training_too(monkeypatch):
 def test_an_unknown_mode_is_named():
     with pytest.raises(ValueError, match='runtime_info.mode'):
         DeferredInfoHook('later')
+
+
+def test_an_optimizer_wrapper_of_another_library(monkeypatch):
+    """mmengine's base class, which that of DeepSpeed has, knows of no clipping."""
+    monkeypatch.setattr(deferred_info_hook.RuntimeInfoHook, 'before_train', nothing)
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), optim_wrapper=object())
+    hook = DeferredInfoHook('deferred')
+    hook.before_train(runner)
+    assert hook._deferred
+
+
+def nothing(*_):
+    """Do nothing in place of a hook that wants a whole Runner."""

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
@@ -9,6 +10,7 @@ from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import ClsDataPreprocessor, MultiLabelClsHead
 from mmpretrain.structures import DataSample
 
+from cakd_mm.datasets.label_batch import LabelBatch
 from cakd_mm.engine.hooks import PackedCopiesHook
 from cakd_mm.engine.hooks import packed_copies_hook as module
 from cakd_mm.models.data_preprocessors import BatchPreprocessor
@@ -91,6 +93,22 @@ def test_a_plain_preprocessor_makes_the_same_batch():
         found = model.data_preprocessor(dict(inputs=images))['inputs']
         assert torch.equal(found, wanted)
     PackedCopiesHook().before_run(SimpleNamespace(model=torch.nn.Identity()))
+
+
+def test_resident_data_keep_the_layout_in_which_mmpretrain_leaves_them():
+    """In another one the weights of a run would be others."""
+    pixels = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    batch = dict(
+        inputs=pixels.permute(0, 3, 1, 2),
+        data_samples=LabelBatch(gt_label=torch.arange(2), sample_idx=np.arange(2)),
+    )
+    model = torch.nn.Module()
+    model.data_preprocessor = ClsDataPreprocessor(**NORMAL)
+    wanted = model.data_preprocessor(batch)['inputs']
+    PackedCopiesHook().before_run(SimpleNamespace(model=model))
+    found = model.data_preprocessor(batch)['inputs']
+    assert torch.equal(found, wanted)
+    assert found.stride() == wanted.stride()
 
 
 @pytest.mark.parametrize('stage', ['val', 'test'])

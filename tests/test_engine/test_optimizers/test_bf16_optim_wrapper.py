@@ -6,7 +6,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 from torch.testing import assert_close
 
-from cakd_mm.engine.optimizers import BF16OptimWrapper
+from cakd_mm.engine.optimizers import BF16OptimWrapper, CPUAmpOptimWrapper
 
 
 class Recorded(nn.Linear):
@@ -78,6 +78,11 @@ def test_steps_without_loss_scaling():
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         assert_close(ours.detach(), theirs.detach() - 0.5 * theirs.grad, rtol=0, atol=0)
     assert 'loss_scaler' not in wrapper.state_dict()
+
+
+def test_former_versions_name():
+    found = OPTIM_WRAPPERS.get('CPUAmpOptimWrapper')
+    assert found is CPUAmpOptimWrapper is BF16OptimWrapper
 
 
 @pytest.mark.parametrize('dtype', ['float16', torch.float16, 'float32', 'half'])

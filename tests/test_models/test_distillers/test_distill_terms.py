@@ -8,6 +8,8 @@ from mmpretrain.structures import DataSample
 from tiny import algorithm, digits_config, save_teacher
 
 from cakd_mm.models.distillers.strict_distiller import short_name
+from cakd_mm.models.losses import CAKDLogitLoss
+from cakd_mm.models.losses.base import DistillLoss
 
 NETWORK = 'cakd/ablations/digits/digits_logit-single_network.py'
 DOUBLE = 'cakd/ablations/digits/digits_logit-double_activation.py'
@@ -22,6 +24,27 @@ OF_FEATURE = {
     )
 }
 PROBED = KEPT | {'feature/grad_ratio'}
+
+
+class Gap(DistillLoss):
+    """A loss of a user's own, with a name that a balancer uses as well."""
+
+    def forward(self, preds_S, preds_T):
+        gap = (preds_S - preds_T).square().mean(-1)
+        self.log_terms(gap=gap, ratio=gap)
+        return gap.mean()
+
+
+class MoreOfAGap(Gap):
+    @property
+    def terms(self):
+        return {**super().terms, 'two': torch.tensor(2.0)}
+
+
+class MoreOfClusters(CAKDLogitLoss):
+    @property
+    def terms(self):
+        return {**super().terms, 'two': torch.tensor(2.0)}
 
 
 @pytest.fixture
@@ -273,6 +296,36 @@ def test_a_balancer_of_an_unknown_loss_is_refused(make):
 )
 def test_short_names(name, expected):
     assert short_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ('loss', 'names'),
+    [
+        (Gap, {'gap', 'ratio'}),
+        (MoreOfAGap, {'gap', 'ratio', 'two'}),
+        (MoreOfClusters, {'bcd', 'scd', 'wcd', 'strong_mass', 'two'}),
+    ],
+)
+def test_terms_of_a_users_own_loss(make, loss, names):
+    def change(distiller):
+        distiller.distill_losses.loss_own = dict(type=loss)
+        feed_as_the_logits(distiller, 'loss_own')
+        if loss is MoreOfClusters:
+            records = distiller.loss_forward_mappings
+            records.loss_own = copy.deepcopy(records.loss_cakd)
+
+    model = make(change=change)
+    losses_of(model)
+    terms = model.distiller.terms()
+    found = {name[4:]: x for name, x in terms.items() if name.startswith('own/')}
+    assert found.keys() == names
+    assert_equal(found, model.distiller.distill_losses['loss_own'].terms)
+    assert all(value.shape == () for value in found.values())
+    # A line of the log adds up the rows of several steps.
+    rows = {key: 3 * row for key, row in model.distiller.rows().items()}
+    means = model.distiller.terms_of({key: row / 3 for key, row in rows.items()})
+    for name, value in found.items():
+        assert means[f'own/{name}'].item() == pytest.approx(value.item(), rel=1e-5)
 
 
 def test_warnings_name_the_loss_they_come_from(make):
