@@ -277,11 +277,12 @@ class StrictDistiller(ConfigurableDistiller):
     def rows(self) -> dict[tuple[str, str], Tensor]:
         """Return what :meth:`terms` are computed from, by the names of loss and row."""
         balanced = {} if self.balancer is None else self.balancer.terms
-        return {
-            (name, row): value
-            for name, loss in self.losses().items()
-            for row, value in {**loss.rows, **balanced.get(name, {})}.items()
-        }
+        found = {}
+        for name, loss in self.losses().items():
+            own = loss.terms if loss.has_own_terms else loss.rows
+            for row, value in {**own, **balanced.get(name, {})}.items():
+                found[name, row] = value
+        return found
 
     def terms_of(self, rows: Mapping[tuple[str, str], Tensor]) -> dict[str, Tensor]:
         """Return the terms of :meth:`rows`, or of their means over several steps."""
@@ -290,7 +291,8 @@ class StrictDistiller(ConfigurableDistiller):
             own = {row: value for (of, row), value in rows.items() if of == name}
             names = LossRatioBalancer.term_labels.keys() & own.keys()
             balanced = {term: own.pop(term) for term in sorted(names)}
-            for term, value in {**loss.terms_of(own), **balanced}.items():
+            terms = own if loss.has_own_terms else loss.terms_of(own)
+            for term, value in {**terms, **balanced}.items():
                 found[f'{short_name(name)}/{term}'] = value
         return found
 

@@ -154,15 +154,17 @@ class DistillLoss(nn.Module):
         return self.terms_of(self.rows)
 
     @property
+    def has_own_terms(self) -> bool:
+        """Whether a subclass says in ``terms`` what is logged, and not in rows."""
+        return type(self).terms is not DistillLoss.terms
+
+    @property
     def rows(self) -> dict[str, Tensor]:
         """What the last step's terms are computed from, of any shape.
 
         Rows are added up over the steps of a line of the log, which costs one kernel a
         step, and their means over the steps are the rows of :meth:`terms_of`.
         """
-        # A loss of one's own may have its own terms, and know of no rows.
-        if type(self).terms is not DistillLoss.terms:
-            return self.terms
         return self._logged
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ from mmrazor.registry import MODELS
 from tiny import CONFIGS, build
 
 from cakd_mm.models.distillers.strict_distiller import in_float32
+from cakd_mm.models.losses import CAKDLogitLoss
+from cakd_mm.models.losses.base import DistillLoss
 
 PREFIX = r'model\.distiller\.'
 
@@ -171,3 +173,28 @@ def test_a_misspelt_argument(cfg, change, key, like):
     whole.merge_from_dict({f'distiller.{k}': v for k, v in change.items()})
     with pytest.raises(TypeError, match=rf'`{PREFIX}{re.escape(key)}` = .*{like!r}'):
         make(whole.distiller)
+
+
+@pytest.mark.parametrize('kind', [DistillLoss, CAKDLogitLoss])
+def test_a_loss_may_say_its_own_terms(cfg, kind, monkeypatch):
+    class Own(kind):
+        def forward(self, preds_S, preds_T, gt_labels):
+            self.log_terms(gap=preds_S.mean(-1))
+            return super().forward(preds_S, preds_T, gt_labels)
+
+        @property
+        def terms(self):
+            return {**super().terms, 'root': torch.tensor(4.0).sqrt()}
+
+    if kind is DistillLoss:
+        monkeypatch.setattr(Own.__base__, 'forward', lambda *_: None)
+    distiller = make(cfg)
+    loss = Own()
+    distiller.distill_losses['loss_cakd'] = loss
+    scores = torch.randn(2, 3)
+    loss(scores, scores, torch.zeros(2).long())
+    terms = distiller.terms()
+    assert terms['cakd/root'] == 2
+    expected = {f'cakd/{name}' for name in loss.terms}
+    assert terms.keys() == expected
+    assert len(expected) > 1
