@@ -431,3 +431,16 @@ def autocast_dtype(device_type: str) -> Any:
         active = torch.is_autocast_cpu_enabled()
         return torch.get_autocast_cpu_dtype() if active else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def let_graphs_be_kept() -> None:
+    """Let gradients go through what is compiled from now on more than once.
+
+    Otherwise PyTorch writes into what a compiled function has saved for its gradients,
+    and refuses ``retain_graph=True``. PyTorch 2.4 lacks the setting, and writes into
+    nothing.
+    """
+    import torch._functorch.config
+
+    if hasattr(torch._functorch.config, 'donated_buffer'):
+        torch._functorch.config.donated_buffer = False

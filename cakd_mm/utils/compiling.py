@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._functorch.config
 from mmengine.logging import print_log
 from mmengine.utils import digit_version
 from torch import nn
@@ -131,17 +130,6 @@ def _compile(function: Callable, options: dict) -> Callable:
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     check_cache()
     return torch.compile(_renamed(function), **options)
-
-
-def let_graphs_be_kept() -> None:
-    """Let gradients go through what is compiled from now on more than once.
-
-    Otherwise PyTorch writes into what a compiled function has saved for its gradients,
-    and refuses ``retain_graph=True``.
-    """
-    # PyTorch 2.4 lacks this setting, and writes into nothing.
-    if hasattr(torch._functorch.config, 'donated_buffer'):
-        torch._functorch.config.donated_buffer = False
 
 
 class _UnsafeCacheError(RuntimeError):

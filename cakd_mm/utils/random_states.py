@@ -37,7 +37,8 @@ def torch_states_kept(tensors: Iterable[Tensor] = ()) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))  # of the host
         for device in devices:
-            if device.type not in ('cpu', 'meta'):
+            # The host's are kept already, and some kinds of devices have none.
+            if hasattr(getattr(torch, device.type, None), 'get_rng_state'):
                 # PyTorch would take them for numbers of CUDA's devices.
                 fork = torch.random.fork_rng([device], device_type=device.type)
                 stack.enter_context(fork)

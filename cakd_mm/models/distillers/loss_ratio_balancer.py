@@ -7,7 +7,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ...utils.compiling import let_graphs_be_kept
+from ...compat import let_graphs_be_kept
 from ...utils.errors import describe
 from ..checks import check_number
 from ..statistics import RunningMean, update_means

@@ -11,6 +11,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ...utils.compiling import compiled
+from ...utils.transfer import send
 from ...utils.type_names import class_name
 from ..checks import check_number
 from ..exp2 import exp2
@@ -342,10 +343,11 @@ def kept(
     def predict(x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x, weight, bias).argmax(-1)
 
-    # The generator is a separate one, because a logged term must not change the run.
-    generator = torch.Generator(feature.device).manual_seed(0)
-    order = torch.rand(feature.shape, generator=generator, device=feature.device)
-    shuffled = mask.gather(-1, order.argsort(-1))
+    # The generator is a separate one, because a logged term must not change the run,
+    # and that of the host, because those of devices draw other numbers.
+    generator = torch.Generator().manual_seed(0)
+    order = torch.rand(feature.shape, generator=generator).argsort(-1)
+    shuffled = mask.gather(-1, send(order, feature.device))
     parts = {'strong': mask, 'weak': ~mask, 'random': shuffled}
     whole = predict(feature)
     return {

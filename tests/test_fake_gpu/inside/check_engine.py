@@ -278,6 +278,14 @@ def test_a_choice_of_classes_leaves_the_random_numbers_of_the_device_alone():
         assert_close(states(), before)
 
 
+def test_a_device_without_random_states_is_left_alone(monkeypatch):
+    with fake_gpu():
+        images = torch.ones(2, device=DEVICE)
+        monkeypatch.delattr(type(torch.fakegpu), 'get_rng_state')
+        with random_states_kept([images]):
+            torch.rand(1)
+
+
 def with_folded_norms(net):
     """Return a net whose first BatchNorm is folded, as compiling does it."""
     backbone = net.net.backbone

@@ -123,26 +123,6 @@ def test_warmup_multiplies_every_distillation_loss_and_no_other(make):
     assert_equal(model.distiller.terms(), plain.distiller.terms())
 
 
-def test_a_subclass_may_add_terms_of_its_own(make):
-    """Whether its base computes them from rows, or takes the means of what it logs."""
-    model = make(change=with_ctkd_balanced)
-    losses = model.distiller.distill_losses
-    losses['loss_ctkd'].set_epoch(1)
-    losses_of(model)
-    wanted = model.distiller.terms()
-    for name in ('cakd', 'ctkd'):
-        loss = losses[f'loss_{name}']
-
-        class More(type(loss)):
-            @property
-            def terms(self):
-                return {**super().terms, 'more': torch.tensor(2.0)}
-
-        loss.__class__ = More
-        wanted[f'{name}/more'] = torch.tensor(2.0)
-    assert_equal(model.distiller.terms(), wanted)
-
-
 @pytest.mark.parametrize('probing', [True, False])
 def test_names_of_the_terms(make, probing):
     model = make(change=with_stock_loss)
