@@ -105,7 +105,7 @@ class Ran(NamedTuple):
 
 
 def run(method: str, device: str, gpu: Gpu) -> Ran:
-    """Train with each kind of loader and precision."""
+    """Train with each kind of loader, and on the GPU in each precision."""
     cfg = config_of(method)
     model = algorithm(cfg).to(device)
     # With a higher rate the random nets would blow up, and rounding errors with them.
@@ -118,7 +118,8 @@ def run(method: str, device: str, gpu: Gpu) -> Ran:
         if loss.needs_dataset:
             loss.set_dataset(torch.arange(8 * STEPS) % 10, 0, 8)
     values, waits = {}, {}
-    for precision in PRECISIONS:
+    # In half precision the host rounds elsewhere.
+    for precision in PRECISIONS[: 1 if device == 'cpu' else None]:
         for name in LOADERS:
             kind = f'{name} {precision}'
             with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -137,7 +138,7 @@ def run(method: str, device: str, gpu: Gpu) -> Ran:
                         logs = model.train_step(batch, wrapper)
                     model.distiller.terms()
                 if is_half:
-                    continue  # in which the host rounds elsewhere
+                    continue
                 named = {f'{kind} {step} {name}': x for name, x in logs.items()}
                 if not values:  # Later, rounding has let activations begin or end.
                     named |= model.state_dict()
