@@ -40,9 +40,8 @@ class PackedCopiesHook(Hook):
         if type(preprocessor) is ClsDataPreprocessor:
             # Its config stays mmpretrain's, which can be read without this package.
             preprocessor.__class__ = BatchPreprocessor
-            # As mmpretrain leaves a batch of resident data, because nets would round
-            # in another way otherwise.
-            preprocessor.channels_last = True
+            # As mmpretrain does, because nets would round in another way otherwise.
+            preprocessor.channels_last = None
 
     def before_val(self, runner) -> None:
         """Prepare the metrics of validation."""

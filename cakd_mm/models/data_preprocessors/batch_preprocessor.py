@@ -28,20 +28,24 @@ class BatchPreprocessor(ClsDataPreprocessor):
     the host does not wait until a batch has arrived on its device.
 
     Args:
-        channels_last (bool): Leave such a batch in the memory format in which it is
-            made. Nets then round in another way. Defaults to False.
+        channels_last (bool, optional): Leave such a batch in the memory format in
+            which it is made. Nets then round in another way. None keeps the format of
+            the batch that is given. Defaults to False.
         non_blocking (bool): Whether the host goes on while the batch is copied. False
             copies as mmpretrain does. Defaults to True.
         **kwargs: As in mmpretrain (``mean``, ``std``, ``to_rgb``, ...).
     """
 
     # Of the class, because one of mmpretrain's may be made one of these.
-    channels_last = False
+    channels_last: bool | None = False
     non_blocking = True
     _rows: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
     def __init__(
-        self, channels_last: bool = False, non_blocking: bool = True, **kwargs: Any
+        self,
+        channels_last: bool | None = False,
+        non_blocking: bool = True,
+        **kwargs: Any,
     ) -> None:
         for name in ('mean', 'std'):
             if kwargs.get(name) is not None and not len(kwargs[name]):
@@ -99,7 +103,10 @@ class BatchPreprocessor(ClsDataPreprocessor):
             images = normalized(images, *self._statistics(images), self.to_rgb)
         else:
             images = (images.flip(1) if self.to_rgb else images).float()
-        if not self.channels_last:
+        is_kept = self.channels_last
+        if is_kept is None:
+            is_kept = not data['inputs'].is_contiguous()
+        if not is_kept:
             images = images.contiguous()
         if samples.gt_label.device != images.device:
             samples = samples.to(images.device)

@@ -95,11 +95,12 @@ def test_a_plain_preprocessor_makes_the_same_batch():
     PackedCopiesHook().before_run(SimpleNamespace(model=torch.nn.Identity()))
 
 
-def test_resident_data_keep_the_layout_in_which_mmpretrain_leaves_them():
+@pytest.mark.parametrize('layout', [torch.channels_last, torch.contiguous_format])
+def test_resident_data_keep_the_layout_in_which_mmpretrain_leaves_them(layout):
     """In another one the weights of a run would be others."""
-    pixels = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     batch = dict(
-        inputs=pixels.permute(0, 3, 1, 2),
+        inputs=pixels.contiguous(memory_format=layout),
         data_samples=LabelBatch(gt_label=torch.arange(2), sample_idx=np.arange(2)),
     )
     model = torch.nn.Module()
