@@ -5,6 +5,8 @@ threads would mostly wait for each other, and would wait for milliseconds if ano
 process has their core.
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
@@ -58,7 +60,16 @@ def windows(
         raise IndexError(f'image {wrong[0]} of {len(images)}')
     cut = _cut_on_host if images.device.type == 'cpu' else _cut_on_device
     layout = _Layout((len(places), *images.shape[1:]), size, padding)
-    return cut(images, places, (top, left), flips, layout, fill)
+    return cut(images, _Chosen(places, flips, top, left), layout, fill)
+
+
+class _Chosen(NamedTuple):
+    """Image of each window, whether it is mirrored, and its first row and column."""
+
+    places: np.ndarray
+    flips: np.ndarray
+    top: np.ndarray
+    left: np.ndarray
 
 
 class _Layout:
@@ -80,21 +91,17 @@ class _Layout:
 
 
 def _cut_on_host(
-    images: Tensor,
-    places: np.ndarray,
-    corners: tuple[np.ndarray, np.ndarray],
-    flips: np.ndarray,
-    layout: _Layout,
-    fill: tuple[int, ...],
+    images: Tensor, chosen: _Chosen, layout: _Layout, fill: tuple[int, ...]
 ) -> Tensor:
     # One number fills faster than a tuple.
     value = fill[0] if len(set(fill)) == 1 else fill
     canvas = np.full(layout.shape, value, np.uint8)
-    canvas[layout.inside] = images.numpy().take(places, 0)
+    canvas[layout.inside] = images.numpy().take(chosen.places, 0)
     # numpy's as_strided gives the same view, but takes longer for it.
     views = np.ndarray(layout.windows, np.uint8, canvas, strides=layout.strides)
-    found = views[(np.arange(len(places)), *corners)].reshape(layout.found)
-    mirrored = np.flatnonzero(flips)
+    rows = np.arange(len(chosen.places))
+    found = views[rows, chosen.top, chosen.left].reshape(layout.found)
+    mirrored = np.flatnonzero(chosen.flips)
     if len(mirrored):
         some = found.take(mirrored, 0)
         # OpenCV mirrors them as one tall picture, because each call of it costs time.
@@ -104,25 +111,20 @@ def _cut_on_host(
 
 
 def _cut_on_device(
-    images: Tensor,
-    places: np.ndarray,
-    corners: tuple[np.ndarray, np.ndarray],
-    flips: np.ndarray,
-    layout: _Layout,
-    fill: tuple[int, ...],
+    images: Tensor, chosen: _Chosen, layout: _Layout, fill: tuple[int, ...]
 ) -> Tensor:
-    numbers = np.stack([places, flips, np.arange(len(places)), *corners])
+    numbers = np.stack([*chosen, np.arange(len(chosen.places))])
     # One copy brings all numbers, because each copy costs as much as a small kernel.
-    chosen, mirrored, *corner = send(torch.from_numpy(numbers), images.device)
+    places, flips, top, left, rows = send(torch.from_numpy(numbers), images.device)
     canvas = images.new_full(layout.shape, fill[0])
     for channel, value in enumerate(fill):
         if value != fill[0]:
             canvas[..., channel].fill_(value)
-    canvas[layout.inside] = images.index_select(0, chosen)
-    found = canvas.as_strided(layout.windows, layout.strides)[tuple(corner)]
+    canvas[layout.inside] = images.index_select(0, places)
+    found = canvas.as_strided(layout.windows, layout.strides)[rows, top, left]
     found = found.view(layout.found)
-    if flips.any():
-        which = mirrored.bool().view(-1, 1, 1, 1)
+    if chosen.flips.any():
+        which = flips.bool().view(-1, 1, 1, 1)
         found = torch.where(which, found.flip(2), found)
     return found
 
