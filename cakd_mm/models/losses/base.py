@@ -86,6 +86,8 @@ class DistillLoss(nn.Module):
         self.queue: list[tuple[RunningMean, Tensor]] | None = None
         self.indices: Tensor | None = None
         self._logged: dict[str, Tensor] = {}
+        # What a class logs itself, so that `log_terms` of a subclass adds to it.
+        self._own_rows: dict[str, Tensor] = {}
 
     @property
     def class_name(self) -> str:
@@ -161,7 +163,7 @@ class DistillLoss(nn.Module):
         step, and their means over the steps are the rows of :meth:`terms_of`. Where
         a class has ``terms`` of its own, those are added up instead.
         """
-        return self._logged
+        return {**self._own_rows, **self._logged}
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return terms, scalars, which have to be linear in ``rows``."""

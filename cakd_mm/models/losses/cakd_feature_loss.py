@@ -20,7 +20,7 @@ from ..scorers.base_scorer import BaseScorer, required
 from ..statistics import RunningMean, RunningNorm, update_means
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
-from .functional import Divergences, cluster_terms, weighted_kl
+from .functional import cluster_terms, weighted_kl
 from .functional.cakd import two_clusters
 
 ADAPTIVE = 'adaptive'
@@ -229,7 +229,8 @@ class CAKDFeatureLoss(FeatureLoss):
         loss, divergences = weighted_kl(
             rows_S, rows_T, row_mask, self.tau, alpha, beta, gamma, self._function
         )
-        self.log_terms(**(divergences.rows() | terms))
+        self._own_rows = divergences.rows()
+        self.log_terms(**terms)
         return loss
 
     @property
@@ -240,8 +241,7 @@ class CAKDFeatureLoss(FeatureLoss):
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return means, those of divergences with ``tau**2``."""
-        others = {k: v for k, v in rows.items() if k not in Divergences._fields}
-        return {**cluster_terms(rows, self.tau**2), **super().terms_of(others)}
+        return cluster_terms(rows, self.tau**2)
 
     def _strong(
         self, feature_T: Tensor, gt_labels: Tensor | None, head_weight: Tensor | None

@@ -85,11 +85,12 @@ class DecoupledKDLoss(DistillLoss):
         loss, divergences = single_label_kl_and_terms(
             preds_S, preds_T, labels, self.tau, scale * self.alpha, scale * self.beta
         )
-        self.log_terms(**divergences.rows())
+        self._own_rows = divergences.rows()
         return loss
 
     def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return means, those of divergences with ``tau**2``."""
         terms = cluster_terms(rows, self.tau**2)
-        names = dict(tckd='bcd', nckd='wcd', target_mass='strong_mass')
-        return {name: terms[cluster] for name, cluster in names.items() if terms}
+        terms.pop('scd', None)  # of one class, and therefore 0
+        names = dict(bcd='tckd', wcd='nckd', strong_mass='target_mass')
+        return {names.get(name, name): value for name, value in terms.items()}

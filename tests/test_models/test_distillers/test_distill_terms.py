@@ -47,6 +47,13 @@ class MoreOfClusters(CAKDLogitLoss):
         return {**super().terms, 'two': torch.tensor(2.0)}
 
 
+class GapOfClusters(CAKDLogitLoss):
+    def forward(self, preds_S, preds_T, gt_labels):
+        loss = super().forward(preds_S, preds_T, gt_labels)
+        self.log_terms(gap=(preds_S - preds_T).square().mean(-1))
+        return loss
+
+
 @pytest.fixture
 def make(tmp_path):
     """Build the algorithm of a Digits config, the same at every call."""
@@ -284,13 +291,14 @@ def test_short_names(name, expected):
         (Gap, {'gap', 'ratio'}),
         (MoreOfAGap, {'gap', 'ratio', 'two'}),
         (MoreOfClusters, {'bcd', 'scd', 'wcd', 'strong_mass', 'two'}),
+        (GapOfClusters, {'bcd', 'scd', 'wcd', 'strong_mass', 'gap'}),
     ],
 )
 def test_terms_of_a_users_own_loss(make, loss, names):
     def change(distiller):
         distiller.distill_losses.loss_own = dict(type=loss)
         feed_as_the_logits(distiller, 'loss_own')
-        if loss is MoreOfClusters:
+        if issubclass(loss, CAKDLogitLoss):
             records = distiller.loss_forward_mappings
             records.loss_own = copy.deepcopy(records.loss_cakd)
 

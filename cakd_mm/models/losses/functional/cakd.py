@@ -70,14 +70,16 @@ class Divergences(NamedTuple):
 def cluster_terms(rows: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
     """Return the terms of :meth:`Divergences.rows`, those of divergences by factor.
 
-    Without rows, there are none.
+    Of other rows the means follow. Without rows of divergences, there are only those.
     """
-    if not rows:
-        return {}
+    others = rows.keys() - Divergences._fields
+    means = {name: batch_mean(x) for name, x in rows.items() if name in others}
+    if 'bcd' not in rows:
+        return means
     bcd, wcd = factor * batch_mean(rows['bcd']), factor * batch_mean(rows['wcd'])
     scd = factor * batch_mean(rows['scd']) if 'scd' in rows else wcd.new_zeros(())
     mass = 1 - batch_mean(rows['weak_mass'])
-    return {'bcd': bcd, 'scd': scd, 'wcd': wcd, 'strong_mass': mass}
+    return {'bcd': bcd, 'scd': scd, 'wcd': wcd, 'strong_mass': mass, **means}
 
 
 def decoupled_kl(
