@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import Tensor
 
+from ...utils.transfer import send
 from .logged import check_mode, is_deferred, is_logged
 
 
@@ -66,8 +67,9 @@ class DeferredInfoHook(RuntimeInfoHook):
         self._norms.clear()
         if found:
             values = [torch.as_tensor(value).detach() for _, value in found]
-            device = next((v.device for v in values if v.device.type != 'cpu'), None)
-            stacked = [x.float().to(device, non_blocking=True) for x in values]
+            devices = (x.device for x in values)
+            device = next((x for x in devices if x.type != 'cpu'), values[0].device)
+            stacked = [send(x.float(), device) for x in values]
             names = [name for name, _ in found]
             self._steps.append((names, torch.stack(stacked)))
         if is_logged(runner, batch_idx):

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ...utils.errors import describe
 from ...utils.model import unwrap
 from ...utils.newest_checkpoint import newest_checkpoint
+from ...utils.transfer import send
 from .logged import check_mode, is_deferred
 from .non_finite_cause import BadStep, cause_of, lower_the_rate
 
@@ -169,7 +170,7 @@ class FiniteLossHook(Hook):
         if not flags:
             return
         device = next(iter(flags.values())).device
-        own = torch.stack([x.to(device, non_blocking=True) for x in flags.values()])
+        own = torch.stack([send(x, device) for x in flags.values()])
         is_any = _of_any_rank(own.any()) if on_all_ranks else own.any()
         # One wait for the device, and not one for each weight.
         on_some_rank, *is_bad = torch.cat([is_any[None], own]).cpu().tolist()

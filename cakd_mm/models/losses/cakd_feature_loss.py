@@ -249,9 +249,8 @@ class CAKDFeatureLoss(FeatureLoss):
         """Return which channels (or elements of a row) are strong, bool (N, E)."""
         scored = to_scored(feature_T, self.granularity)
         if self.scorer.by_image:
-            self.scorer.images = self._images(len(feature_T)).to(
-                feature_T.device, non_blocking=True
-            )
+            images = self._images(len(feature_T))
+            self.scorer.images = send(images, feature_T.device)
         scores = self.scorer(scored, gt_labels, head_weight)
         if scores.shape != scored.shape[:2]:
             raise ValueError(

@@ -10,6 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
+from ...utils.transfer import send
 from ..checks import check_float_tensor, check_number, index_outside, is_count
 from ..layout import pool
 from ..term_axis import TermAxis
@@ -304,7 +305,7 @@ class CRDBankLoss(DistillLoss):
                 f'{len(self.labels)} images: give places in that set.'
             )
         # The host does not wait for what a GPU has yet to do.
-        return indices.to(self.labels.device, torch.int64, non_blocking=True)
+        return send(indices.long(), self.labels.device)
 
     # What ranks share
 

@@ -48,22 +48,22 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize('reason', WAITING)
-def test_a_wait_is_listed_with_its_reason(reason):
+def waits_of(run):
     with fake_gpu() as gpu:
         there = NUMBERS.to(DEVICE)
         with gpu.listening() as ledger:
-            WAITING[reason](there)
-    assert [wait.split(', ')[0] for wait in ledger.waits] == [reason]
+            run(there)
+    return ledger.waits
+
+
+@pytest.mark.parametrize('reason', WAITING)
+def test_a_wait_is_listed_with_its_reason(reason):
+    assert [wait.split(', ')[0] for wait in waits_of(WAITING[reason])] == [reason]
 
 
 @pytest.mark.parametrize('name', FREE)
 def test_other_operations_do_not_wait(name):
-    with fake_gpu() as gpu:
-        there = NUMBERS.to(DEVICE)
-        with gpu.listening() as ledger:
-            FREE[name](there)
-    assert ledger.waits == []
+    assert waits_of(FREE[name]) == []
 
 
 def test_a_view_is_no_launch():
