@@ -52,7 +52,7 @@ test-gpu: $(STAMP)
 	$(VENV)/bin/python -c 'import torch; torch.cuda.init()'
 	$(VENV)/bin/python -m pytest tests/test_gpu.py
 
-# What only a GPU can tell, in pieces: docs/gpu_day.md.
+# What only a GPU can tell, in pieces: docs/guides/gpu_day.md.
 gpu-day: $(STAMP)
 	PYTHON=$(VENV)/bin/python tools/gpu_day.sh $(ARGS)
 
@@ -79,6 +79,6 @@ test-wheel:
 	cp -r README.md docs tests pyproject.toml $(VENV_WHEEL)/outside
 	cd $(VENV_WHEEL)/outside && $(ON_CPU) ../bin/pytest -n $(JOBS) $(WAYS)
 
-# The numbers of docs/speed.md, of this machine; of its GPU, if it has one.
+# The numbers of docs/guides/speed.md, of this machine; of its GPU, if it has one.
 benchmarks: $(STAMP)
 	PYTHON=$(abspath $(VENV))/bin/python benchmarks/all.sh

@@ -8,11 +8,11 @@ from cakd_mm.utils.type_names import class_name
 _RESIDENT = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
 _COMPILED = ('default_hooks.student_runtime.type=StudentRuntimeHook',)
 _BF16 = ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16')
-# Combinations of the settings in docs/speed.md, and what a page says of each.
+# Combinations of the settings in docs/guides/speed.md, and what a page says of each.
 SPEEDS = {
-    'plain': 'All in float32, nothing of docs/speed.md',
+    'plain': 'All in float32, nothing of docs/guides/speed.md',
     'resident': 'All in float32, resident data',
-    'lossless': 'All in float32, every lossless setting of docs/speed.md',
+    'lossless': 'All in float32, every lossless setting of docs/guides/speed.md',
     'bf16-teacher': 'Teachers compute in bf16, students in float32',
     'bf16': 'Trained in bf16 (autocast), scored in float32',
 }
@@ -21,7 +21,7 @@ IN1K = 'in1k'
 
 
 def speed_options(speed: str, data: str, distils: bool) -> list[str]:
-    """Return the options of a setting of docs/speed.md.
+    """Return the options of a setting of docs/guides/speed.md.
 
     Args:
         speed (str): One of ``SPEEDS``.

@@ -53,7 +53,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--speed',
         choices=list(SPEEDS),
-        help='see docs/speed.md; default: lossless, but '
+        help='see docs/guides/speed.md; default: lossless, but '
         + ', '.join(f'{speed} for {table}' for table, speed in SPEED.items()),
     )
     parser.add_argument('--minutes', type=_time, help='stop by then; give it again')

@@ -10,15 +10,15 @@ from mmrazor.registry import MODELS
 from pages import ROOT, blocks, losses_of, train_page
 from tiny import CONFIGS
 
-PAGE = 'docs/new_pair_and_method.md'
+PAGE = 'docs/guides/pair_and_method.md'
 PAIR, COMBINATION, METHOD = blocks(PAGE)
-(FAST,) = blocks('docs/speed.md')
-(RESIDENT,) = blocks('docs/data.md')
-_, DEIT = blocks('docs/heads.md')
+(FAST,) = blocks('docs/guides/speed.md')
+(RESIDENT,) = blocks('docs/guides/data.md')
+_, DEIT = blocks('docs/guides/heads.md')
 # Pages whose blocks are trained here or in a test of their own.
-TEACHERS, HEADS = 'docs/teachers.md', 'docs/heads.md'
+TEACHERS, HEADS = 'docs/guides/teachers.md', 'docs/guides/heads.md'
 COVERED = {PAGE, TEACHERS, HEADS}
-COVERED |= {'docs/speed.md', 'docs/data.md', 'docs/own_data.md'}
+COVERED |= {'docs/guides/speed.md', 'docs/guides/data.md', 'docs/start/own_images.md'}
 
 
 def test_every_page_with_a_config_is_trained():

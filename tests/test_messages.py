@@ -1,4 +1,4 @@
-"""docs/when_a_run_looks_wrong.md quotes what the package really says."""
+"""docs/guides/when_a_run_looks_wrong.md quotes what the package really says."""
 
 import ast
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 from pages import ROOT
 
-PAGE = ROOT / 'docs/when_a_run_looks_wrong.md'
+PAGE = ROOT / 'docs/guides/when_a_run_looks_wrong.md'
 ROW = re.compile(r'^\|[^|]+\|(?P<said>[^|]+)\|[^|]+\|$', re.MULTILINE)
 QUOTE = re.compile(r'(`+)(?P<text>.+?)\1')
 

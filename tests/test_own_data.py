@@ -1,4 +1,4 @@
-"""docs/own_data.md is run as it is written, in a folder outside the checkout."""
+"""docs/start/own_images.md is run as it is written, in a folder outside the checkout."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from cakd_mm.cli import main
 
-PAGE = (ROOT / 'docs' / 'own_data.md').read_text(encoding='utf-8')
+PAGE = (ROOT / 'docs' / 'start' / 'own_images.md').read_text(encoding='utf-8')
 BLOCKS = re.findall(r'```(python|bash)\n(.*?)```', PAGE, flags=re.DOTALL)
 CLASSES = ('zero', 'one', 'two', 'three', 'four')
 FILES = ['data', 'teacher', 'student', 'alone', 'student_feature']

@@ -125,7 +125,7 @@ def test_numbers_are_those_of_the_seeds(make):
     assert over['mean'] + over['half'] == pytest.approx(high)
     assert 'KD' not in kd['over']
     assert kd['curves'][1][-1] == [30, shifted(2)[1]]
-    assert 'All in float32, every lossless setting of docs/speed.md.' in text
+    assert 'All in float32, every lossless setting of docs/guides/speed.md.' in text
     assert '![gain](x.png)' in text
 
 

@@ -116,7 +116,7 @@ class HeadTrial:
 def _log_left_out(net: BaseModel, reason: str) -> None:
     text = f'{type(net.head).__name__} was not tried out, because {reason}. Whether '
     text += 'labels change the logits that are compared (by a margin), and whether the '
-    text += 'losses suit a sigmoid, is not known: see docs/heads.md.'
+    text += 'losses suit a sigmoid, is not known: see docs/guides/heads.md.'
     print_log(text, 'current', logging.WARNING)
 
 

@@ -89,10 +89,10 @@ def write_images(folder):
 
 
 def test_a_whole_run(tmp_path, monkeypatch, make_runner):
-    """docs/heads.md as it is written, with CAKD beside, on images of files."""
+    """docs/guides/heads.md as it is written, with CAKD beside, on images of files."""
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path)
-    (tmp_path / 'student.py').write_text(blocks('docs/heads.md')[0])
+    (tmp_path / 'student.py').write_text(blocks('docs/guides/heads.md')[0])
     cfg = Config.fromfile(tmp_path / 'student.py')
     cfg.train_dataloader.batch_size, cfg.default_hooks.logger.interval = 32, 1
     plain = cfg.copy()
