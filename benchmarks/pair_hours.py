@@ -1,8 +1,8 @@
 """How many hours a pair of a table takes, from some steps of each of its rows.
 
 Teacher, plain student and every method as they are shipped, with all lossless settings
-of docs/guides/speed.md. Images are noise, because only their size matters here. Validation and
-checkpoints are left out.
+of docs/guides/speed.md. Images are noise, because only their size matters here.
+Validation and checkpoints are left out.
 
     python benchmarks/pair_hours.py [--table II] [--pair r56_r20]
 """

@@ -1,4 +1,4 @@
-"""docs/start/own_images.md is run as it is written, in a folder outside the checkout."""
+"""docs/start/own_images.md is run as it is written, outside the checkout."""
 
 import json
 import os
