@@ -92,6 +92,6 @@ test-wheel:
 	cp -r README.md docs tests pyproject.toml $(VENV_WHEEL)/outside
 	cd $(VENV_WHEEL)/outside && $(ON_CPU) ../bin/pytest -n $(JOBS) $(WAYS)
 
-# The numbers of docs/guides/speed.md, of this machine; of its GPU, if it has one.
+# The numbers of research/docs/speed.md, of this machine; of its GPU, if it has one.
 benchmarks: $(STAMP)
 	PYTHON=$(abspath $(VENV))/bin/python benchmarks/all.sh

@@ -23,31 +23,40 @@ class RepositoryLinks(SphinxTransform):
 
     def apply(self, **kwargs: object) -> None:
         """Replace each link to what lies in the checkout, but not in docs/."""
-        here = Path(self.env.doc2path(self.env.docname)).parent
         for kind in (addnodes.download_reference, addnodes.pending_xref):
             for link in list(self.document.findall(kind)):
-                if link.get('reftype') != 'myst' or link.get('refdomain') == 'doc':
-                    continue
-                path = Path(os.path.normpath(here / link['reftarget']))
-                if path.exists() and path.is_relative_to(ROOT):
+                path = self._target(link)
+                if path is not None and path.exists() and path.is_relative_to(ROOT):
                     link.replace_self(self._link(link, path.relative_to(ROOT)))
 
+    def _target(self, link: nodes.Element) -> Path | None:
+        """Return the file or folder that a link of MyST names, or None."""
+        if link.get('reftype') != 'myst':
+            return None
+        if link.get('refdomain') != 'doc':
+            here = Path(self.env.doc2path(self.env.docname)).parent
+            return Path(os.path.normpath(here / link['reftarget']))
+        # Of Markdown outside of docs/, MyST makes a page with an absolute name.
+        page = Path(link['reftarget'])
+        return page.with_name(f'{page.name}.md') if page.is_absolute() else None
+
     def _link(self, link: nodes.Element, path: Path) -> nodes.Element:
+        anchor = link.get('reftargetid')
         page = page_of(path)
         if page is not None:
-            found = addnodes.pending_xref(
+            return addnodes.pending_xref(
                 '',
                 *link.children,
                 refdomain='doc',
                 reftarget=page,
-                reftargetid=None,
+                reftargetid=anchor,
                 refdoc=self.env.docname,
                 reftype='myst',
                 refexplicit=True,
             )
-            return found
         kind = 'tree' if (ROOT / path).is_dir() else 'blob'
         address = f'{self.config.repository}/{kind}/main/{path.as_posix()}'
+        address += f'#{anchor}' if anchor else ''
         return nodes.reference('', '', *link.children, refuri=address)
 
 
