@@ -1,7 +1,10 @@
 """Settings of the site; `make docs` builds it."""
 
+import re
 import sys
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE / '_ext')]
@@ -40,10 +43,17 @@ nb_execution_raise_on_error = True
 # The API, from docstrings in Google's style.
 autodoc_default_options = {'members': True, 'show-inheritance': True}
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'description'
-autodoc_typehints_description_target = 'documented'
 add_module_names = False
 napoleon_numpy_docstring = False
+# The types of arguments are links in the signature, and plain text below it.
+napoleon_use_param = False
+napoleon_use_rtype = False
+# Other packages have no pages here, and the network would be needed to find theirs.
+# The words are those of types in the docstrings of attributes.
+nitpick_ignore_regex = [
+    (r'py:.*', r'(?!cakd_mm\b)\w+(\.\w+)+'),
+    (r'py:class', r'Tensor|optional|tuple\[\w+|cakd_mm\.utils\.agreement\.T'),
+]
 
 html_theme = 'furo'
 html_title = f'cakd_mm {release}'
@@ -53,3 +63,21 @@ html_theme_options = {
     'source_branch': 'main',
     'source_directory': 'docs/',
 }
+
+
+def docstring(
+    app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Mend what Sphinx would misread in a docstring, before napoleon reads it."""
+    text = '\n'.join(lines)
+    # A name in a docstring stands for the object of that name in any module.
+    text = re.sub(r'(:(?:class|func|meth|attr):`)(?=\w)', r'\1.', text)
+    if not name.startswith('cakd_mm'):
+        # MMRazor indents some lines of an argument further, as if they were a quote.
+        text = re.sub(r'^ {8,}', ' ' * 8, text, flags=re.MULTILINE)
+    lines[:] = text.splitlines()
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what this file defines; napoleon's own priority is 500."""
+    app.connect('autodoc-process-docstring', docstring, priority=400)
