@@ -29,6 +29,8 @@ extensions = [
 ]
 exclude_patterns = ['_build', '_ext', '**.ipynb_checkpoints']
 nitpicky = True
+# A pattern of a toctree takes what is new, and today that may be nothing.
+suppress_warnings = ['toc.empty_glob']
 
 # Markdown. GitHub shows the same pages, so they use what both understand.
 myst_enable_extensions = ['dollarmath']
@@ -58,6 +60,8 @@ nitpick_ignore_regex = [
 html_theme = 'furo'
 html_title = f'cakd_mm {release}'
 html_math_renderer = 'mathml'
+html_static_path = ['_static']
+html_css_files = ['site.css']
 html_theme_options = {
     'source_repository': repository,
     'source_branch': 'main',
