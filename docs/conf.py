@@ -54,7 +54,10 @@ napoleon_use_rtype = False
 # The words are those of types in the docstrings of attributes.
 nitpick_ignore_regex = [
     (r'py:.*', r'(?!cakd_mm\b)\w+(\.\w+)+'),
-    (r'py:class', r'Tensor|TermLabels|optional|tuple\[\w+|cakd_mm\.utils\.agreement\.T'),
+    (
+        r'py:class',
+        r'Tensor|TermLabels|optional|tuple\[\w+|cakd_mm\.utils\.agreement\.T',
+    ),
 ]
 
 html_theme = 'furo'

@@ -5,20 +5,26 @@ classes. Tables of `research/`, the changelog and CONTRIBUTING.md are pages too.
 new method, or a new table, needs no edit here.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from mmengine.config import Config
 from mmrazor.registry import MODELS
-from sphinx.application import Sphinx
-from sphinx.util.typing import ExtensionMetadata
 
 from research.tables import STUDENT, read_tables
+
+# Tests read the pages, and nothing but the site needs Sphinx.
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.util.typing import ExtensionMetadata
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
@@ -128,27 +134,25 @@ def _numbers(folder: Path) -> str:
     return '\n'.join([head + '| --- | --- | --- | --- | --- |', *lines]) + '\n'
 
 
-def classes(folder: Path) -> list[str]:
-    """Return the full names of the losses and connectors of a method's configs."""
-    names: dict[str, None] = {}
-    metafile = yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))
-    for model in metafile['Models']:
-        distiller = Config.fromfile(ROOT / model['Config']).model.distiller
-        parts = [*distiller.distill_losses.values()]
-        parts += [*(distiller.get('connectors') or {}).values()]
-        parts += [distiller.balancer] if distiller.get('balancer') else []
-        names |= dict.fromkeys(part.type for part in parts)
-    found = [MODELS.get(name) for name in names]
-    return [f'{kind.__module__}.{kind.__qualname__}' for kind in found]
-
-
-def bases(folder: Path) -> list[str]:
+def bases(folder: Path) -> list[Path]:
     """Return the method bases that a method's configs are made of."""
-    found: set[str] = set()
+    names: set[str] = set()
     for leaf in folder.glob('*.py'):
         text = leaf.read_text(encoding='utf-8')
-        found |= set(re.findall(r'_base_/methods/(\w+)\.py', text))
-    return sorted(found)
+        names |= set(re.findall(r'_base_/methods/(\w+\.py)', text))
+    return [CONFIGS / '_base_' / 'methods' / name for name in sorted(names)]
+
+
+def classes(folder: Path) -> list[type]:
+    """Return the losses, connectors and balancers of a method."""
+    names: dict[str, None] = {}
+    for base in bases(folder):
+        distiller = Config.fromfile(base).distiller
+        parts = [*distiller.distill_losses.values()]
+        parts += [*distiller.get('connectors', {}).values()]
+        parts += [distiller.balancer] if 'balancer' in distiller else []
+        names |= dict.fromkeys(part.type for part in parts)
+    return [MODELS.get(name) for name in names]
 
 
 def method_page(folder: Path) -> str:
@@ -164,15 +168,15 @@ def method_page(folder: Path) -> str:
         f'methods/{folder.name}',
     )
     parts = [text, '## Measured here\n', _numbers(folder), '## Parameters\n']
-    for name in classes(folder):
+    for kind in classes(folder):
         parts.append(
-            f'```{{eval-rst}}\n.. autoclass:: {name}\n'
+            f'```{{eval-rst}}\n.. autoclass:: {kind.__module__}.{kind.__qualname__}\n'
             '   :no-index:\n   :no-members:\n```\n'
         )
     parts.append('## What it is fed with\n')
-    for name in bases(folder):
-        path = f'../../configs/_base_/methods/{name}.py'
-        parts.append(f'[{name}.py]({path}):\n')
+    for base in bases(folder):
+        path = f'../../{base.relative_to(ROOT).as_posix()}'
+        parts.append(f'[{base.name}]({path}):\n')
         parts.append(f'```{{literalinclude}} {path}\n```\n')
     return '\n'.join(parts)
 
