@@ -18,7 +18,12 @@ _, DEIT = blocks('docs/guides/heads.md')
 # Pages whose blocks are trained here or in a test of their own.
 TEACHERS, HEADS = 'docs/guides/teachers.md', 'docs/guides/heads.md'
 COVERED = {PAGE, TEACHERS, HEADS}
-COVERED |= {'docs/guides/speed.md', 'docs/guides/data.md', 'docs/start/own_images.md'}
+COVERED |= {
+    'docs/guides/visualizers.md',
+    'docs/guides/speed.md',
+    'docs/guides/data.md',
+    'docs/start/own_images.md',
+}
 
 
 def test_every_page_with_a_config_is_trained():
