@@ -125,12 +125,12 @@ def _numbers(folder: Path) -> str:
         config = row.config.relative_to(folder).as_posix()
         lines.append(
             f'| [{row.row}](../../configs/{folder.name}/{config}) '
-            f'| [{row.pair}](../results/tables/{row.table}.md) '
-            f'| {len(row.scores)} | {top1} | {gain} |'
+            f'| {top1} | {gain} | {len(row.scores)} '
+            f'| [{row.pair}](../results/tables/{row.table}.md) |'
         )
     if not lines:
         return 'Nothing of it has been measured here yet.\n'
-    head = '| row | pair | seeds | top-1 % | over the student alone |\n'
+    head = '| row | top-1 % | over the student alone | seeds | pair |\n'
     return '\n'.join([head + '| --- | --- | --- | --- | --- |', *lines]) + '\n'
 
 
