@@ -24,10 +24,10 @@ _, DEIT = blocks(f'{GUIDES}/heads.md')
 # Pages whose blocks are run here.
 HERE = {'pair', 'loss', 'scorer', 'features', 'transformers', 'teachers', 'heads'}
 HERE |= {'speed', 'data'}
-# And those that tests/test_own_data.py runs.
+# And those that other tests run.
 COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
 COVERED |= {f'{GUIDES}/variations.md', f'{GUIDES}/students_out.md'}
-COVERED |= {'docs/start/own_images.md'}
+COVERED |= {'docs/start/own_images.md', f'{GUIDES}/visualizers.md'}
 
 
 def test_every_page_with_a_config_is_trained():

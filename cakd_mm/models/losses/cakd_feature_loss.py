@@ -36,7 +36,7 @@ class CAKDFeatureLoss(FeatureLoss):
     channels that a scorer ranks highest on the teacher are a sample's strong
     cluster, all others the weak one, and with the softmax over the channels
 
-    .. math:: L = \tau^2 \, \mathrm{mean}(\alpha \mathrm{BCD} + \beta \mathrm{SCD} + \gamma \mathrm{WCD})
+    .. math:: L = \tau^2 \, mean(\alpha BCD + \beta SCD + \gamma WCD)
 
     ``terms`` holds ``bcd``, ``scd`` and ``wcd``, with ``tau**2`` and no weight,
     ``strong_mass``, the teacher's probability of S, and ``r``, the running mean of its

@@ -21,7 +21,7 @@ class CAKDLogitLoss(DistillLoss):
     Decoupling Kullback-Leibler Divergence", arXiv 2410.14741, Eq. 7-9. The
     labelled classes are the strong cluster, all others the weak one, and
 
-    .. math:: L = \tau^2 \, \mathrm{mean}(\alpha \mathrm{BCD} + \beta \mathrm{SCD} + \gamma \mathrm{WCD})
+    .. math:: L = \tau^2 \, mean(\alpha BCD + \beta SCD + \gamma WCD)
 
     with the mean over the samples of the batch. With one label per sample SCD is 0,
     and the loss is DKD (arXiv 2203.08679) with ``beta=gamma``. ``terms`` holds the

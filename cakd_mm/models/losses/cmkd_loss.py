@@ -23,7 +23,7 @@ class CMKDLoss(DistillLoss):
     sample's difficulty. This is a reconstruction, because there is no public code and
     only the abstract was available. The rest is chosen here:
 
-    .. math:: L = \mathrm{mean}(\alpha \, (1 - d) \, \mathrm{Pearson} + \beta \, d \, \mathrm{Spearman})
+    .. math:: L = mean(\alpha \, (1 - d) \, Pearson + \beta \, d \, Spearman)
 
     The difficulty d of a sample is the entropy of the teacher's softmax at ``tau`` in
     units of log C: 0 if the teacher is sure of one class, 1 for equal classes. The

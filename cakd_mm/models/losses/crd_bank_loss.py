@@ -45,7 +45,7 @@ class CRDBankLoss(DistillLoss):
     teacher, from the student's bank):
 
     .. math:: q_k = e^{\langle M^T_{i_k}, v^S\rangle / \tau} / Z^S, \quad
-        L^S = -\mathrm{mean}\left[\log\frac{q_0}{q_0 + c} + \sum_{k=1}^K
+        L^S = -mean\left[\log\frac{q_0}{q_0 + c} + \sum_{k=1}^K
         \log\frac{c}{q_k + c}\right], \quad L = L^S + L^T
 
     Z is N times the mean of the exponentials in the very first batch, and stays.

@@ -27,8 +27,8 @@ class CTKDLoss(DistillLoss):
 
     "Curriculum Temperature for Knowledge Distillation", arXiv 2211.16231:
 
-    .. math:: L = T^2 \, \mathrm{mean}(\mathrm{KL}(p^T_T || p^S_T)), \quad
-              T = t_{\mathrm{start}} + t_{\mathrm{end}} \, \mathrm{sigmoid}(\theta)
+    .. math:: L = T^2 \, mean(KL(p^T_T || p^S_T)), \quad
+              T = t_{start} + t_{end} \, sigmoid(\theta)
 
     The student lowers L. :math:`\theta`, a parameter of this module, raises it, because
     its gradient is multiplied by :math:`\lambda \le 0`, see :func:`reversal_factor`.

@@ -19,7 +19,7 @@ class DecoupledKDLoss(DistillLoss):
     divergence between the label and all other classes together, NCKD the one among
     the other classes,
 
-    .. math:: L = \tau^2 \, \mathrm{mean}(\alpha \mathrm{TCKD} + \beta \mathrm{NCKD})
+    .. math:: L = \tau^2 \, mean(\alpha TCKD + \beta NCKD)
 
     with the mean over the samples of the batch. It is :class:`CAKDLogitLoss` with
     ``gamma=beta`` and one label per sample. MMRazor's ``DKDLoss`` computes the same

@@ -17,7 +17,7 @@ class HardLabelLoss(DistillLoss):
     "Training data-efficient image transformers & distillation through attention"
     (DeiT), arXiv 2012.12877, Eq. 3, with the mean over the samples of the batch:
 
-    .. math:: L = -\mathrm{mean}(\log \mathrm{softmax}(z_S)_{\mathrm{argmax}(z_T)})
+    .. math:: L = -mean(\log softmax(z_S)_{argmax(z_T)})
 
     L is not 0 for equal nets, because it is a cross entropy. ``terms`` holds the last
     step's ``entropy``, which is L without its weight, and ``agreement``, the share of

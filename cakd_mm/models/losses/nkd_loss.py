@@ -19,7 +19,7 @@ class NKDLoss(DistillLoss):
     temperature 1; ``others`` is the cross entropy among the other classes. See
     :func:`normalized_kd`.
 
-    .. math:: L = \mathrm{mean}(\mathrm{target} + \gamma \, \tau^2 \, \mathrm{others})
+    .. math:: L = mean(target + \gamma \, \tau^2 \, others)
 
     L is not 0 for equal nets, because it is made of cross entropies. The mean is over
     the samples of the batch. ``terms`` holds the last step's ``target`` and

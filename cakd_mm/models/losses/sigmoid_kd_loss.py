@@ -18,7 +18,7 @@ class SigmoidKDLoss(DistillLoss):
     ``MultiLabelLinearClsHead``, or any loss with ``use_sigmoid``) decide about each
     class by itself, and so does this loss:
 
-    .. math:: L = \tau^2 \, \mathrm{mean}_n \sum_c \mathrm{KL}(\mathrm{sigmoid}(z_T / \tau) || \mathrm{sigmoid}(z_S / \tau))
+    .. math:: L = \tau^2 \, mean_n \sum_c KL(sigmoid(z_T / \tau) || sigmoid(z_S / \tau))
 
     The sum over the classes and the mean over the batch are those of mmpretrain's
     binary cross entropy. At ``tau=1`` it is the logits' part of "Multi-Label Knowledge

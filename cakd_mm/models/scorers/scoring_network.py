@@ -27,7 +27,7 @@ class ScoringNetwork(BaseScorer):
     From the standardised feature of the teacher a network computes gates g in (0, 1).
     A linear classifier reads the gated feature, and both learn from
 
-    .. math:: \mathrm{CE}(\mathrm{classifier}(g \cdot x), \mathrm{label}) + \mathrm{penalty} \, (\bar g - \mathrm{share})^2
+    .. math:: CE(classifier(g \cdot x), label) + penalty \, (\bar g - share)^2
 
     where x is the feature, brought to the size ``feature_rms``, and the last term
     holds the mean gate of a sample. The paper (arXiv 2410.14741) names such a network

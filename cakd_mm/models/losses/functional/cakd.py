@@ -4,11 +4,11 @@ With :math:`z` the scores of one net, :math:`P_S` and :math:`P_W` the probabilit
 its strong and its weak cluster, and :math:`q` the probabilities within a cluster,
 
 .. math::
-    \mathrm{BCD} = \sum_{c \in \{S, W\}} P_c^T \log\frac{P_c^T}{P_c^S}, \quad
-    \mathrm{SCD} = \sum_{i \in S} q_i^T \log\frac{q_i^T}{q_i^S}, \quad
-    \mathrm{WCD} = \sum_{i \in W} q_i^T \log\frac{q_i^T}{q_i^S}
+    BCD = \sum_{c \in \{S, W\}} P_c^T \log\frac{P_c^T}{P_c^S}, \quad
+    SCD = \sum_{i \in S} q_i^T \log\frac{q_i^T}{q_i^S}, \quad
+    WCD = \sum_{i \in W} q_i^T \log\frac{q_i^T}{q_i^S}
 
-the gradient of :math:`\alpha \mathrm{BCD} + \beta \mathrm{SCD} + \gamma \mathrm{WCD}` by the student's score
+the gradient of :math:`\alpha BCD + \beta SCD + \gamma WCD` by the student's score
 :math:`z_i` is
 
 .. math::
@@ -90,7 +90,7 @@ def decoupled_kl(
     CAKD, arXiv 2410.14741, Eq. 1-7: ``bcd`` compares the probabilities of the two
     clusters, ``scd`` and ``wcd`` compare the probabilities within each, and
 
-    .. math:: \mathrm{KL} = \mathrm{BCD} + P_S^T \, \mathrm{SCD} + P_W^T \, \mathrm{WCD}
+    .. math:: KL = BCD + P_S^T \, SCD + P_W^T \, WCD
 
     An empty cluster contributes 0 to every term and to every gradient. The
     terms do not carry the factor ``tau**2``.

@@ -57,7 +57,7 @@ def soft_ranks(scores: Tensor, regularization: float = 2.0) -> Tensor:
     quadratic regulariser: the point of the permutahedron of (1, ..., C) that is
     nearest to
 
-    .. math:: C z / \mathrm{regularization}, \quad z = (\mathrm{score} - \mathrm{mean}) / \mathrm{deviation}
+    .. math:: C z / regularization, \quad z = (score - mean) / deviation
 
     Neighbouring scores share a block, in which the ranks are affine in the scores. A
     score alone in its block has its ordinary rank and no gradient. The row is

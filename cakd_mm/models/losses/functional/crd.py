@@ -51,8 +51,8 @@ def nce_rows(log_ratios: Tensor, num_samples: int, eps: float = 1e-7) -> Tensor:
     CRD, Eq. 17 and 18. With :math:`q = \exp(\text{log\_ratios})` the estimated
     probability of a pair and :math:`c = K / N` the noise, K negatives of N samples:
 
-    .. math:: -\log\frac{q_0}{q_0 + c + \epsilon} - \sum_{k=1}^K
-        \log\frac{c}{q_k + c + \epsilon}
+    .. math:: -\log\frac{q_0}{q_0 + c + eps} - \sum_{k=1}^K
+        \log\frac{c}{q_k + c + eps}
 
     ``log_ratios`` is (B, 1 + K), with the positive pair first; ``num_samples`` is N.
     """

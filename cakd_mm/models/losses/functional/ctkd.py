@@ -13,7 +13,7 @@ SCHEDULES = ('cosine', 'linear')
 def tempered_kl(preds_S: Tensor, preds_T: Tensor, temperature: Tensor) -> Tensor:
     r"""Return the loss of every row, float64 (N,), differentiable in the temperature.
 
-    .. math:: T^2 \, \mathrm{KL}(\mathrm{softmax}(z^T / T) \,||\, \mathrm{softmax}(z^S / T))
+    .. math:: T^2 \, KL(softmax(z^T / T) \,||\, softmax(z^S / T))
 
     It is computed in float64, because the terms of its slope in T nearly cancel
     where T is large. The logits are (N, C), and the teacher's get no gradient;
@@ -55,7 +55,7 @@ def reversal_factor(
     With e = min(epoch, epochs) of E epochs, 'cosine' goes from ``lambda_max`` to
     ``lambda_min`` by half a wave,
 
-    .. math:: \lambda = \lambda_{\mathrm{min}} + (\lambda_{\mathrm{max}} - \lambda_{\mathrm{min}}) \,
+    .. math:: \lambda = \lambda_{min} + (\lambda_{max} - \lambda_{min}) \,
               (1 + \cos(\pi e / E)) / 2
 
     and 'linear' in even steps. The last step is left out, as in the original.

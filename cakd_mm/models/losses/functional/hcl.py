@@ -20,8 +20,8 @@ def context_of_levels(
     ReviewKD, arXiv 2104.09044, section 3.3. A_l is the adaptive average to l x l; l
     is 4, 2 and 1, as far as it is less than the height:
 
-    .. math:: \frac{1}{1 + \sum_k 2^{-k}} \left( \mathrm{MSE}(S, T)
-              + \sum_k 2^{-k} \mathrm{MSE}(A_{l_k} S, A_{l_k} T) \right), \quad k = 1, 2, ...
+    .. math:: \frac{1}{1 + \sum_k 2^{-k}} \left( MSE(S, T)
+              + \sum_k 2^{-k} MSE(A_{l_k} S, A_{l_k} T) \right), \quad k = 1, 2, ...
 
     where MSE is the mean over all elements. Arguments and errors are those of
     :func:`paired_maps`.

@@ -31,7 +31,7 @@ def normalized_kd(
     ``tau`` of the classes other than the label y, which add up to 1:
 
     .. math::
-        \mathrm{target} = -p_y^T \log p_y^S, \quad \mathrm{others} = -\sum_{i \ne y} q_i^T \log q_i^S
+        target = -p_y^T \log p_y^S, \quad others = -\sum_{i \ne y} q_i^T \log q_i^S
 
     Both are cross entropies, which are not 0 for equal nets; only the gradient of
     ``others`` is. ``others`` does not carry the factor ``tau**2``, and is 0 if there

@@ -13,9 +13,9 @@ from ...checks import check_tau, checked_scores
 def binary_kl(preds_S: Tensor, preds_T: Tensor, tau: float = 1.0) -> Tensor:
     r"""Compare the probabilities of every class, each against its complement.
 
-    With :math:`p = \mathrm{sigmoid}(z^T / \tau)` and :math:`q = \mathrm{sigmoid}(z^S / \tau)`
+    With :math:`p = sigmoid(z^T / \tau)` and :math:`q = sigmoid(z^S / \tau)`
 
-    .. math:: \mathrm{KL} = p \log(p / q) + (1 - p) \log((1 - p) / (1 - q))
+    .. math:: KL = p \log(p / q) + (1 - p) \log((1 - p) / (1 - q))
 
     Unlike those of a softmax, the probabilities of an image do not add up to 1. They
     change where all of its logits rise together.
