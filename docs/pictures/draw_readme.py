@@ -90,7 +90,7 @@ def draw_gain(axis: Axes) -> None:
     axis.set_yticks(range(len(ROWS)), ROWS.values())
     axis.axvline(0, color='black', linewidth=0.8)
     axis.set(xlabel='points over the student alone')
-    axis.set_title('what it gains: CIFAR-10, 10,000 images', fontsize=11)
+    axis.set_title('what each method gains: CIFAR-10, 10,000 images', fontsize=11)
 
 
 def main() -> None:
