@@ -5,7 +5,11 @@ import uuid
 from pathlib import Path
 
 import pytest
-from fresh_globals import _fresh_globals, _plain_layout  # noqa: F401
+from fresh_globals import (  # noqa: F401
+    _bases_read_once,
+    _fresh_globals,
+    _plain_layout,
+)
 from mmengine.config import Config
 from mmengine.runner import Runner
 
