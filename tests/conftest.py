@@ -8,6 +8,7 @@ import pytest
 from fresh_globals import (  # noqa: F401
     _bases_read_once,
     _fresh_globals,
+    _garbage_left,
     _plain_layout,
 )
 from mmengine.config import Config
@@ -19,11 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_finish() -> None:
-    """Keep what the imports have made out of each later search for garbage.
-
-    mmengine has one made for each data set, which takes longer than most tests,
-    because the libraries have made half a million objects.
-    """
+    """Keep half a million objects of the libraries out of each search for garbage."""
     gc.freeze()
 
 

@@ -4,9 +4,11 @@ import copy
 import functools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmengine.config.config
 import mmengine.config.utils
+import mmengine.dataset.base_dataset
 import pytest
 import torch
 
@@ -43,6 +45,15 @@ def _plain_layout():
             patch.setattr(
                 place, 'FormatCode', lambda text, **_: (text, True), raising=False
             )
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _garbage_left():
+    """Search for no garbage at each data set, which takes longer than to make it."""
+    with pytest.MonkeyPatch.context() as patch:
+        no_search = SimpleNamespace(collect=lambda: None)
+        patch.setattr(mmengine.dataset.base_dataset, 'gc', no_search)
         yield
 
 

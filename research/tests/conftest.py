@@ -3,6 +3,7 @@
 from fresh_globals import (  # noqa: F401
     _bases_read_once,
     _fresh_globals,
+    _garbage_left,
     _plain_layout,
 )
 
