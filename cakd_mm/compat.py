@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, NoReturn
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from .deferred import deferred
+
 CURRENT = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain')
 # Each module of the original family has more than one distribution.
 ORIGINAL = (('mmengine', 'mmengine-lite'), ('mmcv-lite', 'mmcv'), ('mmpretrain',))
@@ -33,6 +35,10 @@ LIMITS = {
     'current': ('torch>=2.4',),
     'original': ('torch>=2.1,<2.6', 'numpy<2', 'setuptools<81'),
 }
+
+
+# A quarter of the time of our import. MMRazor draws, and predicts scores, with them.
+DEFERRED = ('matplotlib.pyplot', 'scipy.stats', 'sklearn.tree')
 
 
 class StackError(ImportError):
@@ -139,11 +145,13 @@ def import_mmrazor() -> None:
 
     MMRazor 1.0.0, its last release, asserts mmcv <= 2.1.0. On torch >= 1.13 it imports
     private quantisation APIs that only torch 1.13 had. Both versions are masked during
-    the import, and only then, because distillation uses no quantisation.
+    the import, and only then, because distillation uses no quantisation. What of
+    MMRazor's own imports takes long waits for its first use.
     """
     masked = version('mmrazor') == '1.0.0'
     limit = sys.getrecursionlimit()
-    with _masked_versions() if masked else nullcontext():
+    slow = deferred(*DEFERRED) if masked else nullcontext()
+    with _masked_versions() if masked else nullcontext(), slow:
         from mmrazor.utils import register_all_modules
 
         register_all_modules(init_default_scope=False)
