@@ -10,7 +10,7 @@ JOBS ?= 2
 ARGS ?=
 ON_CPU := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
 
-.PHONY: install demo train test lint test-original test-wheel test-gpu gpu-day benchmarks
+.PHONY: install demo train test lint docs test-original test-wheel test-gpu gpu-day benchmarks
 
 # What walks the documented ways, and needs nothing of the checkout.
 WAYS := $(addprefix tests/,test_cli.py test_named_bases.py test_own_data.py \
@@ -19,6 +19,7 @@ WAYS := $(addprefix tests/,test_cli.py test_named_bases.py test_own_data.py \
 # Made once per set of requirements; a second `make install` does nothing.
 STAMP := $(VENV)/.installed
 STAMP_ORIGINAL := $(VENV_ORIGINAL)/.installed
+STAMP_DOCS := $(VENV)/.installed-docs
 SOURCES := setup.py pyproject.toml $(wildcard requirements/*.txt)
 
 install: $(STAMP)
@@ -61,6 +62,18 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# What only the site needs.
+$(STAMP_DOCS): $(STAMP)
+	$(VENV)/bin/pip install --quiet -r requirements/docs.txt
+	$(VENV)/bin/pip check
+	touch $@
+
+# The site, in docs/_build/html. ARGS='-D nb_execution_mode=off' leaves the tutorial
+# unexecuted, which is faster.
+docs: $(STAMP_DOCS)
+	$(ON_CPU) $(VENV)/bin/python -m sphinx -b html -W --keep-going $(ARGS) \
+		docs docs/_build/html
+
 test-original: $(STAMP_ORIGINAL)
 	$(ON_CPU) PYTHONPATH=tests $(VENV_ORIGINAL)/bin/python -m pytest -n $(JOBS) \
 		-p count_plugin -m 'not current_only'
@@ -79,6 +92,6 @@ test-wheel:
 	cp -r README.md docs tests pyproject.toml $(VENV_WHEEL)/outside
 	cd $(VENV_WHEEL)/outside && $(ON_CPU) ../bin/pytest -n $(JOBS) $(WAYS)
 
-# The numbers of docs/guides/speed.md, of this machine; of its GPU, if it has one.
+# The numbers of research/docs/speed.md, of this machine; of its GPU, if it has one.
 benchmarks: $(STAMP)
 	PYTHON=$(abspath $(VENV))/bin/python benchmarks/all.sh

@@ -65,7 +65,8 @@ setup(
     },
     install_requires=requirements('runtime'),
     extras_require={
-        name: requirements(name) for name in ('current', 'original', 'tests', 'lint')
+        name: requirements(name)
+        for name in ('current', 'original', 'tests', 'lint', 'docs')
     },
     entry_points={'console_scripts': ['cakd-mm = cakd_mm.cli:main']},
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every number of docs/guides/speed.md, into research/results/benchmarks: half an hour, on a machine
+# Every number of research/docs/speed.md, into research/results/benchmarks: half an hour, on a machine
 # that does nothing else. With a GPU, the GPU's. PYTHON names the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -1,4 +1,4 @@
-"""Draw the results of the benchmarks for docs/guides/speed.md.
+"""Draw the results of the benchmarks for research/docs/speed.md.
 
 python benchmarks/plots.py
 """

@@ -17,6 +17,7 @@ compat.checkpoint_whole_modules()
 
 from . import datasets, engine, models  # noqa: E402, F401  (they register themselves)
 from .utils.hub import register_models  # noqa: E402
+from .visualization import trackers_hook  # noqa: E402, F401
 
 register_models()
 

@@ -83,7 +83,7 @@ def test_it_runs(name, root, tmp_path, monkeypatch):
     assert environment['versions']['torch'] == version('torch')
     assert environment['threads'] == 1
     if name == 'exchange':
-        check_exchange(found, (root / 'docs/guides/speed.md').read_text())
+        check_exchange(found, (root / 'research/docs/speed.md').read_text())
     rows = list(rows_of(found))
     assert len(rows) > 1 or name in NO_TABLE
     assert all(row['median_ms'] > 0 for row in rows)

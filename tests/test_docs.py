@@ -1,6 +1,7 @@
 """What the pages in docs/ show is trained for a step, as a new user would."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -10,28 +11,44 @@ from mmrazor.registry import MODELS
 from pages import ROOT, blocks, losses_of, train_page
 from tiny import CONFIGS
 
-PAGE = 'docs/guides/pair_and_method.md'
-PAIR, COMBINATION, METHOD = blocks(PAGE)
-(FAST,) = blocks('docs/guides/speed.md')
-(RESIDENT,) = blocks('docs/guides/data.md')
-_, DEIT = blocks('docs/guides/heads.md')
-# Pages whose blocks are trained here or in a test of their own.
-TEACHERS, HEADS = 'docs/guides/teachers.md', 'docs/guides/heads.md'
-COVERED = {PAGE, TEACHERS, HEADS}
-COVERED |= {'docs/guides/speed.md', 'docs/guides/data.md', 'docs/start/own_images.md'}
+GUIDES = 'docs/guides'
+PAIR, LEAF, COMBINATION = blocks(f'{GUIDES}/pair.md')
+LOSS, METHOD, STUDENT, IN_PYTHON = blocks(f'{GUIDES}/loss.md')
+(SCORER,) = blocks(f'{GUIDES}/scorer.md')
+(FEATURE,) = blocks(f'{GUIDES}/features.md')
+VIT, TIMM = blocks(f'{GUIDES}/transformers.md')
+TEACHERS, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
+_, DEIT = blocks(f'{GUIDES}/heads.md')
+(FAST,) = blocks(f'{GUIDES}/speed.md')
+(RESIDENT,) = blocks(f'{GUIDES}/data.md')
+# Pages whose blocks are run here.
+HERE = {'pair', 'loss', 'scorer', 'features', 'transformers', 'teachers', 'heads'}
+HERE |= {'speed', 'data'}
+# And those that tests/test_own_data.py runs.
+COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
+COVERED |= {f'{GUIDES}/variations.md', f'{GUIDES}/students_out.md'}
+COVERED |= {'docs/start/own_images.md'}
 
 
 def test_every_page_with_a_config_is_trained():
     pages = {
         page.relative_to(ROOT).as_posix()
-        for page in (ROOT / 'docs').rglob('*.md')
+        for folder in ('start', 'guides')
+        for page in (ROOT / 'docs' / folder).rglob('*.md')
         if '```python' in page.read_text(encoding='utf-8')
     }
     assert pages == COVERED
 
 
 def test_a_pair(tmp_path):
-    runner = train_page(PAIR, tmp_path)
+    runner = train_page(PAIR, tmp_path, size=64)
+    assert type(runner.model.student.backbone).__name__ == 'MobileNetV2'
+    assert runner.model.teacher.backbone.depth == 50
+    assert set(losses_of(runner)) == {'student.loss', 'distill.loss_cakd'}
+
+
+def test_another_method_for_a_pair(tmp_path):
+    runner = train_page(LEAF, tmp_path)
     student = runner.model.student
     assert sum(p.numel() for p in student.parameters()) == 1_233_540
     assert runner.model.teacher.backbone.conv1.out_channels == 16
@@ -91,40 +108,87 @@ def test_a_student_with_a_distillation_token(tmp_path):
     assert torch.equal(loaded(images, mode='tensor'), mean)
 
 
-def test_a_method(tmp_path):
-    """A loss outside this repository, its base, and a leaf that uses it."""
-
-    @MODELS.register_module(force=True)
-    class MyLoss(torch.nn.Module):
-        def __init__(self, weight):
-            super().__init__()
-            self.weight = weight
-
-        def forward(self, preds_S, preds_T):
-            return self.weight * (preds_S - preds_T).square().mean()
-
+def test_a_loss_of_your_own(tmp_path, monkeypatch):
+    """Three files, in a folder outside this repository."""
+    for code in (LOSS, METHOD):
+        name = re.match(r'# (\w+\.py)\n', code)[1]
+        (tmp_path / name).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)  # as PYTHONPATH=. does
     try:
-        (tmp_path / 'mine.py').write_text(METHOD)
-        leaf = PAIR.replace("'cakd_mm::_base_/methods/dkd.py'", "'./mine.py'")
-        leaf = re.sub(r'_base_.distiller.distill_losses.loss_dkd.*\n', '', leaf)
-        runner = train_page(leaf, tmp_path)
-        assert set(losses_of(runner)) == {'student.loss', 'distill.loss_mine'}
+        runner = train_page(STUDENT, tmp_path, size=16)
+        assert set(losses_of(runner)) == {'student.loss', 'distill.loss_spread'}
+        loss = runner.model.distiller.distill_losses['loss_spread']
+        student, teacher = torch.eye(3), torch.zeros(3, 3)
+        assert loss(student, teacher + 5).item() == pytest.approx(2 / 9)
+        assert loss.terms['spread'].item() == pytest.approx(2 / 9)
     finally:
-        MODELS._module_dict.pop('MyLoss')
+        MODELS.module_dict.pop('SpreadLoss', None)
+        sys.modules.pop('my_loss', None)
+
+
+def test_the_losses_from_python():
+    torch.manual_seed(0)
+    names = {
+        'student_logits': torch.randn(4, 10),
+        'teacher_logits': torch.randn(4, 10),
+        'labels': torch.arange(4),
+        'strong_mask': torch.rand(4, 10) > 0.5,
+        'student_feature': torch.randn(4, 32),
+        'teacher_feature': torch.randn(4, 32).relu(),
+    }
+    exec(IN_PYTHON, names)
+    assert names['bcd'].shape == (4,)
+    assert names['loss'] > 0 and names['feature_loss'] > 0
+
+
+def test_features(tmp_path):
+    runner = train_page(FEATURE, tmp_path, size=64)
+    distiller = runner.model.distiller
+    connector = distiller.connectors['feature'].linear
+    assert (connector.in_features, connector.out_features) == (1280, 2048)
+    assert {'distill.loss_cakd', 'distill.loss_feature'} <= set(losses_of(runner))
+    loss = distiller.distill_losses['loss_feature']
+    assert type(loss.scorer).__name__ == 'ActivationScorer'
+    assert distiller.balancer.ratio == 0.5
+    assert distiller.warmup == 1 / 20  # in the first of the page's 20 epochs
+
+
+@pytest.mark.parametrize(
+    ('granularity', 'shape'), [('pooled', (4, 8)), ('channel', (4, 8, 3, 3))]
+)
+def test_a_scorer_of_your_own(granularity, shape):
+    try:
+        exec(SCORER, {})
+        scorer = dict(type='PeakScorer')
+        loss = dict(type='CAKDFeatureLoss', scorer=scorer, granularity=granularity)
+        assert MODELS.build(loss)(torch.randn(shape), torch.rand(shape)) > 0
+    finally:
+        MODELS.module_dict.pop('PeakScorer', None)
+
+
+def test_features_of_a_vit(tmp_path):
+    runner = train_page(VIT, tmp_path, size=16)
+    assert type(runner.model.teacher.backbone).__name__ == 'VisionTransformer'
+    assert {'distill.loss_cakd', 'distill.loss_feature'} <= set(losses_of(runner))
+
+
+def test_a_teacher_of_timm(tmp_path):
+    runner = train_page(TIMM, tmp_path, size=16)
+    assert type(runner.model.teacher.model).__module__ == 'timm.models.resnet'
+    assert set(losses_of(runner)) == {'student.loss', 'distill.loss_cakd'}
 
 
 def test_several_teachers(tmp_path):
-    runner = train_page(blocks(TEACHERS)[0], tmp_path, size=16)
+    runner = train_page(TEACHERS, tmp_path, size=16)
     assert list(runner.model.teacher.teachers) == ['a', 'b']
     assert runner.model.teacher.head.weights == [2 / 3, 1 / 3]
     assert set(losses_of(runner)) == {'student.loss', 'distill.loss_kd'}
 
 
 def test_a_teacher_of_other_classes_and_one_of_other_images(tmp_path):
-    _, classes, images = blocks(TEACHERS)
-    runner = train_page(classes, tmp_path, size=16)
+    runner = train_page(CLASSES, tmp_path, size=16)
     assert runner.model.teacher.head.fc.out_features == 10
-    runner = train_page(images, tmp_path, size=16)
+    runner = train_page(IMAGES, tmp_path, size=16)
     assert runner.model.teacher_image_map.size == (32, 32)
 
 

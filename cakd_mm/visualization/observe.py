@@ -222,7 +222,7 @@ def run_loss(
     """
     loss = model.distiller.distill_losses[name]
     scores, logits, labels, images, maps = [], [], [], [], []
-    with recorded(loss, model.teacher) as outputs:
+    with plain_teacher(model), recorded(loss, model.teacher) as outputs:
         for start in range(0, len(indices), batch):
             items = [dataset[index] for index in indices[start : start + batch]]
             data = model.data_preprocessor(pseudo_collate(items))
@@ -245,6 +245,16 @@ def run_loss(
         images=images,
         maps=torch.stack(maps) if maps else None,
     )
+
+
+@contextmanager
+def plain_teacher(model: FrozenTeacherDistill) -> Iterator[None]:
+    """Run the teacher as it is, because new hooks would compile its copy again."""
+    runtime, model.teacher_runtime = model.teacher_runtime, None
+    try:
+        yield
+    finally:
+        model.teacher_runtime = runtime
 
 
 @contextmanager

@@ -35,6 +35,7 @@ RUN_KEYS = {
 WITHOUT_INFLUENCE = {
     'default_hooks.checkpoint',
     'default_hooks.logger',
+    'default_hooks.trackers',
     'experiment_name',
     'launcher',
     'load_from',

@@ -48,6 +48,8 @@ default_hooks = dict(
     gathered_scores=dict(type='GatheredScoresHook'),
     # A GPU waits for no batch, and once for what a batch has scored.
     packed_copies=dict(type='PackedCopiesHook'),
+    # trackers.to='tensorboard', 'wandb' or 'mlflow' sends log, config and pictures.
+    trackers=dict(type='TrackersHook'),
 )
 
 env_cfg = dict(

@@ -53,7 +53,10 @@ def test_what_is_seen_is_what_the_loss_computes(trained):
     dataset = observe.build_dataset(cfg)
     indices = [5, 0, 33]
     before = {k: v.clone() for k, v in model.state_dict().items()}
+    runtime = model.teacher_runtime = object()  # which nobody can call
     seen = observe.run_loss(model, 'loss_feature', dataset, indices, True, batch=2)
+    assert model.teacher_runtime is runtime
+    model.teacher_runtime = None
     after = model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
 

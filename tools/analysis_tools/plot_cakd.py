@@ -15,24 +15,18 @@ import argparse
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from mmengine.config import Config
 
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.tools import use_utf8
-from cakd_mm.visualization import observe
-from cakd_mm.visualization.clusters import draw_clusters
-from cakd_mm.visualization.history import is_run, read_history
-from cakd_mm.visualization.images import draw_images
+from cakd_mm.visualization.history import is_run
+from cakd_mm.visualization.pictures import CHANNELS, draw_run
 from cakd_mm.visualization.sweep import (
     draw_sweep,
     find_runs,
     read_sweep,
     sweep_table,
 )
-from cakd_mm.visualization.terms import draw_terms, title_of
 
-MOST_IMAGES = 1000
-CHANNELS = 5
 OF_ONE_RUN = ('images', 'checkpoint', 'loss', 'channels')
 
 
@@ -74,7 +68,9 @@ def main() -> None:
     first, *others = args.work_dirs
     args.out = args.out or (Path() if others else first)
     if not others and is_run(first):
-        draw_run(first, args)
+        options = {name: getattr(args, name) for name in OF_ONE_RUN}
+        for name, figure in draw_run(first, **options):
+            save(figure, args.out / name)
     else:
         compare_runs(args)
 
@@ -104,54 +100,6 @@ def refuse(option: str, value: object, work_dirs: list[Path]) -> None:
     problem = 'It concerns one distillation run, but several, or a folder, are given.'
     remedy = f'Leave it out, or name one work dir only, {work_dirs[0]}, say.'
     raise ValueError(describe(f'--{option}', value, problem, remedy))
-
-
-def draw_run(work_dir: Path, args: argparse.Namespace) -> None:
-    """Draw what went on inside a distillation run."""
-    history, cfg = read_history(work_dir)
-    losses = observe.distill_losses(cfg, work_dir)
-    name = observe.choose_loss(losses, args.loss)
-    save(draw_terms(history, cfg, losses), args.out / 'terms.png')
-    if not history.terms():
-        print(
-            'The log has no terms (bcd, wcd, ...): train with '
-            "default_hooks.terms=dict(type='DistillTermsHook')."
-        )
-    if name is None:
-        print(
-            'The run has no CAKDFeatureLoss over channels (granularity pooled or '
-            'channel), so there are no clusters.png and images.png.'
-        )
-        return
-    checkpoint = args.checkpoint or observe.latest_checkpoint(work_dir)
-    draw_channels(cfg, name, title_of(name, losses[name]), checkpoint, args)
-
-
-def draw_channels(
-    cfg: Config, name: str, title: str, checkpoint: Path, args: argparse.Namespace
-) -> None:
-    """Build the model and draw what a feature loss makes of validation images."""
-    count = CHANNELS if args.channels is None else args.channels
-    dataset = observe.build_dataset(cfg)
-    labels = observe.labels_of(dataset)
-    observe.check_images(args.images or [], len(dataset))
-    model = observe.build_model(cfg, checkpoint)
-    many = observe.spread(labels, MOST_IMAGES)
-    found = observe.run_loss(model, name, dataset, many)
-    channels = found.scores.shape[1]
-    observe.check_channels(count, channels)
-    names = observe.class_names(dataset, found.logits.shape[1])
-    title = f'{title}; {checkpoint.name}'
-    save(draw_clusters(found, names, title), args.out / 'clusters.png')
-    few = args.images or observe.spread(labels, 6)
-    found = observe.run_loss(model, name, dataset, few, pictures=True)
-    if found.maps is None:
-        print(
-            f'images.png is without maps: the teacher has none of the {channels} '
-            f'channels of {name} (neither the tapped feature nor what goes into its '
-            'neck is one).'
-        )
-    save(draw_images(found, names, count, title), args.out / 'images.png')
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -44,7 +44,7 @@ class CRDBankLoss(DistillLoss):
     negatives, N images and :math:`c = K/N` it is for the student (and likewise for the
     teacher, from the student's bank):
 
-    .. math:: q_k = e^{\langle M^T_{i_k}, v^S\rangle / tau} / Z^S, \quad
+    .. math:: q_k = e^{\langle M^T_{i_k}, v^S\rangle / \tau} / Z^S, \quad
         L^S = -mean\left[\log\frac{q_0}{q_0 + c} + \sum_{k=1}^K
         \log\frac{c}{q_k + c}\right], \quad L = L^S + L^T
 

@@ -13,7 +13,7 @@ class RandomScorer(BaseScorer):
     """Draws every score anew, for each image and step.
 
     The gain of any other scorer has to be measured against this one. The scores of an
-    image follow from a seed, the step and :attr:`images` alone, so that they are the
+    image follow from a seed, the step and ``images`` alone, so that they are the
     same on any number of ranks and any device. The seed is drawn from torch's
     generator when the scorer is built. Seed and step are buffers, so that a resumed
     run goes on as if it had not been interrupted.

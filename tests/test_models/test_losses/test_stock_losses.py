@@ -51,7 +51,7 @@ def test_kl_divergence_is_kd(entry, dtype):
     + [('KLDivergence', (8, 5), True), ('ATLoss', (8, 5, 3, 3), True)],
 )
 def test_which_losses_differ_on_two_ranks(kind, shape, is_mean):
-    """docs/guides/speed.md names those that compare the images of a batch."""
+    """docs/guides/several_machines.md names those that compare images of a batch."""
     draw = torch.Generator().manual_seed(0)
     pair = torch.randn(2, *shape, generator=draw, dtype=torch.float64)
     loss = MODELS.build(dict(type=kind))
