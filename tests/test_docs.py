@@ -27,6 +27,7 @@ HERE |= {'speed', 'data'}
 # And those that tests/test_own_data.py runs.
 COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
 COVERED |= {f'{GUIDES}/variations.md', f'{GUIDES}/students_out.md'}
+COVERED |= {f'{GUIDES}/visualizers.md'}  # tests/test_visualization/test_trackers_hook.py
 COVERED |= {'docs/start/own_images.md'}
 
 

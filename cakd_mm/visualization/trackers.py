@@ -125,7 +125,7 @@ class MLflowTracker(MLflowVisBackend):
             # That of MLFLOW_TRACKING_URI; mmengine's would be a new one at each start.
             tracking_uri=mlflow.get_tracking_uri(),
             exp_name=os.environ.get('MLFLOW_EXPERIMENT_NAME', PROJECT),
-            run_name=os.environ.get('MLFLOW_RUN_NAME', run.work_dir.name),
+            run_name=run.work_dir.name,
         )
         super().__init__(**{**defaults, **settings})
         self.earlier = run.earlier
@@ -151,15 +151,20 @@ class MLflowTracker(MLflowVisBackend):
         return self.experiment.active_run().info.run_id
 
     def add_config(self, config: Config, **kwargs) -> None:
-        """Record the config; of a resumed run as a file alone.
+        """Record the config as a file, and of a new run as parameters too.
 
         MLflow lets no parameter of a run change, such as its length.
         """
+        self.cfg = config
+        self.experiment.log_text(config.pretty_text, 'config.py')
         if self.earlier is None:
-            super().add_config(config)
-        else:
-            self.cfg = config
-            self.experiment.log_text(config.pretty_text, 'config.py')
+            try:
+                self.experiment.log_params(self._flatten(config.to_dict()))
+            # MLflow does not take each name, and mmengine not each list.
+            except (self.experiment.MlflowException, AttributeError) as error:
+                MMLogger.get_current_instance().warning(
+                    f'MLflow has the config as config.py alone ({error}).'
+                )
 
 
 Tracker = TensorboardTracker | WandbTracker | MLflowTracker

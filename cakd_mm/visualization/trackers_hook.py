@@ -37,7 +37,6 @@ class TrackersHook(Hook):
 
     Raises:
         ValueError: there is no such tracker.
-        ImportError: its package is not installed.
     """
 
     # After LoggerHook has logged the last line, and the student has been extracted.
@@ -55,22 +54,26 @@ class TrackersHook(Hook):
         for name in names:
             _check_name(name, to)
             self.settings[name] = dict(wandb=wandb, mlflow=mlflow).get(name) or {}
-        # The other ranks write nothing, and their machines may lack the packages.
-        if is_main_process():
-            for name, settings in self.settings.items():
-                _check_package(name, to)
-                TRACKERS[name].check(settings, f'{KEY}.{name}')
         self.pictures = pictures
         self.trackers: dict[str, Tracker] = {}
 
     def before_train(self, runner) -> None:
-        """Open the trackers, and show them the config."""
+        """Open the trackers, and show them the config.
+
+        Raises:
+            ImportError: a package is not installed. It need not be where a run is only
+                tested, nor on the machines of other ranks, which write nothing.
+            TypeError: a tracker has no such setting.
+        """
         if self.settings:
             with together():
                 if is_main_process():
                     self._open(runner)
 
     def _open(self, runner) -> None:
+        for name, settings in self.settings.items():
+            _check_package(name)
+            TRACKERS[name].check(settings, f'{KEY}.{name}')
         # What the message hub knows is in the checkpoints.
         numbers = runner.message_hub.runtime_info.get('trackers', {})
         for name, settings in self.settings.items():
@@ -111,13 +114,13 @@ def _check_name(name: str, to: str | list[str] | None) -> None:
         raise ValueError(describe(f'{KEY}.to', to, problem, remedy))
 
 
-def _check_package(name: str, to: str | list[str] | None) -> None:
+def _check_package(name: str) -> None:
     package = TRACKERS[name].package
     # A folder of that name, which W&B makes, has a spec without an origin.
     if getattr(find_spec(package), 'origin', None) is None:
         problem = f'The package {package!r} is not installed.'
         remedy = f'Run pip install {package}, or leave {name!r} out.'
-        raise ImportError(describe(f'{KEY}.to', to, problem, remedy))
+        raise ImportError(describe(f'{KEY}.to', name, problem, remedy))
 
 
 def _of_terms(runner, model) -> Iterator[tuple[str, np.ndarray]]:
