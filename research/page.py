@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping
 
+from cakd_mm.visualization.paired_statistics import Difference
+
 from .budget import SPEEDS
-from .paired_statistics import Difference
 from .tables import KD, STUDENT
 
 # Whatever Markdown or HTML would read as more than text; `_` in a word is text.
