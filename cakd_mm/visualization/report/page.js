@@ -37,6 +37,7 @@
       plot_bgcolor: 'rgba(0,0,0,0)',
       showlegend: false,
     };
+    if (layout.height) canvas.style.height = `${layout.height}px`;
     const axis = (own) => ({ automargin: true, ...own });
     Plotly.newPlot(
       canvas,
