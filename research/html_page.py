@@ -29,7 +29,7 @@ from .tables import STUDENT
 ROW = 26  # pixels of the gain plot's height that a row takes
 
 
-def html_page(title: str, summary: Mapping, command: str) -> str:
+def html_page(title: str, summary: Mapping, command: str) -> bytes:
     """Return the whole page.
 
     Args:

@@ -222,7 +222,7 @@ def write(args: argparse.Namespace, planned: list[PlannedPair]) -> Path:
         plot(summary, title, args.out / pictures[kind])
     try:
         in_browser = html_page(title, summary, command)
-        write_whole(path.with_suffix('.html'), in_browser.encode())
+        write_whole(path.with_suffix('.html'), in_browser)
     except ModuleNotFoundError as error:  # A machine without a network may lack Plotly.
         print(f'{path} is written without its .html. {error}')
     return path

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .paired_statistics import CONFIDENCE, Difference
+from .paired_statistics import Difference
 
+CHANCE = 0.05  # of an interval to exclude 0 by seeds alone, if it is a 95 % interval
 LEVEL = 1.0  # Who moves less in the last epochs, in points of top-1, is level.
 
 
@@ -60,13 +61,12 @@ def conclude_from(
             'observation.'
         )
         return sentences
-    chance = 1 - CONFIDENCE
     sentences.append(
         'Intervals are 95 % t intervals of paired differences; their median half width '
         f'is {median(widths):.2f} points, and much less than that cannot be told here. '
-        f'Each of the {len(widths)} comparisons has a chance of {100 * chance:.0f} % '
+        f'Each of the {len(widths)} comparisons has a chance of {100 * CHANCE:.0f} % '
         'to be called resolved by seeds alone, which makes '
-        f'{chance * len(widths):.1f} of them.'
+        f'{CHANCE * len(widths):.1f} of them.'
     )
     return sentences
 

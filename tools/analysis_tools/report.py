@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         '--out',
         type=Path,
         default=Path('report.html'),
-        help='the file to write (default: report.html)',
+        help='the file to write, or a folder for report.html (default: report.html)',
     )
     parser.add_argument(
         '--images',
@@ -53,9 +53,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     page = report(find_runs(args.work_dirs), args.images, print)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(args.out, page.encode())
-    print(f'wrote {args.out}: open it in a browser')
+    # Other tools take a folder as --out.
+    out = args.out if args.out.suffix == '.html' else args.out / 'report.html'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, page)
+    print(f'wrote {out}: open it in a browser')
 
 
 if __name__ == '__main__':

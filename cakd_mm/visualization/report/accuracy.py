@@ -1,6 +1,7 @@
 """The tab of top-1 over the epochs."""
 
 from collections.abc import Sequence
+from math import isfinite
 from statistics import mean, stdev
 
 from ..sweep import DASH, LATE, SweptRun
@@ -63,10 +64,12 @@ def late_part(
     """
     end = max(run.end for run in runs)
     start = LATE * min(run.end for run in runs)
-    found = [y for run in runs for x, y in run.scores.items() if x >= start]
+    found = [
+        y for run in runs for x, y in run.scores.items() if x >= start and isfinite(y)
+    ]
     places = {x for run in runs for x in run.scores if x >= start}
     before = any(x < start for run in runs for x in run.scores)
-    if len(places) < 3 or not before:
+    if len(places) < 3 or not before or not found:
         return None
     margin = 0.05 * (max(found) - min(found)) or 0.5
     return (start, end + 0.02 * end), (min(found) - margin, max(found) + margin)

@@ -67,7 +67,11 @@ class Entry:
     def net(self) -> Settings:
         """What the trained net is, of which a teacher is no part."""
         cfg = self.group.runs[0].cfg
-        model = student_model(cfg) if self.distils else cfg.model
+        try:
+            model = student_model(cfg) if self.distils else cfg.model
+        except (FileNotFoundError, ValueError):
+            # The file that `cfg_path` names has gone, so that no net is like this one.
+            model = dict(backbone=cfg.model.architecture)
         parts = settings_of({part: model.get(part) for part in PARTS})
         return {x: v for x, v in parts.items() if not set(x) & set(OF_TRAINING)}
 

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 Curve = Sequence[tuple[float, float]]  # (x, y)
-MOST_POINTS = 500  # of a curve: more cannot be told apart on a screen
+MOST_POINTS = 300  # of a curve: more cannot be told apart on a screen
 MARKED = 60  # A curve of fewer points shows where they are.
 # They can be told from each other on white and on dark grey.
 COLOURS = (

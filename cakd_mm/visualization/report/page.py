@@ -18,7 +18,7 @@ LONG = 40  # A cell of more characters has several lines.
 
 def render(
     title: str, lead: Sequence[str], tabs: Sequence[Tab], legend: Sequence[Key] = ()
-) -> str:
+) -> bytes:
     """Return the page, in HTML. All text of blocks stands for itself in it.
 
     Args:
@@ -49,7 +49,7 @@ def render(
         lstrip_blocks=True,
     )
     scripts = [plotly(), own('page.js')]
-    return environment.get_template('page.html').render(
+    page = environment.get_template('page.html').render(
         title=title,
         lead=lead,
         tabs=tabs,
@@ -62,6 +62,8 @@ def render(
         hashes=[hash_of(script) for script in scripts],
         figures=as_data(figures),
     )
+    # A name of a file may hold what is no character.
+    return page.encode('utf-8', 'backslashreplace')
 
 
 def as_data(value: object) -> Markup:

@@ -184,11 +184,14 @@ def counts(
 def student_of(run: SweptRun) -> BaseModel:
     """Build the plain student that a distillation run has left.
 
+    Of a run that averages weights it is the average, because that is what is validated.
+
     Raises:
         FileNotFoundError: it has left none.
         ValueError: the file is not a readable checkpoint.
     """
-    weights = run.work_dir / 'student.pth'
+    average = run.work_dir / 'student_ema.pth'
+    weights = average if average.is_file() else run.work_dir / 'student.pth'
     config = weights.with_suffix('.py')
     if not config.is_file():
         problem = 'It is the config of the student, which a run leaves at its end.'

@@ -16,7 +16,9 @@ from .predictions import predictions_tab
 from .term_plots import terms_tab
 
 
-def report(work_dirs: Sequence[Path], images: int, tell: Callable[[str], None]) -> str:
+def report(
+    work_dirs: Sequence[Path], images: int, tell: Callable[[str], None]
+) -> bytes:
     """Return the page of some runs, in HTML.
 
     Args:
