@@ -1,5 +1,8 @@
 """Which runs belong together, and what each config is compared with."""
 
+from pathlib import Path
+from tempfile import mkdtemp
+
 import pytest
 from report_runs import CAKD, PLAIN, make_run
 
@@ -17,14 +20,12 @@ def entries(tmp_path):
     """Make runs of (name, base, seed, lines), and group them."""
 
     def make(*runs):
-        return entries_of(
-            [
-                read_run(
-                    make_run(tmp_path / f'{i}', base, [5.0 + i], seed, 1, lines, name)
-                )
-                for i, (name, base, seed, lines) in enumerate(runs)
-            ]
-        )
+        work_dirs = []
+        for place, (name, base, seed, lines) in enumerate(runs):
+            folder = Path(mkdtemp(dir=tmp_path), name)
+            scores = [5.0 + place]
+            work_dirs.append(make_run(folder, base, scores, seed, 1, lines, name))
+        return entries_of([read_run(work_dir) for work_dir in work_dirs])
 
     return make
 
@@ -56,7 +57,7 @@ def test_of_several_students_alone_the_one_with_its_seeds(entries):
 
 def test_without_a_student_alone_the_first_is_the_reference(entries):
     one, two = entries(('cakd', CAKD, 0, ''), ('cakd', CAKD, 0, TAU))
-    assert (one.label, two.label) == ('cakd, tau=1.0', 'cakd, tau=2.0')
+    assert (one.label, two.label) == ('cakd, tau=4.0', 'cakd, tau=2.0')
     assert references([one, two]) == {two.label: one}
     assert two.over(one).mean == 1.0
 

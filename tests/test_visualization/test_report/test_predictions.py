@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 
 import pytest
 import torch
@@ -26,19 +27,25 @@ FEW = 'val_dataloader = dict(dataset=dict(indices=64))'
 def weights(seed):
     """Return random weights of the student, the same for a seed."""
     torch.manual_seed(seed)
-    net = build(Config.fromfile(PLAIN).model)
-    net.init_weights()
-    return net.state_dict()
+    return build(Config.fromfile(PLAIN).model).state_dict()
+
+
+@pytest.fixture(scope='module')
+def trained_pair(tmp_path_factory):
+    """The work dirs of a distilled and of a plain run, both of random weights."""
+    folder = tmp_path_factory.mktemp('pair')
+    ours = make_run(folder / 'cakd', CAKD, [10.0], 0, 1, FEW, 'cakd')
+    theirs = make_run(folder / 'plain', PLAIN, [11.0], 0, 1, FEW, 'plain')
+    save_student(read_run(ours).cfg, weights(1), ours / 'student.pth')
+    torch.save(dict(state_dict=weights(2)), theirs / 'epoch_1.pth')
+    return folder
 
 
 @pytest.fixture
-def pair(tmp_path):
-    """The entries of a distilled and of a plain run, both random."""
-    ours = make_run(tmp_path / 'cakd', CAKD, [10.0], 0, 1, FEW, 'cakd')
-    theirs = make_run(tmp_path / 'plain', PLAIN, [11.0], 0, 1, FEW, 'plain')
-    save_student(read_run(ours).cfg, weights(1), ours / 'student.pth')
-    torch.save(dict(state_dict=weights(2)), theirs / 'epoch_1.pth')
-    return entries_of([read_run(ours), read_run(theirs)])
+def pair(trained_pair, tmp_path):
+    """The entries of these runs, in a folder that a test may change."""
+    shutil.copytree(trained_pair, tmp_path, dirs_exist_ok=True)
+    return entries_of([read_run(tmp_path / name) for name in ('cakd', 'plain')])
 
 
 def blocks(entries, images=64):
@@ -61,7 +68,8 @@ def test_counts_and_pictures_are_those_of_the_two_nets(pair):
     dataset = build_dataset(cfg)
     images = torch.stack([item['inputs'] for item in dataset]).float()
     prepare = cfg.data_preprocessor
-    images = (images - tensor(prepare.mean)) / tensor(prepare.std)
+    mean, std = (tensor(x).view(-1, 1, 1) for x in (prepare.mean, prepare.std))
+    images = (images - mean) / std
     labels = tensor([int(item['data_samples'].gt_label) for item in dataset])
     right = []
     for seed in (1, 2):
