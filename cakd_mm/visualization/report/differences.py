@@ -45,8 +45,10 @@ def table_tab(entries: Sequence[Entry]) -> Tab:
 
 def gain(entry: Entry, base: Entry | None) -> str:
     """Return a paired difference in words."""
-    if base is None:
+    if base is None or base is entry:
         return DASH
+    if base.scored_on != entry.scored_on:
+        return 'other images'
     found = entry.over(base)
     return 'no common seed' if found is None else str(found)
 
@@ -73,10 +75,7 @@ def conclusions(done: Sequence[Entry], bases: dict[str, Entry]) -> list[Block]:
 
 def matrix(done: Sequence[Entry]) -> Table:
     """Return the paired difference of every two configs."""
-    rows = [
-        [row.label, *(DASH if row is base else gain(row, base) for base in done)]
-        for row in done
-    ]
+    rows = [[row.label, *(gain(row, base) for base in done)] for row in done]
     caption = (
         'The config of the row minus that of the column, in points. Whoever looks at '
         'many intervals finds one that excludes 0 by chance: one in twenty.'

@@ -127,7 +127,13 @@ def references(entries: Sequence[Entry]) -> dict[str, Entry]:
     """Return what each config is compared with, by its label.
 
     It is the same student alone. If no student was trained alone, it is the first
-    config for all others.
+    config that was scored on the same images.
     """
     found = {one.label: other for one in entries if (other := alone(one, entries))}
-    return found or {one.label: entries[0] for one in entries[1:]}
+    if found:
+        return found
+    firsts = {
+        one.label: next(x for x in entries if x.scored_on == one.scored_on)
+        for one in entries
+    }
+    return {label: first for label, first in firsts.items() if first.label != label}

@@ -13,6 +13,9 @@
       'font.color': colour('--ink'),
       'hoverlabel.bgcolor': colour('--raised'),
       'hoverlabel.font.color': colour('--ink'),
+      'modebar.activecolor': colour('--ink'),
+      'modebar.bgcolor': 'rgba(0,0,0,0)',
+      'modebar.color': colour('--faint'),
       ...Object.fromEntries(
         ['xaxis', 'yaxis'].flatMap((name) =>
           Object.entries(axis).map(([key, value]) => [`${name}.${key}`, value]),
@@ -30,7 +33,7 @@
     const common = {
       autosize: true,
       font: { family: 'system-ui, sans-serif', size: 12 },
-      hoverlabel: { align: 'left' },
+      hoverlabel: { align: 'left', font: { family: 'system-ui, sans-serif' } },
       hovermode: 'closest',
       margin: { l: 64, r: 12, t: 12, b: 44 },
       paper_bgcolor: 'rgba(0,0,0,0)',
@@ -45,7 +48,7 @@
       { ...common, ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis) },
       {
         displaylogo: false,
-        modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'],
+        modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']],
         responsive: true,
       },
     ).then(() => Plotly.relayout(canvas, look()));

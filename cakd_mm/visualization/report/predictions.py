@@ -69,25 +69,39 @@ def predictions_tab(
         most: How many images are shown to the students, at most; 0 for none.
         tell: Is given a sentence on what is being done, or could not be.
     """
+    distilled = [entry for entry in entries if entry.distils]
+    if not distilled:
+        text = 'No run has a teacher, so there is no distilled student.'
+        return Tab('Predictions', [Text(text)])
+    if not most:
+        return Tab('Predictions', [Text('No images were asked for (--images 0).')])
     blocks: list[Block] = []
     judged: dict[Path, Tensor] = {}
-    for entry in entries:
-        if not entry.distils:
+    pairs = {entry.label: alone(entry, entries) for entry in distilled}
+    for entry in distilled:
+        plain = pairs[entry.label]
+        if plain is None:
             continue
         try:
-            blocks += blocks_of(entry, entries, most, judged, tell)
+            blocks += blocks_of(entry, plain, most, judged, tell)
         except Exception as error:  # of a data set, a checkpoint, or a net of the run
             text = f'No images for {entry.label}: {error}'
             tell(text)
             blocks += [Heading(entry.label), Text(text)]
-    if not blocks:
-        blocks = [Text('No run has a teacher, so there is no distilled student.')]
+    without = [label for label, plain in pairs.items() if plain is None]
+    if without:
+        text = (
+            'No run without a teacher has the same student and the same validation '
+            f'images as {", ".join(without)}. Train that student alone, and name its '
+            'work dir too.'
+        )
+        blocks += [Text(text)]
     return Tab('Predictions', blocks)
 
 
 def blocks_of(
     entry: Entry,
-    entries: Sequence[Entry],
+    plain: Entry,
     most: int,
     judged: dict[Path, Tensor],
     tell: Callable[[str], None],
@@ -96,7 +110,7 @@ def blocks_of(
 
     Args:
         entry: The config; it has a teacher.
-        entries: All configs.
+        plain: The same student alone.
         most: See :func:`predictions_tab`.
         judged: The answers of students alone, by work dir, which several may need.
         tell: See :func:`predictions_tab`.
@@ -105,19 +119,10 @@ def blocks_of(
         FileNotFoundError, ValueError: a student or an image is missing or unreadable.
     """
     heading = Heading(entry.label)
-    plain = alone(entry, entries)
-    if plain is None:
-        text = (
-            'No run without a teacher has the same student and the same validation '
-            'images. Train one, of configs/vanilla, say, and name its work dir too.'
-        )
-        return [heading, Text(text)]
     pair = pair_of(entry, plain)
     if pair is None:
         text = f'No finished run of {plain.label} has a seed of this config.'
         return [heading, Text(text)]
-    if not most:
-        return [heading, Text('No images were asked for (--images 0).')]
     ours, theirs = pair
     dataset = build_dataset(ours.cfg)
     labels = labels_of(dataset)

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...models.term_axis import TermAxis
+from ..history import History
 from ..term_labels import describe_term
 from ..terms import LOG_SPAN, part_name
 from .blocks import Block, Heading, Plot, Plots, Tab, Table, Text
 from .entries import Entry
-from .lines import Seeded, axes, lines_of, seeded
+from .lines import Curve, Seeded, axes, lines_of, seeded
 
 RUN = 'The whole run'
 
@@ -21,13 +22,11 @@ class Drawn:
     Attributes:
         entry: The config.
         curve: The values of its runs.
-        unit: What x counts.
         solid: Whether the runs are finished.
     """
 
     entry: Entry
     curve: Seeded
-    unit: str
     solid: bool
 
 
@@ -41,15 +40,16 @@ def terms_tab(entries: Sequence[Entry]) -> Tab:
         )
     ]
     rows = []
+    unit = unit_of(entries)
     for title, keys in sections(entries).items():
         plots, zero = [], []
         for key in keys:
-            found = [x for entry in entries for x in values_of(entry, key)]
+            found = [x for entry in entries for x in values_of(entry, key, unit)]
             values = [v for one in found for own in one.curve.values for v in own]
             if not any(values):
                 zero.append(name_of(key)[1])
                 continue
-            plots.append(plot_of(key, found))
+            plots.append(plot_of(key, found, unit))
             rows += [row_of(key, one) for one in found]
         if plots:
             blocks += [Heading(title), Plots(plots)]
@@ -60,6 +60,20 @@ def terms_tab(entries: Sequence[Entry]) -> Tab:
     head = ['value', 'config', 'seeds', 'first', 'last']
     blocks += [Heading('In numbers'), Table(head, rows, 'Means over the seeds.')]
     return Tab('Terms', blocks)
+
+
+def unit_of(entries: Sequence[Entry]) -> str:
+    """Return what x counts in all plots: epochs if those of all runs are known."""
+    histories = [run.history for entry in entries for run in entry.group.runs]
+    known = all(history.unit == 'epoch' for history in histories if history.train)
+    return 'epoch' if known else 'step'
+
+
+def curve_of(history: History, key: str, unit: str) -> Curve:
+    """Return a logged value over what x counts."""
+    scale = (history.steps_per_epoch or 1) if unit == 'epoch' else 1
+    lines = [line for line in history.train if key in line]
+    return [(line['step'] / scale, line[key]) for line in lines]
 
 
 def sections(entries: Sequence[Entry]) -> dict[str, list[str]]:
@@ -95,30 +109,26 @@ def name_of(key: str) -> tuple[str, str]:
     return 'value in the training loss', part_name(key)
 
 
-def values_of(entry: Entry, key: str) -> Iterator[Drawn]:
+def values_of(entry: Entry, key: str, unit: str) -> Iterator[Drawn]:
     """Yield a logged value of the finished runs, and of each unfinished one."""
     group = entry.group
     for runs, solid in (
         (group.finished, True),
         *(([x], False) for x in group.unfinished),
     ):
-        histories = [(run.shown_seed, run.history) for run in runs]
-        curves = [
-            (seed, list(zip(*x.curve(key), strict=True))) for seed, x in histories
-        ]
-        curves = [(seed, curve) for seed, curve in curves if curve]
-        if curves and (joined := seeded(curves)).x:
-            yield Drawn(entry, joined, histories[0][1].unit, solid)
+        curves = [(x.shown_seed, curve_of(x.history, key, unit)) for x in runs]
+        joined = seeded([(seed, curve) for seed, curve in curves if curve])
+        if joined.x:
+            yield Drawn(entry, joined, solid)
 
 
-def plot_of(key: str, found: Sequence[Drawn]) -> Plot:
+def plot_of(key: str, found: Sequence[Drawn], unit: str) -> Plot:
     """Return the plot of one logged value."""
     axis, label = name_of(key)
     traces: list[dict] = []
     for one in found:
-        style = (one.entry.label, one.entry.colour, one.unit, '.4g')
+        style = (one.entry.label, one.entry.colour, unit, '.4g')
         traces += lines_of(one.curve, *style, 'solid' if one.solid else 'dot')
-    unit = ' or '.join(sorted({one.unit for one in found}))
     return Plot(label, traces, axes(unit, axis, log=needs_log(found)))
 
 

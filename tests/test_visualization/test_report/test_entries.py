@@ -6,7 +6,7 @@ from tempfile import mkdtemp
 import pytest
 from report_runs import CAKD, PLAIN, make_run
 
-from cakd_mm.visualization.report.differences import notes_on
+from cakd_mm.visualization.report.differences import gain, notes_on
 from cakd_mm.visualization.report.entries import alone, entries_of, references
 from cakd_mm.visualization.sweep import read_run
 
@@ -60,6 +60,15 @@ def test_without_a_student_alone_the_first_is_the_reference(entries):
     assert (one.label, two.label) == ('cakd, tau=4.0', 'cakd, tau=2.0')
     assert references([one, two]) == {two.label: one}
     assert two.over(one).mean == 1.0
+    assert (gain(two, one), gain(one, one)) == ('+1.00 (one seed)', '–')
+
+
+def test_other_images_are_not_compared(entries):
+    one, other, two = entries(
+        ('a', CAKD, 0, ''), ('b', CAKD, 0, OTHER_DATA), ('c', CAKD, 0, TAU)
+    )
+    assert references([one, other, two]) == {'c': one}
+    assert gain(other, one) == 'other images'
 
 
 def test_runs_of_one_seed_and_of_none(entries):

@@ -118,8 +118,10 @@ def test_what_is_missing_is_said(pair, tmp_path, lose, said):
 
 
 def test_no_student_alone_no_common_seed_no_images(pair):
-    assert 'No run without a teacher' in blocks(pair[:1])[1].text
-    assert 'no images' in blocks(pair, images=0)[1].text.lower()
+    [text] = blocks(pair[:1])
+    assert 'No run without a teacher' in text.text and 'images as cakd.' in text.text
+    [text] = blocks(pair, images=0)
+    assert text.text == 'No images were asked for (--images 0).'
     pair[1].group.finished.clear()
     assert 'No finished run of plain has a seed' in blocks(pair)[1].text
 

@@ -148,6 +148,13 @@ def test_iterations_and_values_that_are_no_numbers(tmp_path):
     assert (loss['x'], loss['y']) == ([10, 20], [None, 2.0])
 
 
+def test_where_the_length_of_an_epoch_is_unknown_all_plots_count_steps(tmp_path):
+    long = make_run(tmp_path / 'long', PLAIN, [5.0, 6.0], length=2)
+    page = of_runs(make_run(tmp_path / 'short', PLAIN, [5.0], length=1), long)
+    assert page.figures['plot-1']['layout']['xaxis']['title']['text'] == 'step'
+    assert [line['x'] for line in lines_in(page, 1)] == [[4], [4, 8]]
+
+
 def test_a_resumed_run(tmp_path):
     write_log(tmp_path, [*steps([1.0, 2.0], per_epoch=1), {METRIC: 5.0, 'step': 1}])
     again = [*steps([7.0], first=2, per_epoch=1), {METRIC: 9.0, 'step': 2}]
