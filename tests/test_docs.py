@@ -27,7 +27,8 @@ HERE |= {'speed', 'data'}
 # And those that tests/test_own_data.py runs.
 COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
 COVERED |= {f'{GUIDES}/variations.md', f'{GUIDES}/students_out.md'}
-COVERED |= {f'{GUIDES}/visualizers.md'}  # tests/test_visualization/test_trackers_hook.py
+# tests/test_visualization/test_trackers_hook.py runs this one.
+COVERED |= {f'{GUIDES}/visualizers.md'}
 COVERED |= {'docs/start/own_images.md'}
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     'test': 'test.py',
     'extract': 'model_converters/extract_student.py',
     'plot': 'analysis_tools/plot_cakd.py',
+    'report': 'analysis_tools/report.py',
     'reproduce': 'reproduce.py',
     'demo': 'demo.py',
     'from-torchvision': 'model_converters/from_torchvision.py',
