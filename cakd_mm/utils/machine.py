@@ -22,6 +22,32 @@ def cores() -> int:
     return usable
 
 
+def free_memory() -> int | None:
+    """Return how many bytes this process could take, also in a container.
+
+    What the system keeps of files counts as free, because it gives that back. None if
+    the system does not tell, which Linux alone does.
+    """
+    if not os.path.exists('/proc/meminfo'):
+        return None
+    free = 1024 * _fields('/proc/meminfo')['MemAvailable:']
+    folder = '/sys/fs/cgroup/memory'
+    with suppress(OSError, ValueError):  # no container, or a limit of "max"
+        limit, used = (
+            int(Path(f'{folder}.{name}').read_text(encoding='utf-8'))
+            for name in ('max', 'current')
+        )
+        kept = _fields(f'{folder}.stat')['inactive_file']
+        free = min(free, limit - used + kept)
+    return max(0, free)
+
+
+def _fields(file: str) -> dict[str, int]:
+    """Return the numbers of a file of the system, by the words before them."""
+    lines = Path(file).read_text(encoding='utf-8').splitlines()
+    return {name: int(number) for name, number, *_ in map(str.split, lines)}
+
+
 def end_with(parent: int) -> None:
     """Let Linux kill this process when its parent, of this pid, ends in any way."""
     if LIBC is not None:
