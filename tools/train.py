@@ -63,9 +63,10 @@ def main() -> None:
     ):
         with launch.together():
             launch.adapt_to_device(cfg)
+            hooks = cfg.get('default_hooks') or {}
             runner = launch.build_runner(cfg)
             if args.fast is not None:
-                launch.make_fast(runner, args.fast)
+                launch.make_fast(runner, args.fast, hooks)
             launch.check_room(runner)
             launch.check_steps(runner)
             launch.mention_batch(runner)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -60,7 +60,7 @@ def spelled_out(words: Sequence[str]) -> list[str]:
     return spelled
 
 
-def make_fast(runner: Runner, level: str) -> None:
+def make_fast(runner: Runner, level: str, hooks: Mapping[str, Any]) -> None:
     """Switch on what makes a run faster, as far as the run bears it.
 
     A part that does not go with the run, or does not pay on this machine, is left out,
@@ -71,8 +71,10 @@ def make_fast(runner: Runner, level: str) -> None:
     Args:
         runner (Runner): Before its first step.
         level (str): One of :data:`speeds.LEVELS`.
+        hooks (Mapping): ``default_hooks`` as they were written: the runner's own lack
+            those that None switches off.
     """
-    choice = _Choice(runner, level)
+    choice = _Choice(runner, level, hooks)
     choice.make()
     runner.cfg[KEY] = dict(level=level, parts=choice.parts)
     runner.logger.info(f'{OPTION} {level}: {", ".join(choice.said) or "nothing"}.')
@@ -90,8 +92,9 @@ class _Choice:
         said (list[str]): The same with their figures, for the log.
     """
 
-    def __init__(self, runner: Runner, level: str) -> None:
+    def __init__(self, runner: Runner, level: str, hooks: Mapping[str, Any]) -> None:
         self.runner = runner
+        self.hooks = hooks
         self.level = level
         self.wanted = parts_of(level)
         self.before = _parts_before(runner.cfg, level)
@@ -103,7 +106,7 @@ class _Choice:
         """Switch on one part after the other, and log what is left out."""
         self._choose_data(RESIDENT_TRAIN, why_no_resident_train(self.runner))
         self._choose_data(RESIDENT_VAL, why_no_resident_val(self.runner))
-        of_student = why_no_compiled_student(self.runner)
+        of_student = why_no_compiled_student(self.runner, self.hooks)
         of_teacher = why_no_fast_teacher(self.runner)
         uncompiled = None
         if self.before is None and None in (of_student, of_teacher):

@@ -1,12 +1,19 @@
 """Whether a run's nets can be computed faster, and whether that pays here."""
 
+import logging
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from ...models.algorithms import FrozenTeacherDistill
 from ...models.runtime import (
@@ -16,10 +23,12 @@ from ...models.runtime import (
     unreached,
 )
 from ...utils.agreement import exchange
+from ...utils.arguments import class_of
 from ...utils.compiling import why_not_compile
 from ...utils.model import unwrap
 from ...utils.random_states import random_states_kept
 from ..hooks import StudentRuntimeHook
+from ..optimizers import BF16OptimWrapper
 from .device import WITHOUT_AMP
 
 # A run that takes fewer seconds is over before its compilation has paid.
@@ -48,14 +57,19 @@ def why_no_fast_teacher(runner: Runner) -> str | None:
     return _untried(runner.cfg)
 
 
-def why_no_compiled_student(runner: Runner) -> str | None:
-    """Return what keeps the student's backbone from being compiled."""
+def why_no_compiled_student(runner: Runner, hooks: Mapping[str, Any]) -> str | None:
+    """Return what keeps the student's backbone from being compiled.
+
+    Args:
+        runner (Runner): The runner.
+        hooks (Mapping): ``default_hooks`` as the config has them.
+    """
     model = unwrap(runner.model)
     net = getattr(model, 'student', model)
     is_set = any(isinstance(hook, StudentRuntimeHook) for hook in runner.hooks)
-    if is_set or 'student_runtime' in (runner.cfg.get('default_hooks') or {}):
+    if is_set or 'student_runtime' in hooks:
         return 'the config sets default_hooks.student_runtime.'
-    if not isinstance(net, BaseClassifier) or not hasattr(net, 'backbone'):
+    if not _is_classifier(net) or not hasattr(net, 'backbone'):
         return f'{type(net).__name__} is no classifier with a backbone.'
     return _untried(runner.cfg)
 
@@ -73,8 +87,11 @@ def why_no_bf16_student(runner: Runner) -> str | None:
 
 def computes_in_half(cfg: Config) -> bool:
     """Return whether the config trains in mixed precision."""
-    kind = (cfg.get('optim_wrapper') or {}).get('type', OPTIM_WRAPPER)
-    return kind in ('AmpOptimWrapper', 'BF16OptimWrapper', 'CPUAmpOptimWrapper')
+    wrapper = {'type': OPTIM_WRAPPER, **(cfg.get('optim_wrapper') or {})}
+    kind = class_of(wrapper, OPTIM_WRAPPERS, 'optim_wrapper')
+    return isinstance(kind, type) and issubclass(
+        kind, (AmpOptimWrapper, BF16OptimWrapper)
+    )
 
 
 class Times:
@@ -117,8 +134,8 @@ class Times:
             own = convolution_seconds(torch.bfloat16, device)
             seconds = _mean(list(own))
         plain, half = seconds
-        figures = f'{what} takes {1e3 * half:.3g} ms in bf16, {1e3 * plain:.3g} in '
-        return plain / half >= PAYS, f'{figures}float32'
+        figures = f'{what} takes {1e3 * half:.2f} ms in bf16 and {1e3 * plain:.2f} ms '
+        return plain / half >= PAYS, f'{figures}in float32'
 
     @cached_property
     def _of_nets(self) -> dict[str, list[float]]:
@@ -129,15 +146,23 @@ class Times:
             nets['teacher'] = model.teacher
         found = {}
         for name, net in nets.items():
-            trains = name == 'student'
-            seconds = []
-            if image is not None and (isinstance(net, BaseClassifier) or not trains):
-                shown = image if trains else model.teacher_inputs(image[None])[0]
-                seconds = seconds_per_image(
-                    net, shown, self._batch_size, trains, *self.dtypes
-                )
-            found[name] = _mean(seconds)
+            own: list[float] = []
+            if image is not None and (name == 'teacher' or _is_classifier(net)):
+                shown = image
+                if name == 'teacher':
+                    shown = model.teacher_inputs(image[None])[0]
+                own = self._of_net(net, shown, name == 'student')
+            found[name] = _mean(own)
         return {name: times for name, times in found.items() if times}
+
+    def _of_net(self, net: nn.Module, image: Tensor, trains: bool) -> list[float]:
+        """Return seconds for an image; none if the net by itself takes no images."""
+        try:
+            return seconds_per_image(net, image, self._batch_size, trains, *self.dtypes)
+        except Exception as error:  # A net may need anything.
+            text = f'{type(net).__name__} was not timed: {error}'
+            print_log(text, 'current', logging.INFO)
+            return []
 
     @cached_property
     def _batch_size(self) -> int:
@@ -146,15 +171,20 @@ class Times:
 
     def _seconds_of_run(self) -> float | None:
         """Return what all steps take without being compiled, None if it is unknown."""
-        if 'student' not in self._of_nets:
+        steps = getattr(self.runner.train_loop, 'max_iters', None)
+        if 'student' not in self._of_nets or steps is None:
             return None
         step = self._batch_size * sum(times[0] for times in self._of_nets.values())
-        return self.runner.train_loop.max_iters * step
+        return steps * step
+
+
+def _is_classifier(net: nn.Module) -> bool:
+    return isinstance(net, BaseClassifier)
 
 
 def _untried(cfg: Config) -> str | None:
     found = [key for key in UNTRIED if cfg.get(key)]
-    return f'nobody has tried it with {found[0]}.' if found else None
+    return f'nobody has tried it together with {found[0]}.' if found else None
 
 
 def _device(runner: Runner) -> torch.device:
@@ -163,8 +193,11 @@ def _device(runner: Runner) -> torch.device:
 
 def _first_image(runner: Runner) -> Tensor | None:
     """Return an image as the nets see it, (C, H, W); None if there is no such thing."""
+    dataset = runner.train_loop.dataloader.dataset
+    if isinstance(dataset, IterableDataset):
+        return None
     with random_states_kept():
-        item = runner.train_loop.dataloader.dataset[0]
+        item = dataset[0]
     image = item.get('inputs') if isinstance(item, dict) else None
     if not isinstance(image, Tensor) or image.ndim != 3:
         return None
