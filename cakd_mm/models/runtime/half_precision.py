@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,9 +67,9 @@ def seconds_per_image(
     Returns:
         list[float]: Seconds, of the fastest of three rounds.
     """
-    make = _TrainedNet if trains else _infers
+    make: Any = _TrainedNet if trains else _FrozenNet
     with random_states_kept([image]):
-        runs = [make(net, dtype) for dtype in dtypes]
+        runs: list[Any] = [make(net, dtype) for dtype in dtypes]
         few = image.expand(FEW, *image.shape).contiguous()
         runs[0](few)
         once = max(_seconds(partial(runs[0], few)), 1e-6)
@@ -86,15 +87,17 @@ def seconds_per_image(
     return [seconds / count for seconds in best]
 
 
-def _infers(net: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    tapped = TappedNet(copy_in(net, dtype), (), dtype).eval()
-    tapped.to(memory_format=torch.channels_last)
+class _FrozenNet:
+    """A copy of a net that goes forward."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+        self.net = TappedNet(copy_in(net, dtype), (), dtype).eval()
+        self.net.to(memory_format=torch.channels_last)
+        self.dtype = dtype
 
     @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        return floats_of(tapped(images))[0]
-
-    return run
+    def __call__(self, images: Tensor) -> Tensor:
+        return floats_of(self.net(images))[0]
 
 
 class _TrainedNet:
