@@ -50,7 +50,7 @@ class TeacherRuntime:
     0.05, bfloat16: 0.2), in the output or in anything that is recorded. TF32 is off in
     this comparison, because it alone may cause a larger difference. A batch that is
     smaller than the first (the last of an epoch) runs the copy without compilation. A
-    warning tells where half precision does not pay.
+    warning tells where half precision does not pay, unless ``--fast`` has chosen it.
 
     Args:
         compile (bool): Compile with ``torch.compile``. On a CPU the weights become
@@ -184,7 +184,8 @@ class TeacherRuntime:
         dtype = self._dtype(inputs)
         names = {name for name, pair in hooks.items() if any(pair)}
         on_host = inputs.device.type == 'cpu'
-        if dtype != torch.float32:
+        # What is not strict comes from --fast, which has timed this teacher.
+        if dtype != torch.float32 and self.strict:
             _warn_if_slow(dtype, inputs.device)
         with torch_states_kept([inputs]), without_tf32():
             expected = _run_plain(teacher, inputs, names)
