@@ -6,6 +6,8 @@ everything lies. The same command goes on where it was stopped.
 """
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -87,11 +89,12 @@ def main() -> None:
     out = given.pop('out')
     asked = Options(**given)
     if out is None:
-        out = Path('work_dirs', f'distill_{asked.data.resolve().name}')
+        out = Path('work_dirs', f'distill_{Path(os.path.abspath(asked.data)).name}')
     try:
         distill(asked, out, alone, gpus, arguments)
     except KeyboardInterrupt:
-        raise SystemExit('Stopped. The same command goes on from here.') from None
+        print('\nStopped. The same command goes on from here.', file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == '__main__':

@@ -93,4 +93,5 @@ def run(name: str, command: list[str]) -> None:
     if done.returncode:
         code = done.returncode
         how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
-        raise SystemExit(f'{name} failed ({how}). Its command: {shlex.join(command)}')
+        typed = shlex.join(command)
+        raise SystemExit(f'{name} failed ({how}), as said above. Its command: {typed}')

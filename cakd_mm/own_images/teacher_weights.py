@@ -19,6 +19,7 @@ from ..utils.class_names import Names, names_in_checkpoint
 from ..utils.config_text import values_in
 from ..utils.errors import describe
 from ..utils.net_names import NamedNet, with_classes
+from ..utils.training_images import preprocessing_of_files
 
 KEY = '--teacher-ckpt'
 
@@ -66,8 +67,7 @@ def read_teacher_weights(file: str, named: NamedNet, classes: Names) -> TeacherW
     names = names_in_checkpoint(content)
     meta = content.get('meta')
     trained = values_in(meta.get('cfg')) if isinstance(meta, Mapping) else {}
-    seen = trained.get('data_preprocessor') or {}
-    seen = {x: seen[x] for x in ('mean', 'std', 'to_rgb') if seen.get(x) is not None}
+    seen = preprocessing_of_files(trained)
     known = _classes_in(content, named, len(classes), names)
     if known is not None:
         own = names if names is not None and len(names) == known else None

@@ -12,10 +12,12 @@ from mmpretrain.apis import ModelHub, list_models
 
 from .errors import describe, nearest
 from .net_config import net_config, read_named
+from .training_images import preprocessing_of_files
 from .type_names import as_written
 
 # The folders of configs that hold one net each, by package.
-FOLDERS = {'cakd_mm': 'vanilla', 'mmpretrain': '_base_/models'}
+OURS = 'cakd_mm'
+FOLDERS = {OURS: 'vanilla', 'mmpretrain': '_base_/models'}
 
 
 @dataclass
@@ -84,11 +86,20 @@ def _of_mmpretrain(rest: str, name: str, key: str) -> NamedNet:
 
 
 def _files(package: str) -> dict[str, str]:
-    """Return the names of a package's nets, and of their configs."""
+    """Return the names of a package's nets, and of their configs.
+
+    A config is called by its stem. One of ours may lack the data set, ``resnet20`` for
+    ``resnet20_digits``, because the nets of all sets are the same, the number of
+    classes apart.
+    """
     spec = find_spec(package)
     root = Path(spec.origin or '').parent / '.mim' / 'configs' if spec else Path()
     files = sorted((root / FOLDERS[package]).rglob('*.py'))
-    return {x.stem: f'{package}::{x.relative_to(root).as_posix()}' for x in files}
+    names = {x.stem: f'{package}::{x.relative_to(root).as_posix()}' for x in files}
+    if package == OURS:
+        short = {stem.rpartition('_')[0]: name for stem, name in names.items()}
+        names = short | names
+    return names
 
 
 def _of_index(rest: str, name: str, key: str) -> NamedNet:
@@ -103,13 +114,14 @@ def _of_index(rest: str, name: str, key: str) -> NamedNet:
 
 
 def _of_config(path: str, name: str, key: str) -> NamedNet:
+    file = read_named(path, key)
     net = as_written(net_config(ConfigDict(cfg_path=path), key))
-    made = net.pop('data_preprocessor', None) or {}
-    kept = {x: made[x] for x in ('mean', 'std', 'to_rgb') if made.get(x) is not None}
-    imports = read_named(path, key).get('custom_imports') or {}
+    net.pop('data_preprocessor', None)
+    seen = preprocessing_of_files(file)
+    imports = file.get('custom_imports') or {}
     modules = imports.get('imports') or []
     modules = [modules] if isinstance(modules, str) else list(modules)
-    return NamedNet(name, net, kept, [x for x in modules if x != 'cakd_mm'])
+    return NamedNet(name, net, seen, [x for x in modules if x != 'cakd_mm'])
 
 
 RESOLVERS: dict[str, Callable[[str, str, str], NamedNet]] = {
