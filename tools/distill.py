@@ -74,7 +74,10 @@ def parse_args(words: list[str]) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='settings of every training, as for tools/train.py',
     )
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if args.gpus < 1:
+        parser.error(f'--gpus {args.gpus}: it counts processes; write 1, say')
+    return args
 
 
 def main() -> None:

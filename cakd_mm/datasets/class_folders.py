@@ -153,10 +153,19 @@ def _require_images(
         remedy = 'Put images there, or move the folder away.'
         raise ValueError(describe(key, str(folder), problem, remedy))
     for path, _ in samples:
-        if not path.isprintable():  # A line's end, or a byte that is no UTF-8.
+        if not _is_line(path):
             problem = f'A list of images cannot hold the name {path!r}.'
             remedy = 'Rename it with plain letters.'
             raise ValueError(describe(key, str(folder), problem, remedy))
+
+
+def _is_line(name: str) -> bool:
+    """Return whether a name has no end of a line, and no byte that is no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return '\n' not in name and '\r' not in name
 
 
 def _require_same_classes(key: str, folder: Path, classes: tuple[str, ...]) -> None:

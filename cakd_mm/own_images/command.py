@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..utils.errors import describe
 from ..utils.tools import tool
 from ..visualization.history import METRIC
 from ..visualization.sweep import draw_sweep, read_sweep, sweep_table
@@ -34,6 +35,7 @@ def distill(
             naming the option or the file.
         SystemExit: a training failed.
     """
+    _require_passable(arguments)
     out = out.expanduser().resolve()
     folder = ResultFolder.open(out, options)
     if folder is None:
@@ -60,6 +62,25 @@ def distill(
         _train(folder, part)
     _compare(out, [part.work_dir for part in trained])
     _tell(folder, student, with_alone)
+
+
+# What this command says to training, and how a person says it.
+OWN = {
+    '--work-dir': '--out DIR',
+    'work_dir': '--out DIR',
+    '--resume': 'the same command again',
+    'train_cfg.max_epochs': '--epochs N',
+}
+
+
+def _require_passable(arguments: list[str]) -> None:
+    """Refuse arguments for training that are said in another way here."""
+    for word in arguments:
+        name = word.partition('=')[0]
+        if name in OWN:
+            problem = 'It cannot be given to training from here.'
+            remedy = f'Leave it out, and write {OWN[name]}.'
+            raise ValueError(describe(name, word, problem, remedy))
 
 
 def _train(folder: ResultFolder, part: Part) -> None:

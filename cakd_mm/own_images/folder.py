@@ -233,7 +233,7 @@ def _read_data(options: Options) -> tuple[ClassFolders, list[int]]:
         counts = Counter(label for _, label in found.train)
         single = [found.classes[x] for x, count in counts.items() if count == 1]
         if single:
-            print(f'One image, which is trained on, have {first_of(single)}.')
+            print(f'With one image, which is trained on: {first_of(single)}.')
         found = replace(found, train=train, val=val)
     if not found.val:
         problem = 'No class has two images, so that none is left to score.'
@@ -261,7 +261,7 @@ def _net_text(
     norm = any(isinstance(x, _BatchNorm) for x in built.modules())
     optimizer = optimizer_for(norm, begins_with is not None, settings.batch_size)
     seen = dict(weights.preprocessor or named.preprocessor) if weights else None
-    title = f'{named.name}, for {classes} classes.'
+    title = f'{named.name!r}, for {classes} classes.'
     return net_text(title, net, work_dir, optimizer, named.imports, seen, begins_with)
 
 

@@ -17,7 +17,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 DATA = """\
 # {train} images to train on and {val} to score, of the classes in
-# {root}
+# {root!r}
 # train.txt and val.txt name them, a line each with the number of the class.
 root = {root!r}
 lists = {lists!r}

@@ -73,6 +73,12 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     assert '%  teacher.py' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('word', ['--resume', 'train_cfg.max_epochs=3'])
+def test_what_is_not_given_to_training(word, tmp_path):
+    with pytest.raises(ValueError, match='It cannot be given to training from here'):
+        distill(options(tmp_path), tmp_path / 'out', False, 1, [word])
+
+
 def check_equal_terms(out):
     """The student alone has all that the student with a teacher has, but a teacher."""
     cfgs = [Config.fromfile(out / f'{name}.py') for name in ('student', 'alone')]

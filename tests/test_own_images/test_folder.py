@@ -86,7 +86,11 @@ model = dict(
     type='BarlowTwins',
     backbone=dict(type='CIFARResNet', depth=8),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LatentCrossCorrelationHead', in_channels=8),
+    head=dict(
+        type='LatentCrossCorrelationHead',
+        in_channels=8,
+        loss=dict(type='CrossCorrelationLoss'),
+    ),
 )
 """
 LENET = """
