@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 # Short names of the tools, for users without a checkout: `cakd-mm train CONFIG`.
 COMMANDS = {
+    'distill': 'distill.py',
     'train': 'train.py',
     'test': 'test.py',
     'extract': 'model_converters/extract_student.py',
