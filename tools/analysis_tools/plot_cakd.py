@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from cakd_mm.utils.errors import describe
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 from cakd_mm.visualization import observe
 from cakd_mm.visualization.clusters import draw_clusters
 from cakd_mm.visualization.history import is_run, read_history
@@ -162,5 +162,5 @@ def save(figure: Figure, path: Path) -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()
