@@ -75,35 +75,37 @@ class ProgressHook(Hook):
         now, done = time.monotonic(), runner.iter + 1
         if self._first is None:
             self._first = now, done
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        step, steps = done, runner.max_iters
-        if by_epoch:
+        what, step, steps = 'iterations', done, runner.max_iters
+        if _is_by_epoch(runner):
+            what = _epoch(runner, runner.epoch + 1)
             step, steps = batch_idx + 1, len(runner.train_dataloader)
         self._is_within_epoch = step < steps
         start, first = self._first
         left = None
         if done > first:
             left = (now - start) / (done - first) * (runner.max_iters - done)
-        self._draw(_when(runner, by_epoch), step, steps, left)
+        self._draw(what, step, steps, left)
 
     def after_train_epoch(self, runner) -> None:
         """Make the line of the epoch."""
-        if self._progress is not None and isinstance(
-            runner.train_loop, EpochBasedTrainLoop
-        ):
+        if self._progress is not None and _is_by_epoch(runner):
             steps = len(runner.train_dataloader)
-            self._line = f'{_when(runner, True)}  {_losses(runner, steps)}'
+            self._line = f'{_epoch(runner, runner.epoch + 1)}  {_losses(runner, steps)}'
 
     def before_val_epoch(self, runner) -> None:
-        """Make the line of the iterations since the last validation."""
+        """Make the line, if it is not that of an epoch that has just been trained."""
         self._scored_since = time.monotonic()
-        if self._progress is not None and self._line is None and runner.iter:
-            loop = runner.train_loop
-            if not isinstance(loop, EpochBasedTrainLoop):
-                steps = getattr(loop, 'val_interval', STEPS)
-                self._line = f'{_when(runner, False)}  {_losses(runner, steps)}'
+        if self._progress is None or self._line is not None:
+            return
+        if _is_by_epoch(runner):  # A run that is resumed may begin with a score.
+            self._line = _epoch(runner, runner.epoch)
+        else:
+            losses = _losses(runner, runner.val_interval)
+            self._line = f'iteration {runner.iter}/{runner.max_iters}  {losses}'
 
-    before_test_epoch = before_val_epoch
+    def before_test_epoch(self, runner) -> None:
+        """Note when the test has begun."""
+        self._scored_since = time.monotonic()
 
     def after_val_iter(
         self, runner, batch_idx: int, data_batch=None, outputs=None
@@ -129,6 +131,7 @@ class ProgressHook(Hook):
 
     def after_train(self, runner) -> None:
         """End the bar, whose place the last lines take."""
+        self._print_line()
         self._stop()
 
     def after_run(self, runner) -> None:
@@ -158,7 +161,6 @@ class ProgressHook(Hook):
             handler.setStream(sys.stdout)  # which now writes above the bar
 
     def _stop(self) -> None:
-        self._print_line()
         if self._progress is None:
             return
         for handler, stream in self._redirected:
@@ -214,11 +216,14 @@ class ProgressHook(Hook):
         self._began = time.monotonic()
 
 
-def _when(runner, by_epoch: bool) -> str:
-    """Return the epoch or iteration that is done or under way, of how many."""
-    most = runner.max_epochs if by_epoch else runner.max_iters
-    now = runner.epoch + 1 if by_epoch else runner.iter
-    return f'{"epoch" if by_epoch else "iteration"} {now:>{len(str(most))}}/{most}'
+def _is_by_epoch(runner) -> bool:
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _epoch(runner, epoch: int) -> str:
+    """Return an epoch and how many there are, with the same width for all."""
+    most = runner.max_epochs
+    return f'epoch {epoch:>{len(str(most))}}/{most}'
 
 
 def _losses(runner, steps: int) -> str:
