@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.own_images import Options, distill
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 
 NET = 'a net of mmpretrain or cakd_mm by name, package::config, or the path of a config'
 
@@ -101,5 +101,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

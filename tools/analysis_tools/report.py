@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.report.report import report
 from cakd_mm.visualization.sweep import find_runs
@@ -61,5 +61,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()
