@@ -58,6 +58,7 @@ setup(
     package_data={
         'cakd_mm': [
             'py.typed',
+            'visualization/report/page.*',
             '.mim/model-index.yml',
             '.mim/configs/**/*',
             '.mim/tools/**/*',

@@ -13,7 +13,6 @@ matrix products in the same precision. On a GPU the kernels of a step are counte
 import math
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from steps import (
     fast_student,
+    folder_until_exit,
     imagenet_resnet,
     ours,
     resnet,
@@ -75,7 +75,7 @@ def config(name: str, pair: str, batch_size: int) -> Config:
     teacher, student, size = PAIRS[pair]
     nets = teacher(), student()
     if name in (STOCK, IN_MEMORY):
-        folder = tempfile.mkdtemp(prefix='benchmark-') if name == STOCK else None
+        folder = folder_until_exit() if name == STOCK else None
         return stock(*nets, batch_size, BESIDE or 1, size, folder)
     model, hook, amp = OURS[name]
     cfg = ours(*nets, batch_size, size=size, workers=BESIDE, **model)

@@ -26,6 +26,7 @@ PAIRS = {'r56_r20': (56, 20), 'r20_r8': (20, 8)}
 def train(rank: int, ranks: int, args: Namespace, file: str, all_done: Any) -> None:
     """Run one rank; the first one writes its seconds per step."""
     torch.set_num_threads(1)
+    tempfile.tempdir = os.path.dirname(file)  # Nothing is removed at `os._exit`.
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(args.port))
     teacher, student = (resnet(depth) for depth in PAIRS[args.pair])
@@ -81,8 +82,9 @@ def main() -> None:
         file = f'{folder}/seconds.pt'
         for _ in range(args.rounds):
             for ranks, parts in found.items():
-                all_done = mp.get_context('spawn').Barrier(ranks)
-                mp.spawn(train, (ranks, args, file, all_done), nprocs=ranks)
+                all_done = mp.get_context('fork').Barrier(ranks)
+                work = (ranks, args, file, all_done)
+                mp.start_processes(train, work, nprocs=ranks, start_method='fork')
                 parts.append(torch.load(file))
     rows = {}
     for ranks, rounds in found.items():

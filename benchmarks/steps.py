@@ -1,5 +1,7 @@
 """What the benchmarks of whole steps share: data, algorithms, a loop in steps."""
 
+import atexit
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -100,10 +102,17 @@ class SteppedStockLoop(_InSteps, EpochBasedTrainLoop):
     """mmengine's."""
 
 
+def folder_until_exit() -> str:
+    """Make a temporary folder that is gone when this process ends."""
+    folder = tempfile.mkdtemp(prefix='benchmark-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def started(cfg: Config) -> tuple[Runner, SteppedLoop | SteppedStockLoop]:
     """Return a runner at its first step, and its loop."""
     cfg.setdefault('launcher', 'none')
-    cfg.work_dir = tempfile.mkdtemp(prefix='benchmark-')
+    cfg.work_dir = folder_until_exit()
     cfg.experiment_name = uuid.uuid4().hex
     cfg.log_level = 'ERROR'
     runner = Runner.from_cfg(cfg)

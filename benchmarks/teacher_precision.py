@@ -19,7 +19,7 @@ from torch import Tensor
 from cakd_mm.engine.launch import build_runner, build_test_runner
 from cakd_mm.utils.errors import describe
 
-DIGITS = ROOT / 'configs' / 'vanilla' / 'resnet20_digits.py'
+DIGITS = ROOT / 'configs' / 'vanilla' / 'resnet8_digits.py'
 PLAIN = 'float32, as it is'
 FAST = {'float32, fast': 'float32', 'bfloat16, fast': 'bfloat16'}
 BOUND = 0.1  # points of top-1

@@ -8,16 +8,17 @@ in mmpretrain's.
 from . import compat
 from .version import __version__
 
-compat.check_stack()
-compat.import_mmrazor()
-compat.register_package()
-compat.write_types_by_name()
-compat.guard_readers()
-compat.checkpoint_whole_modules()
+with compat.quiet_imports():
+    compat.check_stack()
+    compat.import_mmrazor()
+    compat.register_package()
+    compat.write_types_by_name()
+    compat.guard_readers()
+    compat.checkpoint_whole_modules()
 
-from . import datasets, engine, models  # noqa: E402, F401  (they register themselves)
-from .utils.hub import register_models  # noqa: E402
-from .visualization import trackers_hook  # noqa: E402, F401
+    from . import datasets, engine, models  # noqa: F401  (they register themselves)
+    from .utils.hub import register_models
+    from .visualization import trackers_hook  # noqa: F401
 
 register_models()
 

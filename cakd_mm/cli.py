@@ -6,7 +6,8 @@ from pathlib import Path
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.utils.errors import nearest
-from cakd_mm.utils.tools import COMMANDS, tool, use_utf8
+from cakd_mm.utils.tool_process import start_tool
+from cakd_mm.utils.tools import COMMANDS, tool
 
 USAGE = f"""usage: cakd-mm COMMAND [arguments of the tool]
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: there is no such command, or the tool ends so.
     """
     if arguments is None:
-        use_utf8()
+        start_tool()
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ('-h', '--help'):
         print(USAGE)

@@ -10,9 +10,11 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import sys
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Any, BinaryIO, NoReturn
 
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from .deferred import deferred
 
 CURRENT = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain')
 # Each module of the original family has more than one distribution.
@@ -33,6 +37,10 @@ LIMITS = {
     'current': ('torch>=2.4',),
     'original': ('torch>=2.1,<2.6', 'numpy<2', 'setuptools<81'),
 }
+
+
+# A quarter of the time of our import. MMRazor draws, and predicts scores, with them.
+DEFERRED = ('matplotlib.pyplot', 'scipy.stats', 'sklearn.tree')
 
 
 class StackError(ImportError):
@@ -134,16 +142,71 @@ def _check_torchvision(found: dict[str, str], family: str) -> None:
         )
 
 
+# What the stack says when it is imported, of parts that nobody has asked for. The first
+# is mmcv's, of its operations; the second torch's, of what mmengine imports.
+IMPORT_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    ('Fail to import ``MultiScaleDeformableAttention`` from', UserWarning),
+    ('`TorchScript` support for functional optimizers is', DeprecationWarning),
+)
+# What it prints: mmpretrain of a client for data sets, and mmengine of every file.
+PRINTED = ('Could not import OneDL', 'Loads checkpoint by local backend from path: ')
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Leave out what the stack says of itself while it is imported.
+
+    Nothing else is left out, and all other filters of warnings remain, those too that
+    an imported module sets.
+    """
+    before = [*warnings.filters]
+    with warnings.catch_warnings(), without_printed():
+        for text, category in IMPORT_WARNINGS:
+            warnings.filterwarnings('ignore', text, category)
+        own = warnings.filters[: len(IMPORT_WARNINGS)]
+        # torch shows its warning whatever the filters are.
+        module: Any = warnings
+        show = module.showwarning
+
+        def show_others(message: Any, category: type[Warning], *place: Any) -> None:
+            is_known = (
+                known is category and str(message).startswith(text)
+                for text, known in IMPORT_WARNINGS
+            )
+            if not any(is_known):
+                show(message, category, *place)
+
+        module.showwarning = show_others
+        yield
+        added = [x for x in warnings.filters if x not in (*own, *before)]
+    filters: Any = warnings.filters  # a list, which typeshed takes for a sequence
+    filters[:0] = added
+
+
+@contextmanager
+def without_printed() -> Iterator[None]:
+    """Leave out the lines of :data:`PRINTED`, and print all others afterwards."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            yield
+    finally:
+        lines = said.getvalue().splitlines(keepends=True)
+        sys.stdout.write(''.join(x for x in lines if not x.startswith(PRINTED)))
+
+
 def import_mmrazor() -> None:
     """Import MMRazor with all that it registers, whatever the torch version.
 
     MMRazor 1.0.0, its last release, asserts mmcv <= 2.1.0. On torch >= 1.13 it imports
     private quantisation APIs that only torch 1.13 had. Both versions are masked during
-    the import, and only then, because distillation uses no quantisation.
+    the import, and only then, because distillation uses no quantisation. What of
+    MMRazor's own imports takes long waits for its first use.
     """
     masked = version('mmrazor') == '1.0.0'
     limit = sys.getrecursionlimit()
-    with _masked_versions() if masked else nullcontext():
+    slow = deferred(*DEFERRED) if masked else nullcontext()
+    with _masked_versions() if masked else nullcontext(), slow:
         from mmrazor.utils import register_all_modules
 
         register_all_modules(init_default_scope=False)

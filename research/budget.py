@@ -2,20 +2,18 @@
 
 from mmengine.config import Config
 
+from cakd_mm.engine.launch.speeds import (
+    BF16_TEACHER,
+    FAST_TEACHER,
+    PARTS,
+    RESIDENT_TRAIN,
+    RESIDENT_VAL,
+    SPEEDS,
+    parts_of,
+)
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.type_names import class_name
 
-_RESIDENT = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
-_COMPILED = ('default_hooks.student_runtime.type=StudentRuntimeHook',)
-_BF16 = ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16')
-# Combinations of the settings in docs/guides/speed.md, and what a page says of each.
-SPEEDS = {
-    'plain': 'All in float32, nothing of docs/guides/speed.md',
-    'resident': 'All in float32, resident data',
-    'lossless': 'All in float32, every lossless setting of docs/guides/speed.md',
-    'bf16-teacher': 'Teachers compute in bf16, students in float32',
-    'bf16': 'Trained in bf16 (autocast), scored in float32',
-}
 SCORED = 5  # so many last epochs show whether training has levelled off
 IN1K = 'in1k'
 
@@ -36,17 +34,17 @@ def speed_options(speed: str, data: str, distils: bool) -> list[str]:
         raise ValueError(
             describe('--speed', speed, problem, f'Write one of {[*SPEEDS]}.')
         )
-    options: list[str] = []
-    if speed != 'plain' and data != IN1K:
-        options += _RESIDENT
-    if speed in ('lossless', 'bf16-teacher', 'bf16'):
-        options += _COMPILED
-        if distils:
-            dtype = 'float32' if speed == 'lossless' else 'bfloat16'
-            options.append(f'model.teacher_runtime.dtype={dtype}')
-    if speed == 'bf16':
-        options += _BF16
-    return options
+    left_out = set[str]()
+    if data == IN1K:
+        left_out |= {RESIDENT_TRAIN, RESIDENT_VAL}
+    if not distils:
+        left_out |= {FAST_TEACHER, BF16_TEACHER}
+    return [
+        f'{key}={value}'
+        for part in parts_of(speed)
+        if part not in left_out
+        for key, value in PARTS[part].items()
+    ]
 
 
 def length_options(cfg: Config, epochs: int, data: str) -> list[str]:

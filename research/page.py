@@ -1,16 +1,22 @@
 """The page of a table, in Markdown."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from cakd_mm.visualization.paired_statistics import Difference
 
 from .budget import SPEEDS
-from .paired_statistics import Difference
 from .tables import KD, STUDENT
 
 # Whatever Markdown or HTML would read as more than text; `_` in a word is text.
 _MARKUP = re.compile(
     r'[\\`*\[\]<>|&~$]|(?<![^\W_])_|_(?![^\W_])'
     r'|(?<=:)//|(?<=www)\.|(?<=\S)@(?=\S)'  # addresses become links
+)
+
+METHOD = (
+    'Top-1 in percent after the last epoch, never the best; differences are paired '
+    'by seed, on the seeds that both rows have, with 95 % t intervals.'
 )
 
 
@@ -45,21 +51,12 @@ def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
         command (str): What made it.
         pictures (Mapping): File name of each picture by its title.
     """
-    missing = summary['planned'] - summary['finished']
-    versions = '; '.join(
-        ', '.join(f'{k} {v}' for k, v in found.items()) for found in summary['versions']
-    )
     lines = [
         f'# {heading(table, summary)}',
         '',
-        'Top-1 in percent after the last epoch, never the best; differences are paired '
-        'by seed, on the seeds that both rows have, with 95 % t intervals.',
+        METHOD,
         '',
-        f'{summary["finished"]} of {summary["planned"]} runs finished'
-        + (f', {missing} missing: this page is not complete' if missing else '')
-        + f'. {SPEEDS[summary["speed"]]}. {summary["hours"]} process hours on '
-        f'{inline(" and ".join(summary["machines"]))}{_threads(summary)}. Commit '
-        f'{inline(", ".join(summary["commits"]))}; {inline(versions)}.',
+        provenance(summary, inline),
         '',
         '```bash',
         command,
@@ -72,6 +69,26 @@ def page(table: str, summary: Mapping, command: str, pictures: Mapping) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def provenance(summary: Mapping, text: Callable[[str], str] = str) -> str:
+    """Say how complete a table is, and what it was made with.
+
+    Args:
+        summary (Mapping): See :func:`summary.summarise`.
+        text (Callable): What a text from a log goes through. Defaults to nothing.
+    """
+    missing = summary['planned'] - summary['finished']
+    versions = '; '.join(
+        ', '.join(f'{k} {v}' for k, v in found.items()) for found in summary['versions']
+    )
+    return (
+        f'{summary["finished"]} of {summary["planned"]} runs finished'
+        + (f', {missing} missing: this page is not complete' if missing else '')
+        + f'. {SPEEDS[summary["speed"]]}. {summary["hours"]} process hours on '
+        f'{text(" and ".join(summary["machines"]))}{_threads(summary)}. Commit '
+        f'{text(", ".join(summary["commits"]))}; {text(versions)}.'
+    )
+
+
 def _threads(summary: Mapping) -> str:
     found = summary['threads']
     if not found:
@@ -80,6 +97,20 @@ def _threads(summary: Mapping) -> str:
 
 
 def _pair(pair: Mapping) -> list[str]:
+    head, rows = table_of(pair)
+    lines = [teacher_of(pair, inline), '']
+    lines += ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    lines += ['| ' + ' | '.join(cells) + ' |' for cells in rows]
+    lines.append('')
+    for name, row in pair['rows'].items():
+        for seed, reason in row['failed'].items():
+            lines.append(f'- **Failed: {name}, seed {seed}**: {inline(reason)}')
+    lines += [f'- {sentence}' for sentence in pair['sentences']]
+    return lines
+
+
+def table_of(pair: Mapping) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of a pair's table."""
     scaled = pair['epochs'] != pair['recipe']
     published = any(row['published'] is not None for row in pair['rows'].values())
     head = ['row', 'seeds', 'top-1', 'over the student']
@@ -89,8 +120,7 @@ def _pair(pair: Mapping) -> list[str]:
         head.append(f'paper, at {pair["recipe"]} epochs: not comparable')
     elif published:
         head += ['paper', 'ours - paper']
-    lines = [_teacher(pair, scaled), '']
-    lines += ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    rows = []
     for name, row in pair['rows'].items():
         cells = [name, f'{len(row["scores"])} of {row["planned"]}', _score(row)]
         cells.append(_over(row, STUDENT))
@@ -101,30 +131,26 @@ def _pair(pair: Mapping) -> list[str]:
         if published and not scaled:
             both = row['mean'] is not None and row['published'] is not None
             cells.append(f'{row["mean"] - row["published"]:+.2f}' if both else '')
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    lines.append('')
-    for name, row in pair['rows'].items():
-        for seed, reason in row['failed'].items():
-            lines.append(f'- **Failed: {name}, seed {seed}**: {inline(reason)}')
-    lines += [f'- {sentence}' for sentence in pair['sentences']]
-    return lines
+        rows.append(cells)
+    return head, rows
 
 
-def _teacher(pair: Mapping, scaled: bool) -> str:
-    teacher = pair['teacher']
+def teacher_of(pair: Mapping, text: Callable[[str], str] = str) -> str:
+    """Say what taught, in Markdown; see :func:`provenance` for ``text``."""
+    teacher, scaled = pair['teacher'], pair['epochs'] != pair['recipe']
     if teacher['failed']:
-        return f'**The teacher failed**: {inline(teacher["failed"])}'
+        return f'**The teacher failed**: {text(teacher["failed"])}'
     if teacher['top1'] is None:
         return 'The teacher is not finished.'
-    text = f'Teacher: {teacher["top1"]:.2f} %'
+    sentence = f'Teacher: {teacher["top1"]:.2f} %'
     if teacher['given']:
-        text += f', from {inline(teacher["given"])}'
+        sentence += f', from {text(teacher["given"])}'
     else:
-        text += f', trained for {pair["epochs"]} epochs, seed 0'
+        sentence += f', trained for {pair["epochs"]} epochs, seed 0'
     if teacher['published'] is not None:
         note = f' at {pair["recipe"]} epochs' if scaled else ''
-        text += f' (paper: {teacher["published"]:.2f}{note})'
-    return text + '.'
+        sentence += f' (paper: {teacher["published"]:.2f}{note})'
+    return sentence + '.'
 
 
 def _score(row: Mapping) -> str:

@@ -10,8 +10,8 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 from cakd_mm.visualization.history import mean_curve
+from cakd_mm.visualization.paired_statistics import Difference
 
-from .paired_statistics import Difference
 from .tables import STUDENT
 
 FAR = 4  # A row that reaches so many times as far as the median row is not drawn.

@@ -16,9 +16,11 @@ from tempfile import NamedTemporaryFile
 
 from cakd_mm.engine.launch import check_data, require_utf8
 from cakd_mm.utils.errors import describe
+from cakd_mm.utils.whole_file import write_whole
 
 from .archive import restore, store
 from .budget import SPEEDS
+from .html_page import html_page
 from .page import heading, page
 from .plan import PlannedPair, in_turn, plan
 from .plots import plot_curves, plot_gain
@@ -197,7 +199,7 @@ def command_of(args: argparse.Namespace) -> str:
 
 
 def write(args: argparse.Namespace, planned: list[PlannedPair]) -> Path:
-    """Write json, page and plots; return the page's path.
+    """Write json, pages and plots; return the path of the page in Markdown.
 
     Raises:
         ValueError: there is a page of more finished runs, or a run is none of this
@@ -218,6 +220,11 @@ def write(args: argparse.Namespace, planned: list[PlannedPair]) -> Path:
     path.write_text(page(args.table, summary, command, pictures), encoding='utf-8')
     for kind, plot in plots.items():
         plot(summary, title, args.out / pictures[kind])
+    try:
+        in_browser = html_page(title, summary, command)
+        write_whole(path.with_suffix('.html'), in_browser)
+    except ModuleNotFoundError as error:  # A machine without a network may lack Plotly.
+        print(f'{path} is written without its .html. {error}')
     return path
 
 

@@ -1,15 +1,16 @@
 """What finished runs say, for the page and for machines."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
-from .paired_statistics import Difference, level, paired
+from cakd_mm.visualization.conclusions import Comparison, conclude_from
+from cakd_mm.visualization.paired_statistics import level, paired
+
 from .plan import PlannedPair, in_turn
 from .runs import Run, made_with
 from .tables import CONTROL, KD, STUDENT, TEACHER
 
 NEAR = 1.0  # Seeds and versions may move a number so many points from the paper's.
-LEVEL = 1.0  # A student that moves less in its last epochs, in points, is level.
 COLLAPSED = 0.5  # A run below this share of the plain student's mean has not learned.
 
 
@@ -172,23 +173,7 @@ def conclude(
     """
     if not scores[STUDENT]:
         return ['No plain student is finished: nothing to compare with.']
-    if moves is None:
-        return [
-            'Fewer than five epochs are scored: whether the plain student has levelled '
-            'off cannot be told, and no ranking is stated.'
-        ]
-    if moves >= LEVEL:
-        return [
-            'The plain student had not levelled off: its mean differs by '
-            f'{moves:.2f} points over its last five scores. Differences here say '
-            'who learns faster, and no ranking is stated.'
-        ]
-    sentences = [
-        'Within this schedule the plain student had levelled off: its mean differs by '
-        f'{moves:.2f} points over its last five scores. A longer schedule may still '
-        'change the picture.'
-    ]
-    compared: list[Difference] = []
+    comparisons = []
     for base in _bases(scores):
         found = {
             name: difference
@@ -197,23 +182,8 @@ def conclude(
             and _is_compared(name, base)
             and (difference := paired(by_seed, scores[base]))
         }
-        if found:
-            compared += found.values()
-            sentences.append(_sentence(base, found))
-    widths = [x.half for x in compared if x.half is not None]
-    if not widths:
-        sentences.append(
-            'With one seed there is no interval: no difference here is more than an '
-            'observation.'
-        )
-        return sentences
-    sentences.append(
-        'Intervals are 95 % t intervals of paired differences; their median half width '
-        f'is {median(widths):.2f} points, and much less than that cannot be told here. '
-        f'Each of the {len(widths)} comparisons has a chance of 5 % to be called '
-        f'resolved by seeds alone, which makes {0.05 * len(widths):.1f} of them.'
-    )
-    return sentences
+        comparisons.append(Comparison(_in_words(base), found))
+    return conclude_from(comparisons, 'the plain student', moves)
 
 
 def _bases(scores: Mapping) -> list[str]:
@@ -231,16 +201,10 @@ def _is_compared(name: str, base: str) -> bool:
     return name != STUDENT and (base == KD or name.startswith('CAKD'))
 
 
-def _sentence(base: str, found: Mapping[str, Difference]) -> str:
-    """Say which rows lie above and below ``base``."""
-    kinds = ('above', 'below', 'not told apart from it')
-    groups: dict[str, list[str]] = {kind: [] for kind in kinds}
-    for name, x in found.items():
-        if not x.resolved:
-            groups['not told apart from it'].append(f'{name} ({x})')
-        else:
-            groups['above' if x.mean > 0 else 'below'].append(f'{name} ({x})')
-    parts = [f'{how}: {", ".join(rows)}' for how, rows in groups.items() if rows]
-    who = 'the plain student' if base == STUDENT else base.removeprefix(CONTROL)
-    kind = 'the control, ' if base.startswith(CONTROL) else ''
-    return f'Against {kind}{who}: {"; ".join(parts)}.'
+def _in_words(base: str) -> str:
+    """Return what a sentence calls a row that others are compared with."""
+    if base == STUDENT:
+        return 'the plain student'
+    if base.startswith(CONTROL):
+        return f'the control, {base.removeprefix(CONTROL)}'
+    return base

@@ -1,6 +1,14 @@
 """Fixtures that the tests of ``tests/`` and of ``research/tests/`` share."""
 
+import copy
+import functools
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import mmengine.config.config
+import mmengine.config.utils
+import mmengine.dataset.base_dataset
 import pytest
 import torch
 
@@ -8,9 +16,12 @@ import torch
 # it at the same moment would read an empty file. pytest imports this module before it
 # starts its workers.
 import yapf.yapflib.yapf_api
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+
+BASES = Path(__file__).resolve().parents[1] / 'configs' / '_base_'
 
 
 @pytest.fixture(autouse=True)
@@ -34,4 +45,35 @@ def _plain_layout():
             patch.setattr(
                 place, 'FormatCode', lambda text, **_: (text, True), raising=False
             )
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _garbage_left():
+    """Search for no garbage at each data set, which takes longer than to make it."""
+    with pytest.MonkeyPatch.context() as patch:
+        no_search = SimpleNamespace(collect=lambda: None)
+        patch.setattr(mmengine.dataset.base_dataset, 'gc', no_search)
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _bases_read_once():
+    """Read no shipped base twice: mmengine writes each into three temporary files.
+
+    Also the yaml files in which mmpretrain lists its configs are read once.
+    """
+    read = functools.cache(Config._file2dict)
+
+    @functools.wraps(Config._file2dict)
+    def read_once(filename: str, *args, **kwargs) -> tuple:
+        path = os.path.abspath(filename)
+        if BASES in Path(path).parents:
+            return copy.deepcopy(read(path, *args, **kwargs))
+        return read.__wrapped__(filename, *args, **kwargs)
+
+    lists = mmengine.config.utils
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, '_file2dict', staticmethod(read_once))
+        patch.setattr(lists, 'load', functools.cache(lists.load))
         yield

@@ -1,8 +1,23 @@
-"""What the README shows is run, not only read."""
+"""What the README shows is run or looked up, not only read."""
+
+import re
+import shlex
 
 import torch
+import yaml
 from mmrazor.registry import MODELS
-from pages import blocks, losses_of, train_page
+from pages import ROOT, blocks, losses_of, train_page
+
+from cakd_mm.utils.net_names import named_net
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+MOST_WORDS = 900
+# Name, README, losses and paper of a method.
+ROW = r'^\| \[(.*?)\]\((.*?)\) \| (.*?) \| .*?\((.*?)\) \|$'
+
+
+def test_it_is_short():
+    assert len(README.split()) <= MOST_WORDS
 
 
 def test_a_pair_of_your_own(tmp_path):
@@ -13,41 +28,22 @@ def test_a_pair_of_your_own(tmp_path):
     assert set(losses_of(runner)) == {'student.loss', 'distill.loss_cakd'}
 
 
-def test_a_feature_loss_of_your_own(tmp_path):
-    config, _ = blocks('README.md', heading='Features, scorers, ratios')
-    runner = train_page(config, tmp_path, size=64)
-    distiller = runner.model.distiller
-    connector = distiller.connectors['feature'].linear
-    assert (connector.in_features, connector.out_features) == (1280, 2048)
-    assert {'distill.loss_cakd', 'distill.loss_feature'} <= set(losses_of(runner))
-    loss = distiller.distill_losses['loss_feature']
-    assert type(loss.scorer).__name__ == 'ActivationScorer'
-    assert distiller.balancer.ratio == 0.5
-    assert distiller.warmup == 1 / 20  # in the first of the page's 20 epochs
+def test_one_command_for_your_own_images(monkeypatch):
+    """tests/test_own_images runs it with small nets; these are the README's."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from distill import parse_args
+
+    (line,) = blocks('README.md', 'bash', heading='Your own images')
+    command, name, *words = shlex.split(line)
+    assert [command, name] == ['cakd-mm', 'distill']
+    args = parse_args(words)
+    assert args.alone
+    for option, net in (('--teacher', args.teacher), ('--student', args.student)):
+        assert named_net(net, option).net.type == 'ImageClassifier'
 
 
-def test_a_scorer_of_your_own():
-    _, code = blocks('README.md', heading='Features, scorers, ratios')
-    try:
-        exec(code, {})
-        loss = MODELS.build(
-            dict(type='CAKDFeatureLoss', scorer=dict(type='PeakScorer'))
-        )
-        assert loss(torch.randn(4, 8), torch.rand(4, 8)) > 0
-        loss = MODELS.build(
-            dict(
-                type='CAKDFeatureLoss',
-                scorer=dict(type='PeakScorer'),
-                granularity='channel',
-            )
-        )
-        assert loss(torch.randn(4, 8, 3, 3), torch.rand(4, 8, 3, 3)) > 0
-    finally:
-        MODELS.module_dict.pop('PeakScorer', None)
-
-
-def test_the_losses_from_python():
-    (code,) = blocks('README.md', heading='The losses from Python')
+def test_a_loss_from_python():
+    (code,) = blocks('README.md', heading='A loss from Python')
     torch.manual_seed(0)
     names = {
         'student_logits': torch.randn(4, 10),
@@ -60,3 +56,20 @@ def test_the_losses_from_python():
     exec(code, names)
     assert names['bcd'].shape == (4,)
     assert names['loss'] > 0 and names['feature_loss'] > 0
+
+
+def test_the_table_has_every_method_with_its_losses_and_its_paper():
+    rows = re.findall(
+        r'^\| \[(.*?)\]\((.*?)\) \| (.*?) \| .*?\((.*?)\) \|$', README, re.M
+    )
+    found = {readme: (name, paper) for name, readme, _, paper in rows}
+    expected = {}
+    for file in (ROOT / 'configs').glob('*/metafile.yml'):
+        for collection in yaml.safe_load(file.read_text())['Collections']:
+            if collection.get('Paper'):
+                paper = collection['Paper']['URL']
+                expected[collection['README']] = (collection['Name'], paper)
+    assert found == expected
+    losses = {name for row in rows for name in re.findall(r'`(\w+)`', row[2])}
+    assert losses <= set(MODELS.module_dict)
+    assert {f'configs/{name}/README.md' for name in ('cakd', 'dkd')} <= set(found)

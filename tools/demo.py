@@ -31,7 +31,8 @@ from rich.table import Table
 
 from cakd_mm.engine.launch.options import spell
 from cakd_mm.utils.machine import cores, end_with
-from cakd_mm.utils.tools import as_argument, use_utf8
+from cakd_mm.utils.tool_process import start_tool
+from cakd_mm.utils.tools import as_argument
 from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.history import METRIC, mean_curve, read_logs
 
@@ -276,5 +277,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

@@ -8,7 +8,7 @@ fi
 CONFIG=$1
 CHECKPOINT=$2
 GPUS=$3
-exec "${PYTHON:-python}" -m torch.distributed.run \
+exec "${PYTHON:-python}" "$(dirname "$0")/torchrun.py" \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

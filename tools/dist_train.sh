@@ -9,7 +9,7 @@ if [ $# -lt 2 ]; then
 fi
 CONFIG=$1
 GPUS=$2
-exec "${PYTHON:-python}" -m torch.distributed.run \
+exec "${PYTHON:-python}" "$(dirname "$0")/torchrun.py" \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

@@ -6,7 +6,7 @@ from mmengine.config import ConfigDict
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.engine import launch
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,5 +38,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

@@ -1,10 +1,11 @@
 """Train a teacher, a plain student, or a student with its teacher."""
 
 import argparse
+import sys
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.engine import launch
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,12 +23,21 @@ def parse_args() -> argparse.Namespace:
         help='mixed precision: fp16 with loss scaling on a GPU, bf16 on a CPU',
     )
     parser.add_argument(
+        '--fast',
+        nargs='?',
+        choices=launch.LEVELS,
+        const=launch.LEVELS[0],
+        help='resident data, a fast teacher and a compiled student where that goes, '
+        'with equal results; bf16-teacher and bf16 also compute the teacher, or all, '
+        'in bf16 if that pays on this machine',
+    )
+    parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate with the batch size (auto_scale_lr)',
     )
     launch.add_common_arguments(parser)
-    return parser.parse_args()
+    return parser.parse_args(launch.spelled_out(sys.argv[1:]))
 
 
 def main() -> None:
@@ -53,7 +63,10 @@ def main() -> None:
     ):
         with launch.together():
             launch.adapt_to_device(cfg)
+            hooks = cfg.get('default_hooks') or {}
             runner = launch.build_runner(cfg)
+            if args.fast is not None:
+                launch.make_fast(runner, args.fast, hooks)
             launch.check_room(runner)
             launch.check_steps(runner)
             launch.mention_batch(runner)
@@ -61,5 +74,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

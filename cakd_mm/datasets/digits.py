@@ -1,15 +1,23 @@
 """Real scans of handwritten digits that need no download."""
 
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
-from sklearn.datasets import load_digits
 
 from ..utils.errors import describe
 
 TRAIN_SIZE = 1000
+
+
+@cache
+def _read() -> Any:
+    """Read the file once, and import what reads it only where it is read."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
 
 
 @DATASETS.register_module()
@@ -41,7 +49,7 @@ class Digits(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Return ``img`` (8, 8, 3) uint8 and ``gt_label`` of every scan."""
-        digits = load_digits()
+        digits = _read()
         grey = (digits.images * (255 / 16)).round().astype(np.uint8)
         images = np.repeat(grey[..., None], 3, axis=-1)
         part = slice(TRAIN_SIZE) if self.split == 'train' else slice(TRAIN_SIZE, None)

@@ -77,6 +77,11 @@ def split(pipeline: Sequence) -> tuple[list[BaseTransform], 'RandomWindow']:
     return fixed, RandomWindow(crop, flip.prob if flip else 0.0)
 
 
+def reason_of(refusal: ValueError) -> str:
+    """Return the text of a refusal for those who have not asked for resident data."""
+    return str(refusal).replace(f', or {SWITCH_OFF}', '.')
+
+
 def _refuse_if(problem: str | None, transform) -> None:
     if problem is not None:
         remedy = f'Change or remove that transform, or {SWITCH_OFF}'

@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.utils import digit_version
 from torch import nn
 
-from .errors import describe
+from .errors import describe, start_of
 from .ownership import distrust
 
 # PyTorch 2.1 gives wrong results for a compiled net with hooks, without a warning.
@@ -130,6 +130,23 @@ def _compile(function: Callable, options: dict) -> Callable:
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     check_cache()
     return torch.compile(_renamed(function), **options)
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """Return what keeps torch.compile from working here, None if nothing does.
+
+    A sum of a few numbers is compiled, because only that uses all that is needed: this
+    PyTorch, a compiler and the folder of compiled code. It takes some seconds, which a
+    net that is compiled later then saves.
+    """
+    try:
+        # Two numbers, because PyTorch would compile nothing for a constant.
+        _compile(lambda x: x + 1, {})(torch.ones(2, device=device))
+    except Exception as error:
+        if not _of_compiling(error):
+            raise
+        return f'{start_of(error, 200)}.'
+    return None
 
 
 class _UnsafeCacheError(RuntimeError):

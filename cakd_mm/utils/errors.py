@@ -8,8 +8,16 @@ from textwrap import shorten
 SHOWN = 5
 
 
+class Description(str):
+    """The text of an error that the user has made and can mend.
+
+    A tool that ends with such an error shows the text alone, because its user needs no
+    place in our code.
+    """
+
+
 def describe(key: str, value, problem: str, remedy: str) -> str:
-    """Return the text of a user error.
+    """Return the text of a user error, a :class:`Description`.
 
     Args:
         key: Config key, spelled as in the config (``model.teacher_ckpt``).
@@ -17,7 +25,7 @@ def describe(key: str, value, problem: str, remedy: str) -> str:
         problem: Why the value does not work, a full sentence.
         remedy: What to write or run instead, a full sentence.
     """
-    return f'`{key}` = {value!r}: {problem} {remedy}'
+    return Description(f'`{key}` = {value!r}: {problem} {remedy}')
 
 
 def start_of(error: Exception, width: int) -> str:

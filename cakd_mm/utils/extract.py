@@ -14,6 +14,7 @@ from mmpretrain import get_model
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ..compat import without_printed
 from .arguments import class_of
 from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix, unwrapped
 from .errors import describe
@@ -203,7 +204,8 @@ def build_student(cfg: Config, weights: Mapping[str, Tensor]) -> nn.Module:
 @torch.no_grad()
 def _prove_equal(trained: nn.Module, path: Path) -> None:
     plain = Config.fromfile(path.with_suffix('.py'))
-    loaded = get_model(plain, pretrained=str(path))
+    with without_printed():
+        loaded = get_model(plain, pretrained=str(path))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, *image_shape(plain), generator=generator)
     if not torch.equal(_scores(trained.eval(), images), _scores(loaded.eval(), images)):

@@ -12,10 +12,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 # Short names of the tools, for users without a checkout: `cakd-mm train CONFIG`.
 COMMANDS = {
+    'distill': 'distill.py',
     'train': 'train.py',
     'test': 'test.py',
     'extract': 'model_converters/extract_student.py',
     'plot': 'analysis_tools/plot_cakd.py',
+    'report': 'analysis_tools/report.py',
     'reproduce': 'reproduce.py',
     'demo': 'demo.py',
     'from-torchvision': 'model_converters/from_torchvision.py',
@@ -78,6 +80,12 @@ def add_research(script: str) -> None:
     sys.path.insert(0, str(root))
 
 
+def typed_here(command: str) -> str:
+    """Return how a tool is called in the current folder, a checkout or another one."""
+    is_checkout = Path('tools', 'train.py').is_file()
+    return f'python tools/{COMMANDS[command]}' if is_checkout else f'cakd-mm {command}'
+
+
 def as_typed_here(text: str) -> str:
     """Return a command of a config as it has to be typed in the current folder.
 
@@ -85,7 +93,7 @@ def as_typed_here(text: str) -> str:
     checkout only. Elsewhere it is ``cakd-mm train cakd_mm::vanilla/x.py``. If there is
     a checkout somewhere else, both are given.
     """
-    if Path('tools', 'train.py').is_file():
+    if typed_here('train') != 'cakd-mm train':
         return text
     here = text
     for command, file in COMMANDS.items():

@@ -5,6 +5,9 @@ from typing import Any
 
 from .type_names import class_name
 
+# Sets whose images are RGB. Those in files are loaded as BGR.
+RGB_SETS = ('CIFAR10', 'CIFAR100')
+
 
 def training_set(config: Mapping) -> tuple[Mapping, list[Mapping] | None]:
     """Return the training set that wrappers hold, and the steps of its pipeline.
@@ -49,6 +52,24 @@ def loading(config: Mapping) -> str | None:
     dataset, steps = training_set(config)
     loads = [name for name in map(name_of, steps or ()) if name.startswith('LoadImage')]
     return loads[0] if loads else name_of(dataset) if dataset else None
+
+
+def preprocessing_of_files(config: Mapping) -> dict[str, Any]:
+    """Return what a net that a config has trained expects of images in files.
+
+    Args:
+        config (Mapping): Of mmengine.
+
+    Returns:
+        dict[str, Any]: ``mean``, ``std`` and ``to_rgb`` of ``data_preprocessor``, as
+        far as it says them.
+    """
+    made = config.get('data_preprocessor')
+    made = made if isinstance(made, Mapping) else {}
+    kept = {x: made[x] for x in ('mean', 'std', 'to_rgb') if made.get(x) is not None}
+    if 'to_rgb' in kept and loading(config) in RGB_SETS:
+        kept['to_rgb'] = not kept['to_rgb']
+    return kept
 
 
 def size_of(config: Mapping) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,11 +11,12 @@ from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..utils.errors import describe
 from ..utils.extract import EXTRACTED
-from .history import LOG, configs_of, is_run, mean_curve, read_history
+from .history import LOG, History, configs_of, is_run, mean_curve, read_history
 
 MOST_LEAVES = 8
 MOST_COLUMNS = 8
@@ -64,23 +65,30 @@ class SweptRun:
         config: The stem of its config file.
         settings: Its config without seed, places and what has no influence.
         seed: None if the config has none.
-        scores: Top-1 in percent by epoch, or by iteration.
         length: How many epochs or iterations it is to have.
         unit: ``'epochs'`` or ``'iterations'``.
+        history: Its log.
+        cfg: Its config, with all that ``settings`` leaves out.
     """
 
     work_dir: Path
     config: str
     settings: Settings
     seed: int | None
-    scores: dict[int, float]
     length: int
     unit: str
+    history: History
+    cfg: Config
+
+    @cached_property
+    def scores(self) -> dict[int, float]:
+        """Top-1 in percent by epoch, or by iteration."""
+        return self.history.scores
 
     @property
     def end(self) -> int:
-        """The last epoch, or iteration, that has a score."""
-        return max(self.scores)
+        """The last epoch, or iteration, that has a score; 0 if none has."""
+        return max(self.scores, default=0)
 
     @property
     def finished(self) -> bool:
@@ -173,11 +181,16 @@ def read_sweep(work_dirs: Sequence[Path]) -> Sweep:
         problem = 'Their logs have no validation score, so there is nothing to compare.'
         remedy = 'Wait for the first validation, or name other runs.'
         raise ValueError(describe('WORK_DIR', named, problem, remedy))
-    groups: dict[Hashable, list[SweptRun]] = {}
-    for run in scored:
-        groups.setdefault(frozenset(run.settings.items()), []).append(run)
     without = [run.work_dir for run in runs if not run.scores]
-    return Sweep([Group(members) for members in groups.values()], without)
+    return Sweep(group_runs(scored), without)
+
+
+def group_runs(runs: Sequence[SweptRun]) -> list[Group]:
+    """Put runs together whose settings are equal, in the order of the runs."""
+    groups: dict[Hashable, list[SweptRun]] = {}
+    for run in runs:
+        groups.setdefault(frozenset(run.settings.items()), []).append(run)
+    return [Group(members) for members in groups.values()]
 
 
 def read_run(work_dir: Path) -> SweptRun:
@@ -191,9 +204,10 @@ def read_run(work_dir: Path) -> SweptRun:
         config=name_of(configs[0].stem) if configs else work_dir.resolve().name,
         settings=settings_of({k: v for k, v in content.items() if k in RUN_KEYS}),
         seed=(content.get('randomness') or {}).get('seed'),
-        scores=history.scores,
         length=content['train_cfg']['max_epochs' if by_epoch else 'max_iters'],
         unit='epochs' if by_epoch else 'iterations',
+        history=history,
+        cfg=cfg,
     )
 
 
@@ -355,11 +369,16 @@ def notes(sweep: Sweep) -> list[str]:
     return [f'- {line}' for line in lines]
 
 
-def legend_entry(group: Group, groups: Sequence[Group]) -> str:
-    """Return a group's config, what sets it apart from the same config's, its score."""
+def label_of(group: Group, groups: Sequence[Group]) -> str:
+    """Return a group's config, and what sets it apart from others of that name."""
     paths = differing([x.settings for x in groups if x.config == group.config])
     words = (f'{path[-1]}={shown_at(path, group)}' for path in paths)
-    label = ', '.join([group.config, *words])
+    return ', '.join([group.config, *words])
+
+
+def legend_entry(group: Group, groups: Sequence[Group]) -> str:
+    """Return a group's label and its score."""
+    label = label_of(group, groups)
     number = len(group.finished)
     if not number:
         return fill(f'{label}: unfinished', 60)

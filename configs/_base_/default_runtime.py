@@ -41,6 +41,9 @@ default_hooks = dict(
     buffers=dict(type='AverageBuffersHook'),
     # student.pth and student.py in the work dir at the end of training.
     extract=dict(type='ExtractStudentHook'),
+    # What is trained; in a terminal a bar and a line for each epoch; what came out.
+    progress=dict(type='ProgressHook'),
+    summary=dict(type='SummaryHook'),
     # Keep the last values of each logged scalar, not those of the whole run.
     history=dict(type='BoundedHistoryHook'),
     # Ranks end with their torchrun, and send their scores: machines may share no disk.

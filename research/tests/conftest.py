@@ -1,5 +1,10 @@
 """Fixtures of these tests."""
 
-from fresh_globals import _fresh_globals, _plain_layout  # noqa: F401
+from fresh_globals import (  # noqa: F401
+    _bases_read_once,
+    _fresh_globals,
+    _garbage_left,
+    _plain_layout,
+)
 
 import cakd_mm  # noqa: F401  (makes mmrazor importable)

@@ -136,8 +136,8 @@ def one_rank(rank, folder, port, words):
     os._exit(status)  # torch 2.5 may deadlock when it takes a gloo group apart
 
 
-def train_on_two(folder, name, *words):
-    """Train the demo on two ranks, which begin anew: a fork could not compile.
+def train_on_two(folder, name, *words, method='fork'):
+    """Train the demo on two ranks; only one that is spawned can compile.
 
     Returns:
         tuple: The work dir, and what each rank wrote down.
@@ -151,7 +151,7 @@ def train_on_two(folder, name, *words):
     options = ('--cfg-options', *SMALL, f'model.teacher_ckpt={teacher}')
     words = (*words[:split], *options, *words[split + 1 :])
     port = environment()['PORT']
-    context = multiprocessing.get_context('spawn')
+    context = multiprocessing.get_context(method)
     arguments = (config, '--work-dir', name, *words)
     ranks = [
         context.Process(target=one_rank, args=(rank, folder, port, arguments))
@@ -221,7 +221,7 @@ def test_two_processes_share_resident_images_and_train_compiled(tmp_path):
         'model.teacher_runtime.compile=False',
         'default_hooks.student_runtime.type=StudentRuntimeHook',
     )
-    other, _ = train_on_two(tmp_path, 'fast', *options, *fast)
+    other, _ = train_on_two(tmp_path, 'fast', *options, *fast, method='spawn')
     plain, found = (load(run / 'epoch_1.pth')['state_dict'] for run in (out, other))
     assert plain.keys() == found.keys()
     for name, value in plain.items():

@@ -10,7 +10,7 @@ import torch
 from mmrazor.registry import MODELS
 
 from cakd_mm.utils import compiling
-from cakd_mm.utils.compiling import compiled
+from cakd_mm.utils.compiling import compiled, why_not_compile
 
 DOUBLED = torch.full((3,), 2.0)
 
@@ -225,3 +225,21 @@ def test_the_folder_of_compiled_code_is_made_for_this_user(monkeypatch, tmp_path
     finally:
         os.umask(before)
     assert (tmp_path / 'torchinductor_me').stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize('refusal', [None, RuntimeError('No C++ compiler here.')])
+def test_whether_compiling_works_is_known_by_trying(refusal, monkeypatch):
+    tried = []
+
+    def compile_(function, **options):
+        assert options == {}
+        if refusal is not None:
+            raise refusal
+        return lambda x: tried.append(function(x))
+
+    monkeypatch.setattr(torch, 'compile', compile_)
+    reason = why_not_compile(torch.device('cpu'))
+    assert reason == (None if refusal is None else 'No C++ compiler here.')
+    assert [x.tolist() for x in tried] == ([[2.0, 2.0]] if refusal is None else [])
+    monkeypatch.setattr('cakd_mm.utils.compiling.OLDEST', '99.0')
+    assert 'from PyTorch 99.0 on' in why_not_compile(torch.device('cpu'))

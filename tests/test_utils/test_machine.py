@@ -86,3 +86,30 @@ def test_any_runner_and_our_tools_ask_for_it(monkeypatch):
     assert asked == ['hooks.end_with_launcher_hook', 'launch.ranks']
     cfg = Config.fromfile(CONFIGS / '_base_' / 'default_runtime.py')
     assert cfg.default_hooks.launcher.type == 'EndWithLauncherHook'
+
+
+@pytest.mark.parametrize(
+    ('limit', 'free'),
+    [
+        (None, 8 << 20),  # not in a container
+        ('max', 8 << 20),
+        (10 << 20, (10 - 7 + 4) << 20),
+        (1 << 20, 0),  # it may use more than its limit for a moment
+        (99 << 20, 8 << 20),
+    ],
+)
+def test_free_memory_is_that_of_the_machine_or_the_container(
+    limit, free, tmp_path, monkeypatch
+):
+    (tmp_path / 'meminfo').write_text(
+        'MemTotal:       99999 kB\nMemAvailable:   8192 kB\nHugePages_Total:   0\n'
+    )
+    monkeypatch.setattr(machine, 'MEMINFO', str(tmp_path / 'meminfo'))
+    monkeypatch.setattr(machine, 'OF_CONTAINER', str(tmp_path / 'memory'))
+    if limit is not None:
+        (tmp_path / 'memory.max').write_text(f'{limit}\n')
+        (tmp_path / 'memory.current').write_text(f'{7 << 20}\n')
+        (tmp_path / 'memory.stat').write_text(f'anon 5\ninactive_file {4 << 20}\n')
+    assert machine.free_memory() == free
+    monkeypatch.setattr(machine, 'MEMINFO', str(tmp_path / 'no such file'))
+    assert machine.free_memory() is None

@@ -24,7 +24,7 @@ from cakd_mm.models.layout import strongest
 from cakd_mm.models.losses import CAKDFeatureLoss
 from cakd_mm.models.losses.cakd_feature_loss import kept
 from cakd_mm.models.statistics import RunningMean
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 
 SCORERS = {
     'activation': dict(type='ActivationScorer'),
@@ -134,5 +134,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

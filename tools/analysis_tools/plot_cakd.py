@@ -17,7 +17,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cakd_mm.utils.errors import describe
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 from cakd_mm.visualization.history import is_run
 from cakd_mm.visualization.pictures import CHANNELS, draw_run
 from cakd_mm.visualization.sweep import (
@@ -110,5 +110,5 @@ def save(figure: Figure, path: Path) -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 import cakd_mm  # noqa: F401  (before any config is read)
 from cakd_mm.engine import launch
 from cakd_mm.utils.errors import describe
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 
 RESIZING = ('Resize', 'ResizeEdge')
 BATCH = 64
@@ -164,5 +164,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

@@ -7,7 +7,7 @@ import cakd_mm  # noqa: F401
 from cakd_mm.utils.checkpoint import read_checkpoint
 from cakd_mm.utils.extract import meta_of, save_student, student_weights
 from cakd_mm.utils.net_config import read_named
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,5 +42,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

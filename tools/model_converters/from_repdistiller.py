@@ -11,7 +11,7 @@ from cakd_mm.utils import convert_repdistiller_state_dict
 from cakd_mm.utils.checkpoint import read_foreign_weights
 from cakd_mm.utils.convert import add_arguments, write_classifier
 from cakd_mm.utils.repdistiller_weights import ARCHS
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 
 REMEDY = 'Give a checkpoint that train_teacher.py or train_student.py has written.'
 
@@ -40,5 +40,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

@@ -4,7 +4,7 @@ import argparse
 
 import cakd_mm  # noqa: F401
 from cakd_mm.utils.convert import add_arguments, write_classifier
-from cakd_mm.utils.tools import use_utf8
+from cakd_mm.utils.tool_process import start_tool
 from cakd_mm.utils.torchvision_weights import (
     ARCHS,
     convert_torchvision_state_dict,
@@ -34,5 +34,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    use_utf8()
+    start_tool()
     main()

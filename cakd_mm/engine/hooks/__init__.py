@@ -12,12 +12,14 @@ from .finite_loss_hook import FiniteLossHook, NonFiniteError
 from .gathered_scores_hook import GatheredScoresHook
 from .label_range_hook import LabelRangeHook
 from .packed_copies_hook import PackedCopiesHook
+from .progress_hook import ProgressHook
 from .runner_keys_hook import RunnerKeysHook
 from .same_ranks_hook import SameRanksHook
 from .sample_index_hook import SampleIndexHook
 from .single_image_hook import SingleImageHook
 from .student_ema_hook import StudentEMAHook
 from .student_runtime_hook import StudentRuntimeHook
+from .summary_hook import SummaryHook
 from .teacher_images_hook import TeacherImagesHook
 from .unlabelled_hook import UnlabelledHook
 from .unused_parameters_hook import UnusedParametersHook
@@ -39,12 +41,14 @@ __all__ = [
     'LabelRangeHook',
     'NonFiniteError',
     'PackedCopiesHook',
+    'ProgressHook',
     'RunnerKeysHook',
     'SameRanksHook',
     'SampleIndexHook',
     'SingleImageHook',
     'StudentEMAHook',
     'StudentRuntimeHook',
+    'SummaryHook',
     'TeacherImagesHook',
     'UnlabelledHook',
     'UnusedParametersHook',

@@ -2,12 +2,14 @@
 
 from fnmatch import fnmatchcase
 from inspect import signature
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 
 from ...utils.arguments import parameters_of
@@ -51,6 +53,14 @@ class _LateRemoval:
     rmtree = remove
 
 
+# How mmengine warns of the classes of its own that its hook uses.
+ALIASES = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias of')
+
+
+def _is_no_alias(record: LogRecord) -> bool:
+    return not record.getMessage().startswith(ALIASES)
+
+
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
     """:class:`mmengine.CheckpointHook` that loses nothing when the run is killed.
@@ -79,6 +89,8 @@ class WholeCheckpointHook(CheckpointHook):
             like = f'Like it: {nearest(name, parameters_of(CheckpointHook)[0])}.'
             problem = f'{type(self).__name__} has no such argument.'
             raise TypeError(describe(key, self.args[name], problem, like))
+        if self.file_client_args is None:  # or the config has named the aliases
+            MMLogger.get_current_instance().addFilter(_is_no_alias)
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend):
             self.backend_args = dict(backend=BACKEND)

@@ -18,13 +18,16 @@ from .config import (
     use_amp,
 )
 from .device import adapt_to_device, choose_threads
+from .fast import make_fast, spelled_out
 from .options import OptionAction
 from .ranks import explained_waits, join_ranks, joined_on_error
 from .resume import check_checkpoints
 from .runner import build_runner, build_test_runner
+from .speeds import LEVELS
 from .work_dir import check_room, own_work_dir
 
 __all__ = [
+    'LEVELS',
     'OptionAction',
     'adapt_to_device',
     'add_common_arguments',
@@ -42,11 +45,13 @@ __all__ = [
     'explained_waits',
     'join_ranks',
     'joined_on_error',
+    'make_fast',
     'mention_batch',
     'own_work_dir',
     'read_config',
     'require_same_config',
     'require_utf8',
+    'spelled_out',
     'together',
     'use_amp',
 ]

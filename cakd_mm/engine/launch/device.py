@@ -38,7 +38,7 @@ def adapt_to_device(cfg: Config) -> None:
     """
     device = get_device()
     is_cpu = device == 'cpu'
-    _adapt_mixed_precision(cfg, device)
+    adapt_mixed_precision(cfg)
     if is_cpu:
         join_ranks(cfg)
     elif (cfg.get('randomness') or {}).get('deterministic'):
@@ -58,8 +58,13 @@ def adapt_to_device(cfg: Config) -> None:
     cfg.model_wrapper_cfg = model_wrapper
 
 
-def _adapt_mixed_precision(cfg: Config, device: str) -> None:
-    """Take the mixed precision that a device has, if the config asks for any."""
+def adapt_mixed_precision(cfg: Config) -> None:
+    """Take the mixed precision that the device has, if the config asks for any.
+
+    Raises:
+        ValueError: the device has none.
+    """
+    device = get_device()
     wrapper = cfg.get('optim_wrapper') or ConfigDict()
     kind = wrapper.get('type') and class_of(wrapper, OPTIM_WRAPPERS, 'optim_wrapper')
     if kind is not AmpOptimWrapper:

@@ -1,11 +1,13 @@
 """From a config to a Runner that trains or tests."""
 
 import sys
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
@@ -21,6 +23,7 @@ from ...utils.checkpoint import (
 from ...utils.compiling import check_cache
 from ...utils.extract import plain_config
 from ...utils.model import unwrap
+from ...utils.terminal import is_read_along, show_briefly
 from ...utils.tools import PACKAGE, other_copy
 from ...version import __version__
 from ..hooks import ClassNamesHook, WholeCheckpointHook
@@ -33,7 +36,16 @@ from .resume import choose_checkpoint
 
 
 class _Runner(Runner):
-    """Ends on all ranks if one cannot build the model, which its wrapper waits for."""
+    """Ends on all ranks if one cannot build the model, which its wrapper waits for.
+
+    A terminal gets a short log.
+    """
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        if is_read_along():
+            show_briefly(logger)
+        return logger
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         with together():
@@ -115,8 +127,11 @@ def build_test_runner(cfg: Config, checkpoint: str) -> Runner:
     cfg.pop('sync_bn', None)  # which is for training, and needs a GPU
     hooks = cfg.get('default_hooks') or {}
     if isinstance(hooks, dict):  # A student's own config has none.
-        packed = dict(packed_copies=dict(type='PackedCopiesHook'))
-        cfg.default_hooks = {**packed, **hooks}
+        ours = dict(
+            packed_copies=dict(type='PackedCopiesHook'),
+            progress=dict(type='ProgressHook'),
+        )
+        cfg.default_hooks = {**ours, **hooks}
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     load_strictly(model, weights, 'checkpoint', checkpoint, remedy)

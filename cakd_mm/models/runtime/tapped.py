@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.utils import apply_to
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checks import is_float_tensor
 
@@ -88,6 +89,20 @@ def copy_without_hooks(net: nn.Module) -> nn.Module:
         id(hooks): OrderedDict() for pair in hooks_of(net).values() for hooks in pair
     }
     return deepcopy(net, copies)
+
+
+def copy_in(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of a net without hooks, whose weights are of another type.
+
+    Those of normalisation stay in float32.
+    """
+    copied = copy_without_hooks(net)
+    if dtype != torch.float32:
+        copied.to(dtype)
+        for module in copied.modules():
+            if isinstance(module, _BatchNorm):
+                module.float()
+    return copied
 
 
 def replay(net: nn.Module, calls: Iterable[Call]) -> None:

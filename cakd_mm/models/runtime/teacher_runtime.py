@@ -13,22 +13,22 @@ from mmrazor.models.task_modules.recorder import (
     ParameterRecorder,
 )
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...compat import autocast_dtype, without_tf32
 from ...utils.arguments import check_arguments
 from ...utils.compiling import compiled
 from ...utils.errors import describe, nearest
 from ...utils.random_states import torch_states_kept
-from .half_precision import speedup
-from .tapped import Call, TappedNet, copy_without_hooks, floats_of, hooks_of, replay
+from .half_precision import PAYS, speedup
+from .tapped import Call, TappedNet, copy_in, floats_of, hooks_of, replay
 
 KEY = 'model.teacher_runtime'
-# Half precision that is less than so many times as fast as float32 does not pay.
-PAYS = 1.2
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 # Recorders that work by hooks of modules, or that need no forward pass.
 REACHED = (ModuleInputsRecorder, ModuleOutputsRecorder, ParameterRecorder)
+UNREACHED_FUNCTION = 'It patches functions, which the fast teacher does not call.'
+UNREACHED_DELIVERY = 'Deliveries do not reach into the fast teacher.'
+UNREACHED_LOSS = 'The fast teacher computes no loss of its own.'
 # How far the copy may be from the plain teacher, relative to its largest value.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 # Settings of earlier versions, and what to write instead of them.
@@ -50,7 +50,7 @@ class TeacherRuntime:
     0.05, bfloat16: 0.2), in the output or in anything that is recorded. TF32 is off in
     this comparison, because it alone may cause a larger difference. A batch that is
     smaller than the first (the last of an epoch) runs the copy without compilation. A
-    warning tells where half precision does not pay.
+    warning tells where half precision does not pay, unless ``--fast`` has chosen it.
 
     Args:
         compile (bool): Compile with ``torch.compile``. On a CPU the weights become
@@ -59,6 +59,8 @@ class TeacherRuntime:
         dtype (str): ``'float32'``, ``'bfloat16'`` or ``'float16'`` to compute in;
             ``'auto'`` is what autocast asks for, float32 without it. Normalisation
             is computed, or folded, in float32. Defaults to ``'auto'``.
+        strict (bool): Stop training if the copy differs or cannot be made. If False,
+            the teacher then runs as it is, and a warning says so. Defaults to True.
 
     Raises:
         ValueError: a setting is out of range; later, the copy's output differs.
@@ -67,32 +69,38 @@ class TeacherRuntime:
     # The copy, compiled and as it is; None before the first step.
     _fast: Callable[[Tensor], tuple[Tensor, list[Call]]]
     _eager: TappedNet | None
+    # Whether this teacher has no copy that may be used; it then runs as it is.
+    _has_none: bool
     # Hooks of all modules, their number and the shape of the images at the first step.
     _hook_lists: list[dict]
     _hook_count: int
     _shape: torch.Size
 
-    def __init__(self, compile: bool = True, dtype: str = 'auto') -> None:
+    def __init__(
+        self, compile: bool = True, dtype: str = 'auto', strict: bool = True
+    ) -> None:
         if dtype != 'auto' and dtype not in DTYPES:
             problem = 'A teacher does not compute in that.'
             remedy = f"Write 'auto' or one of {sorted(DTYPES)}."
             raise ValueError(describe(f'{KEY}.dtype', dtype, problem, remedy))
         self.compile = compile
         self.dtype = dtype
+        self.strict = strict
         self.reset()
 
     def reset(self) -> None:
         """Forget the copy, because the teacher has changed."""
         self._eager = None
+        self._has_none = False
 
     def settings(self) -> dict:
         """Return the arguments."""
-        return dict(compile=self.compile, dtype=self.dtype)
+        return dict(compile=self.compile, dtype=self.dtype, strict=self.strict)
 
     def __reduce__(self) -> tuple:
         # A copy gets the settings alone, because what is compiled belongs to one
         # teacher.
-        return type(self), (self.compile, self.dtype)
+        return type(self), tuple(self.settings().values())
 
     @torch.no_grad()
     def __call__(
@@ -114,17 +122,20 @@ class TeacherRuntime:
                 Defaults to nothing.
 
         Raises:
-            ValueError: the copy's output differs from the teacher's.
+            ValueError: the copy's output differs from the teacher's, and it is strict.
         """
         copy = self._eager
         # A copy for small batches is made again, because a run that is resumed at the
         # end of an epoch begins with a small batch.
-        if (
+        if not self._has_none and (
             copy is None
             or self._count_hooks() != self._hook_count
             or len(inputs) > self._shape[0]
         ):
-            copy = self._make(teacher, inputs, recorders, check_records)
+            copy = self._try_to_make(teacher, inputs, recorders, check_records)
+        if copy is None:
+            teacher(inputs, mode='tensor')
+            return
         _, calls = self._run(copy, inputs)
         replay(teacher, calls)
 
@@ -137,6 +148,26 @@ class TeacherRuntime:
 
     def _count_hooks(self) -> int:
         return sum(map(len, self._hook_lists))
+
+    def _try_to_make(
+        self,
+        teacher: nn.Module,
+        inputs: Tensor,
+        recorders: Iterable,
+        check_records: Callable[[], None],
+    ) -> TappedNet | None:
+        """Make the copy; if that fails and it is not strict, say so once."""
+        try:
+            return self._make(teacher, inputs, recorders, check_records)
+        except Exception as error:  # A net may resist in any way.
+            if self.strict:
+                raise
+            text = f'The teacher runs as it is, without {KEY}: {error}'
+            print_log(text, 'current', logging.WARNING)
+        self._eager, self._has_none = None, True
+        for recorder in recorders:
+            recorder.reset_data_buffer()
+        return None
 
     def _make(
         self,
@@ -153,7 +184,8 @@ class TeacherRuntime:
         dtype = self._dtype(inputs)
         names = {name for name, pair in hooks.items() if any(pair)}
         on_host = inputs.device.type == 'cpu'
-        if dtype != torch.float32:
+        # What is not strict comes from --fast, which has timed this teacher.
+        if dtype != torch.float32 and self.strict:
             _warn_if_slow(dtype, inputs.device)
         with torch_states_kept([inputs]), without_tf32():
             expected = _run_plain(teacher, inputs, names)
@@ -182,13 +214,7 @@ class TeacherRuntime:
     def _build(
         self, teacher: nn.Module, names: set[str], dtype: torch.dtype
     ) -> TappedNet:
-        net = copy_without_hooks(teacher)
-        if dtype != torch.float32:
-            net.to(dtype)
-            for module in net.modules():
-                if isinstance(module, _BatchNorm):
-                    module.float()
-        return TappedNet(net, names, dtype)
+        return TappedNet(copy_in(teacher, dtype), names, dtype)
 
     def _compare(self, expected: tuple, found: tuple, dtype: torch.dtype) -> None:
         """Refuse a copy whose output or records differ from the teacher's."""
@@ -231,30 +257,44 @@ def build_runtime(settings: dict) -> TeacherRuntime:
     return TeacherRuntime(**settings)
 
 
-def check_reach(distiller: ConfigurableDistiller, teacher_mode: str) -> None:
-    """Refuse what looks into the teacher by other means than hooks of its modules.
+def unreached(
+    distiller: ConfigurableDistiller, teacher_mode: str
+) -> tuple[str, str, str] | None:
+    """Return what looks into the teacher by other means than hooks of its modules.
 
     Args:
         distiller (ConfigurableDistiller): It has the recorders and the deliveries.
         teacher_mode (str): How the teacher is run.
 
-    Raises:
-        ValueError: naming the recorder, the delivery or the mode.
+    Returns:
+        tuple[str, str, str]: The config key of the recorder, the delivery or the mode,
+        its value, and why it does not reach the fast teacher; None if all do.
     """
-    remedy = f'Remove `{KEY}`, or tap a module (ModuleOutputs, Tap).'
     for name, recorder in distiller.teacher_recorders.recorders.items():
         if not isinstance(recorder, REACHED):
             kind = type(recorder).__name__.removesuffix('Recorder')
             key = f'model.distiller.teacher_recorders.{name}.type'
-            problem = 'It patches functions, which the fast teacher does not call.'
-            raise ValueError(describe(key, kind, problem, remedy))
+            return key, kind, UNREACHED_FUNCTION
     for name in distiller.deliveries.deliveries:
         key = f'model.distiller.distill_deliveries.{name}'
-        problem = 'Deliveries do not reach into the fast teacher.'
-        raise ValueError(describe(key, '(set)', problem, f'Remove `{KEY}`.'))
+        return key, '(set)', UNREACHED_DELIVERY
     if teacher_mode != 'tensor':
-        problem = 'The fast teacher computes no loss of its own.'
-        raise ValueError(describe('model.teacher_mode', teacher_mode, problem, remedy))
+        return 'model.teacher_mode', teacher_mode, UNREACHED_LOSS
+    return None
+
+
+def check_reach(distiller: ConfigurableDistiller, teacher_mode: str) -> None:
+    """Refuse what :func:`unreached` finds, with its arguments.
+
+    Raises:
+        ValueError: naming the recorder, the delivery or the mode.
+    """
+    found = unreached(distiller, teacher_mode)
+    if found is not None:
+        remedy = f'Remove `{KEY}`'
+        if found[-1] != UNREACHED_DELIVERY:
+            remedy += ', or tap a module (ModuleOutputs, Tap)'
+        raise ValueError(describe(*found, f'{remedy}.'))
 
 
 def _warn_if_slow(dtype: torch.dtype, device: torch.device) -> None:

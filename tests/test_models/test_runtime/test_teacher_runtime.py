@@ -279,6 +279,30 @@ def test_another_net_is_refused(value, match, monkeypatch):
         fast(runtime, net, manager, images())
 
 
+def test_a_teacher_without_a_copy_runs_as_it_is_if_that_is_said(monkeypatch):
+    texts, made = [], []
+
+    def refuse(self, *args):
+        made.append(args)
+        raise RuntimeError('cannot be copied')
+
+    monkeypatch.setattr(TeacherRuntime, '_build', refuse)
+    monkeypatch.setattr(teacher_runtime, 'print_log', lambda *args: texts.append(args))
+    net, manager, runtime = parts(dict(strict=False, **EAGER))
+    expected = plain(net, manager, images())
+    for _ in range(2):
+        found = fast(runtime, net, manager, images())
+        assert largest_deviation(found, expected) == 0
+    assert len(made) == 1
+    [(text, _, level)] = texts
+    assert level == logging.WARNING
+    assert text.startswith('The teacher runs as it is, without model.teacher_runtime')
+    assert text.endswith('cannot be copied')
+    runtime.reset()  # Other weights may bear it.
+    fast(runtime, net, manager, images())
+    assert len(made) == 2
+
+
 @pytest.fixture
 def tf32():
     """Switch TF32 on for a test; return where."""

@@ -6,9 +6,10 @@ from statistics import mean, stdev
 
 from scipy import stats
 
-from cakd_mm.visualization.history import mean_curve
+from .history import mean_curve
 
 CONFIDENCE = 0.95
+Curve = Sequence[tuple[int, float]]  # (epoch, top-1)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def paired(
     return Difference(middle, half, len(common))
 
 
-def level(curves: Sequence[Sequence[tuple[int, float]]], last: int = 5) -> float | None:
+def level(curves: Sequence[Curve], last: int = 5) -> float | None:
     """Return by how much the mean accuracy of the last epochs scored differs.
 
     Args:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from research.paired_statistics import Difference, interval, level, paired
+from cakd_mm.visualization.paired_statistics import Difference, interval, level, paired
 
 POINTS = st.lists(st.floats(0, 100), min_size=2, max_size=6)
 

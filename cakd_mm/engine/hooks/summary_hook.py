@@ -1,0 +1,149 @@
+"""Says before a training what it trains, and after it what has come out."""
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import nn
+
+from ...utils.checkpoint import scores_in
+from ...utils.model import unwrap
+from ...utils.scores import spoken
+from ...utils.terminal import shown
+from ...utils.tools import as_argument, typed_here
+
+
+@HOOKS.register_module()
+class SummaryHook(Hook):
+    """Log what is trained, and at the end its scores, its files and how to use them.
+
+    Put it into ``default_hooks`` after ``ExtractStudentHook``, whose files it names.
+    ``default_hooks.summary=None`` switches it off.
+    """
+
+    # After the student has been extracted.
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._began = 0.0
+
+    def before_train(self, runner) -> None:
+        """Log what is trained, with what and where."""
+        self._began = time.monotonic()
+        lines = [f'Training {_config(runner)} on {_device(runner)}:']
+        lines += [f'  {name:<9}{text}' for name, text in _plan(runner)]
+        runner.logger.info('\n'.join(lines))
+
+    def after_train(self, runner) -> None:
+        """Log what has come out."""
+        took = timedelta(seconds=round(time.monotonic() - self._began))
+        lines = [f'Trained {_config(runner)}, {_length(runner)} in {took}:']
+        lines += [f'  {name:<11}{text}' for name, text in _results(runner)]
+        runner.logger.info('\n'.join(lines))
+
+
+def _config(runner) -> str:
+    return shown(runner.cfg.filename) if runner.cfg.filename else 'a config in Python'
+
+
+def _device(runner) -> str:
+    """Return what computes: kind of device, number of ranks, threads of a CPU."""
+    device = next(runner.model.parameters()).device.type
+    text = device
+    if device == 'cpu':
+        threads = torch.get_num_threads()
+        text += f' with {threads} thread{"s" if threads > 1 else ""}'
+    return f'{text}, {runner.world_size} ranks' if runner.world_size > 1 else text
+
+
+def _length(runner) -> str:
+    """Return how long the training has been at its end, or is at its start."""
+    epochs = runner.max_epochs
+    is_by_epoch = isinstance(epochs, int) and runner.max_iters != epochs
+    return f'{epochs} epochs' if is_by_epoch else f'{runner.max_iters} iterations'
+
+
+def _backbone(net: nn.Module) -> str:
+    return type(getattr(net, 'backbone', net)).__name__
+
+
+def _size(net: nn.Module) -> str:
+    count = sum(weight.numel() for weight in net.parameters())
+    return f'{_backbone(net)}, {count:,} parameters'
+
+
+def _losses(model: Any) -> Iterator[str]:
+    """Yield names and classes of the losses between teacher and student."""
+    distiller = getattr(model, 'distiller', None)
+    for name, loss in getattr(distiller, 'distill_losses', {}).items():
+        yield f'{name} ({type(loss).__name__})'
+
+
+def _plan(runner) -> Iterator[tuple[str, str]]:
+    model = unwrap(runner.model)
+    if hasattr(model, 'teacher'):
+        yield 'student', _size(model.student)
+        yield 'teacher', _size(model.teacher)
+        yield 'losses', ', '.join(_losses(model)) or 'none between the two'
+    else:
+        yield 'net', _size(model)
+    yield 'images', _images(runner)
+    start = f', goes on after step {runner.iter}' if runner.iter else ''
+    yield 'length', f'{_length(runner)}{start}'
+    yield 'work dir', shown(runner.work_dir)
+
+
+def _images(runner) -> str:
+    """Return how many images train and validate, where sets know it."""
+    parts = []
+    for loop, purpose in (
+        (runner.train_loop, 'training'),
+        (runner.val_loop, 'validation'),
+    ):
+        dataset: Any = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+        if hasattr(dataset, '__len__'):
+            parts.append(f'{len(dataset):,} for {purpose}')
+    return ', '.join(parts) or 'of unknown number'
+
+
+def _results(runner) -> Iterator[tuple[str, str]]:
+    """Yield what has come out, and what may be typed next in the current folder."""
+    model = unwrap(runner.model)
+    if hasattr(model, 'teacher'):
+        losses = ', '.join(_losses(model)) or 'no loss between the two'
+        text = f'{_backbone(model.student)}, taught by {_backbone(model.teacher)}'
+        yield 'student', f'{text} with {losses}'
+    scores = spoken(scores_in(runner.message_hub.log_scalars))
+    yield 'last', ', '.join(scores) or 'not scored by validation'
+    info, folder = runner.message_hub.runtime_info, Path(runner.work_dir)
+    best = info.get('best_score')
+    if isinstance(best, float):
+        yield 'best', f'{best:.2f}, chosen by the validation set'
+    plain, config = folder / 'student.pth', folder / 'student.py'
+    if not (hasattr(model, 'teacher') and plain.is_file()):
+        # mmengine has written the config there, with all options.
+        plain, config = (
+            Path(info.get('last_ckpt') or folder / 'none'),
+            folder / os.path.basename(runner.cfg.filename or ''),
+        )
+    if plain.is_file() and config.is_file():
+        names = [as_argument(Path(shown(x))) for x in (config, plain)]
+        files = ' '.join(map(shlex.quote, names))
+        yield 'file', shown(plain)
+        yield (
+            'in Python',
+            (f'mmpretrain.get_model({names[0]!r}, pretrained={names[1]!r})'),
+        )
+        yield 'score it', f'{typed_here("test")} {files}'
+        if plain.name != 'student.pth':
+            text = f'model.teacher_ckpt={names[1]}'
+            yield 'teach with', f'--cfg-options {shlex.quote(text)}'
+    work_dir = shlex.quote(as_argument(Path(shown(folder))))
+    yield 'curves', f'{typed_here("plot")} {work_dir}'

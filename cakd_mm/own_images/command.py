@@ -1,0 +1,161 @@
+"""What ``tools/distill.py`` does, from a folder of images to a student."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from ..utils.errors import describe
+from ..utils.tools import tool
+from ..visualization.history import METRIC
+from ..visualization.sweep import draw_sweep, read_sweep, sweep_table
+from .folder import ResultFolder, make_folder
+from .options import Options
+from .part import Part, run
+
+
+def distill(
+    options: Options, out: Path, with_alone: bool, gpus: int, arguments: list[str]
+) -> None:
+    """Train a teacher, if there is none, and a student with it; compare and tell.
+
+    What is finished is not done again, and a training that was stopped goes on.
+
+    Args:
+        options (Options): What is asked for.
+        out (Path): The folder of results.
+        with_alone (bool): Whether the student is trained without its teacher too.
+        gpus (int): On how many GPUs, or in how many processes, each net is trained.
+        arguments (list[str]): More arguments of ``tools/train.py``.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: what was asked for cannot be done;
+            naming the option or the file.
+        SystemExit: a training failed.
+    """
+    _require_passable(arguments)
+    out = out.expanduser().resolve()
+    folder = ResultFolder.open(out, options)
+    if folder is None:
+        folder = make_folder(out, options)
+        print(f'Configs and lists of images: {out}')
+    else:
+        print(f'Going on in {out}')
+        folder.require_images()
+    there = torch.cuda.device_count()
+    if there > gpus:
+        print(f'This machine has {there} GPUs: --gpus {there} trains on all of them.')
+    student = Part('student', out / 'student.py', arguments, gpus)
+    teacher = Part('teacher', out / 'teacher.py', arguments, gpus)
+    model = student.cfg.model
+    student.teacher_ckpt = model.teacher_ckpt
+    if 'teacher_from' in model:
+        _train(folder, teacher)
+    elif model.get('teacher_classes') is None:
+        _score(folder, teacher, model.teacher_ckpt)
+    trained = [student]
+    if with_alone:
+        trained.append(Part('alone', out / 'alone.py', arguments, gpus))
+    for part in trained:
+        _train(folder, part)
+    _compare(out, [part.work_dir for part in trained])
+    _tell(folder, student, with_alone)
+
+
+# What this command says to training, and how a person says it.
+OWN = {
+    '--work-dir': '--out DIR',
+    'work_dir': '--out DIR',
+    '--resume': 'the same command again',
+    'train_cfg.max_epochs': '--epochs N',
+}
+
+
+def _require_passable(arguments: list[str]) -> None:
+    """Refuse arguments for training that are said in another way here."""
+    for word in arguments:
+        name = word.partition('=')[0]
+        if name in OWN:
+            problem = 'It cannot be given to training from here.'
+            remedy = f'Leave it out, and write {OWN[name]}.'
+            raise ValueError(describe(name, word, problem, remedy))
+
+
+def _train(folder: ResultFolder, part: Part) -> None:
+    """Train a part to its end, unless it is there."""
+    folder.require_settings(part)
+    known = folder.parts.get(part.name, {})
+    if 'top1' in known and part.work_dir.is_dir():
+        print(f'{part.name} is finished: {part.work_dir}')
+        return
+    folder.parts[part.name] = dict(settings=part.settings)
+    folder.save()
+    print(f'\nTraining {part.name}: {part.work_dir}', flush=True)
+    part.train()
+    scores = part.scores
+    folder.parts[part.name]['top1'] = scores[max(scores)] if scores else None
+    folder.save()
+
+
+def _score(folder: ResultFolder, teacher: Part, checkpoint: str) -> None:
+    """Score a teacher that was given."""
+    if 'top1' in folder.parts.get(teacher.name, {}):
+        return
+    print(f'\nScoring the teacher, {checkpoint}', flush=True)
+    command = [sys.executable, '-W', 'ignore', str(tool('test.py'))]
+    run('The test of the teacher', [*command, str(teacher.config), checkpoint])
+    newest = max(teacher.work_dir.glob('*/*.json'), key=lambda x: x.stat().st_mtime)
+    metrics = json.loads(newest.read_text(encoding='utf-8'))
+    folder.parts[teacher.name] = dict(top1=metrics.get(METRIC))
+    folder.save()
+
+
+def _compare(out: Path, work_dirs: list[Path]) -> None:
+    """Draw the curves, and write what differs."""
+    sweep = read_sweep(work_dirs)
+    draw_sweep(sweep).savefig(out / 'sweep.png', dpi=110)
+    (out / 'sweep.md').write_text(sweep_table(sweep), encoding='utf-8')
+
+
+ROWS = {
+    'teacher': 'teacher.py',
+    'alone': 'alone.py, the student without a teacher',
+    'student': 'student.py, the same student with its teacher',
+}
+
+
+def _tell(folder: ResultFolder, student: Part, with_alone: bool) -> None:
+    """Print the scores, where everything lies, and what to type next."""
+    out, weights = folder.path, student.work_dir / 'student.pth'
+    print(f'\nTop-1 on {folder.scored_images()} images for validation, last epoch:')
+    for name, title in ROWS.items():
+        top1 = folder.parts.get(name, {}).get('top1')
+        if top1 is not None:
+            print(f'  {top1:6.2f} %  {title}')
+    print('One seed says little about a small difference.')
+    lies = {
+        weights: 'the student, a plain net of mmpretrain; its config beside it',
+        out / 'sweep.png': 'the curves; sweep.md: the scores and what differs',
+        out / 'data.py': 'the images; schedule.py, student.py, ...: what was trained',
+    }
+    print('\nWhere it lies:')
+    for path, what in lies.items():
+        print(f'  {path}\n      {what}')
+    seed = int(folder.options['seed']) + 1
+    config, place = student.config, student.work_dir
+    again = [
+        '--work-dir',
+        f'{place}_{seed}',
+        '--cfg-options',
+        f'randomness.seed={seed}',
+    ]
+    commands = [
+        ['plot', str(place)],
+        ['test', str(config), str(student.checkpoint)],
+        ['train', str(config), *again],
+    ]
+    print('\nWhat to type next:')
+    for command in commands:
+        print(f'  cakd-mm {shlex.join(command)}')

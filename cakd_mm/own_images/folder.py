@@ -1,0 +1,278 @@
+"""The folder of results: made whole or not at all, and known again."""
+
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..datasets.class_folders import ClassFolders, read_class_folders
+from ..datasets.image_sizes import read_sides
+from ..datasets.stratified_split import stratified_split
+from ..engine.launch.config import require_utf8
+from ..utils.errors import describe, first_of
+from ..utils.net_names import NamedNet, named_net, with_classes, without_downloads
+from ..utils.whole_file import write_whole
+from .leaf import data_text, net_text, schedule_text, student_text
+from .methods import method_base
+from .options import Options
+from .part import Part
+from .settings import Settings, optimizer_for
+from .teacher_weights import TeacherWeights, read_teacher_weights
+from .trial import try_net, try_pair
+
+RECORD = 'distill.json'
+LISTS = ('train.txt', 'val.txt')
+
+
+@dataclass
+class ResultFolder:
+    """A folder with configs, trainings and what is known of them.
+
+    Args:
+        path (Path): The folder, absolute.
+        parts (dict): Of each training that was begun, its ``settings`` and, once it is
+            finished, its ``top1`` in percent (None if it was not scored).
+    """
+
+    path: Path
+    parts: dict[str, dict]
+    options: dict
+
+    @classmethod
+    def open(cls, path: Path, options: Options) -> 'ResultFolder | None':
+        """Return a folder that was begun before; None if there is none.
+
+        Raises:
+            ValueError: it holds something else, or was begun with other options.
+        """
+        file = path / RECORD
+        if not file.is_file():
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                problem = f'It is there, and has no {RECORD} of an earlier start.'
+                remedy = 'Give the name of a folder that is new or empty.'
+                raise ValueError(describe('--out', str(path), problem, remedy))
+            return None
+        try:
+            record = json.loads(file.read_text(encoding='utf-8'))
+            before, made = record['options'], record['path']
+            parts = {name: dict(part) for name, part in record['parts'].items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = f'It cannot be read ({error!r}).'
+            raise ValueError(
+                describe('--out', str(file), problem, 'Give another folder.')
+            ) from error
+        if made != str(path):
+            problem = f'It was made as {made}, which its configs name.'
+            remedy = 'Move it back, or give another folder.'
+            raise ValueError(describe('--out', str(path), problem, remedy))
+        options.require_same(before, path)
+        return cls(path, parts, before)
+
+    def save(self) -> None:
+        """Write down what is known."""
+        self.write_record(self.path)
+
+    def write_record(self, place: Path) -> None:
+        """Write down what is known, in a folder that will have this one's path."""
+        record = dict(options=self.options, path=str(self.path), parts=self.parts)
+        text = json.dumps(record, indent=2) + '\n'
+        write_whole(place / RECORD, text.encode())
+
+    def file(self, name: str) -> Path:
+        """Return one of its files."""
+        return self.path / name
+
+    def scored_images(self) -> int:
+        """Return how many images validation has."""
+        return len((self.path / LISTS[1]).read_text(encoding='utf-8').splitlines())
+
+    def require_images(self) -> None:
+        """Refuse to go on where an image of the lists is gone.
+
+        Raises:
+            FileNotFoundError: naming the first ones.
+        """
+        root = Path(self.options['data'])
+        lines = [
+            line
+            for name in LISTS
+            for line in self.file(name).read_text(encoding='utf-8').splitlines()
+        ]
+        names = [line.rsplit(' ', 1)[0] for line in lines]
+        missing = [name for name in names if not (root / name).is_file()]
+        if missing:
+            problem = f'{len(missing)} of its images are gone: {first_of(missing)}.'
+            remedy = 'Put them back, or give another --out to begin anew.'
+            raise FileNotFoundError(describe('DATA', str(root), problem, remedy))
+
+    def require_settings(self, part: Part) -> None:
+        """Refuse to go on with a training whose config, or teacher, has changed.
+
+        Raises:
+            ValueError: naming its folder.
+        """
+        before = self.parts.get(part.name, {}).get('settings')
+        if before in (None, part.settings) or not part.work_dir.is_dir():
+            return
+        problem = f'{part.name} was begun there with other settings than now (its '
+        problem += 'config, its teacher, or what is given to training).'
+        remedy = 'Undo the change, move that folder away to train it anew, or give '
+        remedy += 'another --out.'
+        raise ValueError(describe('--out', str(part.work_dir), problem, remedy))
+
+
+def make_folder(path: Path, options: Options) -> ResultFolder:
+    """Look at everything, and write the configs; nothing is trained yet.
+
+    Args:
+        path (Path): The folder, absolute. It appears when all is written and tried.
+        options (Options): What is asked for.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: what was asked for cannot be done;
+            naming the option or the file.
+    """
+    require_utf8(path, '--out')
+    method = method_base(options.method)
+    if path.is_relative_to(options.data.resolve()):
+        problem = 'It lies in the folder of the images.'
+        raise ValueError(
+            describe('--out', str(path), problem, 'Give a folder outside of it.')
+        )
+    folders, sides = _read_data(options)
+    settings = Settings.choose(options, sides, len(folders.train))
+    student = named_net(options.student, '--student')
+    teacher = named_net(options.teacher, '--teacher')
+    weights = None
+    if options.teacher_ckpt is not None:
+        file = options.as_record()['teacher_ckpt']
+        weights = read_teacher_weights(str(file), teacher, folders.classes)
+    folder = ResultFolder(path, {}, options.as_record())
+    texts = {
+        'data.py': data_text(folders, settings, path),
+        'schedule.py': schedule_text(settings, options.seed),
+        'alone.py': _net_text(student, '--student', folders, settings, path / 'alone'),
+        'teacher.py': _net_text(
+            teacher, '--teacher', folders, settings, path / 'teacher', weights
+        ),
+        'student.py': _student_text(method, settings, path, weights),
+        **{
+            name: ''.join(_line(*sample) for sample in part)
+            for name, part in zip(LISTS, (folders.train, folders.val), strict=True)
+        },
+    }
+    with _new_folder(path) as place:
+        for name, text in texts.items():
+            (place / name).write_text(text, encoding='utf-8')
+        try_pair(place / 'student.py', settings.size, len(folders.classes))
+        folder.write_record(place)
+    return folder
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """Make a hidden folder beside ``path``, which takes its place at the end."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f'.{path.name}_', dir=path.parent))
+    except OSError as error:
+        problem = f'Nothing can be written there ({error.strerror or error}).'
+        raise OSError(
+            describe('--out', str(path), problem, 'Give another folder.')
+        ) from error
+    try:
+        yield place
+        place.chmod(0o777 & ~_umask())  # mkdtemp lets its owner alone in
+        os.replace(place, path)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _line(name: str, label: int) -> str:
+    """Return the line of a list; the reader drops spaces at its start."""
+    return f'{"./" if name[0].isspace() else ""}{name} {label}\n'
+
+
+def _read_data(options: Options) -> tuple[ClassFolders, list[int]]:
+    """Return the images, in two parts, and their shorter sides.
+
+    Raises:
+        FileNotFoundError, ValueError: naming what is wrong with the folder.
+    """
+    root = options.data.resolve()
+    found = read_class_folders(root, 'DATA')
+    images = [*found.train, *found.val]
+    print(f'{root}: {len(images)} images of {len(found.classes)} classes.')
+    if found.left_out:
+        kinds = ', '.join(f'{n} {kind}' for kind, n in found.left_out.most_common())
+        print(f'Left out, because they are no images of a class: {kinds}.')
+    if found.unused:
+        print(f'Not used: {first_of(found.unused)}.')
+    sides, faults = read_sides(root, [name for name, _ in images])
+    if faults:
+        each = [f'{name} ({fault})' for name, fault in faults.items()]
+        problem = f'{len(faults)} of its images cannot be read: {first_of(each)}.'
+        remedy = 'Move them away, and give the same command again.'
+        raise ValueError(describe('DATA', str(root), problem, remedy))
+    if not found.val:
+        train, val = stratified_split(found.train, options.val_share, options.seed)
+        counts = Counter(label for _, label in found.train)
+        single = [found.classes[x] for x, count in counts.items() if count == 1]
+        if single:
+            print(f'With one image, which is trained on: {first_of(single)}.')
+        found = replace(found, train=train, val=val)
+    if not found.val:
+        problem = 'No class has two images, so that none is left to score.'
+        raise ValueError(
+            describe('DATA', str(root), problem, 'Give each class more images.')
+        )
+    return found, list(sides.values())
+
+
+def _net_text(
+    named: NamedNet,
+    key: str,
+    folders: ClassFolders,
+    settings: Settings,
+    work_dir: Path,
+    weights: TeacherWeights | None = None,
+) -> str:
+    """Return the config of a net that has been tried."""
+    classes = weights.classes if weights else len(folders.classes)
+    net, left_out = without_downloads(with_classes(named.net, classes))
+    for url in left_out:
+        print(f'{named.name} begins at random: nothing is downloaded ({url}).')
+    built = try_net(net, named.name, key, settings.size, classes)
+    begins_with = weights.file if weights and not weights.is_whole else None
+    norm = any(isinstance(x, _BatchNorm) for x in built.modules())
+    optimizer = optimizer_for(norm, begins_with is not None, settings.batch_size)
+    seen = dict(weights.preprocessor or named.preprocessor) if weights else None
+    title = f'{named.name!r}, for {classes} classes.'
+    return net_text(title, net, work_dir, optimizer, named.imports, seen, begins_with)
+
+
+def _student_text(
+    method: str, settings: Settings, path: Path, weights: TeacherWeights | None
+) -> str:
+    """Return the config of the student with its teacher."""
+    if weights is not None and weights.is_whole:
+        return student_text(
+            method, weights.file, None, weights.chosen, path / 'student'
+        )
+    checkpoint = path / 'teacher' / f'epoch_{settings.epochs}.pth'
+    command = f'cakd-mm train {shlex.quote(str(path / "teacher.py"))}'
+    return student_text(method, str(checkpoint), command, None, path / 'student')

@@ -1,0 +1,106 @@
+"""Nets and pairs tried on a few random images, before hours are spent on them."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from mmpretrain.models import BaseClassifier
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from ..models.algorithms.teacher import build_net
+from ..models.losses.base import losses_of
+from ..utils.errors import describe, start_of
+from ..utils.random_states import torch_states_kept
+
+IMAGES = 4
+
+
+@contextmanager
+def _trial() -> Iterator[None]:
+    """Build nets without a word, and let later training draw the numbers it would."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    scope = DefaultScope.overwrite_default_scope('mmpretrain')
+    logger.setLevel(logging.ERROR)
+    try:
+        with torch_states_kept(), scope, torch.no_grad():
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def try_net(net: ConfigDict, name: str, key: str, size: int, classes: int) -> BaseModel:
+    """Build a net and let it score images.
+
+    Args:
+        net (ConfigDict): Its config.
+        name (str): What the person called it, for errors.
+        key (str): The option that did so, for errors.
+        size (int): Of the images, in pixels.
+        classes (int): How many classes it has to score.
+
+    Returns:
+        BaseModel: The net, with random weights.
+
+    Raises:
+        ValueError: it is no classifier, cannot be built, does not take such images, or
+            scores another number of classes.
+    """
+    with _trial():
+        built = build_net(net, key)
+        if not isinstance(built, BaseClassifier):
+            problem = f'It is no classifier, but a {type(built).__name__}.'
+            remedy = 'Name the config of an image classifier.'
+            raise ValueError(describe(key, name, problem, remedy))
+        try:
+            scores = built.eval()(torch.rand(2, 3, size, size))
+        except Exception as error:  # whatever the net's own code raises
+            problem = (
+                f'It does not take images of {size} pixels: {start_of(error, 200)}.'
+            )
+            remedy = 'Write another --size, 224 say, or another net.'
+            raise ValueError(describe(key, name, problem, remedy)) from error
+    if isinstance(scores, Tensor) and scores.shape[-1] != classes:
+        problem = (
+            f'It scores {scores.shape[-1]} classes, and the images have {classes}.'
+        )
+        remedy = f'Write num_classes={classes} into its config, or name another net.'
+        raise ValueError(describe(key, name, problem, remedy))
+    return built
+
+
+def try_pair(file: Path, size: int, classes: int) -> None:
+    """Compute the losses of a student's config once.
+
+    A teacher that is still to be trained has random weights. A loss that has to know
+    all images is not computed.
+
+    Args:
+        file (Path): The config.
+        size (int): Of the images, in pixels.
+        classes (int): How many there are.
+
+    Raises:
+        Exception: what training would stop with.
+    """
+    cfg = Config.fromfile(file)
+    model = cfg.model
+    if not Path(model.teacher_ckpt).is_file():
+        model.update(teacher_ckpt=None, allow_random_teacher=True)
+    model.data_preprocessor = cfg.data_preprocessor
+    with _trial():
+        built = MODELS.build(model)
+        if any(loss.needs_dataset for loss in losses_of(built)):
+            return
+        images = [torch.randint(256, (3, size, size)).byte() for _ in range(IMAGES)]
+        samples = [DataSample().set_gt_label(i % classes) for i in range(IMAGES)]
+        batch = dict(inputs=torch.stack(images), data_samples=samples)
+        built.train()(**built.data_preprocessor(batch, True), mode='loss')

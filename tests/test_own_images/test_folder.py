@@ -1,0 +1,182 @@
+"""What is written for a folder of images, and what is refused before training."""
+
+import json
+
+import pytest
+from mmengine.config import Config
+from own_images import CLASSES, PREPROCESSOR, options, save_net, write_images
+
+from cakd_mm.own_images.folder import ResultFolder, make_folder
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('data') / "the user's images")
+
+
+def names_in(file):
+    return [line.rsplit(' ', 1)[0] for line in file.read_text().splitlines()]
+
+
+def test_the_configs(root, tmp_path, capsys):
+    out = tmp_path / 'out'
+    (root / 'grey' / 'notes.txt').write_text('')
+    folder = make_folder(out, options(root, method='dkd', seed=3))
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [
+        f'{root}: 36 images of 3 classes.',
+        'Left out, because they are no images of a class: 1 .txt.',
+    ]
+    assert [x.name for x in tmp_path.iterdir()] == ['out']
+    assert sorted(x.name for x in out.iterdir()) == [
+        *('alone.py', 'data.py', 'distill.json', 'schedule.py', 'student.py'),
+        *('teacher.py', 'train.txt', 'val.txt'),
+    ]
+    cfg = Config.fromfile(out / 'student.py')
+    train, val = (cfg[f'{part}_dataloader'] for part in ('train', 'val'))
+    assert train.dataset.data_root == str(root)
+    assert train.dataset.metainfo.classes == list(CLASSES)
+    assert (train.batch_size, train.num_workers) == (8, 0)
+    assert train.dataset.pipeline[1].scale == 32
+    assert names_in(out / 'train.txt') == sorted(names_in(out / 'train.txt'))
+    lists = [names_in(out / name) for name in ('train.txt', 'val.txt')]
+    assert [len(names) for names in lists] == [30, 6]
+    assert not set(lists[0]) & set(lists[1])
+    assert val.dataset.ann_file == str(out / 'val.txt')
+    assert cfg.train_cfg.max_epochs == 30
+    assert cfg.randomness.seed == 3
+    assert list(cfg.model.distiller.distill_losses) == ['loss_dkd']
+    assert 'loss_dkd.update(\n    tau=4.0' in (out / 'student.py').read_text()
+    assert cfg.model.teacher_ckpt == str(out / 'teacher' / 'epoch_30.pth')
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='SGD', lr=0.0063, momentum=0.9, weight_decay=5e-4
+    )
+    teacher = Config.fromfile(out / 'teacher.py')
+    assert teacher.model.head.num_classes == 3
+    assert teacher.get('load_from') is None
+    assert folder.scored_images() == 6
+
+
+def test_a_given_teacher_is_written_with_its_classes(root, tmp_path):
+    file = save_net(tmp_path / 'own.pth', 4, ('red', *CLASSES), cfg=PREPROCESSOR)
+    make_folder(tmp_path / 'out', options(root, teacher_ckpt=file))
+    model = Config.fromfile(tmp_path / 'out' / 'student.py').model
+    assert model.teacher_ckpt == file
+    assert 'teacher_from' not in model
+    assert model.teacher_classes == list(CLASSES)
+    teacher = Config.fromfile(tmp_path / 'out' / 'teacher.py')
+    assert teacher.model.head.num_classes == 4
+    seen = teacher.data_preprocessor
+    assert (seen.mean, seen.std, seen.to_rgb) == ([1, 2, 3], [4, 5, 6], False)
+
+
+def test_a_teacher_begins_with_weights_that_know_other_classes(root, tmp_path):
+    file = save_net(tmp_path / 'published.pth', 5)
+    make_folder(tmp_path / 'out', options(root, teacher_ckpt=file))
+    teacher = Config.fromfile(tmp_path / 'out' / 'teacher.py')
+    assert teacher.load_from == file
+    assert teacher.model.head.num_classes == 3
+    assert teacher.optim_wrapper.optimizer.lr == 0.0013  # a fifth
+    model = Config.fromfile(tmp_path / 'out' / 'student.py').model
+    assert model.teacher_ckpt == str(tmp_path / 'out' / 'teacher' / 'epoch_30.pth')
+
+
+BARLOW = """
+model = dict(
+    type='BarlowTwins',
+    backbone=dict(type='CIFARResNet', depth=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LatentCrossCorrelationHead',
+        in_channels=8,
+        loss=dict(type='CrossCorrelationLoss'),
+    ),
+)
+"""
+LENET = """
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='LeNet5', num_classes=3),
+    head=dict(type='ClsHead'),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ('given', 'text'),
+    [
+        (dict(method='dkdd'), "`--method` = 'dkdd'"),
+        (dict(student='timm:resnet18'), 'not known'),
+        (dict(student=LENET, size=40), 'It does not take images of 40 pixels'),
+        (dict(teacher=BARLOW), 'It is no classifier, but a BarlowTwins'),
+        (dict(method='deit'), 'token_logits'),
+    ],
+)
+def test_what_cannot_work_leaves_nothing(given, text, root, tmp_path):
+    given = dict(given)
+    for net in ('student', 'teacher'):
+        if 'model' in given.get(net, ''):
+            (tmp_path / 'net.py').write_text(given[net])
+            given[net] = str(tmp_path / 'net.py')
+    with pytest.raises(Exception) as error:
+        make_folder(tmp_path / 'results' / 'out', options(root, **given))
+    assert text in str(error.value)
+    assert not list(tmp_path.glob('results/*'))
+
+
+def test_images_that_cannot_be_read_are_named(tmp_path):
+    root = write_images(tmp_path / 'data', each=2)
+    (root / 'grey' / 'broken.jpg').write_text('no image')
+    with pytest.raises(ValueError, match='`DATA`') as error:
+        make_folder(tmp_path / 'out', options(root))
+    assert '1 of its images cannot be read: grey/broken.jpg' in str(error.value)
+
+
+def test_where_results_cannot_lie(root, tmp_path):
+    with pytest.raises(ValueError, match='lies in the folder of the images'):
+        make_folder(root / 'out', options(root))
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'thesis.tex').write_text('')
+    with pytest.raises(ValueError, match='has no distill.json'):
+        ResultFolder.open(tmp_path / 'full', options(root))
+    assert ResultFolder.open(tmp_path / 'new', options(root)) is None
+
+
+def test_going_on_needs_the_same_options_images_and_place(root, tmp_path):
+    asked = options(root, epochs=2)
+    folder = ResultFolder(tmp_path, {'teacher': dict(top1=1.0)}, asked.as_record())
+    folder.save()
+    found = ResultFolder.open(tmp_path, asked)
+    assert found is not None
+    assert found.parts == {'teacher': dict(top1=1.0)}
+    with pytest.raises(ValueError, match='`--epochs` = 3: .* Write --epochs 2'):
+        ResultFolder.open(tmp_path, options(root, epochs=3))
+    with pytest.raises(ValueError, match='Leave --size out'):
+        ResultFolder.open(tmp_path, options(root, epochs=2, size=64))
+    (tmp_path / 'train.txt').write_text('grey/0.png 1\n')
+    (tmp_path / 'val.txt').write_text('grey/a b.png 1\n')
+    with pytest.raises(
+        FileNotFoundError, match=r'1 of its images are gone: grey/a b\.'
+    ):
+        found.require_images()
+    record = json.loads((tmp_path / 'distill.json').read_text())
+    (tmp_path / 'distill.json').write_text(json.dumps(record | dict(path='/old')))
+    with pytest.raises(ValueError, match='It was made as /old'):
+        ResultFolder.open(tmp_path, asked)
+    (tmp_path / 'distill.json').write_text('[1]')
+    with pytest.raises(ValueError, match='It cannot be read'):
+        ResultFolder.open(tmp_path, asked)
+
+
+@pytest.mark.parametrize(
+    ('given', 'text'),
+    [
+        (dict(epochs=0), '`--epochs` = 0'),
+        (dict(batch_size=1), '`--batch-size` = 1'),
+        (dict(val_share=1.0), '`--val-share` = 1.0'),
+    ],
+)
+def test_numbers_that_make_no_sense(given, text, tmp_path):
+    with pytest.raises(ValueError) as error:
+        options(tmp_path, **given)
+    assert text in str(error.value)
