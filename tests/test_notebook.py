@@ -50,4 +50,4 @@ def test_all_cells_run(cells, monkeypatch, tmp_path):
     }
     scores = {name: names['scores'](name)[1][-1] for name in right}
     # mmpretrain alone reads the scans as the run has scored them.
-    assert right == pytest.approx(scores)
+    assert right == pytest.approx(scores, abs=0.01)

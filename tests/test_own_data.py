@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from cakd_mm.cli import main
 
-PAGES = [ROOT / 'docs/start/own_images.md', ROOT / 'docs/guides/variations.md']
+PAGES = [ROOT / 'docs/guides/own_images_by_hand.md', ROOT / 'docs/guides/variations.md']
 TEXT = ''.join(page.read_text(encoding='utf-8') for page in PAGES)
 BLOCKS = re.findall(r'```(python|bash)\n(.*?)```', TEXT, flags=re.DOTALL)
 CLASSES = ('zero', 'one', 'two', 'three', 'four')

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
 RESULTS = ROOT / 'research' / 'results'
+# Folders of docs/ in which nobody writes.
+MADE_FOLDERS = ('methods', 'results/tables')
 FENCED = re.compile(r'(^```.*?^```$)', flags=re.MULTILINE | re.DOTALL)
 # The target of a link or a picture that is a relative path.
 RELATIVE = re.compile(r'(?<=\]\()(?![a-z]+:|#)([^)\s]+)')
@@ -125,12 +127,12 @@ def _numbers(folder: Path) -> str:
         config = row.config.relative_to(folder).as_posix()
         lines.append(
             f'| [{row.row}](../../configs/{folder.name}/{config}) '
-            f'| [{row.pair}](../results/tables/{row.table}.md) '
-            f'| {len(row.scores)} | {top1} | {gain} |'
+            f'| {top1} | {gain} | {len(row.scores)} '
+            f'| [{row.pair}](../results/tables/{row.table}.md) |'
         )
     if not lines:
         return 'Nothing of it has been measured here yet.\n'
-    head = '| row | pair | seeds | top-1 % | over the student alone |\n'
+    head = '| row | top-1 % | over the student alone | seeds | pair |\n'
     return '\n'.join([head + '| --- | --- | --- | --- | --- |', *lines]) + '\n'
 
 
@@ -227,7 +229,12 @@ def page_of(path: Path) -> str | None:
 
 
 def _write(app: Sphinx) -> None:
-    for page, text in pages().items():
+    texts = pages()
+    for folder in MADE_FOLDERS:
+        for path in (Path(app.srcdir) / folder).glob('*.md'):
+            if f'{folder}/{path.stem}' not in texts:
+                path.unlink()  # of a method or a table that has gone
+    for page, text in texts.items():
         path = Path(app.srcdir) / f'{page}.md'
         path.parent.mkdir(parents=True, exist_ok=True)
         # An unchanged page keeps its time, so that it is not read again.
