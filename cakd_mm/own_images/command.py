@@ -11,9 +11,10 @@ from ..utils.errors import describe
 from ..utils.tools import tool
 from ..visualization.history import METRIC
 from ..visualization.sweep import draw_sweep, read_sweep, sweep_table
-from .folder import ResultFolder, make_folder
+from .make_folder import make_folder
 from .options import Options
 from .part import Part, run
+from .result_folder import ResultFolder
 
 
 def distill(
