@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -23,7 +24,6 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-import mmpretrain
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -160,7 +160,8 @@ def failure(run: Run, code: int) -> str:
 
 def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
     """Score an extracted student with mmpretrain's own test tool, in percent."""
-    tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'test.py'
+    package = Path(find_spec('mmpretrain').origin).parent
+    tool = package / '.mim' / 'tools' / 'test.py'
     command = [sys.executable, '-W', 'ignore', str(tool)]
     command += [as_argument(student.with_suffix('.py')), as_argument(student)]
     command += ['--work-dir', as_argument(work_dir)]

@@ -46,7 +46,7 @@ def ended(capsys, monkeypatch):
     monkeypatch.delenv('TORCHELASTIC_ERROR_FILE', raising=False)
 
     def end(function) -> list[str]:
-        with pytest.raises(BaseException) as caught:  # noqa: PT011, B017
+        with pytest.raises(BaseException) as caught:
             function()
         error = caught.value
         tool_process.show_error(type(error), error, error.__traceback__)
