@@ -151,11 +151,12 @@ def train_all(runs: list[Run], jobs: int, console: Console) -> None:
 
 
 def failure(run: Run, code: int) -> str:
-    """Return why a run failed: the end of what it printed, and its command."""
+    """Return its command, the end of what it printed, and last why a run failed."""
     lines = run.log.read_text(encoding='utf-8', errors='replace').splitlines()[-15:]
     how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
-    lines += [f'{run.name} failed ({how}), see {run.log}. Its command:']
-    return '\n'.join([*lines, shlex.join(run.command())])
+    cause = f'{run.name} failed ({how}), see {run.log}: {"".join(lines[-1:])}'
+    command = shlex.join(run.command())
+    return '\n'.join([*lines[:-1], f'The command was: {command}', cause])
 
 
 def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
