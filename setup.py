@@ -4,6 +4,7 @@ Configs, tools and the model index travel in ``cakd_mm/.mim``, where mmengine an
 look for them. In a checkout these are links to the folders beside the package.
 """
 
+import re
 from pathlib import Path
 from runpy import run_path
 
@@ -11,6 +12,10 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 REPOSITORY = 'https://github.com/cakd-mm/cakd_mm'
+VERSION = run_path(str(ROOT / 'cakd_mm' / 'version.py'))['__version__']
+# A block of code, and the target of a link or picture in what is none.
+CODE = re.compile(r'(^```.*?^```$)', re.MULTILINE | re.DOTALL)
+LINK = re.compile(r'(!\[[^\]]*\]\(|\]\(|src="|href=")(?![a-z]+:|#)([^)"\s]+)')
 
 
 def requirements(name: str) -> list[str]:
@@ -21,11 +26,27 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith('#')]
 
 
+def with_whole_links(text: str) -> str:
+    """Let links and pictures of the README lead to the repository, as PyPI needs it.
+
+    They lead to the tag of this version, so that a page remains that of its version.
+    """
+
+    def whole(found: re.Match) -> str:
+        start, path = found.groups()
+        kind = 'raw' if start.startswith(('!', 'src')) else 'blob'
+        return f'{start}{REPOSITORY}/{kind}/v{VERSION}/{path}'
+
+    parts = CODE.split(text)
+    parts[::2] = [LINK.sub(whole, part) for part in parts[::2]]
+    return ''.join(parts)
+
+
 setup(
     name='cakd_mm',
-    version=run_path(str(ROOT / 'cakd_mm' / 'version.py'))['__version__'],
+    version=VERSION,
     description='CAKD and its baselines for knowledge distillation with MMRazor',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description=with_whole_links((ROOT / 'README.md').read_text(encoding='utf-8')),
     long_description_content_type='text/markdown',
     author='cakd_mm contributors',
     url=REPOSITORY,

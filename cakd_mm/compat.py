@@ -192,7 +192,7 @@ def without_printed() -> Iterator[None]:
             yield
     finally:
         lines = said.getvalue().splitlines(keepends=True)
-        sys.stdout.write(''.join(x for x in lines if not x.startswith(PRINTED)))
+        print(*(x for x in lines if not x.startswith(PRINTED)), sep='', end='')
 
 
 def import_mmrazor() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
@@ -392,3 +393,30 @@ def test_a_cpus_own_precision_outlives_what_is_computed_without_tf32():
         assert matmul.fp32_precision == 'bf16'
     finally:
         matmul.fp32_precision = before
+
+
+KNOWN = [text for text, _ in compat.IMPORT_WARNINGS]
+
+
+def test_the_stack_says_nothing_and_a_person_all(capsys):
+    with pytest.warns() as caught, compat.quiet_imports():
+        for text, category in compat.IMPORT_WARNINGS:
+            warnings.warn(f'{text} x', category, stacklevel=1)
+            warnings.warn(f'{text} x', FutureWarning, stacklevel=1)
+            with warnings.catch_warnings():  # as torch does
+                warnings.simplefilter('always')
+                warnings.warn(f'{text} y', category, stacklevel=1)
+        print('Could not import OneDL\nCould import mine')
+    assert capsys.readouterr().out == 'Could import mine\n'
+    said = [(str(x.message), x.category) for x in caught]
+    assert said == [(f'{text} x', FutureWarning) for text in KNOWN]
+
+
+def test_filters_outlive_a_quiet_import():
+    own = ('ignore', None, BytesWarning, None, 7)
+    with warnings.catch_warnings():
+        before = [*warnings.filters]
+        with compat.quiet_imports():
+            assert warnings.filters != before
+            warnings.filters.insert(0, own)
+        assert warnings.filters == [own, *before]

@@ -1,14 +1,11 @@
 """200 mutations of our keys: every error names the key, and none is raw."""
 
-from functools import cache
 from typing import ClassVar
 
 import pytest
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mutations import METHODS, base_config, first_step, judge, outcomes
-
-import cakd_mm.datasets.digits as digits
 
 SEED, COUNT = 18, 200
 
@@ -19,7 +16,6 @@ def cheap(monkeypatch):
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
     monkeypatch.setattr(Config, 'pretty_text', '')
     monkeypatch.setattr(BaseModule, '_dump_init_info', lambda self: None)
-    monkeypatch.setattr(digits, 'load_digits', cache(digits.load_digits))
 
 
 def test_every_error_names_the_key(tmp_path, cheap):

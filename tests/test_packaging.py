@@ -132,6 +132,22 @@ def check_files(names, modes):
     assert not [name for name in names if name.endswith('.pyc')]
 
 
+def check_links(page):
+    """PyPI shows the README, where a path of the repository leads nowhere."""
+    for is_picture, target in re.findall(r'(!?)\[[^\[\]]*\]\(([^)]*)\)', page):
+        if target.startswith('#'):
+            continue
+        start, version, path = target.partition(f'/v{__version__}/')
+        if not version:
+            assert target.startswith('https://')
+            continue
+        place = 'https://github.com/cakd-mm/cakd_mm'
+        assert start == f'{place}/{"raw" if is_picture else "blob"}'
+        assert (ROOT / path.partition('#')[0]).exists(), path
+    assert f'/raw/v{__version__}/docs/pictures/' in page
+    assert f'/blob/v{__version__}/docs/' in page
+
+
 def check_metadata(read, names):
     info = f'cakd_mm-{__version__}.dist-info'
     metadata = Parser().parsestr(read(f'{info}/METADATA').decode())
@@ -144,6 +160,7 @@ def check_metadata(read, names):
     assert pages['Changelog'].endswith('/blob/main/CHANGELOG.md')
     assert 'knowledge distillation' in metadata['Keywords']
     assert 'Typing :: Typed' in metadata.get_all('Classifier')
+    check_links(metadata.get_payload())
     [licence] = [n for n in names if n.startswith(info) and n.endswith('/LICENSE')]
     assert read(licence) == (ROOT / 'LICENSE').read_bytes()
     assert b'Apache License' in read(licence)
@@ -216,7 +233,7 @@ def test_source_distribution_holds_what_a_build_reads(tree, tmp_path):
     # What is a link in the tree is a copy here, so that a wheel can be built.
     assert f'{MIM}/tools/train.py' in names
     assert needed | {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE'} <= names
-    assert not [name for name in names if name.startswith('research')]
+    assert not [x for x in names if x.startswith(('research', 'tests'))]
 
 
 def test_scripts_are_executable():

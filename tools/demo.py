@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -23,7 +24,6 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-import mmpretrain
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -151,16 +151,18 @@ def train_all(runs: list[Run], jobs: int, console: Console) -> None:
 
 
 def failure(run: Run, code: int) -> str:
-    """Return why a run failed: the end of what it printed, and its command."""
+    """Return its command, the end of what it printed, and last why a run failed."""
     lines = run.log.read_text(encoding='utf-8', errors='replace').splitlines()[-15:]
     how = f'killed by signal {-code}' if code < 0 else f'exit status {code}'
-    lines += [f'{run.name} failed ({how}), see {run.log}. Its command:']
-    return '\n'.join([*lines, shlex.join(run.command())])
+    cause = f'{run.name} failed ({how}), see {run.log}: {"".join(lines[-1:])}'
+    command = shlex.join(run.command())
+    return '\n'.join([*lines[:-1], f'The command was: {command}', cause])
 
 
 def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
     """Score an extracted student with mmpretrain's own test tool, in percent."""
-    tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'test.py'
+    package = Path(find_spec('mmpretrain').origin).parent
+    tool = package / '.mim' / 'tools' / 'test.py'
     command = [sys.executable, '-W', 'ignore', str(tool)]
     command += [as_argument(student.with_suffix('.py')), as_argument(student)]
     command += ['--work-dir', as_argument(work_dir)]

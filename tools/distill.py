@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
-from cakd_mm.own_images import Options, distill
+from cakd_mm.own_images import Options, Run, distill
 from cakd_mm.utils.tool_process import start_tool
 
 NET = 'a net of mmpretrain or cakd_mm by name, package::config, or the path of a config'
@@ -66,6 +66,11 @@ def parse_args(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         '--seed', type=int, default=0, help='of the split and of training (default: 0)'
     )
+    parser.add_argument(
+        '--configs-only',
+        action='store_true',
+        help='write and try the configs, to be changed, and train nothing',
+    )
     parser.add_argument('--gpus', type=int, default=1, help='default: 1')
     parser.add_argument(
         '--cfg-options',
@@ -86,15 +91,15 @@ def main() -> None:
         end = words.index('--')
         words, arguments = words[:end], words[end + 1 :]
     given = vars(parse_args(words))
-    gpus, alone = given.pop('gpus'), given.pop('alone')
+    run = Run(*(given.pop(x) for x in ('alone', 'gpus', 'configs_only')), arguments)
     if options := given.pop('cfg_options'):
-        arguments = [*arguments, '--cfg-options', *options]
+        run.arguments.extend(['--cfg-options', *options])
     out = given.pop('out')
     asked = Options(**given)
     if out is None:
         out = Path('work_dirs', f'distill_{Path(os.path.abspath(asked.data)).name}')
     try:
-        distill(asked, out, alone, gpus, arguments)
+        distill(asked, out, run)
     except KeyboardInterrupt:
         print('\nStopped. The same command goes on from here.', file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import (
     ChildFailedError,
     ProcessFailure,
 )
-from torch.distributed.run import main
+from torch.distributed.run import parse_args, run
 
 
 def waited(failure: ProcessFailure) -> tuple[bool, int]:
@@ -33,6 +33,6 @@ def cause(error: ChildFailedError) -> str:
 
 if __name__ == '__main__':
     try:
-        main()
+        run(parse_args(None))  # the arguments of the process
     except ChildFailedError as error:
         sys.exit(cause(error))

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,14 +12,32 @@ from ..utils.errors import describe
 from ..utils.tools import tool
 from ..visualization.history import METRIC
 from ..visualization.sweep import draw_sweep, read_sweep, sweep_table
-from .folder import ResultFolder, make_folder
+from .make_folder import make_folder
 from .options import Options
-from .part import Part, run
+from .part import Part, run_tool
+from .result_folder import ResultFolder
 
 
-def distill(
-    options: Options, out: Path, with_alone: bool, gpus: int, arguments: list[str]
-) -> None:
+@dataclass(frozen=True)
+class Run:
+    """What a start of the command may do otherwise than the one before.
+
+    Args:
+        with_alone (bool): Whether the student is trained without its teacher too.
+            Defaults to False.
+        gpus (int): On how many GPUs, or in how many processes, each net is trained.
+            Defaults to 1.
+        configs_only (bool): Whether nothing is trained. Defaults to False.
+        arguments (list[str]): More arguments of ``tools/train.py``. Defaults to [].
+    """
+
+    with_alone: bool = False
+    gpus: int = 1
+    configs_only: bool = False
+    arguments: list[str] = field(default_factory=list)
+
+
+def distill(options: Options, out: Path, run: Run) -> None:
     """Train a teacher, if there is none, and a student with it; compare and tell.
 
     What is finished is not done again, and a training that was stopped goes on.
@@ -26,16 +45,14 @@ def distill(
     Args:
         options (Options): What is asked for.
         out (Path): The folder of results.
-        with_alone (bool): Whether the student is trained without its teacher too.
-        gpus (int): On how many GPUs, or in how many processes, each net is trained.
-        arguments (list[str]): More arguments of ``tools/train.py``.
+        run (Run): How it is done this time.
 
     Raises:
         FileNotFoundError, OSError, ValueError: what was asked for cannot be done;
             naming the option or the file.
         SystemExit: a training failed.
     """
-    _require_passable(arguments)
+    _require_passable(run.arguments)
     out = out.expanduser().resolve()
     folder = ResultFolder.open(out, options)
     if folder is None:
@@ -44,11 +61,13 @@ def distill(
     else:
         print(f'Going on in {out}')
         folder.require_images()
+    if run.configs_only:
+        return
     there = torch.cuda.device_count()
-    if there > gpus:
+    if there > run.gpus:
         print(f'This machine has {there} GPUs: --gpus {there} trains on all of them.')
-    student = Part('student', out / 'student.py', arguments, gpus)
-    teacher = Part('teacher', out / 'teacher.py', arguments, gpus)
+    student = Part('student', out / 'student.py', run.arguments, run.gpus)
+    teacher = Part('teacher', out / 'teacher.py', run.arguments, run.gpus)
     model = student.cfg.model
     student.teacher_ckpt = model.teacher_ckpt
     if 'teacher_from' in model:
@@ -56,12 +75,12 @@ def distill(
     elif model.get('teacher_classes') is None:
         _score(folder, teacher, model.teacher_ckpt)
     trained = [student]
-    if with_alone:
-        trained.append(Part('alone', out / 'alone.py', arguments, gpus))
+    if run.with_alone:
+        trained.append(Part('alone', out / 'alone.py', run.arguments, run.gpus))
     for part in trained:
         _train(folder, part)
     _compare(out, [part.work_dir for part in trained])
-    _tell(folder, student, with_alone)
+    _tell(folder, student)
 
 
 # What this command says to training, and how a person says it.
@@ -105,7 +124,7 @@ def _score(folder: ResultFolder, teacher: Part, checkpoint: str) -> None:
         return
     print(f'\nScoring the teacher, {checkpoint}', flush=True)
     command = [sys.executable, '-W', 'ignore', str(tool('test.py'))]
-    run('The test of the teacher', [*command, str(teacher.config), checkpoint])
+    run_tool('The test of the teacher', [*command, str(teacher.config), checkpoint])
     newest = max(teacher.work_dir.glob('*/*.json'), key=lambda x: x.stat().st_mtime)
     metrics = json.loads(newest.read_text(encoding='utf-8'))
     folder.parts[teacher.name] = dict(top1=metrics.get(METRIC))
@@ -126,7 +145,7 @@ ROWS = {
 }
 
 
-def _tell(folder: ResultFolder, student: Part, with_alone: bool) -> None:
+def _tell(folder: ResultFolder, student: Part) -> None:
     """Print the scores, where everything lies, and what to type next."""
     out, weights = folder.path, student.work_dir / 'student.pth'
     print(f'\nTop-1 on {folder.scored_images()} images for validation, last epoch:')

@@ -76,10 +76,10 @@ class Part:
         Raises:
             SystemExit: it failed; the message has its command.
         """
-        run(self.name, self.command())
+        run_tool(self.name, self.command())
 
 
-def run(name: str, command: list[str]) -> None:
+def run_tool(name: str, command: list[str]) -> None:
     """Run a tool in a process that ends with this one.
 
     Raises:

@@ -36,7 +36,8 @@ def is_read_along() -> bool:
     A file, a pipe, a dumb terminal and an interactive interpreter get plain lines.
     """
     return (
-        sys.stdout.isatty()
+        sys.stdout is not None  # as it is where it is closed
+        and sys.stdout.isatty()
         and os.environ.get('TERM', 'dumb') not in ('dumb', 'unknown')
         and not hasattr(sys, 'ps1')
         and is_main_process()

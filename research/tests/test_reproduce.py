@@ -196,6 +196,8 @@ def test_the_page_is_complete_and_says_that_it_is_scaled(tables):
         for kind in ('gain', 'curves'):
             picture = folder / 'results' / f'{NAME}_{kind}.png'
             assert os.path.getsize(picture) > 5000
+        in_browser = (folder / 'results' / f'{NAME}.html').read_text()
+        assert '<h1>Table &#34;digits&#34;, scaled: 2 of 30 epochs</h1>' in in_browser
 
 
 def test_a_whole_table_given_again_trains_nothing(tables):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,16 +21,6 @@ from torch import nn
 from cakd_mm.engine.launch import check_room, own_work_dir, work_dir
 from cakd_mm.utils.agreement import OtherRankError, exchange
 
-# Locks a work dir until its standard input ends.
-HOLDER = """
-import sys
-from mmengine.config import Config
-from cakd_mm.engine.launch import own_work_dir
-with own_work_dir(Config(dict(work_dir=sys.argv[1], launcher='none'))):
-    print('locked', flush=True)
-    sys.stdin.read()
-"""
-
 
 def config(folder: Path, launcher: str = 'none') -> Config:
     return Config(dict(work_dir=str(folder), launcher=launcher))
@@ -42,13 +33,21 @@ def _little_patience(monkeypatch):
 
 @pytest.fixture
 def holder(tmp_path):
-    command = [sys.executable, '-W', 'ignore', '-c', HOLDER, str(tmp_path)]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with subprocess.Popen(command, **pipes) as process:
-        while 'locked' not in (line := process.stdout.readline()):
-            assert line, 'the holder of the lock died'
-        yield process
-        process.kill()
+    """A process that has locked the work dir."""
+    context = multiprocessing.get_context('fork')
+    locked = context.Event()
+
+    def hold():
+        with own_work_dir(config(tmp_path)):
+            locked.set()
+            time.sleep(600)
+
+    process = context.Process(target=hold)
+    process.start()
+    assert locked.wait(60), 'the holder of the lock died'
+    yield process
+    process.kill()
+    process.join()
 
 
 def test_a_second_process_is_told_which_is_the_first(holder, tmp_path):
@@ -57,7 +56,7 @@ def test_a_second_process_is_told_which_is_the_first(holder, tmp_path):
     with pytest.raises(RuntimeError, match=text), own_work_dir(config(tmp_path)):
         pass
     holder.kill()
-    holder.wait()
+    holder.join()
     with own_work_dir(config(tmp_path)):
         assert json.loads((tmp_path / '.training.json').read_text())['pid'] == (
             os.getpid()

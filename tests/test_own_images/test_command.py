@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmpretrain.visualization import UniversalVisualizer
 from own_images import CLASSES, options, write_images
 
-from cakd_mm.own_images import distill
-from cakd_mm.own_images.part import run
+from cakd_mm.own_images import Run, distill
+from cakd_mm.own_images.part import run_tool
 
 
 @pytest.fixture
@@ -37,7 +37,9 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     root = write_images(tmp_path / 'my images')
     asked = options(root, epochs=1, val_share=0.25)
     out = tmp_path / 'out' / 'of it'
-    distill(asked, out, True, 1, [])
+    distill(asked, out, Run(configs_only=True))
+    assert not started
+    distill(asked, out, Run(with_alone=True))
     printed = capsys.readouterr().out
     parts = ['teacher', 'student', 'alone']
     assert started == [['train.py', str(out / f'{name}.py')] for name in parts]
@@ -53,7 +55,7 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     assert '| alone |' in table
     check_equal_terms(out)
 
-    distill(asked, out, True, 1, [])
+    distill(asked, out, Run(with_alone=True))
     assert len(started) == 3
     assert f'student is finished: {out / "student"}' in capsys.readouterr().out
 
@@ -61,12 +63,12 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     with (out / 'schedule.py').open('a') as file:
         file.write('train_cfg.update(val_begin=1)\n')
     with pytest.raises(ValueError, match='teacher was begun there with other settings'):
-        distill(asked, out, False, 1, [])
+        distill(asked, out, Run())
     assert len(started) == 3
 
     checkpoint = str(out / 'teacher' / 'epoch_1.pth')
     given = options(root, epochs=1, teacher_ckpt=checkpoint)
-    distill(given, tmp_path / 'given', False, 1, ['--amp'])
+    distill(given, tmp_path / 'given', Run(arguments=['--amp']))
     tested, trained = started[3:]
     assert tested == ['test.py', str(tmp_path / 'given' / 'teacher.py'), checkpoint]
     assert trained[2:] == ['--amp']
@@ -76,7 +78,7 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
 @pytest.mark.parametrize('word', ['--resume', 'train_cfg.max_epochs=3'])
 def test_what_is_not_given_to_training(word, tmp_path):
     with pytest.raises(ValueError, match='It cannot be given to training from here'):
-        distill(options(tmp_path), tmp_path / 'out', False, 1, [word])
+        distill(options(tmp_path), tmp_path / 'out', Run(arguments=[word]))
 
 
 def check_equal_terms(out):
@@ -96,5 +98,5 @@ def check_equal_terms(out):
 def test_a_failure_and_its_command():
     command = [sys.executable, '-c', 'raise SystemExit(3)']
     with pytest.raises(SystemExit, match=r'teacher failed \(exit status 3\)') as error:
-        run('teacher', command)
+        run_tool('teacher', command)
     assert str(error.value).endswith("-c 'raise SystemExit(3)'")

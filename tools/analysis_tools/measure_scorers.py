@@ -11,6 +11,9 @@ import argparse
 import json
 from pathlib import Path
 
+import cakd_mm  # noqa: F401  (before the stack, whose imports it keeps quiet)
+
+# isort: split
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -18,7 +21,6 @@ from mmengine.runner import Runner
 from mmpretrain import get_model
 from torch import Tensor
 
-import cakd_mm  # noqa: F401  (before any config is read)
 from cakd_mm.datasets.seeded_dataset import seed_everything
 from cakd_mm.models.layout import strongest
 from cakd_mm.models.losses import CAKDFeatureLoss

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from ...utils.checkpoint import scores_in
@@ -18,6 +19,7 @@ from ...utils.model import unwrap
 from ...utils.scores import spoken
 from ...utils.terminal import shown
 from ...utils.tools import as_argument, typed_here
+from .extract_student_hook import ExtractStudentHook
 
 
 @HOOKS.register_module()
@@ -64,10 +66,11 @@ def _device(runner) -> str:
 
 
 def _length(runner) -> str:
-    """Return how long the training has been at its end, or is at its start."""
-    epochs = runner.max_epochs
-    is_by_epoch = isinstance(epochs, int) and runner.max_iters != epochs
-    return f'{epochs} epochs' if is_by_epoch else f'{runner.max_iters} iterations'
+    """Return how long the training is."""
+    is_by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    count = runner.max_epochs if is_by_epoch else runner.max_iters
+    unit = 'epoch' if is_by_epoch else 'iteration'
+    return f'{count:,} {unit}{"s" if count != 1 else ""}'
 
 
 def _backbone(net: nn.Module) -> str:
@@ -127,7 +130,8 @@ def _results(runner) -> Iterator[tuple[str, str]]:
     if isinstance(best, float):
         yield 'best', f'{best:.2f}, chosen by the validation set'
     plain, config = folder / 'student.pth', folder / 'student.py'
-    if not (hasattr(model, 'teacher') and plain.is_file()):
+    extracts = any(isinstance(hook, ExtractStudentHook) for hook in runner.hooks)
+    if not (extracts and hasattr(model, 'teacher')):
         # mmengine has written the config there, with all options.
         plain, config = (
             Path(info.get('last_ckpt') or folder / 'none'),

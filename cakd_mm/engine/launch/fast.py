@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from ...models.runtime import build_runtime
 from ...utils.agreement import exchange
-from ...utils.checkpoint import read_checkpoint
+from ...utils.checkpoint import is_remote, read_checkpoint
 from ...utils.config_text import values_in
 from ...utils.model import unwrap
 from .device import adapt_mixed_precision
@@ -190,9 +190,10 @@ class _Choice:
 
 def _parts_before(cfg: Config, level: str) -> list[str] | None:
     """Return the parts of the run that is gone on with, if it had the same level."""
-    if not cfg.get('resume') or not cfg.get('load_from'):
+    path = cfg.get('load_from')
+    if not cfg.get('resume') or not path or is_remote(path):
         return None
-    meta = read_checkpoint(cfg.load_from, 'load_from', 'Name another.').get('meta')
+    meta = read_checkpoint(path, 'load_from', 'Name another.').get('meta')
     before = values_in((meta or {}).get('cfg')).get(KEY)
     if not isinstance(before, dict) or before.get('level') != level:
         return None

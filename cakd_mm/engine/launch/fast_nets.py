@@ -79,6 +79,8 @@ def why_no_bf16_student(runner: Runner) -> str | None:
     wrapper = runner.cfg.get('optim_wrapper') or {}
     if wrapper.get('type', OPTIM_WRAPPER) != OPTIM_WRAPPER:
         return 'the config, or --amp, sets optim_wrapper.type.'
+    if 'optimizer' not in wrapper:
+        return 'the config has no single optimizer.'
     device = _device(runner)
     if device.type in WITHOUT_AMP:
         return f"mmengine's mixed precision does not know this device, {device.type}."

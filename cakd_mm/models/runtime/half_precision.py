@@ -38,7 +38,7 @@ def convolution_seconds(
     dtype: torch.dtype, device: torch.device
 ) -> tuple[float, float]:
     """Return how long a convolution takes in float32 and in ``dtype``, in seconds."""
-    shape = ON_HOST if device.type == 'cpu' else ON_GPU
+    shape = ON_GPU if device.type == 'cuda' else ON_HOST
     channels = shape[1]
     images = torch.ones(shape, device=device)
     weight = torch.ones(channels, channels, 3, 3, device=device)

@@ -27,7 +27,7 @@ from .entries import Entry, alone
 BATCH = 64
 SHOWN = 12  # pictures of each kind
 LONGEST = 128  # pixels of a picture's longer side, about
-REMEDY = 'Copy it into the work dir, or give --images 0.'
+REMEDY = 'Put it there, or give --images 0.'
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def blocks_of(
         return [heading, Text(text)]
     every = -(-len(dataset) // most)
     indices = range(0, len(dataset), every)
-    tell(f'showing {len(indices)} images to the students of {entry.label}')
     net = student_of(ours)
+    tell(f'showing {len(indices)} images to the students of {entry.label}')
     if theirs.work_dir not in judged:
         judged[theirs.work_dir] = answers(net_alone(theirs), dataset, indices)
     found = Compared(
@@ -199,7 +199,7 @@ def student_of(run: SweptRun) -> BaseModel:
     weights = average if average.is_file() else run.work_dir / 'student.pth'
     config = weights.with_suffix('.py')
     if not config.is_file():
-        problem = 'It is the config of the student, which a run leaves at its end.'
+        problem = 'There is no such file, which a finished distillation leaves.'
         raise FileNotFoundError(describe('WORK_DIR', str(config), problem, REMEDY))
     return build_net(Config.fromfile(config), weights)
 

@@ -296,9 +296,9 @@ def test_the_balancers_own_weight_at_a_default_limit_is_reported(value):
     assert 'has reached its limit' in balancer.warning({'lambda': weight})
 
 
-def test_the_probe_goes_through_a_compiled_connector(monkeypatch):
+@torch._functorch.config.patch(donated_buffer=True)
+def test_the_probe_goes_through_a_compiled_connector():
     """Its gradients were compiled in a step that is not logged."""
-    monkeypatch.setattr(torch._functorch.config, 'donated_buffer', True)
     balancer = LossRatioBalancer('a', 'b')
     torch.manual_seed(0)
     parts = nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.Sigmoid()

@@ -20,7 +20,7 @@ def test_where_all_seeds_have_a_point():
     assert seeded([]).x == []
 
 
-@pytest.mark.parametrize('number', [1, MOST_POINTS, MOST_POINTS + 1, 4321])
+@pytest.mark.parametrize('number', [1, MOST_POINTS, MOST_POINTS + 2, 4323])
 def test_a_long_curve_is_thinned_and_keeps_its_end(number):
     curve = [(x, float(x)) for x in range(number)]
     found = seeded([('0', curve)])

@@ -106,7 +106,7 @@ def test_some_images_evenly(pair):
 @pytest.mark.parametrize(
     ('lose', 'said'),
     [
-        ('cakd/student.py', 'student.py.*Copy it into the work dir'),
+        ('cakd/student.py', 'student.py.*no such file.*Put it there'),
         ('plain/epoch_1.pth', r'It holds no epoch_\*.pth'),
     ],
 )

@@ -105,7 +105,7 @@ def test_what_was_run(page):
 def test_predictions_say_why_there_are_none(page, said):
     text = page.section('Predictions')
     assert 'No images for c<b>akd' in text and 'student.py' in text
-    assert 'Copy it into the work dir, or give --images 0' in text
+    assert 'Put it there, or give --images 0' in text
     assert any('student.py' in sentence for sentence in said)
 
 

@@ -1,6 +1,5 @@
-"""The folder of results: made whole or not at all, and known again."""
+"""The folder of results, made whole or not at all."""
 
-import json
 import os
 import shlex
 import shutil
@@ -8,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,114 +18,13 @@ from ..datasets.stratified_split import stratified_split
 from ..engine.launch.config import require_utf8
 from ..utils.errors import describe, first_of
 from ..utils.net_names import NamedNet, named_net, with_classes, without_downloads
-from ..utils.whole_file import write_whole
 from .leaf import data_text, net_text, schedule_text, student_text
 from .methods import method_base
 from .options import Options
-from .part import Part
+from .result_folder import LISTS, ResultFolder
 from .settings import Settings, optimizer_for
 from .teacher_weights import TeacherWeights, read_teacher_weights
 from .trial import try_net, try_pair
-
-RECORD = 'distill.json'
-LISTS = ('train.txt', 'val.txt')
-
-
-@dataclass
-class ResultFolder:
-    """A folder with configs, trainings and what is known of them.
-
-    Args:
-        path (Path): The folder, absolute.
-        parts (dict): Of each training that was begun, its ``settings`` and, once it is
-            finished, its ``top1`` in percent (None if it was not scored).
-    """
-
-    path: Path
-    parts: dict[str, dict]
-    options: dict
-
-    @classmethod
-    def open(cls, path: Path, options: Options) -> 'ResultFolder | None':
-        """Return a folder that was begun before; None if there is none.
-
-        Raises:
-            ValueError: it holds something else, or was begun with other options.
-        """
-        file = path / RECORD
-        if not file.is_file():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                problem = f'It is there, and has no {RECORD} of an earlier start.'
-                remedy = 'Give the name of a folder that is new or empty.'
-                raise ValueError(describe('--out', str(path), problem, remedy))
-            return None
-        try:
-            record = json.loads(file.read_text(encoding='utf-8'))
-            before, made = record['options'], record['path']
-            parts = {name: dict(part) for name, part in record['parts'].items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            problem = f'It cannot be read ({error!r}).'
-            raise ValueError(
-                describe('--out', str(file), problem, 'Give another folder.')
-            ) from error
-        if made != str(path):
-            problem = f'It was made as {made}, which its configs name.'
-            remedy = 'Move it back, or give another folder.'
-            raise ValueError(describe('--out', str(path), problem, remedy))
-        options.require_same(before, path)
-        return cls(path, parts, before)
-
-    def save(self) -> None:
-        """Write down what is known."""
-        self.write_record(self.path)
-
-    def write_record(self, place: Path) -> None:
-        """Write down what is known, in a folder that will have this one's path."""
-        record = dict(options=self.options, path=str(self.path), parts=self.parts)
-        text = json.dumps(record, indent=2) + '\n'
-        write_whole(place / RECORD, text.encode())
-
-    def file(self, name: str) -> Path:
-        """Return one of its files."""
-        return self.path / name
-
-    def scored_images(self) -> int:
-        """Return how many images validation has."""
-        return len((self.path / LISTS[1]).read_text(encoding='utf-8').splitlines())
-
-    def require_images(self) -> None:
-        """Refuse to go on where an image of the lists is gone.
-
-        Raises:
-            FileNotFoundError: naming the first ones.
-        """
-        root = Path(self.options['data'])
-        lines = [
-            line
-            for name in LISTS
-            for line in self.file(name).read_text(encoding='utf-8').splitlines()
-        ]
-        names = [line.rsplit(' ', 1)[0] for line in lines]
-        missing = [name for name in names if not (root / name).is_file()]
-        if missing:
-            problem = f'{len(missing)} of its images are gone: {first_of(missing)}.'
-            remedy = 'Put them back, or give another --out to begin anew.'
-            raise FileNotFoundError(describe('DATA', str(root), problem, remedy))
-
-    def require_settings(self, part: Part) -> None:
-        """Refuse to go on with a training whose config, or teacher, has changed.
-
-        Raises:
-            ValueError: naming its folder.
-        """
-        before = self.parts.get(part.name, {}).get('settings')
-        if before in (None, part.settings) or not part.work_dir.is_dir():
-            return
-        problem = f'{part.name} was begun there with other settings than now (its '
-        problem += 'config, its teacher, or what is given to training).'
-        remedy = 'Undo the change, move that folder away to train it anew, or give '
-        remedy += 'another --out.'
-        raise ValueError(describe('--out', str(part.work_dir), problem, remedy))
 
 
 def make_folder(path: Path, options: Options) -> ResultFolder:

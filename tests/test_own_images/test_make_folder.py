@@ -1,12 +1,10 @@
 """What is written for a folder of images, and what is refused before training."""
 
-import json
-
 import pytest
 from mmengine.config import Config
 from own_images import CLASSES, PREPROCESSOR, options, save_net, write_images
 
-from cakd_mm.own_images.folder import ResultFolder, make_folder
+from cakd_mm.own_images.make_folder import make_folder
 
 
 @pytest.fixture(scope='module')
@@ -132,51 +130,6 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     assert '1 of its images cannot be read: grey/broken.jpg' in str(error.value)
 
 
-def test_where_results_cannot_lie(root, tmp_path):
+def test_results_do_not_lie_among_the_images(root):
     with pytest.raises(ValueError, match='lies in the folder of the images'):
         make_folder(root / 'out', options(root))
-    (tmp_path / 'full').mkdir()
-    (tmp_path / 'full' / 'thesis.tex').write_text('')
-    with pytest.raises(ValueError, match='has no distill.json'):
-        ResultFolder.open(tmp_path / 'full', options(root))
-    assert ResultFolder.open(tmp_path / 'new', options(root)) is None
-
-
-def test_going_on_needs_the_same_options_images_and_place(root, tmp_path):
-    asked = options(root, epochs=2)
-    folder = ResultFolder(tmp_path, {'teacher': dict(top1=1.0)}, asked.as_record())
-    folder.save()
-    found = ResultFolder.open(tmp_path, asked)
-    assert found is not None
-    assert found.parts == {'teacher': dict(top1=1.0)}
-    with pytest.raises(ValueError, match='`--epochs` = 3: .* Write --epochs 2'):
-        ResultFolder.open(tmp_path, options(root, epochs=3))
-    with pytest.raises(ValueError, match='Leave --size out'):
-        ResultFolder.open(tmp_path, options(root, epochs=2, size=64))
-    (tmp_path / 'train.txt').write_text('grey/0.png 1\n')
-    (tmp_path / 'val.txt').write_text('grey/a b.png 1\n')
-    with pytest.raises(
-        FileNotFoundError, match=r'1 of its images are gone: grey/a b\.'
-    ):
-        found.require_images()
-    record = json.loads((tmp_path / 'distill.json').read_text())
-    (tmp_path / 'distill.json').write_text(json.dumps(record | dict(path='/old')))
-    with pytest.raises(ValueError, match='It was made as /old'):
-        ResultFolder.open(tmp_path, asked)
-    (tmp_path / 'distill.json').write_text('[1]')
-    with pytest.raises(ValueError, match='It cannot be read'):
-        ResultFolder.open(tmp_path, asked)
-
-
-@pytest.mark.parametrize(
-    ('given', 'text'),
-    [
-        (dict(epochs=0), '`--epochs` = 0'),
-        (dict(batch_size=1), '`--batch-size` = 1'),
-        (dict(val_share=1.0), '`--val-share` = 1.0'),
-    ],
-)
-def test_numbers_that_make_no_sense(given, text, tmp_path):
-    with pytest.raises(ValueError) as error:
-        options(tmp_path, **given)
-    assert text in str(error.value)
