@@ -98,8 +98,12 @@ def try_pair(file: Path, size: int, classes: int) -> None:
     model.data_preprocessor = cfg.data_preprocessor
     with _trial():
         built = MODELS.build(model)
-        if any(loss.needs_dataset for loss in losses_of(built)):
+        losses = losses_of(built)
+        if any(loss.needs_dataset for loss in losses):
             return
+        for loss in losses:
+            if loss.needs_epoch:
+                loss.set_epoch(0)
         images = [torch.randint(256, (3, size, size)).byte() for _ in range(IMAGES)]
         samples = [DataSample().set_gt_label(i % classes) for i in range(IMAGES)]
         batch = dict(inputs=torch.stack(images), data_samples=samples)

@@ -79,6 +79,13 @@ def test_a_teacher_begins_with_weights_that_know_other_classes(root, tmp_path):
     assert model.teacher_ckpt == str(tmp_path / 'out' / 'teacher' / 'epoch_30.pth')
 
 
+@pytest.mark.parametrize('method', ['ctkd', 'crd'])
+def test_a_method_that_asks_for_epoch_or_images(method, root, tmp_path):
+    make_folder(tmp_path / 'out', options(root, method=method))
+    cfg = Config.fromfile(tmp_path / 'out' / 'student.py')
+    assert list(cfg.model.distiller.distill_losses) == [f'loss_{method}']
+
+
 BARLOW = """
 model = dict(
     type='BarlowTwins',
