@@ -62,6 +62,7 @@ def distill(options: Options, out: Path, run: Run) -> None:
         print(f'Going on in {out}')
         folder.require_images()
     if run.configs_only:
+        print('Change what you like. The same command without --configs-only trains.')
         return
     there = torch.cuda.device_count()
     if there > run.gpus:
@@ -153,6 +154,7 @@ def _tell(folder: ResultFolder, student: Part) -> None:
         top1 = folder.parts.get(name, {}).get('top1')
         if top1 is not None:
             print(f'  {top1:6.2f} %  {title}')
+    print(f'  {folder.largest_class():6.2f} %  calling every image the same class')
     print('One seed says little about a small difference.')
     lies = {
         weights: 'the student, a plain net of mmpretrain; its config beside it',
@@ -171,10 +173,15 @@ def _tell(folder: ResultFolder, student: Part) -> None:
         f'randomness.seed={seed}',
     ]
     commands = [
-        ['plot', str(place)],
+        ['report', str(out), '--out', str(out)],
         ['test', str(config), str(student.checkpoint)],
         ['train', str(config), *again],
     ]
     print('\nWhat to type next:')
     for command in commands:
         print(f'  cakd-mm {shlex.join(command)}')
+    print('\nTo use the student, in Python:')
+    print('  from mmpretrain import ImageClassificationInferencer')
+    files = str(weights.with_suffix('.py')), str(weights)
+    print(f'  classify = ImageClassificationInferencer{files!r}')
+    print("  classify('image.jpg')[0]['pred_class']")

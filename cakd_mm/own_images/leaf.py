@@ -67,7 +67,7 @@ _base_ = 'cakd_mm::_base_/default_runtime.py'
 
 # The rate of each net is in its own file; it is for this many images in a step.
 auto_scale_lr = dict(base_batch_size={batch_size})
-param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, T_max={epochs})
+param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True)
 train_cfg = dict(type='ResumableTrainLoop', max_epochs={epochs}, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
@@ -91,7 +91,7 @@ _base_ = ['alone.py', 'cakd_mm::_base_/methods/{method}.py']
     type='FrozenTeacherDistill',
     architecture=dict(cfg_path='alone.py'),
     teacher=dict(cfg_path='teacher.py'),
-    teacher_ckpt={teacher_ckpt!r},
+    teacher_ckpt={teacher_ckpt},
 {rest}    distiller=_base_.distiller,
 )
 work_dir = {work_dir!r}
@@ -174,7 +174,7 @@ def student_text(
 
     Args:
         method (str): The name of the method's base.
-        teacher_ckpt (str): The teacher's weights.
+        teacher_ckpt (str): The teacher's weights, as an expression of Python.
         teacher_from (str, optional): The command that makes them.
         chosen (tuple[str], optional): The teacher's classes that teach.
         work_dir (Path): Where it is trained.

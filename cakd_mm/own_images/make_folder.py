@@ -61,7 +61,7 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
         'teacher.py': _net_text(
             teacher, '--teacher', folders, settings, path / 'teacher', weights
         ),
-        'student.py': _student_text(method, settings, path, weights),
+        'student.py': _student_text(method, path, weights),
         **{
             name: ''.join(_line(*sample) for sample in part)
             for name, part in zip(LISTS, (folders.train, folders.val), strict=True)
@@ -163,14 +163,14 @@ def _net_text(
     return net_text(title, net, work_dir, optimizer, named.imports, seen, begins_with)
 
 
-def _student_text(
-    method: str, settings: Settings, path: Path, weights: TeacherWeights | None
-) -> str:
+def _student_text(method: str, path: Path, weights: TeacherWeights | None) -> str:
     """Return the config of the student with its teacher."""
     if weights is not None and weights.is_whole:
         return student_text(
-            method, weights.file, None, weights.chosen, path / 'student'
+            method, repr(weights.file), None, weights.chosen, path / 'student'
         )
-    checkpoint = path / 'teacher' / f'epoch_{settings.epochs}.pth'
+    # Whoever changes the epochs in schedule.py changes the teacher's last checkpoint.
+    last = "f'{_base_.train_cfg.max_epochs}.pth'"
+    checkpoint = f'{str(path / "teacher" / "epoch_")!r} + {last}'
     command = f'cakd-mm train {shlex.quote(str(path / "teacher.py"))}'
-    return student_text(method, str(checkpoint), command, None, path / 'student')
+    return student_text(method, checkpoint, command, None, path / 'student')

@@ -1,6 +1,7 @@
 """The folder of results, known again when the command is given again."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,11 @@ class ResultFolder:
     def scored_images(self) -> int:
         """Return how many images validation has."""
         return len(self._lines(LISTS[1]))
+
+    def largest_class(self) -> float:
+        """Return the percentage of the images for validation that one class has."""
+        labels = [line.rsplit(' ', 1)[1] for line in self._lines(LISTS[1])]
+        return 100 * max(Counter(labels).values()) / len(labels)
 
     def require_images(self) -> None:
         """Refuse to go on where an image of the lists is gone.

@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from textwrap import dedent
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,7 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     out = tmp_path / 'out' / 'of it'
     distill(asked, out, Run(configs_only=True))
     assert not started
+    assert 'The same command without --configs-only' in capsys.readouterr().out
     distill(asked, out, Run(with_alone=True))
     printed = capsys.readouterr().out
     parts = ['teacher', 'student', 'alone']
@@ -48,7 +50,13 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     top1 = student['meta']['scores']['accuracy/top1']
     assert f'{top1:6.2f} %  student.py' in printed
     assert 'Top-1 on 9 images for validation' in printed
-    assert f"cakd-mm plot '{out / 'student'}'" in printed
+    assert ' 33.33 %  calling every image the same class' in printed
+    assert f"cakd-mm report '{out}' --out '{out}'" in printed
+    *lines, last = dedent(printed.partition('in Python:\n')[2]).splitlines()
+    names: dict = {}
+    exec('\n'.join(lines), names)
+    image = str(root / 'white' / '0.png')
+    assert eval(last.replace('image.jpg', image), names) in CLASSES
     assert (out / 'sweep.png').is_file()
     table = (out / 'sweep.md').read_text()
     assert '| student |' in table

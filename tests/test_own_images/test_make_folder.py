@@ -55,6 +55,15 @@ def test_the_configs(root, tmp_path, capsys):
     assert folder.scored_images() == 6
 
 
+def test_epochs_are_changed_in_one_place(root, tmp_path):
+    make_folder(tmp_path / 'out {0}', options(root))
+    schedule = tmp_path / 'out {0}' / 'schedule.py'
+    assert schedule.read_text().count('30') == 1
+    schedule.write_text(schedule.read_text().replace('30', '5'))
+    student = Config.fromfile(tmp_path / 'out {0}' / 'student.py')
+    assert student.model.teacher_ckpt == str(schedule.parent / 'teacher/epoch_5.pth')
+
+
 def test_a_given_teacher_is_written_with_its_classes(root, tmp_path):
     file = save_net(tmp_path / 'own.pth', 4, ('red', *CLASSES), cfg=PREPROCESSOR)
     make_folder(tmp_path / 'out', options(root, teacher_ckpt=file))
