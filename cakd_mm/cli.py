@@ -9,13 +9,21 @@ from cakd_mm.utils.errors import nearest
 from cakd_mm.utils.tool_process import start_tool
 from cakd_mm.utils.tools import COMMANDS, tool
 
-USAGE = f"""usage: cakd-mm COMMAND [arguments of the tool]
+USAGE = """usage: cakd-mm COMMAND [arguments of the tool]
 
-{'  '.join(COMMANDS)}
-    the tools of the same name; cakd-mm COMMAND -h tells their arguments
-run SCRIPT
-    another script, mmpretrain's tools/test.py say, on configs with bases of
-    the form cakd_mm::...
+distill           a student of your own images, from a folder to student.pth
+train, test       a config: train it, or score its checkpoint
+extract           the student out of a checkpoint
+plot, report      runs as pictures, or as a page for the browser
+demo              what a teacher gains on scikit-learn's digits
+reproduce         tables of the paper, in a clone
+from-torchvision, from-repdistiller
+                  published weights as checkpoints
+statistics        mean and deviation of a config's images
+run SCRIPT        another script, mmpretrain's tools/test.py say, on configs with
+                  bases of the form cakd_mm::...
+
+cakd-mm COMMAND -h explains its arguments.
 """
 
 
