@@ -25,6 +25,7 @@ SOURCES := setup.py pyproject.toml $(wildcard requirements/*.txt)
 install: $(STAMP)
 
 $(STAMP): $(SOURCES)
+	@echo "Installing into $(VENV), once: 7 GB, some minutes. pip is quiet meanwhile."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet -e '.[current,tests,lint]'
