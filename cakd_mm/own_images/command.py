@@ -155,6 +155,11 @@ def _tell(folder: ResultFolder, student: Part) -> None:
         if top1 is not None:
             print(f'  {top1:6.2f} %  {title}')
     print(f'  {folder.largest_class():6.2f} %  calling every image the same class')
+    scores = {name: part.get('top1') for name, part in folder.parts.items()}
+    alone, taught = scores.get('alone'), scores.get('student')
+    if alone is not None and taught is not None and taught < alone:
+        print('The teacher did not help. Try more epochs, a better teacher, --method kd')
+        print(f'(with another --out), or lower numbers of the loss in {student.config}.')
     print('One seed says little about a small difference.')
     lies = {
         weights: 'the student, a plain net of mmpretrain; its config beside it',
