@@ -153,4 +153,6 @@ def _results(runner) -> Iterator[tuple[str, str]]:
             text = f'model.teacher_ckpt={names[1]}'
             yield 'teach with', f'--cfg-options {shlex.quote(text)}'
     work_dir = shlex.quote(as_argument(Path(shown(folder))))
-    yield 'curves', f'{typed_here("plot")} {work_dir}'
+    # `plot` draws what is distilled, and refuses a run that distils nothing.
+    tool = 'plot' if hasattr(model, 'teacher') else 'report'
+    yield 'curves', f'{typed_here(tool)} {work_dir}'

@@ -143,6 +143,8 @@ def test_a_test_in_a_terminal_shows_the_score(open_screen, tmp_path, monkeypatch
     assert call == "'a run/resnet8_digits.py' 'a run/epoch_1.pth'"
     option = "--cfg-options 'model.teacher_ckpt=a run/epoch_1.pth'"
     assert f'  teach with {option}\n' in screen.text
+    # `cakd-mm plot` refuses a run that distils nothing.
+    assert "  curves     cakd-mm report 'a run'\n" in screen.text
     cfg = digits_config(
         'vanilla/resnet8_digits.py',
         launcher='none',
