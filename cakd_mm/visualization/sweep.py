@@ -197,7 +197,7 @@ def group_runs(runs: Sequence[SweptRun]) -> list[Group]:
 
 def read_run(work_dir: Path) -> SweptRun:
     """Read a run's log and config."""
-    history, cfg = read_history(work_dir)
+    history, cfg = read_history(work_dir, imports=False)
     content = cfg.to_dict()
     by_epoch = 'max_epochs' in content['train_cfg']
     configs = configs_of(work_dir)

@@ -165,6 +165,12 @@ def test_places_and_copies_make_no_group(tmp_path):
     assert rows[1][4] == 'c.pth'
 
 
+def test_parts_that_cannot_be_imported_here_stop_no_table(tmp_path):
+    lines = "custom_imports = dict(imports=['not_here'], allow_failed_imports=False)"
+    make_run(tmp_path / 'a', [1.0, 2.0, 3.0], lines=lines)
+    assert read_sweep(find_runs([tmp_path])).groups[0].result == '3.00'
+
+
 def test_a_run_from_before_a_hook_was_shipped(tmp_path):
     earlier = (
         "default_hooks = dict(_delete_=True, timer=dict(type='IterTimerHook'))\n"
