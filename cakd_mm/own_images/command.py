@@ -10,7 +10,9 @@ import torch
 
 from ..utils.errors import describe
 from ..utils.tools import tool
+from ..utils.whole_file import write_whole
 from ..visualization.history import METRIC
+from ..visualization.report.report import MOST_IMAGES, report
 from ..visualization.sweep import draw_sweep, read_sweep, sweep_table
 from .make_folder import make_folder
 from .options import Options
@@ -132,7 +134,8 @@ def _score(folder: ResultFolder, teacher: Part, checkpoint: str) -> None:
 
 
 def _compare(out: Path, work_dirs: list[Path]) -> None:
-    """Draw the curves, and write what differs."""
+    """Draw the curves, and write what differs and the page to look at."""
+    write_whole(out / 'report.html', report(work_dirs, MOST_IMAGES, print))
     sweep = read_sweep(work_dirs)
     draw_sweep(sweep).savefig(out / 'sweep.png', dpi=110)
     (out / 'sweep.md').write_text(sweep_table(sweep), encoding='utf-8')
@@ -156,6 +159,7 @@ def _tell(folder: ResultFolder, student: Part) -> None:
     print('One seed says little about a small difference.')
     lies = {
         weights: 'the student, a plain net of mmpretrain; its config beside it',
+        out / 'report.html': 'for a browser: curves, terms, images right and wrong',
         out / 'sweep.png': 'the curves; sweep.md: the scores and what differs',
         out / 'data.py': 'the images; schedule.py, student.py, ...: what was trained',
     }

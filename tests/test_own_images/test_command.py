@@ -50,6 +50,7 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     assert 'Top-1 on 9 images for validation' in printed
     assert f"cakd-mm plot '{out / 'student'}'" in printed
     assert (out / 'sweep.png').is_file()
+    assert '<title>Runs of student' in (out / 'report.html').read_text(encoding='utf-8')
     table = (out / 'sweep.md').read_text()
     assert '| student |' in table
     assert '| alone |' in table
