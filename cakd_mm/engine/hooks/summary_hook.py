@@ -52,7 +52,12 @@ class SummaryHook(Hook):
 
 
 def _config(runner) -> str:
-    return shown(runner.cfg.filename) if runner.cfg.filename else 'a config in Python'
+    if not runner.cfg.filename:
+        return 'a config in Python'
+    file = Path(runner.cfg.filename)
+    if not file.is_file():  # The Runner knows `student.py` as `student_run.py`.
+        file = file.with_stem(file.stem.removesuffix('_run'))
+    return shown(str(file))
 
 
 def _device(runner) -> str:
