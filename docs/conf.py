@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -64,6 +65,9 @@ html_title = f'cakd_mm {release}'
 html_math_renderer = 'mathml'
 html_static_path = ['_static']
 html_css_files = ['site.css']
+# Nothing leads to an index of all names, and the search finds them.
+html_use_index = False
+html_domain_indices = False
 html_theme_options = {
     'source_repository': repository,
     'source_branch': 'main',
@@ -72,7 +76,7 @@ html_theme_options = {
 
 
 def docstring(
-    app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]
+    app: Sphinx, kind: str, name: str, value: object, options: Any, lines: list[str]
 ) -> None:
     """Mend what Sphinx would misread in a docstring, before napoleon reads it."""
     text = '\n'.join(lines)
@@ -81,6 +85,9 @@ def docstring(
     if not name.startswith('cakd_mm'):
         # MMRazor indents some lines of an argument further, as if they were a quote.
         text = re.sub(r'^ {8,}', ' ' * 8, text, flags=re.MULTILINE)
+    if options.no_index:
+        # The page of a method, whose README has said the rest; the API has all of it.
+        text = text[max(text.find('Args:'), 0) :]
     lines[:] = text.splitlines()
 
 

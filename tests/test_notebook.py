@@ -38,7 +38,7 @@ def test_all_cells_run(cells, monkeypatch, tmp_path):
     names: dict = {}
     try:
         for cell in cells:
-            code = ''.join(cell['source']).replace('mkdtemp()', repr(str(tmp_path)))
+            code = ''.join(cell['source']).replace('folder.name', repr(str(tmp_path)))
             exec(code, names)
     finally:
         plt.close('all')

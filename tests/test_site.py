@@ -7,6 +7,7 @@ import fnmatch
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -122,6 +123,25 @@ x['a'](y)
 ```
 """
     )
+
+
+def test_a_generated_pages_buttons_lead_to_its_source(site):
+    pytest.importorskip('sphinx')
+    import repository_links
+
+    app = SimpleNamespace(config=SimpleNamespace(repository='https://x.org/y'))
+
+    def buttons(page):
+        context = {'page_source_suffix': '.md'}
+        repository_links.point_buttons(app, page, 'page.html', context, None)
+        return context
+
+    assert buttons('guides/pair') == {'page_source_suffix': '.md'}
+    assert buttons('methods/index') == {'page_source_suffix': ''}
+    found = buttons('methods/dkd')
+    path = 'main/configs/dkd/README.md'
+    assert found['theme_source_view_link'] == f'https://x.org/y/blob/{path}'
+    assert found['theme_source_edit_link'] == f'https://x.org/y/edit/{path}'
 
 
 def anchors(text: str) -> set[str]:

@@ -10,7 +10,9 @@ import torch
 
 from ..utils.errors import describe
 from ..utils.tools import tool
+from ..utils.whole_file import write_whole
 from ..visualization.history import METRIC
+from ..visualization.report.report import MOST_IMAGES, report
 from ..visualization.sweep import draw_sweep, read_sweep, sweep_table
 from .make_folder import make_folder
 from .options import Options
@@ -133,7 +135,8 @@ def _score(folder: ResultFolder, teacher: Part, checkpoint: str) -> None:
 
 
 def _compare(out: Path, work_dirs: list[Path]) -> None:
-    """Draw the curves, and write what differs."""
+    """Draw the curves, and write what differs and the page to look at."""
+    write_whole(out / 'report.html', report(work_dirs, MOST_IMAGES, print))
     sweep = read_sweep(work_dirs)
     draw_sweep(sweep).savefig(out / 'sweep.png', dpi=110)
     (out / 'sweep.md').write_text(sweep_table(sweep), encoding='utf-8')
@@ -158,11 +161,12 @@ def _tell(folder: ResultFolder, student: Part) -> None:
     scores = {name: part.get('top1') for name, part in folder.parts.items()}
     alone, taught = scores.get('alone'), scores.get('student')
     if alone is not None and taught is not None and taught < alone:
-        print('The teacher did not help. Try more epochs, a better teacher, --method kd')
-        print(f'(with another --out), or lower numbers of the loss in {student.config}.')
+        print('The teacher did not help here. Try more epochs, a better teacher,')
+        print('--method kd, or lower numbers of the loss in student.py.')
     print('One seed says little about a small difference.')
     lies = {
         weights: 'the student, a plain net of mmpretrain; its config beside it',
+        out / 'report.html': 'for a browser: curves, terms, images right and wrong',
         out / 'sweep.png': 'the curves; sweep.md: the scores and what differs',
         out / 'data.py': 'the images; schedule.py, student.py, ...: what was trained',
     }
@@ -178,9 +182,9 @@ def _tell(folder: ResultFolder, student: Part) -> None:
         f'randomness.seed={seed}',
     ]
     commands = [
-        ['report', str(out), '--out', str(out)],
         ['test', str(config), str(student.checkpoint)],
         ['train', str(config), *again],
+        ['report', str(out), '--out', str(out)],
     ]
     print('\nWhat to type next:')
     for command in commands:

@@ -173,8 +173,11 @@ def method_page(folder: Path) -> str:
     for kind in classes(folder):
         parts.append(
             f'```{{eval-rst}}\n.. autoclass:: {kind.__module__}.{kind.__qualname__}\n'
-            '   :no-index:\n   :no-members:\n```\n'
+            '   :no-index:\n   :no-members:\n'
         )
+        if kind.__module__.startswith('cakd_mm'):
+            parts.append(f'The API says more of :class:`.{kind.__name__}`.\n')
+        parts.append('```\n')
     parts.append('## What it is fed with\n')
     for base in bases(folder):
         path = f'../../{base.relative_to(ROOT).as_posix()}'

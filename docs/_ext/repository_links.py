@@ -1,14 +1,16 @@
 """Links from pages to files of the repository that are no pages of the site.
 
 In the Markdown they are relative paths, which work in a checkout and on GitHub. In the
-site they lead to the page that shows the file, if there is one, or else to GitHub.
+site they lead to the page that shows the file, if there is one, or else to GitHub. The
+buttons of a generated page lead to the file that it is made of.
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
-from generated_pages import ROOT, page_of
+from generated_pages import MADE_FOLDERS, ROOT, page_of, sources
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
@@ -60,8 +62,22 @@ class RepositoryLinks(SphinxTransform):
         return nodes.reference('', '', *link.children, refuri=address)
 
 
+def point_buttons(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Let the buttons "view" and "edit" of a generated page lead to its source."""
+    made_of = {shown: path.as_posix() for path, shown in sources().items()}
+    if page in made_of:
+        address = f'{app.config.repository}/{{}}/main/{made_of[page]}'
+        context['theme_source_view_link'] = address.format('blob')
+        context['theme_source_edit_link'] = address.format('edit')
+    elif page.startswith(MADE_FOLDERS):
+        context['page_source_suffix'] = ''  # it has no file, and so no buttons
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
-    """Register the transform, and the config value with the repository's address."""
+    """Register transform and buttons, and the value with the repository's address."""
     app.add_config_value('repository', '', 'env', str)
     app.add_transform(RepositoryLinks)
+    app.connect('html-page-context', point_buttons)
     return {'parallel_read_safe': True, 'parallel_write_safe': True}

@@ -58,6 +58,7 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     image = str(root / 'white' / '0.png')
     assert eval(last.replace('image.jpg', image), names) in CLASSES
     assert (out / 'sweep.png').is_file()
+    assert '<title>Runs of student' in (out / 'report.html').read_text(encoding='utf-8')
     table = (out / 'sweep.md').read_text()
     assert '| student |' in table
     assert '| alone |' in table

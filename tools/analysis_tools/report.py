@@ -14,10 +14,8 @@ from pathlib import Path
 import cakd_mm  # noqa: F401  (first: makes mmrazor importable)
 from cakd_mm.utils.tool_process import start_tool
 from cakd_mm.utils.whole_file import write_whole
-from cakd_mm.visualization.report.report import report
+from cakd_mm.visualization.report.report import MOST_IMAGES, report
 from cakd_mm.visualization.sweep import find_runs
-
-IMAGES = 1000
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,13 +38,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--images',
         type=int,
-        default=IMAGES,
+        default=MOST_IMAGES,
         help='validation images that the students are compared on, at most; 0: none '
-        f'(default: {IMAGES}, evenly from the split)',
+        f'(default: {MOST_IMAGES}, evenly from the split)',
     )
     args = parser.parse_args()
     if args.images < 0:
-        parser.error(f'--images {args.images}: it counts images; write {IMAGES}, say')
+        parser.error(
+            f'--images {args.images}: it counts images; write {MOST_IMAGES}, say'
+        )
     return args
 
 

@@ -15,6 +15,9 @@ from .page import render
 from .predictions import predictions_tab
 from .term_plots import terms_tab
 
+# How many validation images the students are shown, unless somebody says otherwise.
+MOST_IMAGES = 1000
+
 
 def report(
     work_dirs: Sequence[Path], images: int, tell: Callable[[str], None]
