@@ -13,7 +13,9 @@ from mmpretrain.visualization import UniversalVisualizer
 from own_images import CLASSES, options, write_images
 
 from cakd_mm.own_images import Run, distill
+from cakd_mm.own_images.command import _tell
 from cakd_mm.own_images.part import run_tool
+from cakd_mm.own_images.result_folder import ResultFolder
 
 
 @pytest.fixture
@@ -82,6 +84,17 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     assert tested == ['test.py', str(tmp_path / 'given' / 'teacher.py'), checkpoint]
     assert trained[2:] == ['--amp']
     assert '%  teacher.py' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('alone', 'helped'), [(50.0, False), (40.0, True)])
+def test_a_teacher_that_did_not_help(alone, helped, tmp_path, capsys):
+    (tmp_path / 'val.txt').write_text('a.png 0\nb.png 0\nc.png 1\n')
+    parts = dict(alone=dict(top1=alone), student=dict(top1=45.0))
+    student = SimpleNamespace(config='', checkpoint='', work_dir=tmp_path)
+    _tell(ResultFolder(tmp_path, parts, dict(seed=0)), student)
+    printed = capsys.readouterr().out
+    assert ('The teacher did not help' in printed) is not helped
+    assert ' 66.67 %  calling every image the same class' in printed
 
 
 @pytest.mark.parametrize('word', ['--resume', 'train_cfg.max_epochs=3'])
