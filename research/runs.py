@@ -23,6 +23,7 @@ from cakd_mm.utils.machine import cores, end_with
 from cakd_mm.utils.tools import as_argument, tool
 from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.history import LOG, METRIC, lines_of, logged_lines
+from cakd_mm.visualization.sweep import dotted, influencing, settings_of
 
 from .provenance import commit, machine, versions
 from .records import FAILED, RESULT, STARTS, read_record
@@ -101,13 +102,14 @@ class Run:
         options = dict(option.split('=', 1) for option in self.options)
         cfg.merge_from_dict({key: parse(text) for key, text in options.items()})
         self.epochs = int(cfg.train_cfg.max_epochs)
-        content = cfg.to_dict()
+        settings = influencing(cfg)
+        settings['randomness', 'seed'] = (cfg.get('randomness') or {}).get('seed')
         if self.teacher is not None:  # Its file may move: a hash identifies it.
-            content['model'].pop('teacher_ckpt')
-        # These hooks are left out, because what is written when changes no result.
-        for hook in ('checkpoint', 'logger'):
-            content.get('default_hooks', {}).pop(hook, None)
-        text = json.dumps(content, sort_keys=True, default=str)
+            settings.pop(('model', 'teacher_ckpt'), None)
+        if self.checkpoint is not None:
+            settings |= settings_of({'scored_on': cfg.get('test_dataloader')})
+        named = {dotted(key): value for key, value in settings.items()}
+        text = json.dumps(named, sort_keys=True, default=str)
         self.settings = hashlib.sha256(text.encode()).hexdigest()
         self._result: dict = {}
 

@@ -94,8 +94,13 @@ def configs_of(work_dir: Path) -> list[Path]:
     return sorted(found, key=lambda file: (-file.stat().st_mtime, file.name))
 
 
-def read_history(work_dir: Path) -> tuple[History, Config]:
+def read_history(work_dir: Path, imports: bool = True) -> tuple[History, Config]:
     """Return the log of a run, see :func:`read_logs`, and the config of its last start.
+
+    Args:
+        work_dir: Where it is.
+        imports: Whether its ``custom_imports`` are imported, which only building needs.
+            Defaults to True.
 
     Raises:
         FileNotFoundError: nothing was logged there, or the config is missing.
@@ -106,7 +111,7 @@ def read_history(work_dir: Path) -> tuple[History, Config]:
     if last is not None:
         for file in (last / 'config.py', *configs_of(work_dir)):
             if file.is_file():
-                return history, Config.fromfile(file)
+                return history, Config.fromfile(file, import_custom_modules=imports)
         problem = 'The config that training leaves there is missing.'
         remedy = 'Copy the config of the run into it.'
     raise FileNotFoundError(describe('WORK_DIR', str(work_dir), problem, remedy))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from inspect import signature
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from ..utils.errors import describe
 from ..utils.extract import EXTRACTED
+from ..utils.tools import PACKAGE
 from .history import LOG, History, configs_of, is_run, mean_curve, read_history
 
 MOST_LEAVES = 8
@@ -37,9 +38,10 @@ WITHOUT_INFLUENCE = {
     'default_hooks.checkpoint',
     'default_hooks.logger',
     'default_hooks.trackers',
+    # cuDNN may choose other kernels, whose results differ by rounding alone.
+    'env_cfg',
     'experiment_name',
     'launcher',
-    'load_from',
     'log_level',
     'log_processor',
     'model.teacher_from',
@@ -195,14 +197,14 @@ def group_runs(runs: Sequence[SweptRun]) -> list[Group]:
 
 def read_run(work_dir: Path) -> SweptRun:
     """Read a run's log and config."""
-    history, cfg = read_history(work_dir)
+    history, cfg = read_history(work_dir, imports=False)
     content = cfg.to_dict()
     by_epoch = 'max_epochs' in content['train_cfg']
     configs = configs_of(work_dir)
     return SweptRun(
         work_dir=work_dir,
         config=name_of(configs[0].stem) if configs else work_dir.resolve().name,
-        settings=settings_of({k: v for k, v in content.items() if k in RUN_KEYS}),
+        settings=influencing(cfg),
         seed=(content.get('randomness') or {}).get('seed'),
         length=content['train_cfg']['max_epochs' if by_epoch else 'max_iters'],
         unit='epochs' if by_epoch else 'iterations',
@@ -215,6 +217,26 @@ def name_of(stem: str) -> str:
     """Return a config's own name; the copy of ``student.py`` is ``student_run.py``."""
     own = stem.removesuffix('_run')
     return own if EXTRACTED.fullmatch(own) else stem
+
+
+@cache
+def default_runtime() -> Settings:
+    """Return the runtime that the shipped configs begin with."""
+    path = PACKAGE / '.mim' / 'configs' / '_base_' / 'default_runtime.py'
+    return settings_of(Config.fromfile(path, import_custom_modules=False).to_dict())
+
+
+def influencing(cfg: Config) -> Settings:
+    """Return what of a run's config may change its results, but for the seed.
+
+    What equals the shipped runtime is left out: a run from before a hook was added
+    there does not differ in it.
+    """
+    content = {key: value for key, value in cfg.to_dict().items() if key in RUN_KEYS}
+    if content.get('resume'):  # It is a checkpoint of the run itself.
+        content.pop('load_from', None)
+    shipped, own = default_runtime().items(), settings_of(content)
+    return {key: value for key, value in own.items() if (key, value) not in shipped}
 
 
 def settings_of(value: object, path: Keys = ()) -> Settings:

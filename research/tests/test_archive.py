@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,19 @@ def archived(tables, tmp_path):
         return tmp_path / 'archive', folders, runs
 
     return build
+
+
+def test_the_kept_runs_fit_their_table(tmp_path):
+    """Whatever the shipped configs have got since."""
+    kept = Path(__file__).parents[1] / 'results' / 'runs'
+    planned = plan(select('cifar10-mini'), 5, tmp_path, 'bf16')
+    runs = {run.work_dir.relative_to(tmp_path): run for run in in_turn(planned)}
+    folders = [file.parent for file in kept.rglob('result.json')]
+    for folder in folders:
+        starts = json.loads((folder / 'result.json').read_text())['starts']
+        settings = runs[folder.relative_to(kept)].settings
+        assert {start['settings'] for start in starts} == {settings}, folder
+    assert len(folders) == 42
 
 
 def train_otherwise(run):

@@ -187,7 +187,7 @@ class TestSettings:
         other = Run('the run', config, run.work_dir, ['randomness.seed=1'])
         with pytest.raises(ValueError, match='work_dir.*other settings'):
             other.check()
-        config.write_text(CONFIG + 'lr = 0.1\n')
+        config.write_text(CONFIG + 'optim_wrapper = dict(lr=0.1)\n')
         with pytest.raises(ValueError, match='other settings'):
             Run('the run', config, run.work_dir).check()
 
@@ -232,14 +232,21 @@ class TestSettings:
         assert settings[0] == settings[1] != settings[2]
 
     @pytest.mark.parametrize(
-        ('hook', 'same'), [('checkpoint', True), ('logger', True), ('x', False)]
+        ('option', 'same'),
+        [
+            ('default_hooks.checkpoint.interval=5', True),
+            ('default_hooks.logger.interval=5', True),
+            ('default_hooks.finite.interval=100', True),  # as shipped
+            ('default_hooks.unheard_of.interval=5', False),
+            ('randomness.seed=1', False),
+            ('model.depth=9', False),
+            ('train_dataloader.batch_size=9', False),
+            ('optim_wrapper.dtype=bfloat16', False),
+        ],
     )
-    def test_how_often_something_is_written_is_none(self, tmp_path, hook, same):
-        hooks = {hook: dict(interval=1)}
-        option = f'default_hooks.{hook}.interval=5'
-        written = student(tmp_path, default_hooks=hooks).settings
-        rarer = student(tmp_path, None, [option], default_hooks=hooks).settings
-        assert (written == rarer) is same
+    def test_what_changes_no_result_is_no_setting(self, tmp_path, option, same):
+        run, other = student(tmp_path), student(tmp_path, None, [option])
+        assert (run.settings == other.settings) is same
 
 
 class TestResult:

@@ -371,7 +371,7 @@ def test_dist_scripts(
     ).splitlines()
     nodes, rank, address, port, restarts = expected
     assert printed == [
-        *('python', '-m', 'torch.distributed.run'),
+        *('python', str(TOOLS / 'torchrun.py')),
         *(f'--nnodes={nodes}', f'--node_rank={rank}'),
         *(f'--master_addr={address}', f'--master_port={port}', '--nproc_per_node=4'),
         *([f'--max-restarts={restarts}'] if script == 'dist_train.sh' else []),

@@ -165,6 +165,31 @@ def test_places_and_copies_make_no_group(tmp_path):
     assert rows[1][4] == 'c.pth'
 
 
+def test_parts_that_cannot_be_imported_here_stop_no_table(tmp_path):
+    lines = "custom_imports = dict(imports=['not_here'], allow_failed_imports=False)"
+    make_run(tmp_path / 'a', [1.0, 2.0, 3.0], lines=lines)
+    assert read_sweep(find_runs([tmp_path])).groups[0].result == '3.00'
+
+
+def test_a_run_from_before_a_hook_was_shipped(tmp_path):
+    earlier = (
+        "default_hooks = dict(_delete_=True, timer=dict(type='IterTimerHook'))\n"
+        'env_cfg = dict(_delete_=True, cudnn_benchmark=False)\n'
+    )
+    make_run(tmp_path / 'a', [1.0, 2.0, 3.0], lines=earlier)
+    make_run(tmp_path / 'b', [1.0, 2.0, 5.0], seed=1)
+    make_run(tmp_path / 'c', [1.0, 2.0, 9.0], lines="load_from = 'c.pth'")
+    changed = 'default_hooks = dict(finite=dict(interval=9))'
+    make_run(tmp_path / 'd', [1.0, 2.0, 9.0], lines=changed)
+    head, *rows = rows_of(sweep_table(read_sweep(find_runs([tmp_path]))))
+    assert head[4:] == ['`load_from`', '`default_hooks.finite.interval`']
+    assert [row[1:] for row in rows] == [
+        ['0, 1', '3', '4.00 ± 1.41', '–', '–'],
+        ['0', '3', '9.00', 'c.pth', '–'],
+        ['0', '3', '9.00', '–', '9'],
+    ]
+
+
 def test_many_keys_are_lines_below_the_table(tmp_path):
     for name, start in (('a', 0), ('b', 1), ('c', 1)):
         keys = ', '.join(f'k{i}={start + i}' for i in range(MOST_COLUMNS + 1))

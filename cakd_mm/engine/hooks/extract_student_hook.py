@@ -86,7 +86,7 @@ class ExtractStudentHook(Hook):
     def _extract_best(self, runner, metric: str, file: str) -> None:
         """Write the student of a checkpoint that ``save_best`` keeps."""
         checkpoint = read_checkpoint(file, 'default_hooks.checkpoint.save_best', '')
-        average = _average_is_scored(runner)
+        average = average_is_scored(runner)
         trained, averaged = _by_weights(logged_scores(checkpoint), runner)
         meta = dict(meta_of(checkpoint), scores=averaged if average else trained)
         best = f'best_{metric.replace("/", "_")}' if metric else 'best'
@@ -103,7 +103,7 @@ def _averages(runner) -> list[EMAHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
 
 
-def _average_is_scored(runner) -> bool:
+def average_is_scored(runner) -> bool:
     """Return whether validation scores an average, as mmpretrain's hook may not."""
     averages = _averages(runner)
     scored = all(getattr(hook, 'evaluate_on_ema', True) for hook in averages)
@@ -114,7 +114,7 @@ def _by_weights(
     scores: Mapping[str, float], runner
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the scores of the trained weights, and those of the average."""
-    if not _average_is_scored(runner):
+    if not average_is_scored(runner):
         return dict(scores), {}
     trained: dict[str, float] = {}
     averaged: dict[str, float] = {}

@@ -19,7 +19,7 @@ from ...utils.model import unwrap
 from ...utils.scores import spoken
 from ...utils.terminal import shown
 from ...utils.tools import as_argument, typed_here
-from .extract_student_hook import ExtractStudentHook
+from .extract_student_hook import ExtractStudentHook, average_is_scored
 
 
 @HOOKS.register_module()
@@ -52,7 +52,12 @@ class SummaryHook(Hook):
 
 
 def _config(runner) -> str:
-    return shown(runner.cfg.filename) if runner.cfg.filename else 'a config in Python'
+    if not runner.cfg.filename:
+        return 'a config in Python'
+    file = Path(runner.cfg.filename)
+    if not file.is_file():  # The Runner knows `student.py` as `student_run.py`.
+        file = file.with_stem(file.stem.removesuffix('_run'))
+    return shown(str(file))
 
 
 def _device(runner) -> str:
@@ -129,9 +134,12 @@ def _results(runner) -> Iterator[tuple[str, str]]:
     best = info.get('best_score')
     if isinstance(best, float):
         yield 'best', f'{best:.2f}, chosen by the validation set'
-    plain, config = folder / 'student.pth', folder / 'student.py'
     extracts = any(isinstance(hook, ExtractStudentHook) for hook in runner.hooks)
-    if not (extracts and hasattr(model, 'teacher')):
+    is_extracted = extracts and hasattr(model, 'teacher')
+    if is_extracted:
+        name = 'student_ema' if average_is_scored(runner) else 'student'
+        plain, config = folder / f'{name}.pth', folder / f'{name}.py'
+    else:
         # mmengine has written the config there, with all options.
         plain, config = (
             Path(info.get('last_ckpt') or folder / 'none'),
@@ -146,7 +154,7 @@ def _results(runner) -> Iterator[tuple[str, str]]:
             (f'mmpretrain.get_model({names[0]!r}, pretrained={names[1]!r})'),
         )
         yield 'score it', f'{typed_here("test")} {files}'
-        if plain.name != 'student.pth':
+        if not is_extracted:
             text = f'model.teacher_ckpt={names[1]}'
             yield 'teach with', f'--cfg-options {shlex.quote(text)}'
     work_dir = shlex.quote(as_argument(Path(shown(folder))))

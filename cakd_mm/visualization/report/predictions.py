@@ -14,6 +14,7 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
+from mmengine.utils import import_modules_from_strings
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
@@ -124,6 +125,9 @@ def blocks_of(
         text = f'No finished run of {plain.label} has a seed of this config.'
         return [heading, Text(text)]
     ours, theirs = pair
+    for run in pair:
+        if modules := run.cfg.get('custom_imports'):
+            import_modules_from_strings(**modules)
     dataset = build_dataset(ours.cfg)
     labels = labels_of(dataset)
     if any(len(own) != 1 for own in labels):

@@ -6,6 +6,7 @@ import sys
 import uuid
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmpretrain
 import pytest
@@ -14,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tiny import digits_config, save_teacher
 
+from cakd_mm.engine.hooks.summary_hook import _config
 from cakd_mm.engine.launch import build_runner, build_test_runner
 from cakd_mm.utils.terminal import is_read_along
 
@@ -179,3 +181,11 @@ def test_whether_a_person_reads_along(open_screen, monkeypatch):
     monkeypatch.setenv('TERM', 'xterm')
     monkeypatch.setattr(sys, 'ps1', '>>> ', raising=False)
     assert not is_read_along()
+
+
+def test_the_config_is_called_what_the_person_called_it(tmp_path):
+    """In the work dir ``student.py`` becomes ``student_run.py``."""
+    runner = SimpleNamespace(cfg=SimpleNamespace(filename=f'{tmp_path}/student_run.py'))
+    assert _config(runner) == f'{tmp_path}/student.py'
+    Path(runner.cfg.filename).touch()
+    assert _config(runner) == runner.cfg.filename

@@ -1,6 +1,7 @@
 """mmengine's own ``EMAHook``, which averages teacher and distiller too."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -191,7 +192,8 @@ def test_a_score_goes_with_the_weights_that_have_it(start, kind):
     for which, name in (('trained', 'student'), ('average', 'student_ema')):
         found[which] = score(folder, name)
         scores = load(folder / f'{name}.pth')['meta']['scores']
-        (line,) = [x for x in lines if f'{name}.pth' in str(x)]
+        said = f'The plain student is {folder / name}.pth'
+        (line,) = [x for x in lines if str(x).startswith(said)]
         if which in SCORED[kind]:
             assert scores == found[which]
             assert line.endswith(f'top1 {scores["accuracy/top1"]:.2f}.')
@@ -199,6 +201,10 @@ def test_a_score_goes_with_the_weights_that_have_it(start, kind):
             assert scores == {}
             assert line.endswith('epoch 2, the last, not scored by validation.')
     assert found['trained'] != found['average']
+    [summary] = [x for x in lines if str(x).startswith('Trained ')]
+    [file] = re.findall(r'  file +.*/(.*)\n', summary)
+    # What the last lines name has the score that they say.
+    assert file == ('student_ema' if 'average' in SCORED[kind] else 'student') + '.pth'
     assert load(folder / 'student_best.pth')['meta']['scores'] == score(
         folder, 'student_best'
     )

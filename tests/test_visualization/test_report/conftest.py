@@ -16,7 +16,7 @@ def runs(tmp_path_factory) -> Path:
     for seed, last in {1: 90.1, 2: 90.2, 3: 90.3}.items():
         scores = [50.0, *[90.0] * 4, last]
         make_run(folder / f'plain{seed}', PLAIN, scores, seed, name='plain')
-    lines = f'env_cfg = dict(note={VALUE!r})'
+    lines = f'auto_scale_lr = dict(note={VALUE!r})'
     for seed, last in {1: 92.0, 2: 92.4, 3: 92.2}.items():
         scores = [60.0, 91.0, 93.5, 91.0, 91.0, last]
         terms = dict(cakd__bcd=[seed * x for x in (6, 5, 4, 3, 2, 1)])

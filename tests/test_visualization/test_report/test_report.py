@@ -89,7 +89,7 @@ def test_configs_side_by_side_and_whole(page):
     assert head == ['key', *LABELS]
     found = {key: values for key, *values in rows}
     assert found['model'] == ['FrozenTeacherDistill', 'ImageClassifier']
-    assert found['env_cfg.note'] == [VALUE, '–']
+    assert found['auto_scale_lr.note'] == [VALUE, '–']
     assert page.text.count('<details>') == len(LABELS)
     assert 'CAKDLogitLoss' in page.section('Configs')
 
