@@ -144,6 +144,15 @@ def test_a_generated_pages_buttons_lead_to_its_source(site):
     assert found['theme_source_edit_link'] == f'https://x.org/y/edit/{path}'
 
 
+def test_a_brace_without_its_partner_is_refused(site):
+    pytest.importorskip('sphinx')
+    import mathml
+
+    mathml.check_braces(r'\left\{ \frac{1}{2} \right.')
+    with pytest.raises(mathml.MathError, match='no partner'):
+        mathml.check_braces(r'\frac{1')
+
+
 def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r'^#+ (.*)', FENCED.sub('', text), flags=re.MULTILINE)

@@ -28,13 +28,26 @@ def words_upright(formula: str) -> str:
     return PARTS.sub(lambda part: part[1] or rf'\mathrm{{{part[2]}}}', formula)
 
 
+def check_braces(formula: str) -> None:
+    """Refuse a brace without its partner: docutils would leave out what it encloses.
+
+    Raises:
+        MathError: there is one.
+    """
+    braces = re.sub(r'\\[{}]', '', formula)  # a brace that is shown encloses nothing
+    if braces.count('{') != braces.count('}'):
+        raise MathError('A brace has no partner.')
+
+
 def mathml(node: nodes.Element, as_block: bool = False) -> str:
     """Return a formula as MathML; one that is no LaTeX is shown as it is written."""
+    formula = node.astext()
     try:
-        return tex2mathml(words_upright(node.astext()), as_block=as_block)
+        check_braces(formula)
+        return tex2mathml(words_upright(formula), as_block=as_block)
     except MathError as error:
-        LOGGER.warning('%s: %s', node.astext(), error, location=node)
-        return f'<code>{html.escape(node.astext())}</code>'
+        LOGGER.warning('%s: %s', formula, error, location=node)
+        return f'<code>{html.escape(formula)}</code>'
 
 
 def _inline(self: HTML5Translator, node: nodes.math) -> None:

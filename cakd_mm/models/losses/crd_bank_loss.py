@@ -46,10 +46,11 @@ class CRDBankLoss(DistillLoss):
 
     .. math:: q_k = e^{\langle M^T_{i_k}, v^S\rangle / \tau} / Z^S, \quad
         L^S = -mean\left[\log\frac{q_0}{q_0 + c} + \sum_{k=1}^K
-        \log\frac{c}{q_k + c}\right], \quad L = L^S + L^T
+        \log\frac{c}{q_k + c}\right]
 
-    Z is N times the mean of the exponentials in the very first batch, and stays.
-    Then, in training, ``bank[i] <- unit(momentum * bank[i] + (1 - momentum) * v)``.
+    The loss is :math:`L^S + L^T`. Z is N times the mean of the exponentials in the very
+    first batch, and stays. Then, in training,
+    ``bank[i] <- unit(momentum * bank[i] + (1 - momentum) * v)``.
 
     The training set's labels and the index of every image in it come from a
     :class:`SampleIndexHook`. Negatives follow from the run's seed, the step and the
