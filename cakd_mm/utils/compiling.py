@@ -145,7 +145,7 @@ def why_not_compile(device: torch.device) -> str | None:
     except Exception as error:
         if not _of_compiling(error):
             raise
-        return f'{start_of(error, 200)}.'
+        return f'{_said_by_torch(error)}.'
     return None
 
 
@@ -199,14 +199,19 @@ def _of_compiling(error: Exception) -> bool:
     return made or 'compiler' in text or 'torch.compile' in text
 
 
+def _said_by_torch(failure: Exception) -> str:
+    """Return what failed, without torch's advice to those who mend torch."""
+    return start_of(str(failure).strip().partition('\n\n')[0], 200)
+
+
 def _warning(key: str, failure: Exception) -> str:
     if isinstance(failure, _UnsafeCacheError):
         return f'{failure} PyTorch goes on without compiling, with equal results.'
-    reason = ' '.join(str(failure).split())[:200]
+    reason = f'{type(failure).__name__}: {_said_by_torch(failure)}'
     return describe(
         key,
         True,
-        f'Compiling failed ({type(failure).__name__}: {reason}).',
+        f'Compiling failed ({reason}).',
         'PyTorch goes on without, with equal results: install a C++ compiler (and '
         f'Triton for a GPU), or set {key}=False.',
     )

@@ -28,7 +28,7 @@ def describe(key: str, value, problem: str, remedy: str) -> str:
     return Description(f'`{key}` = {value!r}: {problem} {remedy}')
 
 
-def start_of(error: Exception, width: int) -> str:
+def start_of(error: BaseException | str, width: int) -> str:
     """Return an error's text on one line without its full stop, cut between words."""
     return shorten(str(error).rstrip('.\n'), width, placeholder=' ...')
 

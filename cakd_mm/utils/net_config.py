@@ -20,6 +20,7 @@ def read_named(name: str, key: str) -> Config:
 
     Raises:
         FileNotFoundError: there is no such file, package or config.
+        ImportError: a module of its ``custom_imports`` cannot be imported.
         ValueError: the file is no config, or has bases that it cannot have.
     """
     path = Path(name).expanduser()
@@ -40,6 +41,17 @@ def read_named(name: str, key: str) -> Config:
             place = (error.text or '').strip()
             remedy = f'Correct line {error.lineno}, {place!r}.'
             raise ValueError(describe(key, name, problem, remedy)) from error
+        except ImportError as error:
+            if not str(error).startswith('Failed to import custom modules'):
+                raise
+            first: BaseException = error
+            while earlier := first.__cause__ or first.__context__:
+                first = earlier
+            text = start_of(first, 200)
+            problem = f'A module of its custom_imports cannot be imported: {text}.'
+            remedy = 'Correct custom_imports, install what is missing, or name the '
+            remedy += "module's folder in PYTHONPATH."
+            raise ImportError(describe(key, name, problem, remedy)) from error
         except OSError as error:  # mmengine's, of a file that is no config
             problem = f'It cannot be read as a config: {error}.'
             raise ValueError(

@@ -49,7 +49,8 @@ def show_error(
     if not is_of_user(error) or os.environ.get(TRACEBACK):
         lines = traceback.format_exception(kind, error, trace)
     elif vars(error).get(WRITTEN):
-        lines = [f'The traceback is in {MMLogger.get_current_instance().log_file}.\n']
+        log = MMLogger.get_current_instance().log_file
+        lines = [f'The traceback is in {log}.\n'] if log else []
     last = ''.join(lines).rstrip().rpartition('\n')[-1]
     if cause != last and OF_WORKER not in str(error):
         lines.append(f'{cause}\n')

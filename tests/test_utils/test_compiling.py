@@ -227,7 +227,10 @@ def test_the_folder_of_compiled_code_is_made_for_this_user(monkeypatch, tmp_path
     assert (tmp_path / 'torchinductor_me').stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize('refusal', [None, RuntimeError('No C++ compiler here.')])
+NO_COMPILER = 'No C++ compiler here.\n\nSet TORCHDYNAMO_VERBOSE=1 for more'
+
+
+@pytest.mark.parametrize('refusal', [None, RuntimeError(NO_COMPILER)])
 def test_whether_compiling_works_is_known_by_trying(refusal, monkeypatch):
     tried = []
 

@@ -192,3 +192,13 @@ def test_read_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert read_named('own.py', 'config').x == 1
     assert read_named('cakd_mm::vanilla/resnet8_digits.py', 'c').model.type
+
+
+def test_custom_imports_that_fail(tmp_path):
+    file = tmp_path / 'own.py'
+    imports = "imports=['nowhere_at_all'], allow_failed_imports=False"
+    file.write_text(f'custom_imports = dict({imports})')
+    with pytest.raises(ImportError) as caught:
+        read_named(str(file), 'config')
+    text = "custom_imports cannot be imported: No module named 'nowhere_at_all'."
+    assert text in str(caught.value)

@@ -3,8 +3,10 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mmengine.logging import MMLogger
 from torch.distributed.elastic.multiprocessing.errors import (
     ChildFailedError,
     ProcessFailure,
@@ -68,11 +70,14 @@ def test_a_users_error_in_other_words(ended):
     assert ended(rebuilt) == [f'Error: class `X` in x.py: {rest}']
 
 
-def test_the_log_that_has_the_traceback_is_named(ended):
+@pytest.mark.parametrize('file', ['a.log', None])
+def test_the_log_that_has_the_traceback_is_named(ended, monkeypatch, file):
+    logger = SimpleNamespace(log_file=file)
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logger)
     error = ValueError(TEXT)
     vars(error)[WRITTEN] = True
-    first, last = ended(failing(error))
-    assert first.startswith('The traceback is in ')
+    *first, last = ended(failing(error))
+    assert first == ([] if file is None else ['The traceback is in a.log.'])
     assert last == LINE
 
 

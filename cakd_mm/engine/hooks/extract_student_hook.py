@@ -35,6 +35,9 @@ class ExtractStudentHook(Hook):
 
     # After the last checkpoint has been written.
     priority = 'LOWEST'
+    # A run that is resumed with no step left may know the score of the weights before
+    # the last ones alone.
+    _is_scored = False
 
     def before_train(self, runner) -> None:
         """Put the student's config in place of its file, which may change.
@@ -42,11 +45,16 @@ class ExtractStudentHook(Hook):
         Raises:
             ValueError: the student has a class that no other config can name.
         """
+        self._is_scored = False
         if hasattr(unwrap(runner.model), 'teacher') and 'model' in runner.cfg:
             net = runner.cfg.model.get('architecture')
             if isinstance(net, dict) and 'cfg_path' in net:
                 runner.cfg.model.architecture = net_config(net, 'model.architecture')
             require_names(net, 'model.architecture')
+
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Note that scores are those of this start."""
+        self._is_scored = True
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Name the classes, from which a student may be extracted later."""
@@ -58,7 +66,7 @@ class ExtractStudentHook(Hook):
         model = unwrap(runner.model)
         if not hasattr(model, 'teacher') or not is_main_process():
             return
-        logged = scores_in(runner.message_hub.log_scalars)
+        logged = scores_in(runner.message_hub.log_scalars) if self._is_scored else {}
         scores, average_scores = _by_weights(logged, runner)
         students = {'student.pth': (model.student, scores)}
         for hook in _averages(runner):

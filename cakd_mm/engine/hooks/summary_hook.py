@@ -35,19 +35,27 @@ class SummaryHook(Hook):
 
     def __init__(self) -> None:
         self._began = 0.0
+        # A run that is resumed with no step left may know the score of the weights
+        # before the last ones alone.
+        self._is_scored = False
 
     def before_train(self, runner) -> None:
         """Log what is trained, with what and where."""
-        self._began = time.monotonic()
+        self._began, self._is_scored = time.monotonic(), False
         lines = [f'Training {_config(runner)} on {_device(runner)}:']
         lines += [f'  {name:<9}{text}' for name, text in _plan(runner)]
         runner.logger.info('\n'.join(lines))
+
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Note that scores are those of this start."""
+        self._is_scored = True
 
     def after_train(self, runner) -> None:
         """Log what has come out."""
         took = timedelta(seconds=round(time.monotonic() - self._began))
         lines = [f'Trained {_config(runner)}, {_length(runner)} in {took}:']
-        lines += [f'  {name:<11}{text}' for name, text in _results(runner)]
+        results = _results(runner, self._is_scored)
+        lines += [f'  {name:<11}{text}' for name, text in results]
         runner.logger.info('\n'.join(lines))
 
 
@@ -121,14 +129,14 @@ def _images(runner) -> str:
     return ', '.join(parts) or 'of unknown number'
 
 
-def _results(runner) -> Iterator[tuple[str, str]]:
+def _results(runner, is_scored: bool) -> Iterator[tuple[str, str]]:
     """Yield what has come out, and what may be typed next in the current folder."""
     model = unwrap(runner.model)
     if hasattr(model, 'teacher'):
         losses = ', '.join(_losses(model)) or 'no loss between the two'
         text = f'{_backbone(model.student)}, taught by {_backbone(model.teacher)}'
         yield 'student', f'{text} with {losses}'
-    scores = spoken(scores_in(runner.message_hub.log_scalars))
+    scores = spoken(scores_in(runner.message_hub.log_scalars)) if is_scored else []
     yield 'last', ', '.join(scores) or 'not scored by validation'
     info, folder = runner.message_hub.runtime_info, Path(runner.work_dir)
     best = info.get('best_score')

@@ -145,6 +145,20 @@ def check_log_and_meta(runner, lines):
     assert meta['scores'] == {'accuracy/top1': score}
 
 
+def test_the_score_of_other_weights_is_not_told(train, tmp_path, lines):
+    """mmengine's loop scores nothing where no step is left."""
+    loop = dict(_delete_=True, by_epoch=True, max_epochs=1)
+    cfg = distill_config(tmp_path, train_cfg=loop)
+    train(cfg)
+    assert any('  last       top-1 ' in line for line in lines)
+    lines.clear()
+    cfg.resume = True
+    _, folder = train(cfg)
+    meta = torch.load(folder / 'student.pth', weights_only=False)['meta']
+    assert (meta['epoch'], meta['scores']) == (1, {})
+    assert any('  last       not scored by validation\n' in line for line in lines)
+
+
 @pytest.mark.parametrize('average', [False, True])
 def test_the_best_student(train, tmp_path, lines, average):
     """Its checkpoint is the one with the highest score, which it still has."""
