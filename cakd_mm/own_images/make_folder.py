@@ -114,7 +114,8 @@ def _read_data(options: Options) -> tuple[ClassFolders, list[int]]:
     root = options.data.resolve()
     found = read_class_folders(root, 'DATA')
     images = [*found.train, *found.val]
-    print(f'{root}: {len(images)} images of {len(found.classes)} classes.')
+    count = f'{len(images)} images of {len(found.classes)} classes'
+    print(f'{root}: {count}: {first_of([*found.classes])}.')
     if found.left_out:
         kinds = ', '.join(f'{n} {kind}' for kind, n in found.left_out.most_common())
         print(f'Left out, because they are no images of a class: {kinds}.')

@@ -22,7 +22,7 @@ def test_the_configs(root, tmp_path, capsys):
     folder = make_folder(out, options(root, method='dkd', seed=3))
     printed = capsys.readouterr().out
     assert printed.splitlines() == [
-        f'{root}: 36 images of 3 classes.',
+        f'{root}: 36 images of 3 classes: {", ".join(CLASSES)}.',
         'Left out, because they are no images of a class: 1 .txt.',
     ]
     assert [x.name for x in tmp_path.iterdir()] == ['out']
