@@ -70,7 +70,16 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
     with _new_folder(path) as place:
         for name, text in texts.items():
             (place / name).write_text(text, encoding='utf-8')
-        try_pair(place / 'student.py', settings.size, len(folders.classes))
+        try:
+            try_pair(place / 'student.py', settings.size, len(folders.classes))
+        except ValueError as error:
+            if '`model.distiller.' not in str(error):
+                raise
+            problem = f'These nets lack what it compares ({error}).'
+            remedy = 'Compare logits alone: cakd, kd, dkd, nkd or dist, say.'
+            raise ValueError(
+                describe('--method', options.method, problem, remedy)
+            ) from error
         folder.write_record(place)
     return folder
 

@@ -114,7 +114,7 @@ model = dict(
         (dict(student='timm:resnet18'), 'not known'),
         (dict(student=LENET, size=40), 'It does not take images of 40 pixels'),
         (dict(teacher=BARLOW), 'It is no classifier, but a BarlowTwins'),
-        (dict(method='deit'), 'token_logits'),
+        (dict(method='deit'), "`--method` = 'deit': These nets lack what it compares"),
     ],
 )
 def test_what_cannot_work_leaves_nothing(given, text, root, tmp_path):
