@@ -59,6 +59,8 @@ def read_class_folders(root: Path, key: str) -> ClassFolders:
     """
     if not root.is_dir():
         problem = f'There is no such folder (looked from {Path.cwd()}).'
+        if root.exists():
+            problem = 'It is a file.'
         remedy = 'Write the path of a folder with one folder of images for each class.'
         raise FileNotFoundError(describe(key, str(root), problem, remedy))
     parts = _parts(root, key)

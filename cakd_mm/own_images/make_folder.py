@@ -70,7 +70,16 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
     with _new_folder(path) as place:
         for name, text in texts.items():
             (place / name).write_text(text, encoding='utf-8')
-        try_pair(place / 'student.py', settings.size, len(folders.classes))
+        try:
+            try_pair(place / 'student.py', settings.size, len(folders.classes))
+        except ValueError as error:
+            if '`model.distiller.' not in str(error):
+                raise
+            problem = f'These nets lack what it compares ({error}).'
+            remedy = 'Compare logits alone: cakd, kd, dkd, nkd or dist, say.'
+            raise ValueError(
+                describe('--method', options.method, problem, remedy)
+            ) from error
         folder.write_record(place)
     return folder
 
@@ -114,7 +123,8 @@ def _read_data(options: Options) -> tuple[ClassFolders, list[int]]:
     root = options.data.resolve()
     found = read_class_folders(root, 'DATA')
     images = [*found.train, *found.val]
-    print(f'{root}: {len(images)} images of {len(found.classes)} classes.')
+    count = f'{len(images)} images of {len(found.classes)} classes'
+    print(f'{root}: {count}: {first_of([*found.classes])}.')
     if found.left_out:
         kinds = ', '.join(f'{n} {kind}' for kind, n in found.left_out.most_common())
         print(f'Left out, because they are no images of a class: {kinds}.')

@@ -17,6 +17,7 @@ from ..utils.machine import end_with
 from ..utils.newest_checkpoint import named_checkpoints
 from ..utils.tools import tool
 from ..visualization.history import read_logs
+from ..visualization.sweep import dotted, influencing
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Part:
     @property
     def settings(self) -> str:
         """What tells it from a training with other settings, or of another teacher."""
-        content = [self.cfg.to_dict(), self.arguments]
+        named = {dotted(key): value for key, value in influencing(self.cfg).items()}
+        content = [named, self.cfg.get('randomness'), self.arguments]
         if self.teacher_ckpt is not None and Path(self.teacher_ckpt).is_file():
             content.append(hash_of(Path(self.teacher_ckpt)))
         text = json.dumps(content, sort_keys=True, default=str)

@@ -111,7 +111,8 @@ def _require_fit(
     """
     weights = unwrapped(content.get('state_dict', content))
     if any(name.startswith(STUDENT_PREFIX) for name in weights):
-        problem = 'It is a checkpoint of a distillation that knows other classes.'
+        problem = 'It is a checkpoint of a distillation whose student is another net, '
+        problem += 'or knows other classes.'
         remedy = 'Give the student.pth that lies beside it.'
         raise ValueError(describe(KEY, file, problem, remedy))
     wanted = _build(named, classes).state_dict()

@@ -1,6 +1,7 @@
 """The nets that people call by a name: on a command line, say."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -42,9 +43,10 @@ def named_net(name: str, key: str) -> NamedNet:
     """Return the net of a name.
 
     A name is the path of a config, ``package::path``, the name of one of our configs in
-    ``vanilla``, that of a net of mmpretrain (``resnet18``, in its ``_base_/models``),
-    or that of a config in an index (``mmpretrain.list_models()``). A word before a
-    single colon chooses one of :data:`RESOLVERS`.
+    ``vanilla``, that of a net of mmpretrain (``resnet18``, in its ``_base_/models``, or
+    ``swin_transformer/tiny_224``, because several have a ``tiny_224``), or that of a
+    config in an index (``mmpretrain.list_models()``). A word before a single colon
+    chooses one of :data:`RESOLVERS`.
 
     Args:
         name (str): The name.
@@ -88,14 +90,21 @@ def _of_mmpretrain(rest: str, name: str, key: str) -> NamedNet:
 def _files(package: str) -> dict[str, str]:
     """Return the names of a package's nets, and of their configs.
 
-    A config is called by its stem. One of ours may lack the data set, ``resnet20`` for
-    ``resnet20_digits``, because the nets of all sets are the same, the number of
-    classes apart.
+    A config is called by its stem or, where several have that, by its path in the
+    folder, ``swin_transformer/tiny_224``. One of ours may lack the data set,
+    ``resnet20`` for ``resnet20_digits``, because the nets of all sets are the same, the
+    number of classes apart.
     """
     spec = find_spec(package)
     root = Path(spec.origin or '').parent / '.mim' / 'configs' if spec else Path()
-    files = sorted((root / FOLDERS[package]).rglob('*.py'))
-    names = {x.stem: f'{package}::{x.relative_to(root).as_posix()}' for x in files}
+    folder = root / FOLDERS[package]
+    files = sorted(folder.rglob('*.py'))
+    stems = Counter(x.stem for x in files)
+    names = {}
+    for file in files:
+        path = file.relative_to(folder).with_suffix('').as_posix()
+        for name in [path, file.stem] if stems[file.stem] == 1 else [path]:
+            names[name] = f'{package}::{file.relative_to(root).as_posix()}'
     if package == OURS:
         short = {stem.rpartition('_')[0]: name for stem, name in names.items()}
         names = short | names

@@ -21,6 +21,7 @@ from .history import LOG, History, configs_of, is_run, mean_curve, read_history
 
 MOST_LEAVES = 8
 MOST_COLUMNS = 8
+LONGEST_WORDS = 80  # in letters, of what sets a label apart
 DASH = '–'
 Keys = tuple[str, ...]  # These lead to a value or a part of a config.
 Settings = dict[Keys, Hashable]  # The values of a config, or of a part of it.
@@ -392,10 +393,15 @@ def notes(sweep: Sweep) -> list[str]:
 
 
 def label_of(group: Group, groups: Sequence[Group]) -> str:
-    """Return a group's config, and what sets it apart from others of that name."""
+    """Return a group's config, and what sets it apart from others of that name.
+
+    Where that is much, its place is told in the place of it.
+    """
     paths = differing([x.settings for x in groups if x.config == group.config])
-    words = (f'{path[-1]}={shown_at(path, group)}' for path in paths)
-    return ', '.join([group.config, *words])
+    words = ', '.join(f'{path[-1]}={shown_at(path, group)}' for path in paths)
+    if len(words) > LONGEST_WORDS:
+        return f'{group.config} in {group.runs[0].work_dir}'
+    return f'{group.config}, {words}' if words else group.config
 
 
 def legend_entry(group: Group, groups: Sequence[Group]) -> str:

@@ -84,3 +84,6 @@ def test_refusals_name_the_folder(names, text, tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match='There is no such folder'):
         read_class_folders(tmp_path / 'none', 'DATA')
+    (tmp_path / 'images.zip').touch()
+    with pytest.raises(FileNotFoundError, match='It is a file'):
+        read_class_folders(tmp_path / 'images.zip', 'DATA')

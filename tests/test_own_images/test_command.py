@@ -70,6 +70,12 @@ def test_teacher_student_and_the_student_alone(started, tmp_path, capsys):
     assert len(started) == 3
     assert f'student is finished: {out / "student"}' in capsys.readouterr().out
 
+    # Settings of what is only logged make it no other training.
+    with (out / 'schedule.py').open('a') as file:
+        file.write("log_level = 'ERROR'\n")
+    distill(asked, out, Run(with_alone=True))
+    assert len(started) == 3
+
     # A training that was stopped goes on; one that has changed is not taken for it.
     with (out / 'schedule.py').open('a') as file:
         file.write('train_cfg.update(val_begin=1)\n')

@@ -22,7 +22,7 @@ def test_the_configs(root, tmp_path, capsys):
     folder = make_folder(out, options(root, method='dkd', seed=3))
     printed = capsys.readouterr().out
     assert printed.splitlines() == [
-        f'{root}: 36 images of 3 classes.',
+        f'{root}: 36 images of 3 classes: {", ".join(CLASSES)}.',
         'Left out, because they are no images of a class: 1 .txt.',
     ]
     assert [x.name for x in tmp_path.iterdir()] == ['out']
@@ -123,7 +123,7 @@ model = dict(
         (dict(student='timm:resnet18'), 'not known'),
         (dict(student=LENET, size=40), 'It does not take images of 40 pixels'),
         (dict(teacher=BARLOW), 'It is no classifier, but a BarlowTwins'),
-        (dict(method='deit'), 'token_logits'),
+        (dict(method='deit'), "`--method` = 'deit': These nets lack what it compares"),
     ],
 )
 def test_what_cannot_work_leaves_nothing(given, text, root, tmp_path):

@@ -19,6 +19,7 @@ KEY = '--student'
         ('cakd_mm::vanilla/resnet8_digits.py', dict(type='CIFARResNet', depth=8)),
         (str(CONFIGS / 'cakd/demo_digits.py'), dict(type='CIFARResNet', depth=8)),
         ('Swin-Tiny_16xb64_in1k', dict(type='SwinTransformer', arch='tiny')),
+        ('swin_transformer/tiny_224', dict(type='SwinTransformer', arch='tiny')),
     ],
 )
 def test_ways_to_name_a_net(name, backbone):
@@ -57,6 +58,8 @@ def test_what_a_config_says_of_its_images_and_imports(tmp_path):
     ('name', 'kind', 'text'),
     [
         ('timm:resnet18', ValueError, "'timm' are not known"),
+        # mmpretrain has two nets of this name.
+        ('tiny_224', ValueError, "'hivit/tiny_224'"),
         ('resnet81', ValueError, "Like it: 'resnet"),
         ('none.py', FileNotFoundError, 'No such file'),
         ('mmpretrain::none.py', FileNotFoundError, 'It cannot be read'),

@@ -9,6 +9,7 @@ from cakd_mm.visualization.sweep import (
     differing,
     draw_sweep,
     find_runs,
+    label_of,
     part_of,
     read_sweep,
     settings_of,
@@ -163,6 +164,18 @@ def test_places_and_copies_make_no_group(tmp_path):
         ['0', '3', '9.00'],
     ]
     assert rows[1][4] == 'c.pth'
+
+
+def test_much_that_differs_makes_no_long_label(tmp_path):
+    for name in 'ab':
+        place = '/'.join([name] * 30)
+        lines = f'{with_tau(len(place))}\nload_from = {place!r}'
+        make_run(tmp_path / name, [1.0, 2.0, 3.0], lines=lines)
+    groups = read_sweep(find_runs([tmp_path])).groups
+    assert label_of(groups[0], groups) == 'tau, load_from=' + '/'.join('a' * 30)
+    make_run(tmp_path / 'c', [1.0], lines=f"load_from = '{'c' * 80}'")
+    groups = read_sweep(find_runs([tmp_path])).groups
+    assert label_of(groups[2], groups) == f'tau in {tmp_path / "c"}'
 
 
 def test_parts_that_cannot_be_imported_here_stop_no_table(tmp_path):

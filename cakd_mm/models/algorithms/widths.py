@@ -97,8 +97,8 @@ class _Filler:
     def _require(self, key: str, side: str, source: Any) -> None:
         """Raise ValueError if a net has nothing that a recorder could tap."""
         net = self.nets[side]
-        known = {name for name, _ in net.named_modules()} | points_of(net).keys()
-        known |= {name for name, _ in net.named_parameters()}
+        parts = [*net.named_modules(), *net.named_parameters()]
+        known = {name for name, _ in parts if name} | points_of(net).keys()
         if source not in known:
             problem = f'The {side} has nothing of that name.'
             remedy = f'Like it: {nearest(str(source), known)}.'

@@ -17,7 +17,7 @@ def accuracy_tab(entries: Sequence[Entry]) -> Tab:
     runs = [run for entry in entries for run in entry.group.runs if run.scores]
     blocks: list[Block] = []
     if not runs:
-        text = 'No run has a validation score yet.'
+        text = 'No run has a top-1 of validation yet.'
         return Tab('Accuracy', [Text(text)])
     traces = [trace for entry in entries for trace in score_lines(entry)]
     unit = ' or '.join(sorted({run.unit for run in runs}))
@@ -87,9 +87,9 @@ def score_table(entries: Sequence[Entry]) -> Table:
             rows.append([entry.label, seeds, length, group.result, spread(best)])
         for run in group.unfinished:
             scores = run.scores.values()
-            last = f'{run.top1:.2f}' if scores else 'no score'
+            last = f'{run.top1:.2f}' if scores else 'no top-1'
             best_one = f'{max(scores):.2f}' if scores else DASH
-            part = f'{run.end} of {run.length}, unfinished'
+            part = f'{run.end} of {run.length}{", unfinished" if scores else " scored"}'
             rows.append([entry.label, run.shown_seed, part, last, best_one])
     units = sorted({run.unit for entry in entries for run in entry.group.runs})
     caption = (

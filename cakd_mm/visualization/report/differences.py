@@ -16,7 +16,7 @@ def table_tab(entries: Sequence[Entry]) -> Tab:
     """Return the table of the finished runs, with differences paired by seed."""
     done = [entry for entry in entries if entry.group.finished]
     if not done:
-        return Tab('Table', [Text('No run is finished yet.')])
+        return Tab('Table', [Text('No run that logs top-1 is finished yet.')])
     compared_with = references(done)
     rows = []
     for entry in done:
@@ -88,7 +88,8 @@ def notes_on(entries: Sequence[Entry]) -> list[str]:
     lines = []
     for entry in entries:
         for run in entry.group.unfinished:
-            lines.append(f'Left out, because it is not finished: {run.work_dir}.')
+            why = 'it is not finished' if run.scores else 'its log has no top-1'
+            lines.append(f'Left out, because {why}: {run.work_dir}.')
         seeds = Counter(run.seed for run in entry.group.finished)
         for seed, count in seeds.items():
             if seed is None:

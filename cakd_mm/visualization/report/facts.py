@@ -79,7 +79,8 @@ def runs_tab(entries: Sequence[Entry]) -> Tab:
         for run in entry.group.runs:
             facts = read_facts(run.work_dir)
             teachers.update(dict.fromkeys(facts.teachers))
-            part = '' if run.finished else ', unfinished'
+            # Of a run with other scores than top-1 nobody knows here whether it is.
+            part = ', unfinished' if run.scores and not run.finished else ''
             rows.append(
                 [
                     str(run.work_dir),

@@ -151,7 +151,7 @@ def blocks_of(
     ]
     blocks: list[Block] = [heading, Text(counts(found, ours, theirs, plain, every))]
     for places, title, none in shown:
-        count = f'{len(places)} images'
+        count = f'{len(places)} image{"s" if len(places) > 1 else ""}'
         if len(places) > SHOWN:
             count += f', the first {SHOWN} are shown'
         blocks.append(Text(f'{title}: {count if places else none}.'))

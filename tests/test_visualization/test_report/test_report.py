@@ -128,10 +128,17 @@ def test_one_run_without_a_teacher(tmp_path):
 
 def test_a_run_that_was_not_validated_yet(tmp_path):
     page = of_runs(make_run(tmp_path / 'one', CAKD, [], cakd__bcd=[2.5]))
-    assert 'No run has a validation score yet.' in page.section('Accuracy')
-    assert 'No run is finished yet.' in page.section('Table')
+    assert 'No run has a top-1 of validation yet.' in page.section('Accuracy')
+    assert 'No run that logs top-1 is finished yet.' in page.section('Table')
     assert lines_in(page, 0)[0]['y'] == [2.5]
-    assert page.rows('Runs')[1][3] == '0 of 6 epochs, unfinished'
+    assert page.rows('Runs')[1][3] == '0 of 6 epochs'
+
+
+def test_a_run_with_other_scores_is_not_called_unfinished(tmp_path):
+    whole = make_run(tmp_path / 'whole', PLAIN, [50.0, 60.0], 7, 2)
+    page = of_runs(whole, make_run(tmp_path / 'other', CAKD, []))
+    assert 'Left out, because its log has no top-1' in page.section('Table')
+    assert page.rows('Accuracy')[2][2:4] == ['0 of 6 scored', 'no top-1']
 
 
 def test_iterations_and_values_that_are_no_numbers(tmp_path):
