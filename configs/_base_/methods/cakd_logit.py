@@ -3,7 +3,7 @@ _base_ = './logits.py'
 
 distiller = dict(
     distill_losses=dict(
-        loss_cakd=dict(type='CAKDLogitLoss', tau=4.0, alpha=1.0, beta=1.0, gamma=8.0)
+        loss_cakd=dict(type='CAKDLogitLoss', tau=4.0, alpha=1.0, beta=1.0, gamma=2.0)
     ),
     loss_forward_mappings=dict(
         loss_cakd=dict(

@@ -3,7 +3,7 @@ _base_ = './logits.py'
 
 distiller = dict(
     distill_losses=dict(
-        loss_dkd=dict(type='DecoupledKDLoss', tau=4.0, alpha=1.0, beta=8.0)
+        loss_dkd=dict(type='DecoupledKDLoss', tau=4.0, alpha=1.0, beta=2.0)
     ),
     loss_forward_mappings=dict(
         loss_dkd=dict(
