@@ -40,6 +40,18 @@ OF_TRAINING = ('channels_last', 'non_blocking')
 EXTRACTED = re.compile(r'student(_ema|_best.*)?|(epoch|iter|best)_.*_student(_ema)?')
 
 
+def file_of(cfg: Config) -> Path | None:
+    """Return the file of a config; None if it was made in Python.
+
+    The tools let the Runner know ``student.py`` as ``student_run.py``, because its copy
+    in the work dir must not take the place of the plain student's config.
+    """
+    if not cfg.filename:
+        return None
+    file = Path(cfg.filename)
+    return file if file.is_file() else file.with_stem(file.stem.removesuffix('_run'))
+
+
 def student_weights(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
     """Return the student's weights of a distillation checkpoint.
 

@@ -29,6 +29,8 @@ from tools_inside import TOOLS
 
 from cakd_mm import __version__
 from cakd_mm.engine import launch
+from cakd_mm.engine.launch.keys import unread_keys
+from cakd_mm.utils.extract import file_of
 
 RANKS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 
@@ -986,3 +988,14 @@ class TestShapes:
         expected = re.escape(f'`{named}` = ')
         with pytest.raises((KeyError, TypeError, ValueError), match=expected):
             launch.checks.check_own_arguments(cfg)
+
+
+def test_a_student_whose_distiller_an_option_changes_is_read(tmp_path):
+    """The Runner knows its file by a name that no file has."""
+    path = tmp_path / 'student.py'
+    path.write_text("_base_ = 'cakd_mm::cakd/demo_digits.py'\n")
+    option = {'model.distiller.distill_losses.loss_cakd.gamma': 1.0}
+    cfg = launch.read_config(arguments(path, cfg_options=option))
+    assert file_of(cfg) == path
+    assert Path(cfg.filename).name == 'student_run.py'
+    assert unread_keys(cfg) == []

@@ -15,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from ...utils.checkpoint import scores_in
+from ...utils.extract import file_of
 from ...utils.model import unwrap
 from ...utils.scores import spoken
 from ...utils.terminal import shown
@@ -60,12 +61,8 @@ class SummaryHook(Hook):
 
 
 def _config(runner) -> str:
-    if not runner.cfg.filename:
-        return 'a config in Python'
-    file = Path(runner.cfg.filename)
-    if not file.is_file():  # The Runner knows `student.py` as `student_run.py`.
-        file = file.with_stem(file.stem.removesuffix('_run'))
-    return shown(str(file))
+    file = file_of(runner.cfg)
+    return 'a config in Python' if file is None else shown(file)
 
 
 def _device(runner) -> str:

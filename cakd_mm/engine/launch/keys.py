@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -13,6 +12,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from ...utils.arguments import arguments_of, class_of
 from ...utils.errors import describe
+from ...utils.extract import file_of
 
 # What runners take as arguments or look up in the config, and what tools and mmengine's
 # Config read.
@@ -158,7 +158,8 @@ def _is_inserted(cfg: Config, key: str) -> bool:
     """
     if not isinstance(cfg[key], Mapping) or key not in (cfg.get('model') or {}):
         return False
-    text = Path(cfg.filename).read_text('utf-8') if cfg.filename else ''
+    file = file_of(cfg)
+    text = file.read_text('utf-8') if file else ''
     return not re.search(rf'^{key}\s*=', text, re.MULTILINE)
 
 
