@@ -174,7 +174,7 @@ def counts(
 ) -> str:
     """Say how many images were won and lost, and what that makes in top-1."""
     number = len(found.indices)
-    which = 'all' if every == 1 else f'every {every}th of the'
+    which = 'all' if every == 1 else f'one in {every} of the'
     scores = [
         100 * (answer == found.labels).double().mean().item()
         for answer in (found.distilled, found.plain)
