@@ -100,7 +100,7 @@ def test_counts_and_pictures_are_those_of_the_two_nets(pair):
 
 def test_some_images_evenly(pair):
     text = blocks(pair, images=20)[1].text
-    assert 'on every 4th of the validation images: 16.' in text
+    assert 'on one in 4 of the validation images: 16.' in text
 
 
 @pytest.mark.parametrize(
