@@ -134,6 +134,8 @@ def _check_torchvision(found: dict[str, str], family: str) -> None:
     try:
         importlib.import_module('torchvision')
     except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # It is of a file, a folder for compiled code say, and no build.
         _refuse(
             f'torchvision {found["torchvision"]} is not made for torch '
             f'{found["torch"]} ({error}).',

@@ -381,6 +381,19 @@ def test_torchvision_of_another_build(stack, monkeypatch, error):
     assert f'pip uninstall -y torch torchvision, then {GET_CURRENT}, which' in message
 
 
+def test_a_folder_that_cannot_be_made_is_no_wrong_build(stack, monkeypatch):
+    error = FileNotFoundError(2, 'No such file or directory', '/proc/nope')
+
+    def import_module(name):
+        if name == 'torchvision':
+            raise error
+
+    monkeypatch.setattr(importlib, 'import_module', import_module)
+    stack(NEW)
+    with pytest.raises(FileNotFoundError, match='/proc/nope'):
+        compat.check_stack()
+
+
 def test_a_cpus_own_precision_outlives_what_is_computed_without_tf32():
     matmul = getattr(torch.backends.mkldnn, 'matmul', None)
     if not hasattr(matmul, 'fp32_precision'):
