@@ -122,3 +122,19 @@ def losses_of(runner: Runner) -> dict[str, float]:
     }
     assert all(np.isfinite(value) and value > 0 for value in found.values()), found
     return found
+
+
+def check_losses(code: str) -> None:
+    """Run a page's calls of losses with what a training loop has at hand."""
+    torch.manual_seed(0)
+    names = {
+        'student_logits': torch.randn(4, 10),
+        'teacher_logits': torch.randn(4, 10),
+        'labels': torch.arange(4),
+        'strong_mask': torch.rand(4, 10) > 0.5,
+        'student_feature': torch.randn(4, 32),
+        'teacher_feature': torch.randn(4, 32).relu(),
+    }
+    exec(code, names)
+    assert names['bcd'].shape == (4,)
+    assert names['loss'] > 0 and names['feature_loss'] > 0
