@@ -142,7 +142,7 @@ model = dict(
         ),
         connectors=dict(feature=dict(type=PooledConnector)),
         distill_losses=dict(
-            loss_cakd=dict(type=CAKDLogitLoss, tau=4.0, alpha=1.0, beta=1.0, gamma=8.0),
+            loss_cakd=dict(type=CAKDLogitLoss, tau=4.0, alpha=1.0, beta=1.0, gamma=2.0),
             loss_feature=dict(
                 type=CAKDFeatureLoss,
                 tau=4.0,

@@ -37,6 +37,7 @@ STUDENTS = dict(
     joined=JOINED.format(method='cakd_logit_feature')
     + """
 _base_.distiller.balancer.update(ratio=0.5)
+_base_.distiller.distill_losses.loss_cakd.update(gamma=8.0)
 """
     + OF_ITS_OWN.format(more='distiller=_base_.distiller,'),
     nested="""

@@ -5,62 +5,30 @@ import fcntl
 import json
 import multiprocessing
 import os
-import random
 import runpy
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from tiny import CONFIGS
 
 from cakd_mm.visualization.history import logged_lines
-from research import plan, reproduce, runs
+from research import plan, reproduce
 from research.reproduce import Outcome, command_of, main, name_of, parse_args, select
 
-TRAIN, TOOL = (CONFIGS.parent / 'tools' / f'{x}.py' for x in ('train', 'reproduce'))
+TOOL = CONFIGS.parent / 'tools' / 'reproduce.py'
 WORDS = ['--table', 'digits', '--methods', 'CAKD logit', '--epochs', '2']
 WORDS += ['--seeds', '1', '--jobs', '2', '--out', 'results']
 NAME = 'table_digits_CAKD-logit_2e_1s'
 TEACHER, STUDENT = 'resnet20_digits_2e_seed0', 'resnet8_digits_30e_2e_seed0'
 CAKD = 'digits_logit_2e_seed0'
 RUNS = {TEACHER, STUDENT, CAKD}
-
-
-class Forked:
-    """What ``subprocess.Popen`` is to a run, as a fork: importing takes longer."""
-
-    def __init__(self, command, *, stdout, stderr, env, pass_fds, preexec_fn):
-        def run():
-            preexec_fn()
-            for stream in (1, 2):
-                os.dup2(stdout.fileno(), stream)
-            sys.stdout = sys.stderr = os.fdopen(1, 'w', buffering=1)
-            [lock] = pass_fds
-            for others in ((3, lock), (lock + 1, os.sysconf('SC_OPEN_MAX'))):
-                os.closerange(*others)
-            os.environ.update(env)
-            # A process that began anew would draw other numbers unless it is told.
-            for seed in (random.seed, np.random.seed, torch.seed):
-                seed()
-            sys.argv = command[command.index(str(TRAIN)) :]
-            runpy.run_path(str(TRAIN), run_name='__main__')
-
-        self.process = multiprocessing.get_context('fork').Process(target=run)
-        self.process.start()
-        self.kill, self.wait = self.process.kill, self.process.join
-
-    def poll(self):
-        self.process.join(0)
-        return self.process.exitcode
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -74,8 +42,6 @@ def _short_runs():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, 'length_options', shorter)
-        forks = SimpleNamespace(Popen=Forked, STDOUT=subprocess.STDOUT)
-        patch.setattr(runs, 'subprocess', forks)
         yield
 
 
@@ -152,7 +118,6 @@ def tables(tmp_path_factory):
         assert process.exitcode == -signal.SIGKILL
         assert not (run / 'result.json').is_file()
         went_on[name] = next_epoch(run)
-        time.sleep(1)  # because mmengine names a start's log by its second
     result = Path('work_dirs/reproduce/resident', CAKD, 'result.json')
     process = start(killed, result)
     process.join(300)

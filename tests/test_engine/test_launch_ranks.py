@@ -117,7 +117,7 @@ def test_ranks_that_were_started_again_do_not_meet_dead_ones(monkeypatch, device
         torch.set_num_threads(1)
         os.environ['RANK'] = os.environ['LOCAL_RANK'] = str(rank)
         time.sleep(rank)
-        cfg = settings(20)
+        cfg = settings(60)
         cfg.env_cfg.dist_cfg.backend = 'gloo'
         launch.join_ranks(cfg)
         total = torch.ones(1)
