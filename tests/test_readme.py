@@ -6,8 +6,10 @@ import shlex
 import yaml
 from mmrazor.registry import MODELS
 from pages import ROOT, blocks, check_losses, losses_of, train_page
+from tiny import CONFIGS
 
 from cakd_mm.utils.net_names import named_net
+from cakd_mm.utils.tools import tool
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 MOST_WORDS = 900
@@ -29,7 +31,7 @@ def test_a_pair_of_your_own(tmp_path):
 
 def test_one_command_for_your_own_images(monkeypatch):
     """tests/test_own_images runs it with small nets; these are the README's."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(tool('distill.py').parent))
     from distill import parse_args
 
     (line,) = blocks('README.md', 'bash', heading='Your own images')
@@ -52,7 +54,7 @@ def test_the_table_has_every_method_with_its_losses_and_its_paper():
     )
     found = {readme: (name, paper) for name, readme, _, paper in rows}
     expected = {}
-    for file in (ROOT / 'configs').glob('*/metafile.yml'):
+    for file in CONFIGS.glob('*/metafile.yml'):
         for collection in yaml.safe_load(file.read_text())['Collections']:
             if collection.get('Paper'):
                 paper = collection['Paper']['URL']
