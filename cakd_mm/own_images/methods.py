@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ..utils.errors import describe, nearest
-from ..utils.tools import PACKAGE
+from ..utils.hub import MIM
 
-FOLDER = PACKAGE / '.mim' / 'configs' / '_base_' / 'methods'
+FOLDER = MIM / 'configs' / '_base_' / 'methods'
 SHORT = {'cakd': 'cakd_logit'}
 SHARED = 'logits'  # what bases begin with, and no method
 

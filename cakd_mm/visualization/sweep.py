@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from ..utils.errors import describe
 from ..utils.extract import EXTRACTED
-from ..utils.tools import PACKAGE
+from ..utils.hub import MIM
 from .history import LOG, History, configs_of, is_run, mean_curve, read_history
 
 MOST_LEAVES = 8
@@ -223,7 +223,7 @@ def name_of(stem: str) -> str:
 @cache
 def default_runtime() -> Settings:
     """Return the runtime that the shipped configs begin with."""
-    path = PACKAGE / '.mim' / 'configs' / '_base_' / 'default_runtime.py'
+    path = MIM / 'configs' / '_base_' / 'default_runtime.py'
     return settings_of(Config.fromfile(path, import_custom_modules=False).to_dict())
 
 
