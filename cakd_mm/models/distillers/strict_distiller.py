@@ -402,7 +402,7 @@ class StrictDistiller(ConfigurableDistiller):
             if hasattr(recorder, 'key'):  # a tap, which raises an error of its own
                 recorder.key = key
             is_unused = isinstance(recorder, TapRecorder) and name not in used
-            if is_unused and not recorder.is_in(model):
+            if is_unused and recorder.is_lacking(model):
                 # A base records what several methods need, and not every net has it.
                 del recorders[name]
             source, known = recorder.source, sources.get(type(recorder).__name__)

@@ -3,10 +3,11 @@
 from .dry_run import DryRun, dry_run, forget_dry_run
 from .known_nets import teach_token_apart
 from .point import Point
-from .points import find_point, points_of
+from .points import NAMES, find_point, points_of
 from .scores import classes_of, classifier_of
 
 __all__ = [
+    'NAMES',
     'DryRun',
     'Point',
     'classes_of',

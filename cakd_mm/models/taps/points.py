@@ -12,6 +12,14 @@ from .point import Point
 from .scores import find_scores
 from .stages import find_stages
 
+# What the places are called that nets may have.
+NAMES = frozenset(
+    (
+        *('logits', 'classifier', 'pooled', 'loss_inputs', 'tokens', 'class_token'),
+        *(f'stage{i}{end}' for i in (1, 2, 3, 4) for end in ('', '_pre', '_norm')),
+    )
+)
+
 
 def points_of(net: nn.Module) -> dict[str, Point]:
     """Return the places of a net by name.
