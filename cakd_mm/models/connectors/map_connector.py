@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from mmrazor.models.architectures.connectors import ConvModuleConnector
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..averages import averaged
+from ..resizing import resize
 from .teacher_width import TeacherWidth
 
 
@@ -53,13 +52,3 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
         if self.size is not None:
             feature = resize(feature, self.size)
         return super().forward_train(feature)
-
-
-def resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring a map (N, C, H, W) to ``size``: average down, interpolate up."""
-    here = tuple(feature.shape[2:])
-    if here == size:
-        return feature
-    if here[0] >= size[0] and here[1] >= size[1]:
-        return averaged(feature, size)
-    return F.interpolate(feature, size, mode='bilinear', align_corners=False)
