@@ -53,7 +53,11 @@ def resize_tokens(tokens: Tensor, grid: Grid, size: Grid) -> Tensor:
 
 
 def grid_of(
-    count: int, extra_tokens: int = 0, grid: Grid | None = None, key: str = 'grid'
+    count: int,
+    extra_tokens: int = 0,
+    grid: Grid | None = None,
+    key: str = 'grid',
+    remedy: str | None = None,
 ) -> Grid:
     """Return the height and width of the grid in which tokens lie.
 
@@ -64,6 +68,8 @@ def grid_of(
         grid (tuple[int, int], optional): Height and width, as the user wrote them.
             Defaults to None: a square.
         key (str): Config key of ``grid``, for the error. Defaults to ``'grid'``.
+        remedy (str, optional): What the error tells to do. Defaults to None: to
+            correct the number of extra tokens, or to write the grid.
 
     Raises:
         ValueError: the tokens of patches do not fill the grid, or no square.
@@ -77,9 +83,16 @@ def grid_of(
     problem += '(class and register tokens), and the other '
     shape = 'make no square' if grid is None else f'do not fill {height} x {width}'
     problem += f'{max(patches, 0)} {shape}.'
-    remedy = 'Correct the number of extra tokens, or write the height and width of the '
-    remedy += f'grid in patches, {key.rpartition(".")[2]}=(14, 14) for 196 of them.'
-    raise ValueError(describe(key, grid, problem, remedy))
+    raise ValueError(
+        describe(
+            key,
+            grid,
+            problem,
+            remedy
+            or 'Correct the number of extra tokens, or write height and width of the '
+            f'grid in patches, {key.rpartition(".")[2]}=(14, 14) for 196 of them.',
+        )
+    )
 
 
 def check_grid(key: str, value: Any) -> Grid | None:
