@@ -1,5 +1,6 @@
 """What the connectors that end in tokens of the teacher's number share."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +53,14 @@ class TeachersTokens(TokenConnector):
         self.extra = self.checked_choice('extra', extra, ('keep', 'drop'))
         self.teacher_grid = self.checked_grid('teacher_grid', teacher_grid)
 
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Ask for the widths, and for the numbers of tokens that make a difference."""
+        wanted = super().wanted_widths(cfg)
+        if cfg.get('extra') == 'drop':
+            del wanted['teacher_extra_tokens']
+        return wanted
+
     def as_teachers(
         self, extra: Tensor, patches: Tensor, grid: Grid, teacher: Any
     ) -> Tensor:
@@ -67,27 +76,24 @@ class TeachersTokens(TokenConnector):
         Raises:
             ValueError: the teacher's feature is no tokens, or fills no grid.
         """
+        seen = isinstance(teacher, Tensor)
+        if seen and teacher.dim() != 3:
+            raise ValueError(
+                f'{type(self).__name__} gives tokens, but the feature of the teacher '
+                f'has the shape {tuple(teacher.shape)}: tap tokens (N, L, C) there as '
+                f'well, or {how_to_fit(self.dims, teacher.dim())}.'
+            )
         count, size = extra.shape[1], self.teacher_grid or grid
         if self.extra == 'drop':
             count = 0
-        elif isinstance(teacher, Tensor) or self.teacher_extra_tokens is not None:
+        elif seen or self.teacher_extra_tokens is not None:
             count = self.known('teacher_extra_tokens')
-        if isinstance(teacher, Tensor):
-            size = self._grid_of_teacher(teacher, count)
+        if seen:
+            remedy = TEACHERS_OWN if self.extra == 'drop' else None
+            key, known = f'{type(self).__name__}.teacher_grid', self.teacher_grid
+            size = grid_of(teacher.shape[1], count, known, key, remedy)
         front = extra[:, :count]
         missing = count - front.shape[1]
         mean = patches.mean(1, keepdim=True).expand(-1, missing, -1)
         patches = resize_tokens(patches, grid, size)
         return self.fitted(torch.cat((front, mean, patches), 1))
-
-    def _grid_of_teacher(self, teacher: Tensor, count: int) -> Grid:
-        kind = type(self).__name__
-        if teacher.dim() != 3:
-            raise ValueError(
-                f"{kind} gives tokens, but the teacher's feature has the shape "
-                f'{tuple(teacher.shape)}: tap tokens (N, L, C) of the teacher as well, '
-                f'or {how_to_fit(self.dims, teacher.dim())}.'
-            )
-        remedy = TEACHERS_OWN if self.extra == 'drop' else None
-        key, known = f'{kind}.teacher_grid', self.teacher_grid
-        return grid_of(teacher.shape[1], count, known, key, remedy)
