@@ -1,6 +1,7 @@
 """Which connector leads from a feature to another, for errors."""
 
-# By the number of dimensions: a vector has 2, tokens have 3, a map has 4.
+# By the number of dimensions.
+KINDS = {4: 'a map (N, C, H, W)', 2: 'a vector (N, C)', 3: 'tokens (N, L, C)'}
 CONNECTORS = {
     (2, 2): 'PooledConnector',
     (3, 2): 'TokensToVectorConnector',
@@ -20,10 +21,11 @@ def how_to_fit(student: int, teacher: int) -> str:
         teacher (int): That of the teacher's.
     """
     name = CONNECTORS.get((student, teacher))
-    if name is None:
-        return 'tap a map (N, C, H, W) or tokens (N, L, C) of the student as well'
-    return (
-        f"give the student's a {name} (connectors=dict(fit=dict(type='{name}')) in "
-        "model.distiller, and connector='fit' in loss_forward_mappings), which finds "
-        "the teacher's width and size"
-    )
+    if name is not None:
+        return (
+            f"give the student's a {name} (connectors=dict(fit=dict(type='{name}')) in "
+            "model.distiller, and connector='fit' in loss_forward_mappings), which "
+            "finds the teacher's width and size"
+        )
+    ways = (f'{KINDS[dim]} with a {CONNECTORS[dim, teacher]}' for dim in (4, 3))
+    return f'tap of the student {" or ".join(ways)}'

@@ -31,6 +31,8 @@ class MapConnector(SeesTeacher, ConvModuleConnector):
             ``ConvModuleConnector``.
     """
 
+    gives = 4
+
     def __init__(
         self,
         in_channels: int,

@@ -1,16 +1,23 @@
 """What the connectors that bring a feature to the teacher's width share."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
+from ...utils.errors import describe
+from ..connector_names import CONNECTORS, KINDS
 from ..layout import channel_dim
-
-KINDS = {4: 'a map (N, C, H, W)', 2: 'a vector (N, C)', 3: 'tokens (N, L, C)'}
 
 
 class TeacherWidth:
-    """Fills in the widths that a config leaves out, and checks the feature."""
+    """Fills in the widths that a config leaves out, and checks the feature.
+
+    Attributes:
+        gives (int): Number of dimensions of what the connector gives.
+    """
+
+    gives: ClassVar[int] = 0
 
     @classmethod
     def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
@@ -28,18 +35,21 @@ class TeacherWidth:
             dims (tuple[int, ...]): How many dimensions it may have. Defaults to those
                 of maps, vectors and tokens.
         """
-        shape, kind = tuple(feature.shape), type(self).__name__
-        if feature.dim() not in dims:
+        kind, is_tensor = type(self).__name__, isinstance(feature, Tensor)
+        dim = feature.dim() if is_tensor else 0
+        if dim not in dims:
+            problem = f'It got a {type(feature).__name__}'
+            problem += f' of shape {tuple(feature.shape)}.' if is_tensor else '.'
             *others, last = (KINDS[dim] for dim in dims)
-            kinds = f'{", ".join(others)} or {last}' if others else last
-            raise ValueError(
-                f'{kind} got a feature of shape {shape}: tap {kinds}; of a module that '
-                'returns a tuple write data_idx=0.'
-            )
+            remedy = f'Tap {", ".join(others)} or {last}' if others else f'Tap {last}'
+            remedy += '; of a module that returns a tuple write data_idx=0'
+            if name := CONNECTORS.get((dim, self.gives)):
+                remedy += f"; for {KINDS[dim]} write type='{name}'"
+            raise ValueError(describe(f'{kind}.type', kind, problem, f'{remedy}.'))
         width = feature.shape[channel_dim(feature)]
         if expected not in (None, width):
             raise ValueError(
                 f"{kind}.in_channels={expected}, but the student's feature has {width} "
-                f'channels ({shape}): write in_channels={width} in '
+                f'channels ({tuple(feature.shape)}): write in_channels={width} in '
                 'model.distiller.connectors, or tap another module.'
             )

@@ -36,6 +36,7 @@ class TeachersTokens(TokenConnector):
         ValueError: a setting is out of range.
     """
 
+    gives = 3
     counts: ClassVar[dict[str, str]] = {'teacher_extra_tokens': 'teacher_extra_tokens'}
 
     def __init__(

@@ -37,6 +37,8 @@ class TokensToMapConnector(TokenConnector):
         ValueError: a setting is out of range.
     """
 
+    gives = 4
+
     def __init__(
         self,
         in_channels: int | None = None,

@@ -31,6 +31,7 @@ class TokensToVectorConnector(TokenConnector):
         ValueError: a setting is out of range.
     """
 
+    gives = 2
     sees_teacher = False  # A vector has no size.
 
     def __init__(

@@ -237,9 +237,14 @@ MAPS = torch.zeros(2, 3, 2, 2).double()
             KINDS[2],
             dict(extra_tokens=1),
             [MAPS],
-            r'got a feature.*tap tokens \(N, L, C',
+            r"Tap tokens \(N, L, C\);.* for a map .*'MapConnector'",
         ),
-        (KINDS[0], {}, [TOKENS], r'got a feature.*tap a map \(N, C, H, W\);'),
+        (
+            KINDS[0],
+            {},
+            [TOKENS],
+            r"Tap a map \(N, C, H, W\);.*='TokensConnector'",
+        ),
         (KINDS[0], {}, [MAPS, TOKENS], 'teacher_extra_tokens` = None: How many'),
         (KINDS[0], {}, [MAPS, MAPS], r'\(2, 3, 2, 2\): tap tokens.*MapConnector'),
         (
