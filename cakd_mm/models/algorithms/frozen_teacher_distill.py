@@ -10,7 +10,12 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
-from mmpretrain.models import BaseClassifier, ClsHead
+from mmpretrain.models import (
+    BaseClassifier,
+    ClsHead,
+    HuggingFaceClassifier,
+    TimmClassifier,
+)
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
@@ -32,6 +37,7 @@ from ...utils.net_config import net_config
 from ...utils.random_states import torch_states_kept
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
+from ..distillers.compared_classes import compares_classes
 from ..distillers.distiller_config import HEAD, check_by_class, scope_of
 from ..distillers.first_step import FirstStep
 from ..distillers.head_trial import HeadTrial
@@ -128,7 +134,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Attributes:
         teacher_class_names (list[ClassNames]): What each teacher calls the classes, in
-            the order of its scores.
+            the order of its scores; empty if no loss compares what it scores.
         teacher_views (list[TeacherView]): What each teacher was trained on and sees.
     """
 
@@ -243,11 +249,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.student_ckpt = student_ckpt
         self.teacher_is_loaded = teachers.is_loaded
         self.save_teacher = save_teacher or not teachers.is_loaded
-        teachers.agree_with(self.student, self.data_preprocessor)
+        by_classes = compares_classes(self.distiller, self.teacher)
+        teachers.agree_with(self.student, self.data_preprocessor, by_classes)
         check_batch_augments(self.student, self.data_preprocessor, written)
         self.teacher_views = teachers.views
         self.teacher_image_map = teachers.image_map
-        self.teacher_class_names = teachers.class_names
+        self.teacher_class_names = teachers.class_names if by_classes else []
         self._identities = teachers.identities
         self.teacher_sha256, self.teacher_file = stored(self._identities)
         self.teacher_choice = stored_choice(self._identities)
@@ -469,8 +476,12 @@ def _required(name: str, part: Any) -> Any:
 
 
 def _concatenates(student: BaseModel) -> bool:
-    """Tell whether the student's head makes one tensor of its samples' labels."""
-    return getattr(type(student.head), '_get_loss', None) is ClsHead._get_loss
+    """Tell whether the student makes one tensor of its samples' labels."""
+    # A net of others makes it itself.
+    part: Any = getattr(student, 'head', None) or student
+    known = ClsHead, TimmClassifier, HuggingFaceClassifier
+    makes = getattr(type(part), '_get_loss', None)
+    return any(makes is kind._get_loss for kind in known)
 
 
 def _text(stored_text: Tensor | None) -> str | None:

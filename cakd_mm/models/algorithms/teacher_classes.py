@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...utils.class_names import Names, first_difference
 from ...utils.errors import describe, nearest
 from ...utils.random_states import torch_states_kept
+from ..scored_classes import classifier_of
 from .teacher_entries import Keys
 
 # Sizes of images on which a net is tried: no net takes all of them.
@@ -141,47 +142,79 @@ def _keep(
     net: nn.Module, places: list[int], images: Tensor, before: Tensor, key: str
 ) -> None:
     """Keep some rows of the classifier, and compare what the net then gives."""
-    head: Any = net.head
     count = before.shape[1]
-    layers = [name for name, _ in _classifiers(head, count)]
-    # The last one, or all where a head averages several, as DeiT's does.
-    for names in (layers[-1:], layers):
-        trial = deepcopy(head)
-        for name in names:
-            _cut(trial.get_submodule(name), places, count)
-        net.head = trial
-        found = _scores(net, images)
-        net.head = head
-        if _agree(found, before[:, places]):
+    for names in _classifiers(net, count):
+        whole = {name: net.get_submodule(name) for name in names}
+        for name, layer in whole.items():
+            _put(net, name, _cut(layer, places, count))
+        if _agree(_scores(net, images), before[:, places]):
             for name in names:
-                owner, _, leaf = name.rpartition('.')
-                setattr(head.get_submodule(owner), leaf, trial.get_submodule(name))
-            head.num_classes = len(places)
+                _count_anew(net, name, count, len(places))
             return
-    problem = f'The last layer of {type(head).__name__} cannot be cut to some classes.'
-    remedy = 'Use a teacher whose head ends in one Linear layer, LinearClsHead, say.'
+        for name, layer in whole.items():
+            _put(net, name, layer)
+    kind = type(getattr(net, 'head', None) or net).__name__
+    problem = f'The last layer of {kind} cannot be cut to some classes.'
+    remedy = 'Use a teacher that ends in one Linear layer, as LinearClsHead does, say.'
     raise ValueError(describe(key, places[:8], problem, remedy))
 
 
-def _classifiers(head: nn.Module, count: int) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers of a head that may score so many classes."""
-    for name, layer in head.named_modules():
-        is_map = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-        width = getattr(layer, 'out_channels' if is_map else 'out_features', None)
-        if width == count and (is_map or isinstance(layer, nn.Linear)):
-            yield name, layer
+def _classifiers(net: nn.Module, count: int) -> Iterator[list[str]]:
+    """Yield layers that may score so many classes, those to try first at first."""
+    start = 'head.' if getattr(net, 'head', None) is not None else ''
+    found = classifier_of(net)
+    layers = [
+        name
+        for name, layer in net.named_modules()
+        if name.startswith(start) and _width_of(layer) == count
+    ]
+    if found in layers:
+        yield [found]
+    # The last one, or all where a net averages several, as DeiT's does.
+    yield layers[-1:]
+    yield layers
 
 
-def _cut(layer: Any, places: list[int], count: int) -> None:
-    """Keep rows of a layer, each with all sub-centres that a class has."""
+def _width_of(layer: nn.Module) -> int | None:
+    """Return the width of a layer's output, if it may be a classifier."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    is_map = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+    return layer.out_channels if is_map else None
+
+
+def _put(net: nn.Module, name: str, layer: nn.Module) -> None:
+    """Replace a part of a net."""
+    owner, _, leaf = name.rpartition('.')
+    setattr(net.get_submodule(owner), leaf, layer)
+
+
+def _count_anew(net: nn.Module, name: str, before: int, now: int) -> None:
+    """Correct the numbers of classes that the parts around a layer hold."""
+    head: Any = getattr(net, 'head', None)
+    if head is not None:
+        head.num_classes = now  # not all heads have noted it
+    parts = name.split('.')
+    for depth in range(len(parts)):
+        part: Any = net.get_submodule('.'.join(parts[:depth]))
+        for holder in (part, getattr(part, 'config', None)):
+            for number in ('num_classes', 'num_labels'):
+                if getattr(holder, number, None) == before:
+                    setattr(holder, number, now)
+
+
+def _cut(layer: nn.Module, places: list[int], count: int) -> nn.Module:
+    """Return a layer with some rows, each with all sub-centres that a class has."""
+    cut: Any = deepcopy(layer)
     for name in ('weight', 'bias'):
-        old = getattr(layer, name, None)
+        old = getattr(cut, name, None)
         if old is not None:
             rows = old.unflatten(0, (count, -1))[places].flatten(0, 1)
-            setattr(layer, name, nn.Parameter(rows, old.requires_grad))
+            setattr(cut, name, nn.Parameter(rows, old.requires_grad))
     for name in ('out_channels', 'out_features'):
-        if hasattr(layer, name):
-            setattr(layer, name, len(places))
+        if hasattr(cut, name):
+            setattr(cut, name, len(places))
+    return cut
 
 
 def _try(net: nn.Module, key: str) -> tuple[Tensor, Tensor]:

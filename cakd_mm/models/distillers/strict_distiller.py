@@ -30,6 +30,7 @@ from ..losses.base import (
 )
 from ..recorders.head_recorder import HeadRecorder, is_head
 from ..recorders.watched import watch_all
+from ..scored_classes import gives_scores
 from ..statistics import RunningMean, share_rows, update_means
 from .distiller_config import (
     GROUPS,
@@ -401,6 +402,8 @@ class StrictDistiller(ConfigurableDistiller):
                 recorder.key = key
             source, known = recorder.source, sources.get(type(recorder).__name__)
             if known is not None and source not in known:
+                if source.partition('.')[0] == 'head' and not gives_scores(model):
+                    problem += ' It has no classifier, so only its features can teach.'
                 remedy = f'Like it: {nearest(source, known)}.'
                 raise ValueError(describe(key, source, problem, remedy))
 
