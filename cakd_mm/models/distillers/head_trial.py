@@ -287,8 +287,7 @@ def blind_losses(
     if not fed:
         return []
     plain, again, *shifted = (
-        _run(head_of(student), call, {}, [], shift)[0]
-        for shift in (0.0, 0.0, *SHIFTS)
+        _run(head_of(student), call, {}, [], shift)[0] for shift in (0.0, 0.0, *SHIFTS)
     )
     if _differ(plain, again, ROUNDING):
         raise RuntimeError(ITS_OWN_NUMBERS)
