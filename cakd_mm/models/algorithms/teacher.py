@@ -29,7 +29,7 @@ from ...utils.checkpoint import (
     require_file,
     spell_out,
 )
-from ...utils.class_names import names_in_checkpoint
+from ...utils.class_names import names_in_checkpoint, names_in_net
 from ...utils.config_text import values_in
 from ...utils.errors import describe
 from ...utils.net_config import net_config
@@ -97,7 +97,7 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
     built = Teacher(entry, keys, net, size, gives_scores=gives_scores(net))
     if not built.gives_scores:
         _refuse_choice(entry, keys)
-    names = None
+    names = own_names = None
     if entry.ckpt is None:
         net.init_weights()
         text = 'The teacher has random weights (allow_random_teacher=True): it knows '
@@ -110,16 +110,22 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
         load_strictly(net, weights, keys.ckpt, entry.ckpt, wrong)
         built.sha256 = fingerprint(net.state_dict())
         print_log(_introduce(built, entry.ckpt, content), 'current')
-        names = names_in_checkpoint(content) if built.gives_scores else None
+        if built.gives_scores:
+            names = names_in_checkpoint(content)
+            own_names = names_in_net(net)
         meta = content.get('meta')
         meta = meta if isinstance(meta, Mapping) else {}
         # MMCV's runner called it otherwise.
         built.trained_with = values_in(meta.get('cfg', meta.get('config')))
     if entry.classes is not None:
+        names = names or own_names
         built.class_names = choose_classes(net, entry.classes, names, keys.classes)
         print_log(_chosen(built.class_names, keys.classes), 'current')
     elif names is not None:
         built.class_names = ClassNames(names)
+    elif own_names is not None:
+        # They may be another spelling of the data's, since no set of images gave them.
+        built.class_names = ClassNames(own_names, own_names)
     built.class_names = replace(
         built.class_names, keys=keys, file=str(entry.ckpt or 'a random teacher')
     )
