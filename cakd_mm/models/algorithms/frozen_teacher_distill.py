@@ -45,7 +45,8 @@ from ..losses.base import losses_of
 from ..recorders.watched import watch_all
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .converted_norms import ConvertedNorms
-from .teacher import build_net, check_batch_augments, naming_net
+from .named_nets import naming_net
+from .teacher import build_net, check_batch_augments
 from .teacher_classes import ClassNames
 from .teacher_entries import TeacherEntry
 from .teacher_identity import (
@@ -397,7 +398,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Run the teacher, so that its recorders record."""
         batch_inputs = self.teacher_inputs(batch_inputs)
         if self.teacher_runtime is None:
-            with naming_net(self.teacher, 'model.teacher'):
+            size = (
+                None if self.teacher_image_map is None else self.teacher_image_map.size
+            )
+            with naming_net(self.teacher, 'model.teacher', size):
                 self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()

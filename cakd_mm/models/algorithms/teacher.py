@@ -2,9 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.arguments import check_part, require_part
-from ...utils.building import build_part, naming_use, places_of, settings_of
+from ...utils.building import build_part
 from ...utils.checkpoint import (
     fingerprint,
     hash_of,
@@ -175,23 +173,6 @@ def build_net(net: dict, key: str) -> BaseModel:
         remedy = "Write type='ImageClassifier' with backbone, neck and head, say."
         raise TypeError(describe(f'{key}.type', net['type'], problem, remedy))
     return built
-
-
-def naming_net(net: nn.Module, key: str) -> AbstractContextManager[None]:
-    """Let errors of running a net name the key of the part that does not fit.
-
-    Args:
-        net (nn.Module): The net.
-        key (str): The key of its config.
-    """
-    return naming_use(type(net).__name__, key, '...', partial(_places, net, key))
-
-
-def _places(net: nn.Module, key: str) -> dict[str, tuple[str, Any]]:
-    """Return what an error of a net may be about: its parts, and the head's widths."""
-    parts = {name: getattr(net, name, None) for name in ('backbone', 'neck', 'head')}
-    kinds = {name: part and type(part).__name__ for name, part in parts.items()}
-    return places_of(kinds, key) | settings_of(parts['head'], f'{key}.head')
 
 
 def _introduce(teacher: Teacher, checkpoint: str, content: Mapping) -> str:

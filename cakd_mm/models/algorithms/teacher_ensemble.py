@@ -9,9 +9,11 @@ from mmengine.model import BaseModel
 from mmpretrain.models import MultiLabelClsHead
 from torch import Tensor, nn
 
+from ...utils.compiling import is_compiling
 from ...utils.errors import describe
 from ..losses.base import in_float32
 from ..scored_classes import classes_of, gives_scores
+from .named_nets import naming_net
 
 KEY = 'model.teacher'
 
@@ -126,9 +128,15 @@ class TeacherEnsemble(BaseModel):
             TypeError: a teacher of several with a classifier gives no tensor.
         """
         outputs = {}
-        for name in self.names:
-            own = self.image_maps[name](inputs) if name in self.image_maps else inputs
-            outputs[name] = getattr(self, name)(own, mode='tensor')
+        for index, (name, net) in enumerate(self.teachers.items()):
+            mapped: Any = dict(self.image_maps.items()).get(name)
+            own = inputs if mapped is None else mapped(inputs)
+            if is_compiling():
+                outputs[name] = net(own, mode='tensor')
+                continue
+            size = None if mapped is None else mapped.size
+            with naming_net(net, f'{KEY}.{index}.net', size):
+                outputs[name] = net(own, mode='tensor')
         if self.head is None:
             return outputs
         for name in self._scoring if len(self._scoring) > 1 else ():

@@ -7,6 +7,7 @@ import torch
 from mmpretrain.structures import DataSample
 from tiny import algorithm, build, digits_config
 
+from cakd_mm.models.algorithms.teacher_classes import ClassNames
 from cakd_mm.models.distillers import head_trial
 
 timm = pytest.importorskip('timm')
@@ -123,7 +124,7 @@ def test_those_with_a_classifier_are_averaged(tmp_path):
 def test_none_with_a_classifier(tmp_path):
     model = algorithm(config(tmp_path, ['dino'], logits=False))
     assert model(**batch_of(model), mode='loss')['distill.loss_feature'] > 0
-    match = r"teacher_recorders\.logits\.source` = 'head'.*no classifier"
+    match = r'teacher_recorders\.logits\.source.*no classifier'
     with pytest.raises(ValueError, match=match):
         algorithm(config(tmp_path, ['dino']))
 
@@ -146,6 +147,16 @@ def test_a_teacher_of_features_is_not_scored(tmp_path, make_runner):
     cfg.val_cfg = dict(type='StudentTeacherValLoop')
     with pytest.raises(ValueError, match=r'val_cfg\.type.*no classifier'):
         make_runner(cfg).val()
+
+
+def test_images_of_another_size_are_named(tmp_path):
+    fixed = dict(net=dict(dynamic_img_size=False))
+    cfg = config(tmp_path, ('dino', 'timm'), dino=fixed)
+    cfg.model.teacher[0].net.pop('data_preprocessor')
+    model = algorithm(cfg)
+    match = r'model\.teacher\.0\.net\.data_preprocessor\.size` = None.* Input height'
+    with pytest.raises(ValueError, match=match):
+        model(**batch_of(model), mode='loss')
 
 
 @pytest.mark.parametrize('options', [{}, dict(save_teacher=True)])
@@ -261,3 +272,57 @@ def test_a_softmax_is_blind_to_what_a_sigmoid_of_timm_sees(tmp_path, monkeypatch
     assert len(lines) == 1
     assert 'own loss of TimmClassifier does' in lines[0]
     assert 'SigmoidKDLoss' in lines[0]
+
+
+class TestHuggingFace:
+    """A net that names its classes in its config."""
+
+    NAMES = tuple('abcdefghij')
+
+    @pytest.fixture
+    def config(self, tmp_path):
+        """Return what makes a config of a teacher with these classes."""
+        transformers = pytest.importorskip('transformers')
+
+        def make(names=self.NAMES, **options):
+            kind = transformers.ViTConfig(
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+                image_size=16,
+                patch_size=8,
+                id2label=dict(enumerate(names)),
+                label2id={name: index for index, name in enumerate(names)},
+            )
+            kind.save_pretrained(tmp_path / 'net')
+            net = dict(type='HuggingFaceClassifier', model_name=str(tmp_path / 'net'))
+            return alone(tmp_path, net, **options)
+
+        return make
+
+    def test_other_orders_are_found_and_other_spellings_are_not(self, config):
+        [theirs] = algorithm(config()).teacher_class_names
+        spelled = ClassNames(('A', *self.NAMES[1:]))
+        assert spelled.first_difference(theirs) is None
+        turned = ClassNames(self.NAMES[::-1])
+        assert turned.first_difference(theirs) == (0, 'j', 'a')
+        unnamed = [f'LABEL_{index}' for index in range(10)]
+        [theirs] = algorithm(config(unnamed)).teacher_class_names
+        assert theirs.scored is None
+
+    def test_classes_are_chosen_by_name(self, config):
+        names = (*self.NAMES, 'k', 'l')
+        chosen = ['l', *self.NAMES[:9]]
+        cfg = config(names, teacher_classes=chosen)
+        net = {k: v for k, v in cfg.model.teacher.items() if k != '_scope_'}
+        whole = loaded(dict(net=net, ckpt=cfg.model.teacher_ckpt))
+        model = algorithm(cfg)
+        images = batch_of(model)['inputs']
+        torch.testing.assert_close(
+            model.teacher(images, mode='tensor'),
+            whole(images, mode='tensor')[:, [11, *range(9)]],
+        )
+        assert model.teacher_class_names[0].scored == tuple(chosen)
+        with pytest.raises(ValueError, match=r'Give model\.teacher\.num_labels and'):
+            algorithm(config(names))
