@@ -398,9 +398,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Run the teacher, so that its recorders record."""
         batch_inputs = self.teacher_inputs(batch_inputs)
         if self.teacher_runtime is None:
-            size = (
-                None if self.teacher_image_map is None else self.teacher_image_map.size
-            )
+            mapped = self.teacher_image_map
+            size = None if mapped is None else mapped.size
             with naming_net(self.teacher, 'model.teacher', size):
                 self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
