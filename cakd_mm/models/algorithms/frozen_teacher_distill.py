@@ -480,11 +480,9 @@ def _required(name: str, part: Any) -> Any:
 
 def _concatenates(student: BaseModel) -> bool:
     """Tell whether the student makes one tensor of its samples' labels."""
-    # A net of others makes it itself.
-    part: Any = getattr(student, 'head', None) or student
-    known = ClsHead, TimmClassifier, HuggingFaceClassifier
-    makes = getattr(type(part), '_get_loss', None)
-    return any(makes is kind._get_loss for kind in known)
+    kinds = ClsHead, TimmClassifier, HuggingFaceClassifier
+    own = getattr(type(getattr(student, 'head', student)), '_get_loss', None)
+    return any(own is kind._get_loss for kind in kinds)
 
 
 def _text(stored_text: Tensor | None) -> str | None:
