@@ -57,7 +57,11 @@ def test_what_a_config_says_of_its_images_and_imports(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'kind', 'text'),
     [
-        ('timm:resnet18', ValueError, "'timm' are not known"),
+        (
+            'tim:resnet18',
+            ValueError,
+            "'tim' are not known. Write NAME, mmpretrain:NAME",
+        ),
         # mmpretrain has two nets of this name.
         ('tiny_224', ValueError, "'hivit/tiny_224'"),
         ('resnet81', ValueError, "Like it: 'resnet"),
