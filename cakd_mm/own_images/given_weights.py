@@ -1,7 +1,7 @@
 """What a person's checkpoint is to a net: the net itself, or its beginning."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,14 @@ class GivenWeights:
     def shown(self) -> str:
         """Return what the file is, for the person who gave it."""
         if self.is_whole:
-            return f'{self.file} knows these classes.'
-        return f'Training begins with {self.file}, all but its classifier.'
+            return f'{self.file} is the net itself, because it knows these classes.'
+        return f'training begins with {self.file}, which knows other classes.'
+
+    def as_beginning(self, classes: int) -> 'GivenWeights':
+        """Return what the file is to a net that only scores so many classes."""
+        if self.chosen is None:
+            return self
+        return replace(self, is_whole=False, classes=classes, chosen=None)
 
     def save_renamed(self, path: Path) -> None:
         """Write the weights as a checkpoint of mmpretrain."""

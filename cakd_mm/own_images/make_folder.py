@@ -161,9 +161,9 @@ def _tried_nets(
     teacher = named_net(options.teacher, '--teacher')
     sizes = [options.size] if options.size else [training_size(sides), student.size]
     names = folders.classes
-    pupil = tried(student, '--student', files.student_ckpt, names, sizes)
+    pupil = tried(student, '--student', files.student_ckpt, names, sizes, True)
     sizes = [pupil.size, teacher.size]
-    return pupil, tried(teacher, '--teacher', files.teacher_ckpt, names, sizes)
+    return pupil, tried(teacher, '--teacher', files.teacher_ckpt, names, sizes, False)
 
 
 def _begins_with(net: TriedNet, name: str, path: Path) -> str | None:

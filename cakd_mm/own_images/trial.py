@@ -19,6 +19,7 @@ from ..models.algorithms.teacher import build_net
 from ..models.losses.base import losses_of
 from ..utils.errors import describe, start_of
 from ..utils.net_names import NamedNet, with_classes
+from ..utils.net_names.fitted import count_name
 from ..utils.random_states import torch_states_kept
 
 IMAGES = 4
@@ -79,8 +80,8 @@ def try_net(
         if isinstance(scores, Tensor) and scores.shape[-1] != classes:
             scored = scores.shape[-1]
             problem = f'It scores {scored} classes, and the images have {classes}.'
-            remedy = f'Write num_classes={classes} into its config, or name another '
-            remedy += 'net.'
+            remedy = f'Write {count_name(net)}={classes} into its config, or name '
+            remedy += 'another net.'
             raise ValueError(describe(key, named.name, problem, remedy))
         return size
     cause = start_of(errors[0], 200)

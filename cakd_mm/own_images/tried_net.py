@@ -1,8 +1,8 @@
 """A net that a person named: built, given its weights, and tried on random images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from mmengine.config import ConfigDict
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.class_names import Names
 from ..utils.net_names import NamedNet, with_classes, without_downloads
+from ..utils.net_names.fitted import COUNTS, count_name
 from .given_weights import GivenWeights, read_given_weights
 from .trial import built_quietly, try_net
 
@@ -53,6 +54,7 @@ def tried(
     file: str | None,
     classes: Names,
     sizes: Sequence[int | None],
+    is_taught: bool,
 ) -> TriedNet:
     """Build a net, read its weights and let it score images.
 
@@ -63,6 +65,7 @@ def tried(
         classes (tuple[str, ...]): Names of the images' classes.
         sizes (Sequence[int | None]): Of the images, in pixels; the first that it takes
             is its size. None is no size.
+        is_taught (bool): Whether it is the student, who scores these classes alone.
 
     Raises:
         FileNotFoundError, ValueError: the net or its weights cannot be used.
@@ -70,21 +73,15 @@ def tried(
     named.net, left_out = without_downloads(named.net)
     for source in left_out:
         print(f'{named.name} begins at random: nothing is downloaded ({source}).')
-
-    @cache
-    def build(count: int) -> BaseModel:
-        return built_quietly(named, key, count)
-
-    weights = None
-    if file is not None:
-        option = f'{key}-ckpt'
-        remedy = f'Give weights of {named.name}, or leave {option} out.'
-        weights = read_given_weights(file, named, classes, build, option, remedy)
-    elif named.weights is not None:
-        file = named.weights
-        remedy = f'Correct that file, or give others as {key}-ckpt.'
-        weights = read_given_weights(file, named, classes, build, key, remedy)
+    if 'model_name' in named.net and not any(x in named.net for x in COUNTS):
+        # What the package of the net takes by default is not what the images have.
+        name = count_name(built_quietly(named, key, len(classes)))
+        named.net[name] = len(classes)
+    build = cache(partial(built_quietly, named, key))
+    weights = _weights(named, key, file, classes, build)
     if weights is not None:
+        if is_taught:
+            weights = weights.as_beginning(len(classes))
         print(f'{named.name}: {weights.shown()}')
     count = weights.classes if weights else len(classes)
     net = build(count)
@@ -94,3 +91,22 @@ def tried(
         print(f'{named.name} takes no images of {wanted} pixels, and gets {size}.')
     norm = any(isinstance(x, _BatchNorm) for x in net.modules())
     return TriedNet(named, with_classes(named.net, count), count, size, norm, weights)
+
+
+def _weights(
+    named: NamedNet,
+    key: str,
+    file: str | None,
+    classes: Names,
+    build: Callable[[int], BaseModel],
+) -> GivenWeights | None:
+    """Read the weights that were given, or else those that came with the net."""
+    if file is not None:
+        key = f'{key}-ckpt'
+        remedy = f'Give weights of {named.name}, or leave {key} out.'
+    elif named.weights is not None:
+        file = named.weights
+        remedy = f'Save the net there again, or give weights as {key}-ckpt.'
+    else:
+        return None
+    return read_given_weights(file, named, classes, build, key, remedy)

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import describe, nearest
-from .fitted import with_classes, without_downloads
-from .named_net import NamedNet
-from .of_hugging_face import of_hugging_face
-from .of_mmpretrain import (
+from .config_nets import (
     FOLDERS,
     configs_of,
     index_names,
     net_of_config,
     net_of_index,
 )
-from .of_timm import of_timm, timm_names
-from .of_torchvision import of_torchvision, torchvision_names
+from .fitted import with_classes, without_downloads
+from .hugging_face_nets import of_hugging_face
+from .named import NamedNet
+from .timm_nets import of_timm, timm_names
+from .torchvision_nets import of_torchvision, torchvision_names
 
 __all__ = [
     'NamedNet',

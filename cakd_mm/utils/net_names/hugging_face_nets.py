@@ -11,7 +11,7 @@ import numpy as np
 
 from ..class_names import Names
 from ..errors import describe, start_of
-from .named_net import NamedNet, plain_net
+from .named import NamedNet, plain_net
 
 # The files that weights are saved as, the first of which is read.
 WEIGHTS = (

@@ -10,7 +10,7 @@ from mmpretrain.apis import ModelHub, list_models
 from ..net_config import net_config, read_named
 from ..training_images import preprocessing_of_files
 from ..type_names import as_written
-from .named_net import NamedNet
+from .named import NamedNet
 
 # The folders of configs that hold one net each, by package.
 OURS = 'cakd_mm'

@@ -3,7 +3,7 @@
 from torchvision import models
 
 from ..errors import describe, nearest
-from .named_net import NamedNet, in_pixels, plain_net
+from .named import NamedNet, in_pixels, plain_net
 
 
 def torchvision_names() -> list[str]:

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from ..errors import describe, nearest
-from .named_net import NamedNet, in_pixels, plain_net
+from .named import NamedNet, in_pixels, plain_net
 
 
 def timm_names() -> list[str]:
