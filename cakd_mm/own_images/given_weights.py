@@ -20,6 +20,7 @@ from ..utils.class_names import Names, names_in_checkpoint
 from ..utils.config_text import values_in
 from ..utils.errors import describe
 from ..utils.net_names import NamedNet
+from ..utils.published_weights import as_wanted
 from ..utils.training_images import preprocessing_of_files
 
 
@@ -33,10 +34,12 @@ class GivenWeights:
             perhaps.
         classes (int): How many classes the net has to have, to be given the weights or
             to be trained.
-        chosen (tuple[str], optional): The names of its classes that are wanted, in the
-            order of the images'. Defaults to None (all, in that order).
+        chosen (tuple, optional): Those of its classes that are wanted, in the order of
+            the images', by name or, where the file has no names, by their numbers.
+            Defaults to None (all, in that order).
         preprocessor (dict): ``mean``, ``std`` and ``to_rgb`` of its training, as far as
             the checkpoint says it. Defaults to {}.
+        has_classifier (bool): Whether it scores any classes. Defaults to True.
         renamed (dict[str, Tensor], optional): The weights as the net names them, where
             mmengine would not find them in the file. Defaults to None.
     """
@@ -44,15 +47,17 @@ class GivenWeights:
     file: str
     is_whole: bool
     classes: int
-    chosen: Names | None
+    chosen: tuple[str | int, ...] | None
     preprocessor: Mapping[str, Any]
+    has_classifier: bool = True
     renamed: Mapping[str, Tensor] | None = None
 
     def shown(self) -> str:
         """Return what the file is, for the person who gave it."""
         if self.is_whole:
-            return f'{self.file} is the net itself, because it knows these classes.'
-        return f'training begins with {self.file}, which knows other classes.'
+            return f'{self.file} knows these classes.'
+        other = 'knows other classes' if self.has_classifier else 'has no classifier'
+        return f'{self.file} {other}; training begins with it and a new classifier.'
 
     def as_beginning(self, classes: int) -> 'GivenWeights':
         """Return what the file is to a net that only scores so many classes."""
@@ -93,95 +98,103 @@ def read_given_weights(
         ValueError: it is no checkpoint, or not one of this net.
     """
     content = read_checkpoint(file, key, remedy)
-    weights = model_weights(content)
-    names = names_in_checkpoint(content)
-    if file == named.weights:
-        names = names or named.classes
+    in_checkpoint = names_in_checkpoint(content)
+    beside = named.classes if file == named.weights else None
+    names = in_checkpoint or beside
     meta = content.get('meta')
     trained = values_in(meta.get('cfg')) if isinstance(meta, Mapping) else {}
     seen = preprocessing_of_files(trained)
-    fitting = _Fit(weights, build, len(classes))
-    own = names if names is not None and len(names) == fitting.scored else None
+    fit = _Fit(model_weights(content), build, len(classes))
+    own = names if names is not None and len(names) == fit.scored else None
+    # mmengine looks for weights here alone.
     in_file = unwrapped(content.get('state_dict', content))
-    renamed = None if _reads(file, in_file, weights) else weights
+    is_found = all(
+        name in in_file and torch.equal(in_file[name], value)
+        for name, value in fit.weights.items()
+    )
 
-    def found(is_whole: bool, count: int, chosen: Names | None) -> GivenWeights:
-        return GivenWeights(file, is_whole, count, chosen, seen, renamed)
-
-    if own is None and fitting.loads(len(classes)):
-        return found(True, len(classes), None)
-    if own is not None and set(classes) <= set(own) and fitting.loads(len(own)):
-        return found(True, len(own), None if own == classes else classes)
+    given = GivenWeights(
+        file=file,
+        is_whole=False,
+        classes=len(classes),
+        chosen=None,
+        preprocessor=seen,
+        has_classifier=fit.scored is not None,
+        renamed=None if is_found else fit.weights,
+    )
+    if own is None and fit.loads(len(classes)):
+        return replace(given, is_whole=True)
+    if own is not None and set(classes) <= set(own) and fit.loads(len(own)):
+        numbers = tuple(own.index(name) for name in classes)
+        chosen = None if own == classes else classes if in_checkpoint else numbers
+        return replace(given, is_whole=True, classes=len(own), chosen=chosen)
     if any(name.startswith(STUDENT_PREFIX) for name in in_file):
         problem = 'It is a checkpoint of a distillation whose student is another net, '
         problem += 'or knows other classes.'
         remedy = 'Give the student.pth that lies beside it.'
         raise ValueError(describe(key, file, problem, remedy))
-    if fitting.lacking:
+    if fit.lacking:
         # Training would begin with random weights in their place, and nobody would
         # know.
-        problem = f'{len(fitting.lacking)} of the weights of {named.name} are not in '
-        problem += f'it, or of another shape: {fitting.lacking[0]}, say.'
+        problem = f'{len(fit.lacking)} of the weights of {named.name} are not in it, '
+        problem += f'or of another shape: {fit.lacking[0]}, say.'
         raise ValueError(describe(key, file, problem, remedy))
-    return found(False, len(classes), None)
+    return given
 
 
 class _Fit:
-    """How weights fit a net that is built for a number of classes.
+    """How the weights of a file fit a net that is built for a number of classes.
 
     Attributes:
-        scored (int | None): How many classes the weights score; None if they have no
+        weights (dict[str, Tensor]): Those of them that fit, as the net names them.
+        scored (int | None): How many classes they score; None if they have no
             classifier of this net.
         lacking (list[str]): Weights of the net, its classifier apart, that are missing
             or have another shape.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], build: Callable[[int], BaseModel], n: int
+        self, in_file: Mapping[str, Tensor], build: Callable[[int], BaseModel], n: int
     ) -> None:
         """Compare them, and find the classifier if its number of classes differs."""
-        self.weights, self.build = weights, build
+        self.in_file, self.build = in_file, build
         self.scored: int | None = n
         self.lacking: list[str] = []
         net = build(n).state_dict()
-        misfits = [
-            name
-            for name, value in net.items()
-            if name not in weights or weights[name].shape != value.shape
-        ]
+        named, _ = as_wanted(build(n), in_file)
+        shapes = {name: value.shape for name, value in named.items()}
+        misfits = [name for name, x in net.items() if shapes.get(name) != x.shape]
+        self.weights = {k: x for k, x in named.items() if k not in misfits}
         if not misfits:
             return
         # What has another shape for another number of classes is the classifier's.
         other = build(n + 1).state_dict()
-        counts = {
-            name: [a != b for a, b in zip(net[name].shape, x.shape, strict=True)]
+        places = {
+            name: [a != b for a, b in zip(x.shape, net[name].shape, strict=True)]
             for name, x in other.items()
             if x.shape != net[name].shape
         }
-        self.lacking = [name for name in misfits if name not in counts]
-        self.scored = next(
-            (
-                weights[name].shape[places.index(True)]
-                for name, places in counts.items()
-                if name in weights and weights[name].dim() == len(places)
-            ),
-            None,
+        # Other layers beside it (`head.layers`) are of the classifier too.
+        owners = {name.rpartition('.')[0].rpartition('.')[0] for name in places}
+        starts = tuple(f'{owner}.' for owner in owners - {''})
+        self.lacking = [
+            name
+            for name in misfits
+            if name not in places and not name.startswith(starts)
+        ]
+        counts = (
+            shapes[name][there.index(True)]
+            for name, there in places.items()
+            if len(shapes.get(name, ())) == len(there)
         )
+        self.scored = next(counts, None)
 
     def loads(self, classes: int) -> bool:
         """Return whether the net for so many classes takes exactly these weights."""
         if self.scored != classes:
             return False
         try:
-            load_strictly(self.build(classes), self.weights, '', '', '')
+            load_strictly(self.build(classes), self.in_file, '', '', '')
         except ValueError:
             return False
         return True
-
-
-def _reads(
-    file: str, in_file: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> bool:
-    """Return whether mmengine finds these weights in a file, under these names."""
-    is_torch = not file.endswith(('.safetensors', '.json'))
-    return is_torch and all(in_file.get(name) is x for name, x in weights.items())

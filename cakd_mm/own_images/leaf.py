@@ -1,13 +1,12 @@
 """The configs that are written for a person's images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from ..datasets.class_folders import ClassFolders
-from ..utils.class_names import Names
 from .methods import method_file
 from .settings import Settings
 
@@ -181,7 +180,7 @@ def student_text(
     method: str,
     teacher_ckpt: str,
     teacher_from: str | None,
-    chosen: Names | None,
+    chosen: Sequence[str | int] | None,
     work_dir: Path,
     teacher_size: int | None = None,
 ) -> str:
@@ -191,7 +190,8 @@ def student_text(
         method (str): The name of the method's base.
         teacher_ckpt (str): The teacher's weights, as an expression of Python.
         teacher_from (str, optional): The command that makes them.
-        chosen (tuple[str], optional): The teacher's classes that teach.
+        chosen (Sequence, optional): The teacher's classes that teach, by name or
+            number.
         work_dir (Path): Where it is trained.
         teacher_size (int, optional): What images are resized to for the teacher.
             Defaults to None (not at all).

@@ -28,7 +28,7 @@ from .trial import try_pair
 from .tried_net import TriedNet, tried
 
 # Weights that mmengine does not find in the file they come in.
-BEGINNING = '{}_begins.pth'
+BEGINNING = '{}_begins_with.pth'
 
 
 def make_folder(path: Path, options: Options) -> ResultFolder:

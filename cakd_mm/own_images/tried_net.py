@@ -83,6 +83,8 @@ def tried(
         if is_taught:
             weights = weights.as_beginning(len(classes))
         print(f'{named.name}: {weights.shown()}')
+        if not (weights.preprocessor or named.preprocessor):
+            print('Nothing says how its images were made; see mean and std in data.py.')
     count = weights.classes if weights else len(classes)
     net = build(count)
     wanted, *others = [size for size in sizes if size is not None]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from own_images import save_vit
 from tiny import CONFIGS, build
 
 from cakd_mm.utils.net_names import (
@@ -145,21 +146,8 @@ def test_a_package_that_is_missing(name, place, text, monkeypatch):
     assert text in str(error.value)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Return a folder that transformers has saved a net to, with a space in it."""
-    transformers = pytest.importorskip('transformers')
-    config = transformers.ViTConfig(
-        **dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1),
-        **dict(intermediate_size=8, image_size=32, patch_size=16),
-        id2label={0: 'cat', 1: 'dog'},
-    )
-    path = tmp_path / 'saved net'
-    transformers.ViTForImageClassification(config).save_pretrained(path)
-    return path
-
-
-def test_a_folder_of_hugging_face(folder, monkeypatch):
+def test_a_folder_of_hugging_face(tmp_path, monkeypatch):
+    folder = save_vit(tmp_path / 'saved net', ('cat', 'dog'))
     from transformers import EfficientNetImageProcessor, MobileViTImageProcessor
 
     found = named_net(f'hf:{folder}', KEY)
