@@ -10,7 +10,12 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
-from mmpretrain.models import BaseClassifier, ClsHead
+from mmpretrain.models import (
+    BaseClassifier,
+    ClsHead,
+    HuggingFaceClassifier,
+    TimmClassifier,
+)
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
@@ -469,8 +474,10 @@ def _required(name: str, part: Any) -> Any:
 
 
 def _concatenates(student: BaseModel) -> bool:
-    """Tell whether the student's head makes one tensor of its samples' labels."""
-    return getattr(type(student.head), '_get_loss', None) is ClsHead._get_loss
+    """Tell whether the student makes one tensor of its samples' labels."""
+    kinds = ClsHead, TimmClassifier, HuggingFaceClassifier
+    own = getattr(type(getattr(student, 'head', student)), '_get_loss', None)
+    return any(own is kind._get_loss for kind in kinds)
 
 
 def _text(stored_text: Tensor | None) -> str | None:
