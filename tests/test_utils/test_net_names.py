@@ -115,6 +115,11 @@ def test_nets_of_other_packages(name, mean, size):
     assert fitted.num_classes == 7
 
 
+def test_nets_of_torchvision_that_normalise_themselves():
+    assert named_net('torchvision:googlenet', KEY).net.transform_input is True
+    assert 'transform_input' not in named_net('torchvision:resnet18', KEY).net
+
+
 @pytest.mark.parametrize(
     ('name', 'text'),
     [

@@ -1,5 +1,7 @@
 """Nets of torchvision by name."""
 
+from inspect import signature
+
 from torchvision import models
 
 from ..errors import describe, nearest
@@ -24,5 +26,8 @@ def of_torchvision(rest: str, name: str, key: str) -> NamedNet:
         raise ValueError(describe(key, name, problem, f'Like it: {like}.'))
     images = models.get_model_weights(rest).DEFAULT.transforms()
     net = plain_net('TorchvisionClassifier', model_name=rest, num_classes=1000)
+    kind = signature(models.get_model_builder(rest)).return_annotation
+    if 'transform_input' in signature(kind).parameters:
+        net.transform_input = True  # as its published weights were trained
     seen = in_pixels(images.mean, images.std)
     return NamedNet(name, net, seen, size=images.crop_size[0])
