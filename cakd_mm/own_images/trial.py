@@ -28,15 +28,17 @@ IMAGES = 4
 @contextmanager
 def _trial() -> Iterator[None]:
     """Build nets without a word, and let later training draw the numbers it would."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
+    loggers = [MMLogger.get_current_instance(), logging.getLogger('transformers')]
+    levels = [logger.level for logger in loggers]
     scope = DefaultScope.overwrite_default_scope('mmpretrain')
-    logger.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with torch_states_kept(), scope, torch.no_grad():
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def built_quietly(named: NamedNet, key: str, classes: int) -> BaseModel:
