@@ -12,7 +12,7 @@ from tiny import CONFIGS, algorithm, build, digits_config
 
 from cakd_mm.models.algorithms import widths
 from cakd_mm.models.algorithms.teacher_ensemble import AveragingHead, TeacherEnsemble
-from cakd_mm.models.recorders.taps import points_of
+from cakd_mm.models.taps import points_of
 
 DEPTHS = dict(big=20, small=8)
 AVERAGES = ('logits', 'probabilities')
