@@ -362,6 +362,15 @@ def test_a_connector_sees_what_the_loss_gets_of_the_teacher(first, names):
     assert not teacher.requires_grad
 
 
+def test_the_teachers_own_connector_runs_once_and_sees_nothing():
+    places = dict(S=dict(connector='see'), T=dict(connector='other'))
+    model = build(distiller(STAGE, STAGE, dict(see=SEE, other=SEE), **places))
+    _, _, theirs = compared(model, STAGE, STAGE)
+    ((feature, teacher),) = model.distiller.connectors['other'].calls
+    assert feature is theirs and teacher is None
+    assert len(model.distiller.connectors['see'].calls) == 1
+
+
 def test_a_connector_sees_no_gradient_even_of_another_feature_of_the_student():
     cfg = distiller(STAGE, STAGE, dict(see=SEE), S=dict(connector='see'))
     cfg['student_recorders']['g'] = dict(
