@@ -15,6 +15,7 @@ with compat.quiet_imports():
     compat.write_types_by_name()
     compat.guard_readers()
     compat.checkpoint_whole_modules()
+    compat.let_nets_of_others_nest()
 
     from . import datasets, engine, models  # noqa: F401  (they register themselves)
     from .utils.hub import register_models

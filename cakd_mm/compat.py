@@ -95,6 +95,7 @@ def check_stack() -> str:
     _check_versions(family, {**current, **original})
     _check_files(found)
     _check_torchvision(found, family)
+    _check_transformers()
     return family
 
 
@@ -141,6 +142,23 @@ def _check_torchvision(found: dict[str, str], family: str) -> None:
             f'{found["torch"]} ({error}).',
             f'pip uninstall -y torch torchvision, then {_use(family)}, which takes '
             'both from one index',
+        )
+
+
+def _check_transformers() -> None:
+    """Take what mmengine takes of transformers where that is installed.
+
+    mmengine goes on without it after an ImportError, and ends with any other error.
+    """
+    try:
+        importlib.import_module('transformers').Adafactor  # noqa: B018
+    except (ImportError, AttributeError):
+        return
+    except Exception as error:  # its modules raise what the import of others raises
+        _refuse(
+            f'transformers cannot be imported ({error}).',
+            'pip install -U transformers, or pip uninstall -y transformers if no '
+            'config names a net of it',
         )
 
 
@@ -209,12 +227,59 @@ def import_mmrazor() -> None:
     limit = sys.getrecursionlimit()
     slow = deferred(*DEFERRED) if masked else nullcontext()
     with _masked_versions() if masked else nullcontext(), slow:
+        _leave_out_multimodal()
         from mmrazor.utils import register_all_modules
 
         register_all_modules(init_default_scope=False)
     # MMRazor's tracer raises the limit to a million, with which an endless recursion,
     # or deeply nested json, ends in a segmentation fault instead of an error.
     sys.setrecursionlimit(limit)
+
+
+# Its nets of images and text import what later versions of transformers lack.
+MULTIMODAL = Requirement('transformers<5')
+
+
+def _leave_out_multimodal() -> None:
+    """Let mmpretrain do without its nets of images and text where they are broken.
+
+    With pycocotools and any transformers >= 4.28 it imports them, which ends in a
+    TypeError for a transformers that is too new, or that takes PyTorch for missing. It
+    asks its own module for that, which is imported here before mmpretrain is.
+    """
+    name = 'mmpretrain.utils.dependency'
+    found = _installed('transformers', 'pycocotools')
+    if len(found) < 2 or name in sys.modules or _serves_multimodal():
+        return
+    package = importlib.util.find_spec('mmpretrain')
+    [folder] = (package and package.submodule_search_locations) or ['']
+    file = Path(folder, 'utils', 'dependency.py')
+    spec: Any = importlib.util.spec_from_file_location(name, file)
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.WITH_MULTIMODAL = False
+    module.register_multimodal_placeholder = _register_refusals
+    sys.modules[name] = module
+
+
+def _serves_multimodal() -> bool:
+    try:
+        transformers: Any = importlib.import_module('transformers')
+        is_old = MULTIMODAL.specifier.contains(transformers.__version__)
+        return is_old and transformers.is_torch_available()
+    except (ImportError, AttributeError):  # a part of it is missing
+        return False
+
+
+def _register_refusals(names: list[str], registry: Any) -> None:
+    """Register a function in the place of each net, which says what to install."""
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> NoReturn:
+        remedy = f"pip install '{MULTIMODAL}' with a PyTorch that it takes"
+        raise ImportError(f'{name} of mmpretrain needs {MULTIMODAL}: {remedy}.')
+
+    for name in names:
+        registry.register_module(name=name, module=partial(refuse, name))
 
 
 @contextmanager
@@ -377,6 +442,54 @@ def guard_readers() -> None:
     cifar.pickle = data_pickle
     yaml_handler.Loader = getattr(yaml, 'CFullLoader', yaml.FullLoader)
     package_utils.call_command = _refuse_to_install
+
+
+def let_nets_of_others_nest() -> None:
+    """Let a net of timm or of Hugging Face be a part of another model, and be resumed.
+
+    mmpretrain takes its own prefix out of the names of their weights in a new dict.
+    PyTorch takes such a dict from the outermost module alone. A student would be saved
+    by one name and looked for by another, and mmengine resumes it without a word.
+    """
+    from mmpretrain.models import HuggingFaceClassifier, TimmClassifier
+
+    kinds: tuple[Any, ...] = (TimmClassifier, HuggingFaceClassifier)
+    for kind in kinds:
+        kind._remove_state_dict_prefix = staticmethod(_without_model)
+        kind._add_state_dict_prefix = staticmethod(_with_model)
+        kind.__init__ = _keeping_pretrained(kind.__init__)
+
+
+def _keeping_pretrained(genuine: Callable) -> Callable:
+    """Return the maker of a net whose weights, where it has read any, stay.
+
+    mmengine initialises a model by the methods ``init_weights`` of its parts. Nets of
+    timm and of Hugging Face have one, which draws new weights.
+    """
+
+    @functools.wraps(genuine)
+    def make(self: Any, *args: Any, **kwargs: Any) -> None:
+        genuine(self, *args, **kwargs)
+        if any(kwargs.get(name) for name in ('pretrained', 'checkpoint_path')):
+            self.model.is_init = True
+
+    return make
+
+
+def _without_model(module: Any, weights: dict, prefix: str, *_: Any) -> None:
+    """Take ``model.`` out of the names of a net's weights, in place and in order."""
+    _rename(weights, f'{prefix}model.', prefix)
+
+
+def _with_model(weights: dict, prefix: str, *_: Any) -> None:
+    _rename(weights, prefix, f'{prefix}model.')
+
+
+def _rename(weights: dict, before: str, after: str) -> None:
+    for name in list(weights):
+        value = weights.pop(name)
+        is_own = name.startswith(before)
+        weights[after + name.removeprefix(before) if is_own else name] = value
 
 
 def _refuse_to_install(command: list[str]) -> NoReturn:

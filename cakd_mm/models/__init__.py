@@ -1,5 +1,6 @@
 from .algorithms import *  # noqa: F403
 from .backbones import *  # noqa: F403
+from .classifiers import *  # noqa: F403
 from .connectors import *  # noqa: F403
 from .data_preprocessors import *  # noqa: F403
 from .distillers import *  # noqa: F403

@@ -1,9 +1,11 @@
 """Reading, strictly loading and comparing weights."""
 
 import hashlib
+import importlib
+import json
 import os
 import pickle
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -11,14 +13,19 @@ from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from .data_pickle import load_data_only
 from .errors import describe, start_of
+from .published_weights import as_wanted
 
 STUDENT_PREFIX = 'architecture.'
+# Where a checkpoint may hold its weights, if it is not the weights themselves.
+HOLDERS = ('state_dict', 'model')
+# The end of the name of a list of files in which weights are shared out.
+INDEX = '.index.json'
 
 
 def is_remote(path: str) -> bool:
@@ -44,7 +51,10 @@ def require_file(path: str, key: str, remedy: str) -> None:
 
 
 def read_checkpoint(path: str, key: str, remedy: str) -> dict:
-    """Read a checkpoint of mmengine on the CPU; see :func:`require_file`.
+    """Read a checkpoint on the CPU, of mmengine or as other projects publish weights.
+
+    It may be a file of torch, of safetensors, or the ``*.index.json`` of several. For a
+    missing file see :func:`require_file`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -52,9 +62,9 @@ def read_checkpoint(path: str, key: str, remedy: str) -> dict:
             objects that only code can make.
     """
     download = partial(CheckpointLoader.load_checkpoint, map_location='cpu')
-    load = download if is_remote(path) else load_data_only
+    load = download if is_remote(path) else load_file
     checkpoint = _read(load, path, key, remedy)
-    _weights(checkpoint, ('state_dict',), path, key, remedy)
+    _weights(checkpoint, path, key, remedy)
     return checkpoint
 
 
@@ -68,8 +78,8 @@ def read_foreign_weights(path: str, key: str, remedy: str) -> dict[str, Tensor]:
         ValueError: the file is not a readable checkpoint, holds no weights, holds
             something else among them, or holds objects that only code can make.
     """
-    checkpoint = _read(load_data_only, path, key, remedy)
-    weights = _weights(checkpoint, ('state_dict', 'model'), path, key, remedy)
+    checkpoint = _read(load_file, path, key, remedy)
+    weights = _weights(checkpoint, path, key, remedy)
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             problem = f'{name!r} among the weights is a {type(value).__name__}.'
@@ -83,6 +93,40 @@ def _read(load: Callable[[str], Any], path: str, key: str, remedy: str) -> Any:
         return load(str(path))
     except Exception as error:  # a backend of mmengine has its own errors
         raise _unreadable(error, path, key, remedy) from error
+
+
+def load_file(file: str | os.PathLike | BinaryIO, map_location: Any = 'cpu') -> Any:
+    """Read a file of torch or of safetensors as data.
+
+    Args:
+        file: A path, or an open file. The ``*.index.json`` of a model names files
+            beside it, which are read in its place.
+        map_location: As of ``torch.load``. Defaults to the CPU.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        OSError: it cannot be opened.
+        Exception: it is no such file, or holds more than data.
+    """
+    if not isinstance(file, (str, os.PathLike)):
+        return load_data_only(file, map_location)
+    path = Path(file).expanduser()
+    if path.name.endswith(INDEX):
+        names = set(json.loads(path.read_text(encoding='utf-8'))['weight_map'].values())
+        parts = [load_file(path.parent / Path(x).name, map_location) for x in names]
+        return {name: value for part in parts for name, value in part.items()}
+    with path.open('rb') as opened:
+        # The size of the header, and then the header, which is JSON.
+        is_safe = opened.read(9)[8:] == b'{'
+    if not is_safe:
+        return load_data_only(path, map_location)
+    try:
+        safetensors: Any = importlib.import_module('safetensors.torch')
+    except ImportError as error:
+        text = 'it is a file of safetensors, which is not installed; type pip install '
+        raise ImportError(f'{text}safetensors') from error
+    weights = safetensors.load_file(path)
+    return {name: x.to(map_location) for name, x in weights.items()}
 
 
 def _unreadable(error: Exception, path: str, key: str, remedy: str) -> ValueError:
@@ -104,7 +148,7 @@ def load_for_mmengine(
         ValueError: the file is not a readable checkpoint, or holds more than data.
     """
     try:
-        checkpoint = load_data_only(file, map_location)
+        checkpoint = load_file(file, map_location)
     except pickle.UnpicklingError as error:
         remedy = 'Write the path of another file.'
         raise _unreadable(error, str(file), 'checkpoint', remedy) from error
@@ -129,16 +173,16 @@ def load_url(
     return load_for_mmengine(path, map_location)
 
 
-def _weights(
-    checkpoint: dict, names: Sequence[str], path: str, key: str, remedy: str
-) -> Mapping[str, Tensor]:
-    """Return the first of the entries ``names``, or else the whole checkpoint."""
-    weights = checkpoint
-    if isinstance(checkpoint, Mapping):
-        weights = next((checkpoint[x] for x in names if x in checkpoint), checkpoint)
+def _held(checkpoint: Mapping) -> Any:
+    """Return the first of the entries :data:`HOLDERS`, or else the whole checkpoint."""
+    return next((checkpoint[x] for x in HOLDERS if x in checkpoint), checkpoint)
+
+
+def _weights(checkpoint: Any, path: str, key: str, remedy: str) -> Mapping[str, Tensor]:
+    weights = _held(checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     values = weights.values() if isinstance(weights, Mapping) else ()
     if not any(isinstance(value, Tensor) for value in values):
-        problem = f'The file holds no `{"` or `".join(names)}`.'
+        problem = f'The file holds no `{"` or `".join(HOLDERS)}`.'
         raise ValueError(describe(key, path, problem, remedy))
     return weights
 
@@ -148,7 +192,7 @@ def model_weights(checkpoint: Mapping) -> dict[str, Tensor]:
 
     The prefix of a wrapper (``module.``) is removed.
     """
-    weights = unwrapped(checkpoint.get('state_dict', checkpoint))
+    weights = unwrapped(_held(checkpoint))
     return strip_prefix(weights, STUDENT_PREFIX) or weights
 
 
@@ -168,11 +212,15 @@ def load_strictly(
 ) -> None:
     """Load ``weights``, refusing anything missing, unexpected or of another shape.
 
+    Weights as other projects publish them are first converted to those of ``module``;
+    see :func:`~cakd_mm.utils.published_weights.as_wanted`.
+
     Raises:
         ValueError: the weights do not fit, which the message explains by every kind of
             mismatch, or hold nan or inf.
     """
     wanted = module.state_dict()
+    weights, notes = as_wanted(module, weights)
     problems = []
     for title, names in (
         ('missing', wanted.keys() - weights.keys()),
@@ -194,7 +242,11 @@ def load_strictly(
         text += 'the run that wrote it had diverged.'
         remedy = 'Give one that was written before, or train it again.'
         raise ValueError(describe(key, value, text, remedy))
-    module.load_state_dict(weights, strict=True)
+    # Some nets of others ask for the versions of their modules.
+    wanted.update(weights)
+    module.load_state_dict(wanted if hasattr(module, 'model') else weights, strict=True)
+    for note in notes:
+        print_log(f'{value}: {note}', 'current')
 
 
 def _first(names: Collection[str]) -> str:
@@ -204,8 +256,9 @@ def _first(names: Collection[str]) -> str:
 
 def _class_counts(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     """Say if the numbers of classes differ, because that means another dataset."""
+    last = next(reversed(list(wanted)), '')
     for name in wanted.keys() & weights.keys():
-        if name.startswith('head.') and wanted[name].ndim == 1:
+        if (name.startswith('head.') or name == last) and wanted[name].ndim == 1:
             got, want = len(weights[name]), len(wanted[name])
             if got != want:
                 return f' The file scores {got} classes, the config asks for {want}.'

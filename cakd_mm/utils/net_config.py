@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from mmengine.hub import get_config
+from mmengine.registry import MODELS
 
 from .errors import describe, nearest, start_of
 
@@ -106,6 +107,10 @@ def net_config(net: dict, key: str, read: tuple[str, ...] = ()) -> ConfigDict:
     """
     own = ConfigDict(copy.deepcopy(net))
     if 'cfg_path' not in own:
+        # Its parts are those of the project that its type names.
+        scope, dot, _ = str(own.get('type')).partition('.')
+        if dot and scope in MODELS.root.children:
+            own.setdefault('_scope_', scope)
         return own
     name, place = own.pop('cfg_path'), f'{key}.cfg_path'
     own.pop('_delete_', None)  # it was meant for a base that had no such net

@@ -13,6 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from ...utils.building import naming_use, places_of
 from ...utils.errors import describe
+from ...utils.model import in_eval
 from ...utils.type_names import class_name
 from ..checks import is_float_tensor
 from ..recorders.watched import tensors_of, watch_of
@@ -25,7 +26,7 @@ from .distiller_config import (
     side_of,
     without_connector,
 )
-from .rehearsal import in_eval, rehearsed
+from .rehearsal import rehearsed
 
 # A node of the graph, and which of its outputs.
 Edge = tuple[Any, int]

@@ -31,8 +31,10 @@ from ..losses.base import (
     terms_from,
 )
 from ..recorders.head_recorder import HeadRecorder, is_head
+from ..recorders.tap_recorder import TapRecorder, place_of
 from ..recorders.watched import watch_all
 from ..statistics import RunningMean, share_rows, update_means
+from ..taps import gives_scores
 from .connector_sequence import ConnectorSequence, connect, sees_teacher
 from .distiller_config import (
     GROUPS,
@@ -452,23 +454,43 @@ class StrictDistiller(ConfigurableDistiller):
             ParameterRecorder=parameters,
         )
         problem = f'The {side.split("_")[0]} has nothing of that name.'
-        for name, recorder in getattr(self, side).recorders.items():
+        recorders, used = getattr(self, side).recorders, self._used(side)
+        for name, recorder in list(recorders.items()):
             key = f'{HEAD}.{side}.{name}.source'
             if hasattr(recorder, 'key'):  # a tap, which raises an error of its own
                 recorder.key = key
+            is_unused = isinstance(recorder, TapRecorder) and name not in used
+            if is_unused and recorder.is_lacking(model):
+                # A base records what several methods need, and not every net has it.
+                del recorders[name]
             source, known = recorder.source, sources.get(type(recorder).__name__)
             if known is not None and source not in known:
+                if source.partition('.')[0] == 'head' and not gives_scores(model):
+                    problem += ' It has no classifier, so only its features can teach.'
                 remedy = f'Like it: {nearest(source, known)}.'
                 raise ValueError(describe(key, source, problem, remedy))
+
+    def _used(self, side: str) -> set[str]:
+        """Return the recorders of a net that feed a loss."""
+        return {
+            name
+            for mapping in self.loss_forward_mappings.values()
+            for record in mapping.values()
+            if side_of(record['from_student']) == side
+            for name in spread(record['recorder'], 1)
+        }
 
     def _record_without_labels(self, side: str, model: nn.Module) -> None:
         """Let the scores of heads be recorded as they are without labels."""
         recorders = getattr(self, side).recorders
         for name, recorder in recorders.items():
-            if type(recorder) is not ModuleOutputsRecorder:
+            source = recorder.source
+            if type(recorder) is TapRecorder:
+                source = place_of(model, source, recorder.key).module
+            elif type(recorder) is not ModuleOutputsRecorder:
                 continue
-            if is_head(model.get_submodule(recorder.source)):
-                recorders[name] = HeadRecorder(recorder.source)
+            if is_head(model.get_submodule(source)):
+                recorders[name] = HeadRecorder(source)
                 recorders[name].key = f'{HEAD}.{side}.{name}.source'
 
 

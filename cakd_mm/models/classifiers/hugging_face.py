@@ -1,0 +1,184 @@
+"""Nets of Hugging Face's transformers, built from a config without a download."""
+
+import importlib
+from typing import Any
+
+from mmpretrain.models import HuggingFaceClassifier
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ...utils.errors import describe, nearest, start_of
+from .plain_net import PlainNet
+
+# What such a net calls the token that stands for the whole image.
+CLASS_TOKENS = ('cls_token', 'class_embedding')
+
+
+def _transformers() -> Any:
+    """Import transformers, which takes a second, once a config names a net of it."""
+    try:
+        return importlib.import_module('transformers')
+    except ImportError as error:
+        text = f'transformers cannot be imported ({start_of(error, 200)}); '
+        raise ImportError(f'{text}type pip install -U transformers') from error
+
+
+def read_config(model_name: str | None, config: dict | None) -> Any:
+    """Return the config of a net of transformers, from a folder or from its values.
+
+    Args:
+        model_name (str, optional): A folder with a ``config.json``, or a name on the
+            hub whose config has been downloaded before.
+        config (dict, optional): The values in such a file, with ``model_type``.
+
+    Raises:
+        TypeError: not exactly one of the two is given.
+        ValueError: there is no such config, or no such kind of net.
+    """
+    auto = _transformers().AutoConfig
+    if (model_name is None) == (config is None):
+        problem = 'A net is built from one of model_name and config.'
+        remedy = "Write model_name='FOLDER', or config=dict(model_type='vit', ...)."
+        raise TypeError(describe('model_name', model_name, problem, remedy))
+    if config is None:
+        try:
+            # A folder may ask for code of its own, which is not run.
+            return auto.from_pretrained(
+                model_name, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            problem = f'There is no config to read ({start_of(error, 200)}).'
+            remedy = 'Name a folder with the config.json of the net. Nothing is '
+            remedy += 'downloaded.'
+            raise ValueError(
+                describe('model_name', model_name, problem, remedy)
+            ) from error
+    values = dict(config)
+    kind = values.pop('model_type', None)
+    known = importlib.import_module('transformers.models.auto').CONFIG_MAPPING
+    if kind not in known:
+        problem = 'transformers knows no net of that kind.'
+        remedy = f'Like it: {nearest(str(kind), known.keys())}.'
+        raise ValueError(describe('config.model_type', kind, problem, remedy))
+    # They name one where a kind has several classifiers. The default is the first.
+    return auto.for_model(kind, **{'architectures': [], **values})
+
+
+@MODELS.register_module()
+class HuggingFaceConfigClassifier(PlainNet, HuggingFaceClassifier):
+    """A classifier of transformers that is built without a download.
+
+    :class:`mmpretrain.HuggingFaceClassifier` needs a folder or the hub, this one does
+    with the values themselves, so that a config is whole::
+
+        dict(type='HuggingFaceConfigClassifier', num_classes=10,
+             config=dict(model_type='vit', hidden_size=192, num_attention_heads=3))
+
+    Args:
+        model_name (str, optional): A folder with a ``config.json``.
+        config (dict, optional): The values of such a file, in its place.
+        num_classes (int, optional): Number of classes. Defaults to None, that of the
+            config.
+        loss, train_cfg, data_preprocessor, init_cfg: As in
+            :class:`mmpretrain.HuggingFaceClassifier`.
+
+    Raises:
+        ImportError: transformers is not installed, or broken.
+        TypeError, ValueError: the config names no classifier of images.
+    """
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        config: dict | None = None,
+        num_classes: int | None = None,
+        loss: dict | nn.Module | None = None,
+        train_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        values = read_config(model_name, config)
+        if num_classes is not None:
+            values.num_labels = num_classes
+        if not _has_classifier(values):
+            problem = 'transformers has no classifier of images of that kind.'
+            remedy = "For a net without one, write type='HuggingFaceBackbone'."
+            key = 'config.model_type'
+            raise ValueError(describe(key, values.model_type, problem, remedy))
+        net = _transformers().AutoModelForImageClassification.from_config(values)
+        super().__init__(net, loss, train_cfg, data_preprocessor, init_cfg)
+
+
+@MODELS.register_module()
+class HuggingFaceBackbone(PlainNet, HuggingFaceClassifier):
+    """A model of images of transformers without a classifier, such as DINOv2.
+
+    It gives one feature for each image, (N, C): what the net itself calls its pooled
+    output, otherwise the class token, otherwise the mean. Of a model of images and
+    texts, such as CLIP, it is the model of images. Published weights load as they are:
+    what they hold for a classifier or for texts is left out::
+
+        teacher=dict(_delete_=True, type='HuggingFaceBackbone', model_name='dinov2/'),
+        teacher_ckpt='dinov2/model.safetensors',
+
+    Args:
+        model_name (str, optional): A folder with a ``config.json``.
+        config (dict, optional): The values of such a file, in its place, with
+            ``model_type``.
+        data_preprocessor, init_cfg: As in :class:`mmpretrain.HuggingFaceClassifier`.
+
+    Raises:
+        ImportError: transformers is not installed, or broken.
+        TypeError, ValueError: the config names no net of transformers.
+    """
+
+    is_backbone = True
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        config: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        values = read_config(model_name, config)
+        values = getattr(values, 'vision_config', values)
+        if _has_classifier(values):
+            # It knows whether the net is trained with a layer that pools.
+            whole = _transformers().AutoModelForImageClassification
+            net = whole.from_config(values).base_model
+        else:
+            net = _transformers().AutoModel.from_config(values)
+        super().__init__(net, None, None, data_preprocessor, init_cfg)
+
+    def forward(
+        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> Tensor:
+        """Return the features of images (N, 3, H, W) as (N, C).
+
+        Raises:
+            ValueError: ``mode`` is not ``'tensor'``, because there are no scores.
+        """
+        if mode != 'tensor':
+            problem = 'A HuggingFaceBackbone has no classifier, so it gives no scores.'
+            remedy = "Write type='HuggingFaceConfigClassifier', say."
+            raise ValueError(describe('mode', mode, problem, remedy))
+        output = self.model(pixel_values=inputs)
+        pooled = getattr(output, 'pooler_output', None)
+        if pooled is not None:
+            return pooled.flatten(1)
+        last = output.last_hidden_state
+        if last.dim() == 4:
+            return last.mean((2, 3))
+        names = [name for name, _ in self.model.named_parameters()]
+        has_token = any(name.endswith(CLASS_TOKENS) for name in names)
+        return last[:, 0] if has_token else last.mean(1)
+
+    def extract_feat(self, inputs: Tensor) -> Any:
+        """Return all that the net gives, ``last_hidden_state`` and others."""
+        return self.model(pixel_values=inputs)
+
+
+def _has_classifier(values: Any) -> bool:
+    known = _transformers().MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    return type(values) in known
