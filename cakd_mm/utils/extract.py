@@ -196,10 +196,12 @@ def save_student(
             exactly the outputs of the trained one.
     """
     trained = build_student(cfg, weights)
-    weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
+    # It has the versions of modules, without which some nets of torchvision load none.
+    saved = trained.state_dict()
+    saved.update({k: v.detach().cpu().clone() for k, v in weights.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
-        torch.save(dict(meta=meta or {}, state_dict=weights), file)
+        torch.save(dict(meta=meta or {}, state_dict=saved), file)
     write_whole(path.with_suffix('.py'), plain_config(cfg).pretty_text.encode())
     _prove_equal(trained, path)
     return path
