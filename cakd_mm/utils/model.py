@@ -1,5 +1,7 @@
 """Access to a model that may be wrapped for several processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,3 +42,15 @@ def exchanged_parameters(wrapper: DistributedDataParallel) -> dict[str, nn.Param
     """Return the parameters whose gradients a wrapper made now would exchange."""
     found = exchangeable_parameters(wrapper)
     return {name: weight for name, weight in found.items() if weight.requires_grad}
+
+
+@contextmanager
+def in_eval(net: nn.Module) -> Iterator[None]:
+    """Keep a net in eval mode, and put each of its modules back into its own."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

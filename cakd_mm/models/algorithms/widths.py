@@ -1,7 +1,7 @@
 """Fills in the channel numbers of a distiller's config that the nets determine."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -10,7 +10,9 @@ from torch import nn
 
 from ...utils.errors import describe, nearest
 from ...utils.type_names import resolve_within, resolved
-from ..recorders.taps import points_of
+from ..distillers.distiller_config import each_record
+from ..recorders.widths import channels_of, extra_tokens_of
+from ..taps import classes_of, dry_run, points_of
 
 
 def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict:
@@ -19,7 +21,7 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
     One method config fits any pair of nets, because loss, scorer and connectors ask for
     their widths by ``wanted_widths`` of their classes. They get them if the mapping of
     the loss takes ``preds_S`` and ``preds_T`` from two taps, or from two lists of taps.
-    A width that the config has stays.
+    They are measured, see :func:`dry_run`. A width that the config has stays.
 
     Args:
         distiller (dict): Config of the distiller.
@@ -39,11 +41,11 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         for place, connector, ends in _connectors(distiller, *taps):
             filler.fill(connector, place, *ends)
         place = f'model.distiller.distill_losses.{name}'
+        records = [_records(tap) for tap in taps]
         # A loss of lists has no single width.
-        recorders = [tap.get('recorder') for tap in taps]
-        names = [name if isinstance(name, str) else None for name in recorders]
-        filler.fill(loss, place, *names)
-        filler.fill(loss.get('scorer'), f'{place}.scorer', *names)
+        single = [{} if _is_list(record) else record for record in records]
+        filler.fill(loss, place, *single)
+        filler.fill(loss.get('scorer'), f'{place}.scorer', *single)
         filler.refuse_unknown()
     return distiller
 
@@ -59,20 +61,32 @@ class _Filler:
         self.loss = loss
         self.unknown: dict[str, str] = {}
 
-    def fill(self, part: Any, place: str, recorder_S: Any, recorder_T: Any) -> None:
-        """Set what the class of a part wants and its config leaves out."""
+    def fill(self, part: Any, place: str, ours: Any, theirs: Any) -> None:
+        """Set what the class of a part wants and its config leaves out.
+
+        Args:
+            part (dict): The config of the part, which is changed.
+            place (str): Its config key.
+            ours (dict | list): What the student gives it, see :func:`_records`.
+            theirs (dict | list): What the teacher gives it.
+        """
         wanted = getattr(_class_of(part), 'wanted_widths', None)
         if wanted is None:
             return
         for key, source in wanted(part).items():
             if part.get(key) is not None:
                 continue
-            if source in self.nets:
-                recorder = recorder_S if source == 'student' else recorder_T
-                part[key] = self._width(source, recorder, f'{place}.{key}')
+            side, _, what = source.partition('_')
+            if side in self.nets:
+                record = ours if side == 'student' else theirs
+                measure = extra_tokens_of if what == 'extra_tokens' else channels_of
+                value = self._measured(side, record, f'{place}.{key}', measure)
+                if what != 'extra_tokens' or value is not None:
+                    part[key] = value
             elif source == 'classes':
-                head = getattr(self.nets['teacher'], 'head', None)
-                classes = getattr(head, 'num_classes', None)
+                # A teacher without a classifier teaches the student's classes.
+                counts = map(classes_of, (self.nets['teacher'], self.nets['student']))
+                classes = next((x for x in counts if x is not None), None)
                 if classes is not None:
                     part[key] = classes
             else:
@@ -80,16 +94,22 @@ class _Filler:
                 default = signature(kind).parameters[source].default if kind else None
                 part[key] = self.loss.get(source, default)
 
-    def _width(self, side: str, recorder: Any, key: str) -> Any:
-        """Return the width of a recorder's tap, or the widths for a list of them."""
-        if _is_list(recorder):
-            return [self._width(side, name, key) for name in recorder]
+    def _measured(
+        self, side: str, record: Any, key: str, measure: Callable[..., int | None]
+    ) -> Any:
+        """Return the width of a record, or the widths for a list of them."""
+        if isinstance(record, list):
+            return [self._measured(side, one, key, measure) for one in record]
         recorders = self.distiller.get(f'{side}_recorders') or {}
-        source = recorders.get(recorder, {}).get('source') if recorder else None
-        width = _width_of(self.nets[side], source)
-        if width is None:
+        name = record.get('recorder')
+        recorder = recorders.get(name) if isinstance(name, str) else None
+        width = None
+        if recorder is not None:
+            width = measure(self.nets[side], recorder, record)
+        if width is None and measure is channels_of:
+            source = (recorder or {}).get('source')
             if recorder is not None:
-                place = f'model.distiller.{side}_recorders.{recorder}'
+                place = f'model.distiller.{side}_recorders.{name}'
                 self._require(place, side, source)
             self.unknown[key] = repr(source)
         return width
@@ -98,10 +118,13 @@ class _Filler:
         """Raise ValueError if a net has nothing that a recorder could tap."""
         net = self.nets[side]
         parts = [*net.named_modules(), *net.named_parameters()]
-        known = {name for name, _ in parts if name} | points_of(net).keys()
-        if source not in known:
+        known = {name for name, _ in parts if name}
+        points = points_of(net)
+        if source not in known and source not in points:
             problem = f'The {side} has nothing of that name.'
-            remedy = f'Like it: {nearest(str(source), known)}.'
+            like = nearest(str(source), known | points.keys())
+            remedy = f'Like it: {like}. By what they mean there are: '
+            remedy += f'{", ".join(sorted(points)) or "none"}.'
             raise ValueError(describe(f'{key}.source', source, problem, remedy))
 
     def refuse_unknown(self) -> None:
@@ -111,16 +134,24 @@ class _Filler:
         taps = ' and of '.join(dict.fromkeys(self.unknown.values()))
         keys = ' and '.join(f'{key}=64' for key in self.unknown)
         problem = f'The width of {taps} cannot be told from the net.'
+        failures = {dry_run(net).failure for net in self.nets.values()} - {''}
+        for failure in failures:
+            problem += f' It could not be run on random images: {failure}.'
         remedy = f'Write the number of its channels: {keys}, say.'
         raise ValueError(describe(next(iter(self.unknown)), None, problem, remedy))
+
+
+def _records(entry: Mapping) -> Any:
+    """Return what each recorder of an entry of a mapping gives, a list for a list."""
+    records = each_record(entry)
+    return records if _is_list(entry['recorder']) else records[0]
 
 
 def _connectors(
     distiller: Mapping, ours: Mapping, theirs: Mapping
 ) -> list[tuple[str, Any, tuple]]:
-    """Return place, config and both recorders of the connectors between two taps."""
-    columns: list[Any] = [ours.get('connector'), ours.get('recorder')]
-    columns.append(theirs.get('recorder'))
+    """Return place, config and what feeds them of the connectors between two taps."""
+    columns: list[Any] = [ours.get('connector'), _records(ours), _records(theirs)]
     rows: list[Sequence] = []
     if isinstance(columns[0], str):
         rows = [columns]
@@ -146,32 +177,3 @@ def _class_of(cfg: Any) -> type | None:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
-
-
-def _width_of(net: nn.Module, source: str | None) -> int | None:
-    """Return the channels of what the module named ``source`` returns."""
-    name, _, rest = str(source).partition('.')
-    teachers: dict[str, nn.Module] = getattr(net, 'teachers', {})
-    if name in teachers:
-        return _width_of(teachers[name], rest)
-    if source == 'neck':
-        return getattr(getattr(net, 'head', None), 'in_channels', None)
-    point = points_of(net).get(str(source).removeprefix('backbone.'))
-    width = point.channels if point else None
-    return width or _last_width(dict(net.named_modules()).get(source))
-
-
-def _last_width(module: nn.Module | None) -> int | None:
-    """Return the width of the last layer of a module that has a width."""
-    if module is None:
-        return None
-    declared = getattr(module, 'out_channels', None)
-    if isinstance(declared, int):
-        return declared
-    width = None
-    for layer in module.modules():
-        for attribute in ('num_features', 'out_channels', 'out_features'):
-            value = getattr(layer, attribute, None)
-            if isinstance(value, int):
-                width = value
-    return width

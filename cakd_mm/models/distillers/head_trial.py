@@ -25,7 +25,7 @@ from ...utils.random_states import random_states_kept
 from ...utils.snapshot import snapshot
 from ..checks import is_float_tensor
 from ..losses.base import as_distill_loss, in_float32
-from ..recorders.taps import points_of
+from ..taps import points_of
 from .distiller_config import HEAD, each_record, is_of_net, side_of
 
 # By so much all scores rise together. Two are tried, because a sum over labels may have

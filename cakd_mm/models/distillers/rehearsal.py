@@ -8,6 +8,7 @@ from mmrazor.models.task_modules import RecorderManager
 from torch import nn
 
 from ...utils.compiling import eagerly
+from ...utils.model import in_eval
 from ...utils.random_states import torch_states_kept
 from ..recorders.watched import watch_of
 
@@ -43,15 +44,3 @@ def rehearsed(
     finally:
         for owner, attributes in kept:
             vars(owner).update(attributes)
-
-
-@contextmanager
-def in_eval(net: nn.Module) -> Iterator[None]:
-    """Keep a net in eval mode, and put each of its modules back into its own."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

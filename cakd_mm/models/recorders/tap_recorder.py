@@ -7,24 +7,27 @@ from mmrazor.models.task_modules.recorder import (
     ParameterRecorder,
 )
 from mmrazor.registry import TASK_UTILS
-from torch import nn
+from torch import Tensor, nn
 
 from ...utils.errors import describe
-from .taps import find_point, points_of
+from ..taps import NAMES, Point, find_point, points_of
+from ..taps.layouts import only_tensor
+from ..taps.scores import LOSS_MODULE
 from .watched import watch
 
 
 @TASK_UTILS.register_module()
 class TapRecorder(ModuleOutputsRecorder):
-    """Records the feature of a tap: ``dict(type='Tap', source='stage2_pre')``.
+    """Records what is at a tap: ``dict(type='Tap', source='stage2')``.
 
-    ``source`` is a name of :func:`points_of`, the same for every net that is known
-    there. A tuple of one tensor is recorded as the tensor. Where a net activates a
-    feature in place, the recorder switches that off, because the tensor would be
-    overwritten after it was recorded.
+    ``source`` is a name of :func:`points_of`, the same for every net, or that of a
+    module, whose output is recorded. A tuple of one tensor is recorded as the tensor,
+    and ``data_idx=0`` is then the tensor too. Where a net activates a feature in place,
+    the recorder switches that off, because the tensor would be overwritten after it was
+    recorded.
 
     Args:
-        source (str): ``stage1``, ``stage1_pre`` ... or ``pooled``.
+        source (str): ``logits``, ``pooled``, ``stage1``, ``tokens`` ...
 
     Attributes:
         key (str): The config key of ``source`` for errors. A distiller replaces it
@@ -36,10 +39,19 @@ class TapRecorder(ModuleOutputsRecorder):
     """
 
     key = 'recorder.source'
+    _place: Point | None = None
+
+    def is_lacking(self, model: nn.Module) -> bool:
+        """Tell whether a net has not what is to be recorded, as other nets have it."""
+        is_name = self.source.rpartition('.')[2] in NAMES
+        known = points_of(model).keys() | _modules(model).keys()
+        return is_name and self.source not in known
 
     def prepare_from_model(self, model: nn.Module) -> None:
         """Hook the recorder up."""
-        point = find_point(model, self.source, self.key)
+        # The trial of a head gives the head alone, where no place could be found.
+        point = self._place or place_of(model, self.source, self.key)
+        self._place = point
         module = model.get_submodule(point.module)
         watch(self, model, self.key, module)
         if point.prepare is not None:
@@ -61,11 +73,34 @@ class TapRecorder(ModuleOutputsRecorder):
         self._record(inputs)
 
     def _record(self, data: Any) -> None:
-        if not self.recording:
-            return
-        if isinstance(data, (tuple, list)) and len(data) == 1:
-            (data,) = data
-        self.data_buffer.append(data)
+        if self.recording and self._place is not None:
+            self.data_buffer.append((self._place.take or only_tensor)(data))
+
+    def get_record_data(self, record_idx: int = 0, data_idx: int | None = None) -> Any:
+        """Return a record; the first part of a lone tensor is the tensor itself.
+
+        A tensor in a tuple would be the same, which modules of mmpretrain give.
+        """
+        record = super().get_record_data(record_idx)
+        if data_idx is None or (data_idx == 0 and isinstance(record, Tensor)):
+            return record
+        return super().get_record_data(record_idx, data_idx)
+
+
+def place_of(model: nn.Module, source: str, key: str) -> Point:
+    """Return the place of a name of :func:`points_of`, or else of a module.
+
+    Raises:
+        ValueError: the net has neither.
+    """
+    if source not in points_of(model) and source in _modules(model):
+        # Of a module that computes a loss the inputs are meant, which have the labels.
+        return Point(source, takes_input=source.rpartition('.')[2] == LOSS_MODULE)
+    return find_point(model, source, key)
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    return dict(model.named_modules())
 
 
 @TASK_UTILS.register_module()
@@ -74,8 +109,12 @@ class TapParameterRecorder(ParameterRecorder):
 
     ``dict(type='TapParameter', source='stage2_norm.weight')``.
 
+    Of ``classifier`` None is recorded where the net has none, or the layer has no bias,
+    because losses can do without.
+
     Args:
-        source (str): A name of :func:`points_of`, a dot, and the parameter's name.
+        source (str): A name of :func:`points_of`, a dot, and the parameter's name; or
+            the path of a parameter.
 
     Attributes:
         key (str): As in :class:`TapRecorder`.
@@ -88,10 +127,19 @@ class TapParameterRecorder(ParameterRecorder):
 
     def prepare_from_model(self, model: nn.Module) -> None:
         """Find the parameter."""
+        points, whole = points_of(model), dict(model.named_parameters())
+        if self.source in whole:
+            self.data_buffer.append(whole[self.source])
+            return
         # The name of a place has a dot itself, if there are several teachers.
-        starts = [x for x in points_of(model) if self.source.startswith(f'{x}.')]
-        name = starts[0] if starts else self.source.partition('.')[0]
-        leaf = self.source[len(name) + 1 :]
+        name, _, leaf = self.source.rpartition('.')
+        if name.rpartition('.')[2] == 'classifier':
+            layer = model.get_submodule(points[name].module) if name in points else None
+            value = getattr(layer, leaf, None)
+            if value is not None and value.dim() > 2:
+                value = value.flatten(1)  # of a convolution of one position
+            self.data_buffer.append(value)
+            return
         point = find_point(model, name, self.key)
         parameters = dict(model.get_submodule(point.module).named_parameters())
         if leaf not in parameters:

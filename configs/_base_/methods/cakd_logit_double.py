@@ -4,8 +4,8 @@ _base_ = './cakd_logit_feature.py'
 
 second = _base_.distiller.distill_losses.loss_feature.copy()
 distiller = dict(
-    student_recorders=dict(second=dict(type='ModuleOutputs', source='backbone.stage2')),
-    teacher_recorders=dict(second=dict(type='ModuleOutputs', source='backbone.stage2')),
+    student_recorders=dict(second=dict(type='Tap', source='stage2')),
+    teacher_recorders=dict(second=dict(type='Tap', source='stage2')),
     connectors=dict(second=dict(type='PooledConnector')),
     distill_losses=dict(loss_second=second),
     loss_forward_mappings=dict(

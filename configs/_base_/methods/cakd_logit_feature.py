@@ -3,15 +3,15 @@
 distiller = dict(
     type='StrictDistiller',
     student_recorders=dict(
-        logits=dict(type='ModuleOutputs', source='head'),
-        feature=dict(type='ModuleOutputs', source='neck'),
-        gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
+        logits=dict(type='Tap', source='logits'),
+        feature=dict(type='Tap', source='pooled'),
+        gt_labels=dict(type='Tap', source='loss_inputs'),
     ),
     teacher_recorders=dict(
-        logits=dict(type='ModuleOutputs', source='head'),
-        feature=dict(type='ModuleOutputs', source='neck'),
-        head_weight=dict(type='Parameter', source='head.fc.weight'),
-        head_bias=dict(type='Parameter', source='head.fc.bias'),
+        logits=dict(type='Tap', source='logits'),
+        feature=dict(type='Tap', source='pooled'),
+        head_weight=dict(type='TapParameter', source='classifier.weight'),
+        head_bias=dict(type='TapParameter', source='classifier.bias'),
     ),
     connectors=dict(feature=dict(type='PooledConnector')),
     distill_losses=dict(

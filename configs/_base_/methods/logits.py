@@ -1,10 +1,10 @@
-# What every method between logits begins with. The outputs of a whole head are tapped,
-# so that any kind of head will do; labels are what the student's own loss is given.
+# What every method between logits begins with. Taps go by what they mean, so that any
+# kind of net will do; labels are what the student's own loss is given.
 distiller = dict(
     type='StrictDistiller',
     student_recorders=dict(
-        logits=dict(type='ModuleOutputs', source='head'),
-        gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
+        logits=dict(type='Tap', source='logits'),
+        gt_labels=dict(type='Tap', source='loss_inputs'),
     ),
-    teacher_recorders=dict(logits=dict(type='ModuleOutputs', source='head')),
+    teacher_recorders=dict(logits=dict(type='Tap', source='logits')),
 )

@@ -9,8 +9,8 @@ norms = {
     for name in ('weight', 'bias')
     for i in (1, 2, 3)
 }
-logits = dict(logits=dict(type='ModuleOutputs', source='head'))
-labels = dict(gt_labels=dict(type='ModuleInputs', source='head.loss_module'))
+logits = dict(logits=dict(type='Tap', source='logits'))
+labels = dict(gt_labels=dict(type='Tap', source='loss_inputs'))
 distiller = dict(
     type='StrictDistiller',
     student_recorders=dict(**logits, **labels, **features),

@@ -2,13 +2,13 @@
 # classifier, fused, against the teacher's stages before their last activation.
 levels = ['level1', 'level2', 'level3', 'pooled']
 shared = dict(
-    logits=dict(type='ModuleOutputs', source='head'),
+    logits=dict(type='Tap', source='logits'),
     pooled=dict(type='Tap', source='pooled'),
 )
 distiller = dict(
     type='StrictDistiller',
     student_recorders=dict(
-        gt_labels=dict(type='ModuleInputs', source='head.loss_module'),
+        gt_labels=dict(type='Tap', source='loss_inputs'),
         **{f'level{i}': dict(type='Tap', source=f'stage{i}') for i in (1, 2, 3)},
         **shared,
     ),

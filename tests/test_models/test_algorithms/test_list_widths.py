@@ -102,8 +102,8 @@ def test_unequal_lists_are_filled_as_far_as_they_go(student, teacher):
 
 def test_a_width_that_cannot_be_told(student, teacher):
     cfg = method('fuse', FUSE)
-    cfg['teacher_recorders']['b']['source'] = 'backbone.relu'
-    match = r"connectors\.fuse\.out_channels` = None: The width of 'backbone\.relu'"
+    cfg['teacher_recorders']['b']['source'] = 'head.loss_module'
+    match = r"connectors\.fuse\.out_channels` = None: The width of 'head\.loss_module'"
     with pytest.raises(ValueError, match=match):
         fill_widths(cfg, student, teacher)
 

@@ -137,12 +137,12 @@ def test_a_scope_before_the_name(student, teacher):
     assert filled['distill_losses']['loss_a']['scorer']['channels'] == 14
 
 
-def test_a_teacher_without_a_head_leaves_the_classes_open(student):
-    headless = nn.Sequential()
-    headless.backbone = resnet((8, 10, 12, 14)).backbone
+def test_a_teacher_without_a_head_teaches_the_classes_of_the_student(student):
+    headless = resnet((8, 10, 12, 14))
+    headless.head = None
     cfg = method('backbone.stage2', scorer=network())
     filled = fill_widths(cfg, student, headless)['distill_losses']['loss_a']['scorer']
-    assert filled.get('num_classes') is None
+    assert filled['num_classes'] == 10
     assert filled['channels'] == 12
 
 
@@ -202,8 +202,8 @@ def test_a_tap_of_a_module_that_is_not_there(student, teacher):
 
 
 def test_all_widths_that_are_missing_are_named_at_once(student, teacher):
-    cfg = method('backbone.relu', standardize=True, scorer=network())
-    with pytest.raises(ValueError, match=r"`model.*'backbone\.relu'") as caught:
+    cfg = method('head.loss_module', standardize=True, scorer=network())
+    with pytest.raises(ValueError, match=r"`model.*'head\.loss_module'") as caught:
         fill_widths(cfg, student, teacher)
     keys = re.findall(r'model\.([\w.]+)=64', str(caught.value))
     assert keys == [
@@ -248,17 +248,12 @@ def test_nets_of_mmpretrain():
 
 
 def test_a_plain_block_that_declares_its_width(teacher):
-    class Block(nn.Module):
-        """Its last layer is not its output."""
-
-        def __init__(self):
-            super().__init__()
-            self.out_channels = 9
-            self.conv = nn.Conv2d(3, 9, 1)
-            self.gate = nn.Linear(9, 2)
-
+    """The net cannot be run, so that nothing can be measured."""
     net = nn.Module()
-    net.block = Block()
-    net.parts = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 6, 1), nn.ReLU())
+    net.block = nn.Module()
+    net.block.out_channels = 9
+    net.parts = nn.Sequential(nn.Linear(3, 5), nn.ReLU())
     assert widths(fill_widths(method('block', 'neck'), net, teacher)) == (9, 14)
-    assert widths(fill_widths(method('parts', 'neck'), net, teacher)) == (6, 14)
+    match = "width of 'parts' cannot be told from the net. It could not be run"
+    with pytest.raises(ValueError, match=match):
+        fill_widths(method('parts', 'neck'), net, teacher)

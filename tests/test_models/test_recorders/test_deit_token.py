@@ -11,7 +11,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import CONFIGS, build
 
-from cakd_mm.models.recorders.taps import points_of
+from cakd_mm.models.taps import points_of
 
 N, C, WIDTH = 4, 10, 16
 STUDENT = dict(
@@ -111,11 +111,12 @@ def test_teacher_and_labels_teach_apart(hidden):
 @pytest.mark.parametrize('hidden', [None, 12])
 def test_the_taps_have_their_widths(hidden):
     net = student(hidden_dim=hidden)
-    points = points_of(net)
     width = hidden or WIDTH
-    assert {name: point.channels for name, point in points.items()} == dict(
+    expected = dict(
         class_logits=C, token_logits=C, class_token=width, distillation_token=width
     )
+    points = {name: points_of(net)[name] for name in expected}
+    assert {name: point.channels for name, point in points.items()} == expected
     for name, point in points.items():
         model = algorithm(copy.deepcopy(net), source=name)
         images, samples = batch()

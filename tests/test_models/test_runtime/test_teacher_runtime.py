@@ -13,13 +13,13 @@ from mmpretrain.structures import DataSample
 from mmrazor.models.task_modules import RecorderManager
 from tiny import algorithm, digits_config, distill_config, save_teacher
 
-from cakd_mm.models.recorders.taps import points_of
 from cakd_mm.models.runtime import (
     TeacherRuntime,
     build_runtime,
     half_precision,
     teacher_runtime,
 )
+from cakd_mm.models.taps import points_of
 
 EAGER = dict(compile=False)
 
@@ -31,7 +31,7 @@ def images(count=4, size=32, seed=0):
 
 def recorders_of(net, **others):
     """Record every map of a net, its logits and what its head takes."""
-    maps = [name for name in points_of(net) if not name.endswith('_norm')]
+    maps = [x for x in points_of(net) if not x.endswith(('_norm', '_inputs'))]
     points = {name: dict(type='Tap', source=name) for name in maps}
     manager = RecorderManager(
         dict(

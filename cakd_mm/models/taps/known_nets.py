@@ -1,7 +1,5 @@
-"""Where the features that distillation compares are: one set of names for all nets."""
+"""Places in nets whose stages are known: ours, mmpretrain's ResNets and MobileNetV2."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 from warnings import filterwarnings
 
@@ -9,46 +7,24 @@ from mmpretrain.models import DeiTClsHead
 from mmpretrain.models.backbones import MobileNetV2, ResNet
 from torch import nn
 
-from ...utils.errors import describe, nearest
+from .point import Point
 
 
-@dataclass(frozen=True)
-class Point:
-    """A place in a classifier.
+def known_points(net: nn.Module) -> dict[str, Point]:
+    """Return the places of a net that it, or its class, tells without being run.
 
-    Args:
-        module (str): Name of the module.
-        takes_input (bool): Whether the place is the input of the module's last call in
-            a forward, instead of its output. Defaults to False.
-        channels (int, optional): Width of what is there. Defaults to None (unknown).
-        prepare (Callable, optional): What has to be done to the net before it is taught
-            there. Defaults to None.
+    Besides ``stage1`` to ``stage4`` there are ``stage1_pre``, the map before the last
+    activation, and ``stage1_norm``, the layer that normalises it. DeiT's head has
+    ``class_logits`` and ``token_logits`` of its two classifiers, and what they get,
+    ``class_token`` and ``distillation_token``; see :func:`teach_token_apart`.
     """
-
-    module: str
-    takes_input: bool = False
-    channels: int | None = None
-    prepare: Callable[[nn.Module], None] | None = None
-
-
-def points_of(model: nn.Module) -> dict[str, Point]:
-    """Return the places of a classifier by name.
-
-    ``stage1`` is the map after the last activation of the first stage, ``stage1_pre``
-    the map before that activation, ``stage1_norm`` the normalisation layer that makes
-    ``stage1_pre``, and ``pooled`` is what the classifier's head gets. The nets written
-    here and mmpretrain's ResNets and MobileNetV2 have all of them, other nets have
-    ``pooled`` alone. DeiT's head has ``class_logits`` and ``token_logits`` of its two
-    classifiers, and what they get, ``class_token`` and ``distillation_token``; see
-    :func:`teach_token_apart`. The places of several teachers begin with a teacher's
-    name: ``r50.stage1``.
-    """
-    backbone: Any = getattr(model, 'backbone', None)
+    backbone: Any = getattr(net, 'backbone', None)
     points: dict[str, Point] = {}
     if hasattr(backbone, 'tap_channels'):
         points = {
             name: Point(f'backbone.{name}', channels=width)
             for name, width in backbone.tap_channels.items()
+            if name != 'pooled'
         }
         points |= {
             f'{stage}_norm': Point(f'backbone.{path}')
@@ -58,38 +34,8 @@ def points_of(model: nn.Module) -> dict[str, Point]:
         points = _resnet(backbone)
     elif isinstance(backbone, MobileNetV2):
         points = _mobilenet(backbone)
-    points.pop('pooled', None)
-    if getattr(model, 'neck', None) is not None:
-        width = getattr(getattr(model, 'head', None), 'in_channels', None)
-        points['pooled'] = Point('neck', channels=width)
-    if isinstance(getattr(model, 'head', None), DeiTClsHead):
-        points |= _deit(model.head)
-    for teacher, net in getattr(model, 'teachers', {}).items():
-        for name, point in points_of(net).items():
-            module = f'{teacher}.{point.module}'
-            points[f'{teacher}.{name}'] = replace(point, module=module, prepare=None)
-    return points
-
-
-def find_point(model: nn.Module, name: str, key: str) -> Point:
-    """Return the place of that name.
-
-    Args:
-        model (nn.Module): A classifier.
-        name (str): As :func:`points_of` has it.
-        key (str): The config key, for the error.
-
-    Raises:
-        ValueError: the net has no such place.
-    """
-    points = points_of(model)
-    if name not in points:
-        kind = type(getattr(model, 'backbone', model)).__name__
-        like = nearest(name, points)
-        problem = f'{kind} has no place of that name; like it: {like}.'
-        remedy = "Name one of those, or any module with type='ModuleOutputs'."
-        raise ValueError(describe(key, name, problem, remedy))
-    return points[name]
+    head = getattr(net, 'head', None)
+    return points | _deit(head) if isinstance(head, DeiTClsHead) else points
 
 
 def _resnet(backbone: ResNet) -> dict[str, Point]:
@@ -117,7 +63,7 @@ def _deit(head: DeiTClsHead) -> dict[str, Point]:
         class_logits=Point(names[0], channels=width),
         class_token=Point(names[0], True, inputs),
         token_logits=Point(names[1], channels=width, prepare=teach_token_apart),
-        distillation_token=Point(names[1], True, inputs, teach_token_apart),
+        distillation_token=Point(names[1], True, inputs, prepare=teach_token_apart),
     )
 
 

@@ -1,0 +1,20 @@
+"""Taps: where a net's scores, vectors, maps and tokens are, by what they mean."""
+
+from .dry_run import DryRun, dry_run, forget_dry_run
+from .known_nets import teach_token_apart
+from .point import Point
+from .points import NAMES, find_point, points_of
+from .scores import classes_of, classifier_of
+
+__all__ = [
+    'NAMES',
+    'DryRun',
+    'Point',
+    'classes_of',
+    'classifier_of',
+    'dry_run',
+    'find_point',
+    'forget_dry_run',
+    'points_of',
+    'teach_token_apart',
+]

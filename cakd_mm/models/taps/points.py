@@ -1,0 +1,92 @@
+"""One set of names for the places of all nets that distillation compares."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from ...utils.errors import describe
+from .dry_run import dry_run
+from .known_nets import known_points
+from .point import Point
+from .scores import find_scores
+from .stages import find_stages
+
+# What the places are called that nets may have.
+NAMES = frozenset(
+    (
+        *('logits', 'classifier', 'pooled', 'loss_inputs', 'tokens', 'class_token'),
+        *(f'stage{i}{end}' for i in (1, 2, 3, 4) for end in ('', '_pre', '_norm')),
+    )
+)
+
+
+def points_of(net: nn.Module) -> dict[str, Point]:
+    """Return the places of a net by name.
+
+    ============================ ====================================================
+    ``logits``                   what the classifier gives, (N, K)
+    ``classifier``               the layer that makes them, for its parameters
+    ``pooled``                   what it gets, (N, C)
+    ``stage1`` ... ``stage4``    the last map of each size, (N, C, H, W); in a net of
+                                 one size, a ViT, that after each quarter of its
+                                 blocks. Tokens are laid out as a map
+    ``tokens``                   of a transformer the last tokens, (N, L, C), with the
+                                 class token and registers in front
+    ``class_token``              the first of them, (N, C)
+    ``loss_inputs``              what the net's own loss is given: scores and labels
+    ============================ ====================================================
+
+    More places are those of :func:`known_points`. The first call runs the net, see
+    :func:`dry_run`. Those of several teachers begin with a teacher's name:
+    ``r50.stage1``.
+    """
+    teachers: Mapping[str, nn.Module] | None = getattr(net, 'teachers', None)
+    if teachers is None:
+        run = dry_run(net)
+        known = known_points(net)
+        stages = {} if 'stage1' in known else find_stages(net, run)
+        return {**stages, **find_scores(net, run), **known}
+    points = {}
+    for teacher, own in teachers.items():
+        for name, point in points_of(own).items():
+            module = f'{teacher}.{point.module}'
+            points[f'{teacher}.{name}'] = replace(point, module=module, prepare=None)
+    head: nn.Module | None = getattr(net, 'head', None)
+    if head is not None:
+        points['logits'] = Point('head', channels=getattr(head, 'num_classes', None))
+    return points
+
+
+def find_point(net: nn.Module, name: str, key: str) -> Point:
+    """Return the place of that name.
+
+    Args:
+        net (nn.Module): A classifier, or a backbone.
+        name (str): As :func:`points_of` has it.
+        key (str): The config key, for the error.
+
+    Raises:
+        ValueError: the net has no such place.
+    """
+    points = points_of(net)
+    if name not in points:
+        raise ValueError(describe(key, name, *why_not(net, name, points)))
+    return points[name]
+
+
+def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str, str]:
+    """Return why a net has no place of that name, and what to write instead."""
+    kind = type(getattr(net, 'backbone', getattr(net, 'model', net))).__name__
+    problem = f'{kind} has no place of that name.'
+    remedy = "Name one of those, or any module with type='ModuleOutputs'."
+    if name in ('logits', 'classifier') and 'pooled' in points:
+        problem = f'{kind} has no classifier, so it scores no classes.'
+        remedy = 'Use a method between features, '
+        remedy += 'configs/_base_/methods/cakd_feature.py say, or another teacher.'
+    if points:
+        problem += f' It has {", ".join(sorted(points))}.'
+    else:
+        problem += f' Its places are not known: {dry_run(net).failure}.'
+        remedy = "Name a module with type='ModuleOutputs'."
+    return problem, remedy

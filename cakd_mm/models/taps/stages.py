@@ -1,0 +1,170 @@
+"""Where a net's maps are: found in what it computed of random images."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from torch import Tensor, nn
+
+from .dry_run import DryRun
+from .layouts import Layout, layout_of, parts_of
+from .point import Point
+
+STAGES = 4
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# What nets call the parameter that becomes the class token.
+CLASS_TOKEN = re.compile(r'(^|[._])(cls|class)_(token|embedding)s?$')
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A feature with positions that a part of a net's trunk has given.
+
+    Args:
+        path (str): Name of the module.
+        place (int): Which of its outputs it is.
+        layout (Layout): How it is laid out.
+    """
+
+    path: str
+    place: int
+    layout: Layout
+
+    def point(self, take: Callable[[Tensor], Tensor], extra_tokens: int = 0) -> Point:
+        """Return the place of what ``take`` makes of the feature."""
+        return Point(
+            self.path,
+            channels=self.layout.channels,
+            extra_tokens=extra_tokens,
+            take=lambda output: take(parts_of(output)[self.place]),
+        )
+
+
+def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
+    """Return ``stage1`` to ``stage4``, ``tokens`` and ``class_token``, if they exist.
+
+    A stage is the last map of its size, and the last four sizes count. If a net has one
+    size alone, as a ViT has, the stages end after the quarters of its blocks.
+    """
+    units = _units(net, run)
+    ends: list[Unit] = []
+    for unit in reversed(units):
+        if not ends or unit.layout.size > ends[0].layout.size:
+            ends.insert(0, unit)
+    if len(ends) == 1:
+        ends = _quarters(net, units)
+    ends = ends[-STAGES:]
+    points = {
+        f'stage{index}': unit.point(unit.layout.as_map)
+        for index, unit in enumerate(ends, 1)
+    }
+    return points | _tokens(net, units)
+
+
+def _quarters(net: nn.Module, units: list[Unit]) -> list[Unit]:
+    """Return the ends of the four quarters of the longest list of blocks."""
+    lists: dict[str, list[Unit]] = {}
+    for unit in units:
+        owner = unit.path.rpartition('.')[0]
+        if _is_list(net.get_submodule(owner)):
+            lists.setdefault(owner, []).append(unit)
+    blocks = max(lists.values(), key=len, default=units[-1:])
+    ends = [ceil(quarter * len(blocks) / STAGES) - 1 for quarter in (1, 2, 3, 4)]
+    return [blocks[end] for end in dict.fromkeys(ends)]
+
+
+def _tokens(net: nn.Module, units: list[Unit]) -> dict[str, Point]:
+    """Return the places of the last tokens, and of the class token among them."""
+    if not units or units[-1].layout.kind != 'tokens':
+        return {}
+    last = units[-1]
+    extra = last.layout.extra_tokens
+    points = {'tokens': last.point(_all_tokens, extra)}
+    names = (name for name, _ in net.named_parameters())
+    if extra and any(map(CLASS_TOKEN.search, names)):
+        points['class_token'] = last.point(_first_token)
+    return points
+
+
+def _all_tokens(tokens: Tensor) -> Tensor:
+    return tokens
+
+
+def _first_token(tokens: Tensor) -> Tensor:
+    return tokens[:, 0]
+
+
+def _units(net: nn.Module, run: DryRun) -> list[Unit]:
+    """Return the features of a net's trunk in their order.
+
+    There are none if the last one is of an unknown form, because the others are then
+    not those that the scores are made of.
+    """
+    if run.images is None:
+        return []
+    images, positions = len(run.images), map_positions(net, run)
+    trunk = set(_trunk(net, run))
+    units: list[Unit] = []
+    is_known = True
+    times = Counter(call.path for call in run.calls)
+    for call in run.calls:
+        # A recorder would have all calls of a module, a common activation say.
+        if call.path not in trunk or times[call.path] > 1:
+            continue
+        parts = [x for x in parts_of(call.output) if isinstance(x, Tensor)]
+        layouts = [layout_of(part, images, positions) for part in parts]
+        units += [Unit(call.path, i, x) for i, x in enumerate(layouts) if x is not None]
+        if any(part.is_meta and part.dim() > 2 for part in parts):
+            is_known = any(layouts)
+    return units if is_known else []
+
+
+def map_positions(net: nn.Module, run: DryRun) -> set[int]:
+    """Return how many positions the maps have that a net's convolutions give."""
+    return {
+        call.output.shape[2:].numel()
+        for call in run.calls
+        if isinstance(net.get_submodule(call.path), nn.Conv2d)
+    }
+
+
+def _trunk(net: nn.Module, run: DryRun) -> Iterator[str]:
+    """Yield the parts of which a net is a sequence: blocks, layers and lists of them.
+
+    A list is opened, and so is a module that holds more than half of the weights of all
+    that has positions. What is in a block is left out, because it has maps of its own.
+    """
+    placed = {
+        call.path
+        for call in run.calls
+        if isinstance(call.output, Tensor) and call.output.is_meta
+    }
+
+    def weights(path: str, module: nn.Module) -> int:
+        return sum(
+            x.numel()
+            for name, part in module.named_modules(prefix=path)
+            if name in placed
+            for x in part.parameters(recurse=False)
+        )
+
+    half = weights('', net) / 2
+    opened = [('', net)]
+    while opened:
+        path, module = opened.pop()
+        for name, child in module.named_children():
+            own = f'{path}.{name}' if path else name
+            is_most = weights(own, child) > half
+            is_wrapper = is_most and not isinstance(module, LISTS)
+            if _is_list(child) or is_wrapper:
+                opened.append((own, child))
+            if _is_list(child) or not is_wrapper:
+                yield own
+
+
+def _is_list(module: nn.Module) -> bool:
+    """Tell whether a module is a plain list; a block may be derived from one."""
+    plain = nn.Sequential.forward, nn.Module.forward
+    return isinstance(module, LISTS) and type(module).forward in plain
