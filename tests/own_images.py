@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from tiny import build
 
@@ -38,3 +39,16 @@ def save_net(path: Path, classes: int, names=None, name='resnet8', **meta) -> st
         meta['dataset_meta'] = dict(classes=names)
     torch.save(dict(meta=meta, state_dict=net.state_dict()), path)
     return str(path)
+
+
+def save_vit(path: Path, classes: tuple[str, ...]) -> Path:
+    """Write a random net of transformers, as it writes them."""
+    transformers = pytest.importorskip('transformers')
+    config = transformers.ViTConfig(
+        **dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1),
+        **dict(intermediate_size=8, image_size=32, patch_size=16),
+        id2label=dict(enumerate(classes)),
+        label2id={name: label for label, name in enumerate(classes)},
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(path)
+    return path

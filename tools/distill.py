@@ -15,7 +15,10 @@ import cakd_mm  # noqa: F401  (before any config is read: registers `cakd_mm::`)
 from cakd_mm.own_images import Options, Run, distill
 from cakd_mm.utils.tool_process import start_tool
 
-NET = 'a net of mmpretrain or cakd_mm by name, package::config, or the path of a config'
+NET = (
+    'a net of mmpretrain or cakd_mm by name, timm:NAME, torchvision:NAME, hf:FOLDER of '
+)
+NET += 'a saved model, package::config, or the path of a config'
 
 
 def parse_args(words: list[str]) -> argparse.Namespace:
@@ -34,9 +37,14 @@ def parse_args(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         '--teacher-ckpt',
         help='weights of the teacher; if they know other classes, its training begins '
-        'with them',
+        'with them; default: those in the folder of hf:FOLDER',
     )
     parser.add_argument('--student', required=True, help=NET)
+    parser.add_argument(
+        '--student-ckpt',
+        help='weights that the student begins with, with its teacher and alone; '
+        'default: likewise',
+    )
     parser.add_argument(
         '--method', default='cakd', help='cakd, kd, dkd, ... (default: cakd)'
     )

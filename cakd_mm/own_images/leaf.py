@@ -1,13 +1,12 @@
 """The configs that are written for a person's images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from ..datasets.class_folders import ClassFolders
-from ..utils.class_names import Names
 from .methods import method_file
 from .settings import Settings
 
@@ -90,11 +89,20 @@ _base_ = ['alone.py', 'cakd_mm::_base_/methods/{method}.py']
     _scope_='mmrazor',
     type='FrozenTeacherDistill',
     architecture=dict(cfg_path='alone.py'),
-    teacher=dict(cfg_path='teacher.py'),
+    teacher=dict(cfg_path='teacher.py'{resized}),
     teacher_ckpt={teacher_ckpt},
 {rest}    distiller=_base_.distiller,
 )
 work_dir = {work_dir!r}
+"""
+
+RESIZED = """
+# This net does not take images of {other} pixels, so they are resized for it.
+_base_.train_pipeline.insert(-1, dict(type='Resize', scale=({size}, {size})))
+_base_.test_pipeline.insert(-1, dict(type='Resize', scale=({size}, {size})))
+train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=_base_.test_pipeline))
+test_dataloader = val_dataloader
 """
 
 
@@ -163,12 +171,18 @@ def net_text(
     return text + Config(written).pretty_text
 
 
+def resized_text(size: int, other: int) -> str:
+    """Return what a net's config has besides if it takes images of its own size."""
+    return RESIZED.format(size=size, other=other)
+
+
 def student_text(
     method: str,
     teacher_ckpt: str,
     teacher_from: str | None,
-    chosen: Names | None,
+    chosen: Sequence[str | int] | None,
     work_dir: Path,
+    teacher_size: int | None = None,
 ) -> str:
     """Return ``student.py``: the student with its teacher.
 
@@ -176,16 +190,21 @@ def student_text(
         method (str): The name of the method's base.
         teacher_ckpt (str): The teacher's weights, as an expression of Python.
         teacher_from (str, optional): The command that makes them.
-        chosen (tuple[str], optional): The teacher's classes that teach.
+        chosen (Sequence, optional): The teacher's classes that teach, by name or
+            number.
         work_dir (Path): Where it is trained.
+        teacher_size (int, optional): What images are resized to for the teacher.
+            Defaults to None (not at all).
     """
     rest = ''
     if teacher_from is not None:
         rest += f'    teacher_from={teacher_from!r},\n'
     if chosen is not None:
         rest += f'    teacher_classes={list(chosen)!r},\n'
+    resized = f', data_preprocessor=dict(size={teacher_size})' if teacher_size else ''
     return STUDENT.format(
         method=method,
+        resized=resized,
         numbers=_numbers(method),
         teacher_ckpt=teacher_ckpt,
         rest=rest,

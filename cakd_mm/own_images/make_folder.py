@@ -5,26 +5,30 @@ import shlex
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
+from mmengine.config import ConfigDict
 
 from ..datasets.class_folders import ClassFolders, read_class_folders
-from ..datasets.image_sizes import read_sides
+from ..datasets.image_sizes import read_sides, training_size
 from ..datasets.stratified_split import stratified_split
 from ..engine.launch.config import require_utf8
 from ..utils.errors import describe, first_of
-from ..utils.net_names import NamedNet, named_net, with_classes, without_downloads
-from .leaf import data_text, net_text, schedule_text, student_text
+from ..utils.net_names import named_net
+from .leaf import data_text, net_text, resized_text, schedule_text, student_text
 from .methods import method_base
 from .options import Options
 from .result_folder import LISTS, ResultFolder
 from .settings import Settings, optimizer_for
-from .teacher_weights import TeacherWeights, read_teacher_weights
-from .trial import try_net, try_pair
+from .trial import try_pair
+from .tried_net import TriedNet, tried
+
+# Weights that mmengine does not find in the file they come in.
+BEGINNING = '{}_begins_with.pth'
 
 
 def make_folder(path: Path, options: Options) -> ResultFolder:
@@ -46,22 +50,16 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
             describe('--out', str(path), problem, 'Give a folder outside of it.')
         )
     folders, sides = _read_data(options)
-    settings = Settings.choose(options, sides, len(folders.train))
-    student = named_net(options.student, '--student')
-    teacher = named_net(options.teacher, '--teacher')
-    weights = None
-    if options.teacher_ckpt is not None:
-        file = options.as_record()['teacher_ckpt']
-        weights = read_teacher_weights(str(file), teacher, folders.classes)
+    student, teacher = _tried_nets(options, folders, sides)
+    fitting = replace(options, size=student.size)
+    settings = Settings.choose(fitting, sides, len(folders.train))
     folder = ResultFolder(path, {}, options.as_record())
     texts = {
         'data.py': data_text(folders, settings, path),
         'schedule.py': schedule_text(settings, options.seed),
-        'alone.py': _net_text(student, '--student', folders, settings, path / 'alone'),
-        'teacher.py': _net_text(
-            teacher, '--teacher', folders, settings, path / 'teacher', weights
-        ),
-        'student.py': _student_text(method, path, weights),
+        'alone.py': _student_alone(student, settings, path),
+        'teacher.py': _teacher_text(teacher, settings, path),
+        'student.py': _student_text(method, teacher, settings, path),
         **{
             name: ''.join(_line(*sample) for sample in part)
             for name, part in zip(LISTS, (folders.train, folders.val), strict=True)
@@ -70,6 +68,9 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
     with _new_folder(path) as place:
         for name, text in texts.items():
             (place / name).write_text(text, encoding='utf-8')
+        for net, name in ((student, 'student'), (teacher, 'teacher')):
+            if net.weights is not None and net.weights.renamed is not None:
+                net.weights.save_renamed(place / BEGINNING.format(name))
         try:
             try_pair(place / 'student.py', settings.size, len(folders.classes))
         except ValueError as error:
@@ -151,36 +152,74 @@ def _read_data(options: Options) -> tuple[ClassFolders, list[int]]:
     return found, list(sides.values())
 
 
+def _tried_nets(
+    options: Options, folders: ClassFolders, sides: Sequence[int]
+) -> tuple[TriedNet, TriedNet]:
+    """Return student and teacher; the student says how large the images are."""
+    files = options.resolved()
+    student = named_net(options.student, '--student')
+    teacher = named_net(options.teacher, '--teacher')
+    sizes = [options.size] if options.size else [training_size(sides), student.size]
+    names = folders.classes
+    pupil = tried(student, '--student', files.student_ckpt, names, sizes, True)
+    sizes = [pupil.size, teacher.size]
+    return pupil, tried(teacher, '--teacher', files.teacher_ckpt, names, sizes, False)
+
+
+def _begins_with(net: TriedNet, name: str, path: Path) -> str | None:
+    """Return the file of the weights that a training begins with."""
+    if net.weights is None:
+        return None
+    is_plain = net.weights.renamed is None
+    return net.weights.file if is_plain else str(path / BEGINNING.format(name))
+
+
+def _student_alone(net: TriedNet, settings: Settings, path: Path) -> str:
+    """Return the config of the student alone, whose net has its first weights."""
+    file = _begins_with(net, 'student', path)
+    config = ConfigDict(net.net)
+    if file is not None:
+        config.init_cfg = dict(type='Pretrained', checkpoint=file)
+    return _net_text(net, config, settings, path / 'alone', file is not None)
+
+
+def _teacher_text(net: TriedNet, settings: Settings, path: Path) -> str:
+    """Return the config of the teacher, which may be trained already."""
+    file = None
+    if net.weights is not None and not net.weights.is_whole:
+        file = _begins_with(net, 'teacher', path)
+    begins = dict(load_from=file) if file is not None else {}
+    place = path / 'teacher'
+    text = _net_text(net, net.net, settings, place, file is not None, **begins)
+    own = net.size != settings.size
+    return text + resized_text(net.size, settings.size) if own else text
+
+
 def _net_text(
-    named: NamedNet,
-    key: str,
-    folders: ClassFolders,
+    net: TriedNet,
+    config: ConfigDict,
     settings: Settings,
     work_dir: Path,
-    weights: TeacherWeights | None = None,
+    is_pretrained: bool,
+    **entries: Any,
 ) -> str:
-    """Return the config of a net that has been tried."""
-    classes = weights.classes if weights else len(folders.classes)
-    net, left_out = without_downloads(with_classes(named.net, classes))
-    for url in left_out:
-        print(f'{named.name} begins at random: nothing is downloaded ({url}).')
-    built = try_net(net, named.name, key, settings.size, classes)
-    begins_with = weights.file if weights and not weights.is_whole else None
-    norm = any(isinstance(x, _BatchNorm) for x in built.modules())
-    optimizer = optimizer_for(norm, begins_with is not None, settings.batch_size)
-    seen = dict(weights.preprocessor or named.preprocessor) if weights else None
-    title = f'{named.name!r}, for {classes} classes.'
-    return net_text(title, net, work_dir, optimizer, named.imports, seen, begins_with)
+    optimizer = optimizer_for(net.has_batch_norm, is_pretrained, settings.batch_size)
+    title = f'{net.named.name!r}, for {net.classes} classes.'
+    imports, seen = net.named.imports, net.preprocessor
+    return net_text(title, config, work_dir, optimizer, imports, seen, **entries)
 
 
-def _student_text(method: str, path: Path, weights: TeacherWeights | None) -> str:
+def _student_text(
+    method: str, teacher: TriedNet, settings: Settings, path: Path
+) -> str:
     """Return the config of the student with its teacher."""
+    size = teacher.size if teacher.size != settings.size else None
+    weights, place = teacher.weights, path / 'student'
     if weights is not None and weights.is_whole:
-        return student_text(
-            method, repr(weights.file), None, weights.chosen, path / 'student'
-        )
+        file = repr(weights.file)
+        return student_text(method, file, None, weights.chosen, place, size)
     # Whoever changes the epochs in schedule.py changes the teacher's last checkpoint.
     last = "f'{_base_.train_cfg.max_epochs}.pth'"
     checkpoint = f'{str(path / "teacher" / "epoch_")!r} + {last}'
     command = f'cakd-mm train {shlex.quote(str(path / "teacher.py"))}'
-    return student_text(method, checkpoint, command, None, path / 'student')
+    return student_text(method, checkpoint, command, None, place, size)

@@ -1,10 +1,11 @@
 """What a person asks of ``tools/distill.py``."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..engine.launch.config import require_utf8
 from ..utils.errors import describe
+from ..utils.net_names import as_absolute
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Options:
         teacher (str): Name or config of a net, see :func:`named_net`.
         student (str): Likewise.
         teacher_ckpt (str, optional): Weights of the teacher, or such as its training
-            begins with. Defaults to None.
+            begins with. Defaults to None, those that came with the net (``hf:FOLDER``).
+        student_ckpt (str, optional): Weights that the student begins with. Defaults to
+            None, likewise.
         method (str): A base in ``configs/_base_/methods``; ``'cakd'`` is the one
             between logits. Defaults to ``'cakd'``.
         epochs (int, optional): Of each training. Defaults to None, see
@@ -33,6 +36,7 @@ class Options:
     teacher: str
     student: str
     teacher_ckpt: str | None = None
+    student_ckpt: str | None = None
     method: str = 'cakd'
     epochs: int | None = None
     size: int | None = None
@@ -62,17 +66,26 @@ class Options:
             )
         require_utf8(self.data, 'DATA')
 
+    def resolved(self) -> 'Options':
+        """Return the same options with paths that do not depend on the folder."""
+
+        def absolute(file: str | None) -> str | None:
+            if file is None or '://' in file:
+                return file
+            return str(Path(file).expanduser().resolve())
+
+        return replace(
+            self,
+            data=self.data.resolve(),
+            teacher=as_absolute(self.teacher),
+            student=as_absolute(self.student),
+            teacher_ckpt=absolute(self.teacher_ckpt),
+            student_ckpt=absolute(self.student_ckpt),
+        )
+
     def as_record(self) -> dict[str, str | int | float | None]:
-        """Return what a file says of them, which does not depend on the folder."""
-        record = asdict(self)
-        record['data'] = str(self.data.resolve())
-        if self.teacher_ckpt is not None and '://' not in self.teacher_ckpt:
-            record['teacher_ckpt'] = str(Path(self.teacher_ckpt).expanduser().resolve())
-        for net in ('teacher', 'student'):
-            path = Path(record[net]).expanduser()
-            if path.is_file():
-                record[net] = str(path.resolve())
-        return record
+        """Return what a file says of them."""
+        return asdict(self.resolved()) | dict(data=str(self.data.resolve()))
 
     def require_same(self, record: dict, out: Path) -> None:
         """Refuse to go on with other options than a folder was begun with.

@@ -1,12 +1,12 @@
 """Nets and pairs tried on a few random images, before hours are spent on them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
@@ -18,6 +18,8 @@ from torch import Tensor
 from ..models.algorithms.teacher import build_net
 from ..models.losses.base import losses_of
 from ..utils.errors import describe, start_of
+from ..utils.net_names import NamedNet, with_classes
+from ..utils.net_names.fitted import count_name
 from ..utils.random_states import torch_states_kept
 
 IMAGES = 4
@@ -26,55 +28,68 @@ IMAGES = 4
 @contextmanager
 def _trial() -> Iterator[None]:
     """Build nets without a word, and let later training draw the numbers it would."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
+    loggers = [MMLogger.get_current_instance(), logging.getLogger('transformers')]
+    levels = [logger.level for logger in loggers]
     scope = DefaultScope.overwrite_default_scope('mmpretrain')
-    logger.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with torch_states_kept(), scope, torch.no_grad():
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def try_net(net: ConfigDict, name: str, key: str, size: int, classes: int) -> BaseModel:
-    """Build a net and let it score images.
-
-    Args:
-        net (ConfigDict): Its config.
-        name (str): What the person called it, for errors.
-        key (str): The option that did so, for errors.
-        size (int): Of the images, in pixels.
-        classes (int): How many classes it has to score.
-
-    Returns:
-        BaseModel: The net, with random weights.
+def built_quietly(named: NamedNet, key: str, classes: int) -> BaseModel:
+    """Build a net for a number of classes.
 
     Raises:
-        ValueError: it is no classifier, cannot be built, does not take such images, or
-            scores another number of classes.
+        ValueError: it is no classifier, or cannot be built.
     """
     with _trial():
-        built = build_net(net, key)
-        if not isinstance(built, BaseClassifier):
-            problem = f'It is no classifier, but a {type(built).__name__}.'
-            remedy = 'Name the config of an image classifier.'
-            raise ValueError(describe(key, name, problem, remedy))
-        try:
-            scores = built.eval()(torch.rand(2, 3, size, size))
-        except Exception as error:  # whatever the net's own code raises
-            problem = (
-                f'It does not take images of {size} pixels: {start_of(error, 200)}.'
-            )
-            remedy = 'Write another --size, 224 say, or another net.'
-            raise ValueError(describe(key, name, problem, remedy)) from error
-    if isinstance(scores, Tensor) and scores.shape[-1] != classes:
-        problem = (
-            f'It scores {scores.shape[-1]} classes, and the images have {classes}.'
-        )
-        remedy = f'Write num_classes={classes} into its config, or name another net.'
-        raise ValueError(describe(key, name, problem, remedy))
+        built = build_net(with_classes(named.net, classes), key)
+    if not isinstance(built, BaseClassifier):
+        problem = f'It is no classifier, but a {type(built).__name__}.'
+        remedy = 'Name the config of an image classifier.'
+        raise ValueError(describe(key, named.name, problem, remedy))
     return built
+
+
+def try_net(
+    net: BaseModel, named: NamedNet, key: str, sizes: Sequence[int], classes: int
+) -> int:
+    """Let a net score images, and return the first size of these that it takes.
+
+    Args:
+        net (BaseModel): The net.
+        named (NamedNet): As the person named it, for errors.
+        key (str): The option that did so, for errors.
+        sizes (Sequence[int]): Of the images, in pixels.
+        classes (int): How many classes it has to score.
+
+    Raises:
+        ValueError: it does not take such images, or scores another number of classes.
+    """
+    errors: list[Exception] = []
+    for size in sizes:
+        try:
+            with _trial():
+                scores = net.eval()(torch.rand(2, 3, size, size))
+        except Exception as error:  # whatever the net's own code raises
+            errors.append(error)
+            continue
+        if isinstance(scores, Tensor) and scores.shape[-1] != classes:
+            scored = scores.shape[-1]
+            problem = f'It scores {scored} classes, and the images have {classes}.'
+            remedy = f'Write {count_name(net)}={classes} into its config, or name '
+            remedy += 'another net.'
+            raise ValueError(describe(key, named.name, problem, remedy))
+        return size
+    cause = start_of(errors[0], 200)
+    problem = f'It does not take images of {sizes[0]} pixels: {cause}.'
+    remedy = f'Write another --size, {named.size or 224} say, or another net.'
+    raise ValueError(describe(key, named.name, problem, remedy)) from errors[0]
 
 
 def try_pair(file: Path, size: int, classes: int) -> None:

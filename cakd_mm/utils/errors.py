@@ -6,6 +6,8 @@ from textwrap import shorten
 
 # How many names are given.
 SHOWN = 5
+# Shorter parts of a name are in too many others.
+LEAST_PART = 3
 
 
 class Description(str):
@@ -33,11 +35,29 @@ def start_of(error: BaseException | str, width: int) -> str:
     return shorten(str(error).rstrip('.\n'), width, placeholder=' ...')
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known names most like ``name``, or the first ones if none is."""
+def nearest(name: str, known: Iterable[str], prefix: str = '') -> str:
+    """Return the known names most like ``name``, or the first ones if none is.
+
+    Each is shown with ``prefix`` before it.
+
+    Those that begin with it, or have it within, come first, the shortest of them: a
+    part of a long name is not like the whole of it otherwise. Capitals and what is
+    between words do not count in this.
+    """
     known = sorted(known)
-    close = get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
-    return ', '.join(repr(match) for match in close) if close else 'none at all'
+    part = _letters(name)
+    places = {x: _letters(x).find(part) for x in known if len(part) >= LEAST_PART}
+    within = [x for x, place in places.items() if place >= 0]
+    within.sort(key=lambda x: (places[x] > 0, len(x)))
+    like = get_close_matches(name, known, n=3, cutoff=0.4)
+    close = list(dict.fromkeys([*within[:3], *like]))[:3] or known[:8]
+    return (
+        ', '.join(repr(prefix + match) for match in close) if close else 'none at all'
+    )
+
+
+def _letters(name: str) -> str:
+    return ''.join(x for x in name.lower() if x.isalnum())
 
 
 def first_of(names: list[str]) -> str:

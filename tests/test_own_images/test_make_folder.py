@@ -120,7 +120,7 @@ model = dict(
     ('given', 'text'),
     [
         (dict(method='dkdd'), "`--method` = 'dkdd'"),
-        (dict(student='timm:resnet18'), 'not known'),
+        (dict(student='tim:resnet18'), 'not known'),
         (dict(student=LENET, size=40), 'It does not take images of 40 pixels'),
         (dict(teacher=BARLOW), 'It is no classifier, but a BarlowTwins'),
         (dict(method='deit'), "`--method` = 'deit': These nets lack what it compares"),

@@ -34,6 +34,7 @@ from ..recorders.head_recorder import HeadRecorder, is_head
 from ..recorders.tap_recorder import TapRecorder, place_of
 from ..recorders.watched import watch_all
 from ..statistics import RunningMean, share_rows, update_means
+from ..taps import gives_scores
 from .connector_sequence import ConnectorSequence, connect, sees_teacher
 from .distiller_config import (
     GROUPS,
@@ -466,6 +467,8 @@ class StrictDistiller(ConfigurableDistiller):
                 del recorders[name]
             source, known = recorder.source, sources.get(type(recorder).__name__)
             if known is not None and source not in known:
+                if source.partition('.')[0] == 'head' and not gives_scores(model):
+                    problem += ' It has no classifier, so only its features can teach.'
                 remedy = f'Like it: {nearest(source, known)}.'
                 raise ValueError(describe(key, source, problem, remedy))
 

@@ -80,7 +80,8 @@ def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str
     kind = type(getattr(net, 'backbone', getattr(net, 'model', net))).__name__
     problem = f'{kind} has no place of that name.'
     remedy = "Name one of those, or any module with type='ModuleOutputs'."
-    if name in ('logits', 'classifier') and 'pooled' in points:
+    is_of_scores = name.rpartition('.')[2] in ('logits', 'classifier')
+    if is_of_scores and any(x.endswith('pooled') for x in points):
         problem = f'{kind} has no classifier, so it scores no classes.'
         remedy = 'Use a method between features, '
         remedy += 'configs/_base_/methods/cakd_feature.py say, or another teacher.'

@@ -1,0 +1,114 @@
+"""A net that a person named: built, given its weights, and tried on random images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..utils.class_names import Names
+from ..utils.net_names import NamedNet, with_classes, without_downloads
+from ..utils.net_names.fitted import COUNTS, count_name
+from .given_weights import GivenWeights, read_given_weights
+from .trial import built_quietly, try_net
+
+
+@dataclass(frozen=True)
+class TriedNet:
+    """A net that works on the images.
+
+    Args:
+        named (NamedNet): As it was named.
+        net (ConfigDict): Its config, for as many classes as it scores.
+        classes (int): How many these are.
+        size (int): Of the images that it takes, in pixels.
+        has_batch_norm (bool): Whether it has batch norm.
+        weights (GivenWeights, optional): What it begins with, or is. Defaults to None
+            (at random).
+    """
+
+    named: NamedNet
+    net: ConfigDict
+    classes: int
+    size: int
+    has_batch_norm: bool
+    weights: GivenWeights | None
+
+    @property
+    def preprocessor(self) -> Mapping[str, Any]:
+        """``mean``, ``std`` and ``to_rgb`` that its weights were trained with.
+
+        It is empty for a net that begins at random, which learns from any images.
+        """
+        if self.weights is None:
+            return {}
+        return self.weights.preprocessor or self.named.preprocessor
+
+
+def tried(
+    named: NamedNet,
+    key: str,
+    file: str | None,
+    classes: Names,
+    sizes: Sequence[int | None],
+    is_taught: bool,
+) -> TriedNet:
+    """Build a net, read its weights and let it score images.
+
+    Args:
+        named (NamedNet): The net.
+        key (str): The option that names it, for errors.
+        file (str, optional): Its weights. Defaults to None (those that came with it).
+        classes (tuple[str, ...]): Names of the images' classes.
+        sizes (Sequence[int | None]): Of the images, in pixels; the first that it takes
+            is its size. None is no size.
+        is_taught (bool): Whether it is the student, who scores these classes alone.
+
+    Raises:
+        FileNotFoundError, ValueError: the net or its weights cannot be used.
+    """
+    named.net, left_out = without_downloads(named.net)
+    for source in left_out:
+        print(f'{named.name} begins at random: nothing is downloaded ({source}).')
+    if 'model_name' in named.net and not any(x in named.net for x in COUNTS):
+        # What the package of the net takes by default is not what the images have.
+        name = count_name(built_quietly(named, key, len(classes)))
+        named.net[name] = len(classes)
+    build = cache(partial(built_quietly, named, key))
+    weights = _weights(named, key, file, classes, build)
+    if weights is not None:
+        if is_taught:
+            weights = weights.as_beginning(len(classes))
+        print(f'{named.name}: {weights.shown()}')
+        if not (weights.preprocessor or named.preprocessor):
+            print('Nothing says how its images were made; see mean and std in data.py.')
+    count = weights.classes if weights else len(classes)
+    net = build(count)
+    wanted, *others = [size for size in sizes if size is not None]
+    size = try_net(net, named, key, [wanted, *others], count)
+    if size != wanted:
+        print(f'{named.name} takes no images of {wanted} pixels, and gets {size}.')
+    norm = any(isinstance(x, _BatchNorm) for x in net.modules())
+    return TriedNet(named, with_classes(named.net, count), count, size, norm, weights)
+
+
+def _weights(
+    named: NamedNet,
+    key: str,
+    file: str | None,
+    classes: Names,
+    build: Callable[[int], BaseModel],
+) -> GivenWeights | None:
+    """Read the weights that were given, or else those that came with the net."""
+    if file is not None:
+        key = f'{key}-ckpt'
+        remedy = f'Give weights of {named.name}, or leave {key} out.'
+    elif named.weights is not None:
+        file = named.weights
+        remedy = f'Save the net there again, or give weights as {key}-ckpt.'
+    else:
+        return None
+    return read_given_weights(file, named, classes, build, key, remedy)
