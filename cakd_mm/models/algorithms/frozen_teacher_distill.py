@@ -480,13 +480,13 @@ def _required(name: str, part: Any) -> Any:
     return part
 
 
-def _require_classes(student: nn.Module) -> None:
+def _require_classes(student: Any) -> None:
     """Refuse a net that was built without a classifier, as its labels would be of none.
 
     Its own loss would take the features that it gives for scores.
     """
-    told = (getattr(x, 'num_classes', None) for x in (student, *student.children()))
-    if 0 in told:
+    told = [getattr(x, 'num_classes', None) for x in (student, *student.children())]
+    if any(isinstance(count, int) and count == 0 for count in told):
         problem = 'A net without a classifier learns nothing from labels.'
         remedy = 'Write the number of classes, or model.calculate_student_loss=False.'
         key = 'model.architecture.num_classes'
