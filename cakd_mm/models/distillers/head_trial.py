@@ -401,10 +401,13 @@ def _is_in_head(recorder: Any, net: nn.Module) -> bool:
         return True
     if not isinstance(recorder, ModuleOutputsRecorder):
         return False
-    point = points_of(net).get(recorder.source)
-    source = point.module if point else recorder.source
+    source = recorder.source
+    # Only a tap is looked up, for which the net has been run before.
+    if source not in dict(net.named_modules()):
+        point = points_of(net).get(source)
+        source = point.module if point else source
     if getattr(net, 'head', None) is None:
-        return source in {'model', classifier_of(net)}
+        return source == 'model' or source == classifier_of(net)
     return source.partition('.')[0] == 'head'
 
 

@@ -135,15 +135,17 @@ def _run(net: nn.Module) -> DryRun:
 @contextmanager
 def _buffers_kept(net: nn.Module) -> Iterator[None]:
     own = [(module, dict(module._buffers)) for module in net.modules()]
-    values = {buffer: buffer.clone() for buffer in net.buffers()}
+    # The net gets copies, because what is written into a buffer, even what it was
+    # before, spoils the graph of a step that is under way.
+    copies = {buffer: buffer.clone() for buffer in net.buffers()}
+    for module, of_module in own:
+        held = {name: x for name, x in of_module.items() if x is not None}
+        module._buffers.update({name: copies[x] for name, x in held.items()})
     try:
         yield
     finally:
         for module, of_module in own:
             module._buffers.update(of_module)
-        with torch.no_grad():
-            for buffer, before in values.items():
-                buffer.copy_(before)
 
 
 def _note(

@@ -85,6 +85,10 @@ def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str
         problem = f'{kind} has no classifier, so it scores no classes.'
         remedy = 'Use a method between features, '
         remedy += 'configs/_base_/methods/cakd_feature.py say, or another teacher.'
+    if own := sorted(x for x in points if x.endswith(f'.{name}')):
+        problem = f'{" and ".join(x.partition(".")[0] for x in own)} have places of '
+        problem += 'that name, the average of the teachers has none.'
+        remedy = f'Name one teacher: {own[0]}.'
     if points:
         problem += f' It has {", ".join(sorted(points))}.'
     else:
