@@ -185,14 +185,14 @@ def _pooled(net: nn.Module, run: DryRun, classifier: str | None) -> Point | None
     if classifier is None:
         if neck is not None:
             return Point('neck', channels=neck.shape[1], take=only_tensor)
-        vector = run.output
+        vector = only_tensor(run.output)
         if not isinstance(vector, Tensor) or _logits(net, run) is not None:
             return None
-        if vector.dim() != 2:
+        if vector.dim() != 2 or vector.is_meta:
             return None
         call = _made_by(run, vector)
-        if call is None:
-            return None
+        if call is None:  # the net itself has made it of what its modules gave
+            return Point('', channels=vector.shape[1], take=only_tensor)
         return Point(call.path, channels=vector.shape[1], take=_vector_in(call, vector))
     inputs = run.calls_of(classifier)[-1].inputs[0]
     if not isinstance(inputs, Tensor) or inputs.is_meta:
