@@ -17,7 +17,7 @@ LOSS, METHOD, STUDENT, IN_PYTHON = blocks(f'{GUIDES}/loss.md')
 (SCORER,) = blocks(f'{GUIDES}/scorer.md')
 FEATURE, KINDS, PATCHES = blocks(f'{GUIDES}/features.md')
 TIMM, VIT = blocks(f'{GUIDES}/transformers.md')
-TEACHERS, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
+TEACHERS, MIXED, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
 _, DEIT = blocks(f'{GUIDES}/heads.md')
 (FAST,) = blocks(f'{GUIDES}/speed.md')
 (RESIDENT,) = blocks(f'{GUIDES}/data.md')
@@ -183,6 +183,18 @@ def test_several_teachers(tmp_path):
     assert list(runner.model.teacher.teachers) == ['a', 'b']
     assert runner.model.teacher.head.weights == [2 / 3, 1 / 3]
     assert set(losses_of(runner)) == {'student.loss', 'distill.loss_kd'}
+
+
+def test_features_of_one_teacher_and_logits_of_another(tmp_path):
+    pytest.importorskip('timm')
+    entry = 'model__teacher__0__net'
+    small = {f'{entry}__model_name': 'test_vit'}
+    small[f'{entry}__data_preprocessor__size'] = 160
+    runner = train_page(MIXED, tmp_path, size=16, **small)
+    assert runner.model.teacher.image_maps['dino'].size == (160, 160)
+    assert runner.model.distiller.connectors.pooled.linear.out_features == 64
+    names = {'student.loss', 'distill.loss_cakd', 'distill.loss_token'}
+    assert set(losses_of(runner)) == names
 
 
 def test_a_teacher_of_other_classes_and_one_of_other_images(tmp_path):

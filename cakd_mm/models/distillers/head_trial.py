@@ -407,7 +407,7 @@ def _is_in_head(recorder: Any, net: nn.Module) -> bool:
         point = points_of(net).get(recorder.source)
     source = point.module if point else recorder.source
     if getattr(net, 'head', None) is None:
-        return source in {'model', classifier_of(net)}
+        return source == 'model' or source == classifier_of(net)
     return source.partition('.')[0] == 'head'
 
 
