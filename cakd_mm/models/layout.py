@@ -40,7 +40,8 @@ def to_rows(feature: Tensor, granularity: str) -> Tensor:
         raise ValueError(
             f'granularity={granularity!r} cannot lay out a feature of shape '
             f"{tuple(feature.shape)}: use 'pooled' for vectors (N, C) and tokens "
-            '(N, L, C), and tap a map (N, C, H, W) for the others.'
+            '(N, L, C), and tap a map (N, C, H, W) for the others. Tokens become a map '
+            "by TokensToMapConnector, on the teacher's side as well."
         )
     if granularity == 'pooled':
         feature = pool(feature)

@@ -127,7 +127,7 @@ def _rekeyed(
         if (mention := re.search(rf'\b{re.escape(str(word))}\b', text))
     }
     leaves = (leaf for place in places.values() for leaf in _leaves(*place))
-    shown = ', '.join(f'{place}={x!r:.60}' for place, x in leaves)
+    shown = ', '.join(dict.fromkeys(f'{place}={x!r:.60}' for place, x in leaves))
     remedy = f'Correct what is wrong in {shown or "its type"}.'
     if found:
         (key, value), *others = (found[start] for start in sorted(found))

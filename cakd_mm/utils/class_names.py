@@ -24,6 +24,19 @@ def names_in_checkpoint(checkpoint: Mapping) -> Names | None:
     return _named(own) or _names(meta.get('CLASSES'))
 
 
+def names_in_net(net: Any) -> Names | None:
+    """Return the classes that the config of a Hugging Face net names.
+
+    Returns:
+        tuple[str, ...] | None: Their names in the order of the scores; None if it has
+            no such config, or one whose names say nothing (``LABEL_0``).
+    """
+    config = getattr(getattr(net, 'model', None), 'config', None)
+    names = _names(getattr(config, 'id2label', None))
+    unnamed = tuple(f'LABEL_{index}' for index in range(len(names or ())))
+    return None if names == unnamed else names
+
+
 def names_in_dataset(dataset: Any, key: str) -> Iterator[tuple[str, Any, Names]]:
     """Yield what the parts of a data set call their classes.
 

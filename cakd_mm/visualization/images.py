@@ -23,6 +23,12 @@ def verdict(logits: Tensor, labels: list[int], names: list[str]) -> tuple[str, b
     return text, int(best) in labels
 
 
+def _verdict(found: Observation, place: int, names: list[str]) -> tuple[str, bool]:
+    if found.logits is None:
+        return 'the teacher does not say', True
+    return verdict(found.logits[place], found.labels[place], names)
+
+
 def draw_images(found: Observation, names: list[str], count: int, title: str) -> Figure:
     """Draw images beside the maps of their strongest channels and their clusters.
 
@@ -32,9 +38,8 @@ def draw_images(found: Observation, names: list[str], count: int, title: str) ->
         count: How many channels are shown of each image, if there are maps.
         title: Which loss and checkpoint it was.
     """
-    pairs = zip(found.logits, found.labels, strict=True)
-    errs = not all(verdict(*pair, names)[1] for pair in pairs)
     images = len(found.indices)
+    errs = not all(_verdict(found, place, names)[1] for place in range(images))
     legend = 'bar, channels by number: red strong, grey weak'
     size = 9.75, 2 * images + 0.8
     if found.maps is not None:
@@ -72,7 +77,7 @@ def draw_image(axis: Axes, found: Observation, place: int, names: list[str]) -> 
     """Draw an image under its class and what the teacher takes it for."""
     axis.imshow(found.images[place])
     labels = found.labels[place]
-    text, right = verdict(found.logits[place], labels, names)
+    text, right = _verdict(found, place, names)
     own = ', '.join(names[label] for label in labels)[:22]
     title = f'image {found.indices[place]}\nclass: {own}\n{text}'
     axis.set_title(title, fontsize=8, color='black' if right else 'C3')

@@ -20,6 +20,7 @@ from ..models.algorithms import FrozenTeacherDistill
 from ..models.distillers.distiller_config import short_name
 from ..models.layout import strongest
 from ..models.losses.cakd_feature_loss import CAKDFeatureLoss, setting
+from ..models.taps import classes_of, gives_scores
 from ..utils.checkpoint import load_strictly, read_checkpoint
 from ..utils.errors import describe
 from ..utils.type_names import class_name, resolved
@@ -35,7 +36,8 @@ class Observation:
     Attributes:
         indices: The places of the images in the split.
         labels: The classes of each image.
-        logits: The teacher's logits, (N, K).
+        logits: The teacher's logits, (N, K); None if it has no classifier, or one of
+            other classes.
         scores: The scores of the teacher's channels, (N, C).
         strong: Which channels are strong, bool, (N, C).
         score: What a score is: the name of the scorer's class, and its meaning.
@@ -46,7 +48,7 @@ class Observation:
 
     indices: list[int]
     labels: list[list[int]]
-    logits: Tensor
+    logits: Tensor | None
     scores: Tensor
     strong: Tensor
     score: str
@@ -167,9 +169,21 @@ def labels_of(dataset: BaseDataset) -> list[list[int]]:
     return [np.atleast_1d(info['gt_label']).tolist() for info in infos]
 
 
-def class_names(dataset: BaseDataset, classes: int) -> list[str]:
-    """Return the names of all classes, shortened; numbers where there are none."""
+def class_names(
+    dataset: BaseDataset, found: Observation, labels: list[list[int]]
+) -> list[str]:
+    """Return the names of all classes, shortened; numbers where there are none.
+
+    Args:
+        dataset: It may know the names.
+        found: It may have the teacher's scores.
+        labels: The classes of every image.
+    """
     names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if found.logits is not None:
+        classes = found.logits.shape[1]
+    else:
+        classes = max([len(names or ()), *(1 + max(own, default=-1) for own in labels)])
     if not names or len(names) != classes:
         names = range(classes)
     return [f'{name!s:.24}' for name in names]
@@ -222,13 +236,18 @@ def run_loss(
     """
     loss = model.distiller.distill_losses[name]
     scores, logits, labels, images, maps = [], [], [], [], []
-    with plain_teacher(model), recorded(loss, model.teacher) as outputs:
+    teacher = model.teacher
+    # Scores of other classes would not say whether the teacher is right.
+    same = classes_of(teacher) in (None, classes_of(model.student))
+    with_scores = gives_scores(teacher) and same
+    with plain_teacher(model), recorded(loss, teacher, with_scores) as outputs:
         for start in range(0, len(indices), batch):
             items = [dataset[index] for index in indices[start : start + batch]]
             data = model.data_preprocessor(pseudo_collate(items))
             model.loss(data['inputs'], data['data_samples'])
             scores.append(outputs['scores'].float().cpu())
-            logits.append(outputs['logits'].float().cpu())
+            if 'logits' in outputs:
+                logits.append(outputs['logits'].float().cpu())
             labels += [sample.gt_label.tolist() for sample in data['data_samples']]
             if pictures:
                 images += originals(data, model.data_preprocessor)
@@ -238,7 +257,7 @@ def run_loss(
     return Observation(
         indices=indices,
         labels=labels,
-        logits=torch.cat(logits),
+        logits=torch.cat(logits) if logits else None,
         scores=all_scores,
         strong=strongest(all_scores, loss.count(all_scores.shape[1])),
         score=', '.join(part for part in parts if part),
@@ -258,7 +277,9 @@ def plain_teacher(model: FrozenTeacherDistill) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(loss: CAKDFeatureLoss, teacher: nn.Module) -> Iterator[dict[str, Tensor]]:
+def recorded(
+    loss: CAKDFeatureLoss, teacher: nn.Module, with_scores: bool
+) -> Iterator[dict[str, Tensor]]:
     """Yield what the last batch left in a loss and in the teacher around it."""
     outputs: dict[str, Tensor] = {}
 
@@ -269,12 +290,15 @@ def recorded(loss: CAKDFeatureLoss, teacher: nn.Module) -> Iterator[dict[str, Te
     def record_teacher(module: nn.Module, args: tuple, kwargs: dict) -> None:
         record('feature', kwargs['preds_T'])
 
-    head, neck = teacher.get_submodule('head'), getattr(teacher, 'neck', None)
+    neck = getattr(teacher, 'neck', None)
     hooks = [
         loss.scorer.register_forward_hook(lambda m, a, out: record('scores', out)),
         loss.register_forward_pre_hook(record_teacher, with_kwargs=True),
-        head.register_forward_hook(lambda m, a, out: record('logits', out)),
     ]
+    if with_scores:
+        # Where there is no head, the net itself gives the scores.
+        after = (getattr(teacher, 'head', None) or teacher).register_forward_hook
+        hooks.append(after(lambda m, a, out: record('logits', out)))
     if neck is not None:
         before = neck.register_forward_pre_hook
         hooks.append(before(lambda m, a: record('before_neck', a[0])))

@@ -102,7 +102,7 @@ def draw_channels(
     found = observe.run_loss(model, name, dataset, many)
     width = found.scores.shape[1]
     observe.check_channels(count, width)
-    names = observe.class_names(dataset, found.logits.shape[1])
+    names = observe.class_names(dataset, found, labels)
     yield 'clusters.png', draw_clusters(found, names, title)
     few = images or observe.spread(labels, FEW_IMAGES)
     found = observe.run_loss(model, name, dataset, few, pictures=True)

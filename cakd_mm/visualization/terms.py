@@ -151,7 +151,8 @@ def panel_rows(
     history: History, cfg: Config, losses: dict[str, dict]
 ) -> dict[str, list[Panel]]:
     """Return the panels of each loss and of the run, by title; no row is empty."""
-    classes = (student_model(cfg).get('head') or {}).get('num_classes')
+    net = student_model(cfg)
+    classes = (net.get('head') or net).get('num_classes')
     balancer = cfg.model.distiller.get('balancer') or {}
     balanced = balancer.get('losses') or []
     balanced = [balanced] if isinstance(balanced, str) else balanced

@@ -5,10 +5,11 @@ import pytest
 import torch
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
+from tiny import algorithm, build, digits_config
 
 from cakd_mm.visualization import observe
 from cakd_mm.visualization.history import read_history
-from cakd_mm.visualization.images import strongest_channels
+from cakd_mm.visualization.images import draw_images, strongest_channels
 
 
 def test_shares_equal_a_slow_loop():
@@ -85,3 +86,39 @@ def test_the_newest_checkpoint_is_taken(tmp_path):
     for name in ('epoch_9', 'epoch_10', 'best_top1_epoch_11', 'student'):
         (tmp_path / f'{name}.pth').touch()
     assert observe.latest_checkpoint(tmp_path).name == 'epoch_10.pth'
+
+
+def test_a_teacher_without_a_classifier(tmp_path):
+    pytest.importorskip('timm')
+    net = dict(type='mmpretrain.TimmClassifier', model_name='test_resnet')
+    net.update(num_classes=0)
+    torch.save(build(net).state_dict(), tmp_path / 'teacher.pth')
+    cfg = digits_config('cakd/demo_digits.py')
+    cfg.model.teacher = dict(net, _scope_='mmpretrain')
+    cfg.model.teacher_ckpt = str(tmp_path / 'teacher.pth')
+    parts = cfg.model.distiller
+    parts.student_recorders.feature = dict(type='ModuleOutputs', source='neck')
+    parts.teacher_recorders = dict(feature=dict(type='Tap', source='pooled'))
+    parts.connectors = dict(feature=dict(type='PooledConnector'))
+    scorer = dict(type='ActivationScorer')
+    parts.distill_losses = dict(loss_f=dict(type='CAKDFeatureLoss', scorer=scorer))
+    parts.loss_forward_mappings = dict(
+        loss_f=dict(
+            preds_S=dict(
+                recorder='feature', from_student=True, data_idx=0, connector='feature'
+            ),
+            preds_T=dict(recorder='feature', from_student=False),
+        )
+    )
+    model, dataset = algorithm(cfg).eval(), observe.build_dataset(cfg)
+    seen = observe.run_loss(model, 'loss_f', dataset, [5, 0], pictures=True)
+    assert seen.logits is None
+    names = observe.class_names(dataset, seen, seen.labels)
+    assert len(names) == 10
+    with torch.no_grad():
+        images = (torch.stack([dataset[x]['inputs'] for x in (5, 0)]) - 77.8) / 95.7
+        maps = model.teacher.model.forward_features(images)
+    torch.testing.assert_close(seen.maps, maps, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen.scores, maps.mean((2, 3)), atol=1e-4, rtol=1e-4)
+    titles = [axis.get_title() for axis in draw_images(seen, names, 2, 'x').axes]
+    assert titles[0] == f'image 5\nclass: {names[6]}\nthe teacher does not say'

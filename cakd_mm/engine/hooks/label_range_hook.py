@@ -4,10 +4,11 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...datasets.label_batch import LabelBatch
 from ...models.losses.base import losses_of
+from ...models.taps import classes_key, classes_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -30,6 +31,9 @@ class LabelRangeHook(Hook):
     priority = 'VERY_HIGH'
     # The class of a loss that takes one class per image; None if there is none.
     _of_one_class: str | None = None
+    # The net whose classes are known, because an unknown net has to be run for them.
+    _net: nn.Module | None = None
+    _classes: int | None = None
 
     def before_train(self, runner) -> None:
         """Look for losses that take one class per image."""
@@ -38,8 +42,10 @@ class LabelRangeHook(Hook):
 
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train') -> None:
         model = unwrap(runner.model)
-        head = getattr(getattr(model, 'student', model), 'head', None)
-        num_classes = getattr(head, 'num_classes', None)
+        net = getattr(model, 'student', model)
+        if net is not self._net:
+            self._net, self._classes = net, classes_of(net)
+        num_classes = self._classes
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else ()
         if num_classes is None or not isinstance(samples, (list, tuple, LabelBatch)):
             return
@@ -61,10 +67,9 @@ class LabelRangeHook(Hook):
             )
             problem = f'{_place(sample, index)} has it, but the head scores '
             problem += f'{num_classes} classes (labels 0 to {num_classes - 1}).'
-            remedy = (
-                'Set head.num_classes (of teacher and student) to the number of '
-                'classes, or correct the annotation.'
-            )
+            place = 'model' if net is model else 'model.architecture'
+            remedy = f'Set {classes_key(net, place)}, and that of a teacher, to the '
+            remedy += 'number of classes, or correct the annotation.'
             key = f'{mode}_dataloader.dataset'
             raise ValueError(describe(key, f'label {wrong}', problem, remedy))
 

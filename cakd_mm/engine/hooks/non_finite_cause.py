@@ -70,9 +70,10 @@ def cause_of(step: BadStep, runner) -> str:
         return _of_losses(sorted({name.split('.')[1] for name in names}), runner)
     if student is None or not names:
         return lower_the_rate(runner)
+    owner = 'head.' if getattr(model.student, 'head', None) is not None else ''
     return (
         "All scores are as they should be, so it is the student's own loss: look for "
-        'wrong labels in this batch, and at model.architecture.head.loss.'
+        f'wrong labels in this batch, and at model.architecture.{owner}loss.'
     )
 
 

@@ -1,6 +1,7 @@
 """Trains the student faster without a change to what others see of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -88,8 +89,10 @@ class StudentRuntimeHook(Hook):
                 model.data_preprocessor.channels_last = True
         if self.compile:
             options: dict = dict(mode='reduce-overhead') if self.cuda_graphs else {}
-            form = compiled(net.backbone._call_impl, f'{KEY}.compile', **options)
-            self._compiled = {net.backbone: form}
+            # A net of others is inside a classifier of mmpretrain.
+            trunk: Any = getattr(net, 'backbone', getattr(net, 'model', net))
+            form = compiled(trunk._call_impl, f'{KEY}.compile', **options)
+            self._compiled = {trunk: form}
         if self.connectors and hasattr(model, 'distiller'):
             for connector in model.distiller.connectors.values():
                 form = compiled(connector._call_impl, f'{KEY}.connectors')

@@ -83,8 +83,13 @@ def _length(runner) -> str:
     return f'{count:,} {unit}{"s" if count != 1 else ""}'
 
 
-def _backbone(net: nn.Module) -> str:
-    return type(getattr(net, 'backbone', net)).__name__
+def _backbone(net: Any) -> str:
+    """Return the class of what makes a net's features, of several nets of each."""
+    if hasattr(net, 'teachers'):
+        return ' and '.join(map(_backbone, net.teachers.values()))
+    # A net of others is inside a classifier of mmpretrain.
+    inner = getattr(net, 'backbone', getattr(net, 'model', net))
+    return type(inner).__name__
 
 
 def _size(net: nn.Module) -> str:

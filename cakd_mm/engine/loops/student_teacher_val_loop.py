@@ -7,6 +7,7 @@ from mmengine.runner import ValLoop, autocast
 from torch.utils.data import DataLoader
 
 from ...models.algorithms import FrozenTeacherDistill
+from ...models.taps import gives_scores
 from ...utils.errors import describe
 from ...utils.model import unwrap
 from .resident import resident_loader
@@ -29,8 +30,9 @@ class StudentTeacherValLoop(ValLoop):
         **kwargs: As in mmengine.
 
     Raises:
-        ValueError: the model has no teacher, or the data cannot be made resident; or
-            ranks that share out the teacher have unequal numbers of batches.
+        ValueError: the model has no teacher, or none with a classifier, or the data
+            cannot be made resident; or ranks that share out the teacher have unequal
+            numbers of batches.
     """
 
     def __init__(
@@ -44,6 +46,11 @@ class StudentTeacherValLoop(ValLoop):
         if resident:
             dataloader = resident_loader(dataloader, runner.model, runner.seed)
         super().__init__(runner, dataloader, *args, **kwargs)
+        teacher = getattr(unwrap(runner.model), 'teacher', None)
+        if teacher is not None and not gives_scores(teacher):
+            problem = 'The teacher has no classifier, so it cannot be scored.'
+            name, remedy = type(self).__name__, 'Write val_cfg=dict().'
+            raise ValueError(describe('val_cfg.type', name, problem, remedy))
 
     def run(self) -> dict:
         """Validate both and return all metrics."""

@@ -37,6 +37,7 @@ from ...utils.net_config import net_config
 from ...utils.random_states import torch_states_kept
 from ...utils.type_names import resolve_within
 from ..checks import LARGEST_SETTING, LEAST_SETTING
+from ..distillers.compared_classes import compares_classes
 from ..distillers.distiller_config import HEAD, check_by_class, scope_of
 from ..distillers.first_step import FirstStep
 from ..distillers.head_trial import HeadTrial
@@ -44,7 +45,8 @@ from ..losses.base import losses_of
 from ..recorders.watched import watch_all
 from ..runtime import TeacherRuntime, build_runtime, check_reach
 from .converted_norms import ConvertedNorms
-from .teacher import build_net, check_batch_augments, naming_net
+from .named_nets import naming_net
+from .teacher import build_net, check_batch_augments
 from .teacher_classes import ClassNames
 from .teacher_entries import TeacherEntry
 from .teacher_identity import (
@@ -133,7 +135,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Attributes:
         teacher_class_names (list[ClassNames]): What each teacher calls the classes, in
-            the order of its scores.
+            the order of its scores; empty if no loss compares what it scores.
         teacher_views (list[TeacherView]): What each teacher was trained on and sees.
     """
 
@@ -248,11 +250,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.student_ckpt = student_ckpt
         self.teacher_is_loaded = teachers.is_loaded
         self.save_teacher = save_teacher or not teachers.is_loaded
-        teachers.agree_with(self.student, self.data_preprocessor)
+        by_classes = compares_classes(self.distiller, self.teacher)
+        teachers.agree_with(self.student, self.data_preprocessor, by_classes)
         check_batch_augments(self.student, self.data_preprocessor, written)
         self.teacher_views = teachers.views
         self.teacher_image_map = teachers.image_map
-        self.teacher_class_names = teachers.class_names
+        self.teacher_class_names = teachers.class_names if by_classes else []
         self._identities = teachers.identities
         self.teacher_sha256, self.teacher_file = stored(self._identities)
         self.teacher_choice = stored_choice(self._identities)
@@ -395,7 +398,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Run the teacher, so that its recorders record."""
         batch_inputs = self.teacher_inputs(batch_inputs)
         if self.teacher_runtime is None:
-            with naming_net(self.teacher, 'model.teacher'):
+            mapped = self.teacher_image_map
+            size = None if mapped is None else mapped.size
+            with naming_net(self.teacher, 'model.teacher', size):
                 self.teacher(batch_inputs, data_samples, mode=self.teacher_mode)
             return
         recorders = self.distiller.teacher_recorders.recorders.values()

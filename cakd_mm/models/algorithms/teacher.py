@@ -2,9 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.arguments import check_part, require_part
-from ...utils.building import build_part, naming_use, places_of, settings_of
+from ...utils.building import build_part
 from ...utils.checkpoint import (
     fingerprint,
     hash_of,
@@ -29,11 +27,12 @@ from ...utils.checkpoint import (
     require_file,
     spell_out,
 )
-from ...utils.class_names import names_in_checkpoint
+from ...utils.class_names import names_in_checkpoint, names_in_net
 from ...utils.config_text import values_in
 from ...utils.errors import describe
 from ...utils.net_config import net_config
 from ...utils.tools import as_typed_here
+from ..taps import classes_key, classes_of, gives_scores
 from .teacher_classes import ClassNames, choose_classes
 from .teacher_entries import Keys, TeacherEntry
 from .teacher_images import read_size
@@ -49,6 +48,8 @@ class Teacher:
         net (BaseModel): The teacher.
         size (tuple[int, int], optional): What its images are resized to.
         trained_with (dict): Values of the config in its checkpoint, if there is one.
+        gives_scores (bool): Whether it has a classifier. Otherwise only its features
+            teach.
         class_names (ClassNames): What it calls its classes.
         sha256 (Tensor): Of its weights as in the checkpoint, (32,) uint8; zeros
             without one.
@@ -59,6 +60,7 @@ class Teacher:
     net: BaseModel
     size: tuple[int, int] | None = None
     trained_with: dict[str, Any] = field(default_factory=dict)
+    gives_scores: bool = True
     class_names: ClassNames = field(default_factory=ClassNames)
     sha256: Tensor = field(default_factory=lambda: torch.zeros(32, dtype=torch.uint8))
 
@@ -79,9 +81,6 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
     """
     command = made_by(entry.made_by, keys.made_by)
     remedy = command.strip() or 'Give a checkpoint of exactly this teacher.'
-    parts = f'{keys.net}.backbone, {keys.net}.neck or {keys.net}.head '
-    parts += '(head.in_channels, head.num_classes)'
-    remedy_of_net = f'{remedy} Or correct {parts}.'
     if entry.ckpt is not None:
         require_file(entry.ckpt, keys.ckpt, remedy)
     size = None
@@ -93,8 +92,10 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
         if isinstance(net.get('data_preprocessor'), dict):
             size = read_size(net.data_preprocessor.pop('size', None), keys.images)
         net = build_net(net, keys.net)
-    built = Teacher(entry, keys, net, size)
-    names = None
+    built = Teacher(entry, keys, net, size, gives_scores=gives_scores(net))
+    if not built.gives_scores:
+        _refuse_choice(entry, keys)
+    names = own_names = None
     if entry.ckpt is None:
         net.init_weights()
         text = 'The teacher has random weights (allow_random_teacher=True): it knows '
@@ -103,23 +104,47 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
     else:
         content = read_checkpoint(entry.ckpt, keys.ckpt, remedy)
         weights = model_weights(content)
-        load_strictly(net, weights, keys.ckpt, entry.ckpt, remedy_of_net)
+        wrong = f'{remedy} Or correct {_parts_of(net, keys.net)}.'
+        load_strictly(net, weights, keys.ckpt, entry.ckpt, wrong)
         built.sha256 = fingerprint(net.state_dict())
         print_log(_introduce(built, entry.ckpt, content), 'current')
-        names = names_in_checkpoint(content)
+        if built.gives_scores:
+            names = names_in_checkpoint(content)
+            own_names = names_in_net(net)
         meta = content.get('meta')
         meta = meta if isinstance(meta, Mapping) else {}
         # MMCV's runner called it otherwise.
         built.trained_with = values_in(meta.get('cfg', meta.get('config')))
     if entry.classes is not None:
+        names = names or own_names
         built.class_names = choose_classes(net, entry.classes, names, keys.classes)
         print_log(_chosen(built.class_names, keys.classes), 'current')
     elif names is not None:
         built.class_names = ClassNames(names)
+    elif own_names is not None:
+        # They may be another spelling of the data's, since no set of images gave them.
+        built.class_names = ClassNames(own_names, own_names)
     built.class_names = replace(
         built.class_names, keys=keys, file=str(entry.ckpt or 'a random teacher')
     )
     return built
+
+
+def _parts_of(net: nn.Module, key: str) -> str:
+    """Say which keys of a net's config may be wrong if weights do not fit it."""
+    if not hasattr(net, 'backbone'):
+        return f'what {key} says of the net ({classes_key(net, key)}, say)'
+    parts = f'{key}.backbone, {key}.neck or {key}.head'
+    return f'{parts} (head.in_channels, head.num_classes)'
+
+
+def _refuse_choice(entry: TeacherEntry, keys: Keys) -> None:
+    """Raise ValueError if a teacher without a classifier is to score."""
+    for value, key in ((entry.classes, keys.classes), (entry.weight, keys.weight)):
+        if value is not None:
+            problem = f'{keys.net} has no classifier, so that only its features teach.'
+            remedy = 'Remove the key, or give that net a classifier.'
+            raise ValueError(describe(key, value, problem, remedy))
 
 
 def _chosen(classes: ClassNames, key: str) -> str:
@@ -150,23 +175,6 @@ def build_net(net: dict, key: str) -> BaseModel:
     return built
 
 
-def naming_net(net: nn.Module, key: str) -> AbstractContextManager[None]:
-    """Let errors of running a net name the key of the part that does not fit.
-
-    Args:
-        net (nn.Module): The net.
-        key (str): The key of its config.
-    """
-    return naming_use(type(net).__name__, key, '...', partial(_places, net, key))
-
-
-def _places(net: nn.Module, key: str) -> dict[str, tuple[str, Any]]:
-    """Return what an error of a net may be about: its parts, and the head's widths."""
-    parts = {name: getattr(net, name, None) for name in ('backbone', 'neck', 'head')}
-    kinds = {name: part and type(part).__name__ for name, part in parts.items()}
-    return places_of(kinds, key) | settings_of(parts['head'], f'{key}.head')
-
-
 def _introduce(teacher: Teacher, checkpoint: str, content: Mapping) -> str:
     """Return the line of the log about a teacher that has been loaded."""
     name = f' {teacher.entry.name!r}' if teacher.entry.name else ''
@@ -184,25 +192,21 @@ def _introduce(teacher: Teacher, checkpoint: str, content: Mapping) -> str:
     return '; '.join(parts)
 
 
-def classes_of(model: nn.Module) -> int | None:
-    """Return how many classes a net scores, None if it does not tell."""
-    return getattr(getattr(model, 'head', None), 'num_classes', None)
-
-
 def check_classes(teacher: Teacher, student: nn.Module) -> None:
     """Raise ValueError unless teacher and student score as many classes."""
     theirs, ours = classes_of(teacher.net), classes_of(student)
     if None in (theirs, ours) or theirs == ours:
         return
-    key, keys = 'model.architecture.head.num_classes', teacher.keys
+    key, keys = classes_key(student, 'model.architecture'), teacher.keys
     if teacher.entry.classes is not None:
         problem = f'It names {theirs} classes, and the student scores {ours} ({key}).'
         remedy = 'Write one for each class of the student, in its order.'
         value = list(teacher.entry.classes)
         raise ValueError(describe(keys.classes, value, problem, remedy))
     problem = f'The teacher scores {theirs} classes.'
-    remedy = f'Give {keys.net}.head.num_classes and {key} the same value; of a teacher '
-    remedy += f'that knows other classes too, choose some with {keys.classes}=[...].'
+    remedy = f'Give {classes_key(teacher.net, keys.net)} and {key} the same value; of '
+    remedy += 'a teacher that knows other classes too, choose some with '
+    remedy += f'{keys.classes}=[...].'
     raise ValueError(describe(key, ours, problem, remedy))
 
 

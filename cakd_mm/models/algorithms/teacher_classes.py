@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import torch
@@ -11,11 +10,9 @@ from torch import Tensor, nn
 
 from ...utils.class_names import Names, first_difference
 from ...utils.errors import describe, nearest
-from ...utils.random_states import torch_states_kept
+from ..taps import classifier_of, dry_run, forget_dry_run
+from ..taps.scores import layer_width
 from .teacher_entries import Keys
-
-# Sizes of images on which a net is tried: no net takes all of them.
-SIZES = (224, 32, 64, 28)
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,7 @@ def choose_classes(
         ValueError: a class is unknown or chosen twice, or the head cannot be cut.
     """
     net.eval()
-    with torch_states_kept(), torch.no_grad():
-        torch.default_generator.manual_seed(0)  # others stay as they are
+    with torch.no_grad():
         images, before = _try(net, key)
     count = before.shape[1]
     places = [
@@ -141,62 +137,80 @@ def _keep(
     net: nn.Module, places: list[int], images: Tensor, before: Tensor, key: str
 ) -> None:
     """Keep some rows of the classifier, and compare what the net then gives."""
-    head: Any = net.head
     count = before.shape[1]
-    layers = [name for name, _ in _classifiers(head, count)]
-    # The last one, or all where a head averages several, as DeiT's does.
-    for names in (layers[-1:], layers):
-        trial = deepcopy(head)
-        for name in names:
-            _cut(trial.get_submodule(name), places, count)
-        net.head = trial
-        found = _scores(net, images)
-        net.head = head
-        if _agree(found, before[:, places]):
+    for names in _classifiers(net, count):
+        whole = {name: net.get_submodule(name) for name in names}
+        for name, layer in whole.items():
+            _put(net, name, _cut(layer, places, count))
+        if _agree(_scores(net, images), before[:, places]):
             for name in names:
-                owner, _, leaf = name.rpartition('.')
-                setattr(head.get_submodule(owner), leaf, trial.get_submodule(name))
-            head.num_classes = len(places)
+                _count_anew(net, name, count, len(places))
+            forget_dry_run(net)
             return
-    problem = f'The last layer of {type(head).__name__} cannot be cut to some classes.'
-    remedy = 'Use a teacher whose head ends in one Linear layer, LinearClsHead, say.'
+        for name, layer in whole.items():
+            _put(net, name, layer)
+    kind = type(getattr(net, 'head', None) or net).__name__
+    problem = f'The last layer of {kind} cannot be cut to some classes.'
+    remedy = 'Use a teacher that ends in one Linear layer, as LinearClsHead does, say.'
     raise ValueError(describe(key, places[:8], problem, remedy))
 
 
-def _classifiers(head: nn.Module, count: int) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers of a head that may score so many classes."""
-    for name, layer in head.named_modules():
-        is_map = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-        width = getattr(layer, 'out_channels' if is_map else 'out_features', None)
-        if width == count and (is_map or isinstance(layer, nn.Linear)):
-            yield name, layer
+def _classifiers(net: nn.Module, count: int) -> Iterator[list[str]]:
+    """Yield layers that may score so many classes, those to try first at first."""
+    start = 'head.' if getattr(net, 'head', None) is not None else ''
+    found = classifier_of(net)
+    layers = [
+        name
+        for name, layer in net.named_modules()
+        if name.startswith(start) and layer_width(layer) == count
+    ]
+    if found is not None and found in layers:
+        yield [found]
+    # The last one, or all where a net averages several, as DeiT's does.
+    yield layers[-1:]
+    yield layers
 
 
-def _cut(layer: Any, places: list[int], count: int) -> None:
-    """Keep rows of a layer, each with all sub-centres that a class has."""
+def _put(net: nn.Module, name: str, layer: nn.Module) -> None:
+    """Replace a part of a net."""
+    owner, _, leaf = name.rpartition('.')
+    setattr(net.get_submodule(owner), leaf, layer)
+
+
+def _count_anew(net: nn.Module, name: str, before: int, now: int) -> None:
+    """Correct the numbers of classes that the parts around a layer hold."""
+    head: Any = getattr(net, 'head', None)
+    if head is not None:
+        head.num_classes = now  # not all heads have noted it
+    parts = name.split('.')
+    for depth in range(len(parts)):
+        part: Any = net.get_submodule('.'.join(parts[:depth]))
+        for holder in (part, getattr(part, 'config', None)):
+            for number in ('num_classes', 'num_labels'):
+                if getattr(holder, number, None) == before:
+                    setattr(holder, number, now)
+
+
+def _cut(layer: nn.Module, places: list[int], count: int) -> nn.Module:
+    """Return a layer with some rows, each with all sub-centres that a class has."""
+    cut: Any = deepcopy(layer)
     for name in ('weight', 'bias'):
-        old = getattr(layer, name, None)
+        old = getattr(cut, name, None)
         if old is not None:
             rows = old.unflatten(0, (count, -1))[places].flatten(0, 1)
-            setattr(layer, name, nn.Parameter(rows, old.requires_grad))
+            setattr(cut, name, nn.Parameter(rows, old.requires_grad))
     for name in ('out_channels', 'out_features'):
-        if hasattr(layer, name):
-            setattr(layer, name, len(places))
+        if hasattr(cut, name):
+            setattr(cut, name, len(places))
+    return cut
 
 
 def _try(net: nn.Module, key: str) -> tuple[Tensor, Tensor]:
     """Return random images that a net takes, and its scores of them."""
-    backbone: Any = getattr(net, 'backbone', None)
-    own = getattr(backbone, 'img_size', None)
-    device = next(net.parameters()).device
-    sizes: list[Any] = [(size, size) for size in SIZES]
-    if own is not None:
-        sizes.insert(0, own if isinstance(own, (list, tuple)) else (own, own))
-    for (height, width), channels in product(sizes, (3, 1)):
-        images = torch.randn(2, channels, height, width).to(device)
-        scores = _scores(net, images)
-        if scores is not None:
-            return images, scores
+    images = dry_run(net).images
+    scores = None if images is None else _scores(net, images)
+    if images is not None and scores is not None:
+        return images, scores
     problem = f'{type(net).__name__} gives no scores (N, K) for random images, so it '
     problem += 'cannot be seen what becomes of them.'
     remedy = "Use a teacher with a head of one output, head=dict(type='LinearClsHead')."

@@ -9,8 +9,11 @@ from mmengine.model import BaseModel
 from mmpretrain.models import MultiLabelClsHead
 from torch import Tensor, nn
 
+from ...utils.compiling import is_compiling
 from ...utils.errors import describe
 from ..losses.base import in_float32
+from ..taps import classes_of, gives_scores
+from .named_nets import naming_net
 
 KEY = 'model.teacher'
 
@@ -22,7 +25,7 @@ class AveragingHead(nn.Module):
         average (str): ``'logits'`` gives their weighted mean. ``'probabilities'`` gives
             the logarithm of the weighted mean of their probabilities, so that a softmax
             makes these probabilities of it. For one teacher both differ by a number
-            that all classes share.
+            that all classes share, and ``'logits'`` leaves its scores as they are.
         weights (Sequence[float]): Positive, one for each teacher; their sum is made 1.
         num_classes (int, optional): How many classes all of them score. Defaults to
             None (unknown).
@@ -45,19 +48,9 @@ class AveragingHead(nn.Module):
         return self.num_classes
 
     def forward(self, scores: list[Tensor]) -> Tensor:
-        """Average a list of (N, K); return (N, K), at least in float32.
-
-        Raises:
-            TypeError: a teacher gives something else than a tensor.
-        """
-        for index, one in enumerate(scores):
-            if not isinstance(one, Tensor):
-                problem = 'It gives no scores (N, K), which could be averaged.'
-                remedy = (
-                    "Give it a head of one output, head=dict(type='LinearClsHead')."
-                )
-                kind = type(one).__name__
-                raise TypeError(describe(f'{KEY}.{index}.net', kind, problem, remedy))
+        """Average a list of (N, K); return (N, K), at least in float32."""
+        if len(scores) == 1 and self.average == 'logits':
+            return in_float32(scores[0])
         pairs = zip(self.weights, map(in_float32, scores), strict=True)
         if self.average == 'logits':
             return sum(weight * one for weight, one in pairs)  # type: ignore[return-value]
@@ -68,19 +61,23 @@ class AveragingHead(nn.Module):
 class TeacherEnsemble(BaseModel):
     """Several frozen teachers, each a module of its name, and the average of them.
 
-    ``head`` gives the average, so that a recorder of ``head`` works as with one
-    teacher. Features are those of a named teacher: ``r50.neck`` as the source of
-    ``ModuleOutputs``, ``r50.stage3`` as that of a ``Tap``.
+    ``head`` gives the average of those that have a classifier, so that a recorder of
+    ``head`` works as with one teacher. Features are those of a named teacher:
+    ``r50.neck`` as the source of ``ModuleOutputs``, ``r50.stage3`` as that of a
+    ``Tap``.
 
     Args:
         teachers (Mapping[str, BaseModel]): By name.
         average (str): See :class:`AveragingHead`.
-        weights (Sequence[float]): One for each.
+        weights (Sequence[float]): One for each that has a classifier.
 
     Attributes:
+        head (AveragingHead, optional): None if no teacher has a classifier.
         image_maps (nn.ModuleDict): What makes the batch that a teacher sees, by its
             name, where this is not the shared one.
     """
+
+    head: AveragingHead | None
 
     def __init__(
         self,
@@ -92,12 +89,13 @@ class TeacherEnsemble(BaseModel):
         self.names = list(teachers)
         for name, net in teachers.items():
             self.add_module(name, net)
-        heads: list[Any] = [getattr(net, 'head', None) for net in teachers.values()]
-        counts = {getattr(head, 'num_classes', None) for head in heads}
-        self.head = AveragingHead(
-            average, weights, counts.pop() if len(counts) == 1 else None
-        )
+        scoring = {name: net for name, net in teachers.items() if gives_scores(net)}
+        self._scoring = list(scoring)
+        counts = {classes_of(net) for net in scoring.values()}
+        count = counts.pop() if len(counts) == 1 else None
+        self.head = AveragingHead(average, weights, count) if scoring else None
         self.image_maps = nn.ModuleDict()
+        heads = [getattr(net, 'head', None) for net in scoring.values()]
         several = [isinstance(head, MultiLabelClsHead) for head in heads]
         if any(several) and (average == 'probabilities' or not all(several)):
             problem = 'A teacher scores each class apart, and a softmax would compare '
@@ -121,17 +119,39 @@ class TeacherEnsemble(BaseModel):
         """Run all teachers on the shared batch, (N, C, H, W).
 
         Returns:
-            Tensor | list[DataSample]: The averaged scores, (N, K), in the mode
+            Tensor | list[DataSample] | dict: The averaged scores, (N, K), in the mode
             ``'tensor'``; predictions in the mode ``'predict'``, made as the first
-            teacher makes its own.
+            teacher with a classifier makes its own. If there is no such teacher, what
+            each gives, by name.
+
+        Raises:
+            TypeError: a teacher of several with a classifier gives no tensor.
         """
-        scores = []
-        for name in self.names:
-            own = self.image_maps[name](inputs) if name in self.image_maps else inputs
-            scores.append(getattr(self, name)(own, mode='tensor'))
-        averaged = self.head(scores)
+        outputs = {}
+        for index, (name, net) in enumerate(self.teachers.items()):
+            mapped: Any = dict(self.image_maps.items()).get(name)
+            own = inputs if mapped is None else mapped(inputs)
+            if is_compiling():
+                outputs[name] = net(own, mode='tensor')
+                continue
+            size = None if mapped is None else mapped.size
+            with naming_net(net, f'{KEY}.{index}.net', size):
+                outputs[name] = net(own, mode='tensor')
+        if self.head is None:
+            return outputs
+        for name in self._scoring if len(self._scoring) > 1 else ():
+            self._require_tensor(name, outputs[name])
+        averaged = self.head([outputs[name] for name in self._scoring])
         if mode == 'predict':
-            return getattr(self, self.names[0]).head._get_predictions(
-                averaged, data_samples
-            )
+            first = getattr(self, self._scoring[0])
+            # A net of others makes its predictions itself.
+            own = getattr(first, 'head', None) or first
+            return own._get_predictions(averaged, data_samples)
         return averaged
+
+    def _require_tensor(self, name: str, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            key = f'{KEY}.{self.names.index(name)}.net'
+            problem = 'It gives no scores (N, K), which could be averaged.'
+            remedy = "Give it a head of one output, head=dict(type='LinearClsHead')."
+            raise TypeError(describe(key, type(output).__name__, problem, remedy))

@@ -14,7 +14,7 @@ from .teacher_ensemble import TeacherEnsemble
 # A module of an ensemble cannot have these names.
 NAMES_IN_USE = {
     *(*dir(TeacherEnsemble), *dir(nn.ModuleDict())),
-    *('head', 'names', 'image_maps', 'data_preprocessor', 'init_cfg'),
+    *('head', 'names', 'image_maps', 'data_preprocessor', 'init_cfg', '_scoring'),
 }
 
 
@@ -48,17 +48,25 @@ class TeacherEntry:
         made_by (str, optional): The command that makes ``ckpt``.
         name (str, optional): The name by which recorders find it. Defaults to its place
             in the list, from 0.
-        weight (float): Its share in the average, from 1e-6 to 1e6. Defaults to 1.0.
+        weight (float, optional): Its share in the average, from 1e-6 to 1e6. Defaults
+            to None (1.0).
         classes (list[str | int], optional): For each class of the student the teacher's
             name or index of it. Defaults to None (the same classes).
+
+    A teacher without a classifier has neither ``weight`` nor ``classes``.
     """
 
     net: dict | BaseModel
     ckpt: str | None = None
     made_by: str | None = None
     name: str | None = None
-    weight: float = 1.0
+    weight: float | None = None
     classes: list[str | int] | None = None
+
+    @property
+    def factor(self) -> float:
+        """Its weight, whether it is written or not."""
+        return 1.0 if self.weight is None else self.weight
 
 
 def read_entries(
@@ -100,7 +108,7 @@ def read_entries(
         check_arguments(TeacherEntry, given, key)
         entry = TeacherEntry(**{'name': str(index), **given})
         _check_name(entry, key, [one.name for one, _ in found])
-        if not LEAST_SETTING <= entry.weight <= LARGEST_SETTING:
+        if not LEAST_SETTING <= entry.factor <= LARGEST_SETTING:
             problem = f'It is a factor from {LEAST_SETTING:g} to {LARGEST_SETTING:g}.'
             remedy = 'Write 1.0, or take the teacher out of the list.'
             raise ValueError(describe(f'{key}.weight', entry.weight, problem, remedy))

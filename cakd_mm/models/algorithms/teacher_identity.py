@@ -35,8 +35,10 @@ class TeacherIdentity:
         is_loaded (bool): Whether it has its weights from a checkpoint.
         classes (list[int], optional): The indices of the classes that were chosen of
             it. None for all in their order.
-        weight (float): Its share in the average, of 1.
-        average (str, optional): What is averaged. None for a teacher that is alone.
+        weight (float, optional): Its share in the average, of 1. None for a teacher
+            without a classifier beside others.
+        average (str, optional): What is averaged. None for a teacher that is alone, and
+            for one without a classifier.
     """
 
     name: str
@@ -46,7 +48,7 @@ class TeacherIdentity:
     sha256_of_chosen: Tensor
     is_loaded: bool
     classes: list[int] | None
-    weight: float
+    weight: float | None
     average: str | None
 
     @property
@@ -60,7 +62,7 @@ class TeacherIdentity:
 
 
 def identity_of(
-    teacher: Teacher, weight: float, average: str | None
+    teacher: Teacher, weight: float | None, average: str | None
 ) -> TeacherIdentity:
     """Return what identifies a teacher with its share in an average."""
     entry, names = teacher.entry, teacher.class_names
@@ -78,7 +80,8 @@ def identity_of(
         chosen,
         is_loaded,
         places,
-        float(f'{weight:.6g}'),  # the same for 1 and 2 as for 0.1 and 0.2
+        # the same for 1 and 2 as for 0.1 and 0.2
+        None if weight is None else float(f'{weight:.6g}'),
         average,
     )
 

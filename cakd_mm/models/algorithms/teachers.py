@@ -8,7 +8,8 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from ...utils.errors import describe
-from .teacher import build_teacher, check_classes, classes_of, made_by
+from ..taps import classes_key, classes_of
+from .teacher import Teacher, build_teacher, check_classes, made_by
 from .teacher_ensemble import TeacherEnsemble
 from .teacher_entries import Keys, TeacherEntry, read_entries
 from .teacher_identity import identity_of
@@ -30,7 +31,7 @@ class Teachers:
         alone (TeacherEntry): What the config says beside ``model.teacher``, which is
             its ``net``: a config, a built model, or a list of entries.
         average (str, optional): What of several teachers is averaged, ``'logits'`` or
-            ``'probabilities'``.
+            ``'probabilities'``. It has to be said if two or more have a classifier.
         allow_random (bool): Whether a teacher may be without a checkpoint.
 
     Attributes:
@@ -61,33 +62,32 @@ class Teachers:
             if entry.ckpt is None and not allow_random:
                 _refuse_random(entry, keys)
         self._each = [build_teacher(entry, keys) for entry, keys in entries]
+        self._scoring = [one for one in self._each if one.gives_scores]
         self.net: BaseModel = self._each[0].net
         if isinstance(alone.net, (list, tuple)):
             self.net = self._joined(average)
         self.is_loaded = all(one.entry.ckpt is not None for one in self._each)
         self.class_names = [one.class_names for one in self._each]
-        net = self.net
-        joined = net.head.average if isinstance(net, TeacherEnsemble) else None
-        whole = sum(one.entry.weight for one in self._each)
-        self.identities = [
-            identity_of(one, one.entry.weight / whole, joined) for one in self._each
-        ]
+        self.identities = [identity_of(one, *self._share_of(one)) for one in self._each]
         self.views: list[TeacherView] = []
         self.image_map: ImageMap | None = None
 
-    def agree_with(self, student: nn.Module, shared: Any) -> None:
+    def agree_with(self, student: nn.Module, shared: Any, by_classes: bool) -> None:
         """Compare classes with the student's, and map the shared batch if needed.
 
         Args:
             student (nn.Module): The student.
             shared (nn.Module): The preprocessor that makes the batch.
+            by_classes (bool): Whether a loss compares what they score. Otherwise the
+                teacher's classes do not matter.
 
         Raises:
             ValueError: they score different classes, or a teacher would see other
                 images than it was trained on.
         """
         for one in self._each:
-            check_classes(one, student)
+            if by_classes:
+                check_classes(one, student)
             view = view_of(one.net, shared, one.size, one.trained_with, one.keys.images)
             compare_with_training(view)
             self.views.append(view)
@@ -98,25 +98,35 @@ class Teachers:
             else:
                 self.image_map = mapped
 
+    def _share_of(self, teacher: Teacher) -> tuple[float | None, str | None]:
+        """Return the share of a teacher in the average, and what is averaged."""
+        if not isinstance(self.net, TeacherEnsemble):
+            return 1.0, None
+        if self.net.head is None or not teacher.gives_scores:
+            return None, None
+        whole = sum(one.entry.factor for one in self._scoring)
+        return teacher.entry.factor / whole, self.net.head.average
+
     def _joined(self, average: Average | None) -> TeacherEnsemble:
         """Let the teachers of a list teach as one."""
-        teachers = self._each
+        teachers, key = self._scoring, 'model.teacher_average'
         if average is None:
             if len(teachers) > 1:
-                problem = f'There are {len(teachers)} teachers, and it is not said '
-                problem += 'what of them is averaged.'
+                problem = f'There are {len(teachers)} teachers with a classifier, and '
+                problem += 'it is not said what of them is averaged.'
                 remedy = "Write teacher_average='logits' or 'probabilities'."
-                key = 'model.teacher_average'
                 raise ValueError(describe(key, None, problem, remedy))
             average = 'logits'
-        first = teachers[0]
+        elif not teachers:
+            problem = 'No teacher of the list has a classifier.'
+            raise ValueError(describe(key, average, problem, 'Remove the key.'))
         for one in teachers[1:]:
-            counts = classes_of(first.net), classes_of(one.net)
+            counts = classes_of(teachers[0].net), classes_of(one.net)
             if counts[0] != counts[1]:
-                problem = f'{first.keys.net} scores {counts[0]} classes.'
+                problem = f'{teachers[0].keys.net} scores {counts[0]} classes.'
                 remedy = 'Write classes=[...] beside it: for each class of the student '
                 remedy += "the teacher's name or index of it."
-                key = f'{one.keys.net}.head.num_classes'
+                key = classes_key(one.net, one.keys.net)
                 raise ValueError(describe(key, counts[1], problem, remedy))
         for one, other in combinations(teachers, 2):
             found = one.class_names.first_difference(other.class_names)
@@ -128,8 +138,8 @@ class Teachers:
                 remedy += "student the teacher's name or index of it."
                 key = other.keys.ckpt
                 raise ValueError(describe(key, other.entry.ckpt, problem, remedy))
-        nets = {str(one.entry.name): one.net for one in teachers}
-        weights: Sequence[float] = [one.entry.weight for one in teachers]
+        nets = {str(one.entry.name): one.net for one in self._each}
+        weights: Sequence[float] = [one.entry.factor for one in teachers]
         return TeacherEnsemble(nets, average, weights)
 
 

@@ -1,22 +1,22 @@
 """ReviewKD's fusion: a student's features, each joined with the deeper ones."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
 from ..checks import is_count
-from .teacher_width import TeacherWidth
+from .sees_teacher import SeesTeacher
 
 Size = int | tuple[int, int] | None
 
 
 @MODELS.register_module()
-class FusionConnector(TeacherWidth, BaseConnector):
+class FusionConnector(SeesTeacher):
     """Fuse a list of features from the deepest to the shallowest by attention.
 
     It has the ABF modules of "Distilling Knowledge via Knowledge Review", arXiv
@@ -36,8 +36,9 @@ class FusionConnector(TeacherWidth, BaseConnector):
             deep.
         out_channels (Sequence[int]): Channels of the teacher's.
         out_sizes (Sequence[int | tuple[int, int] | None], optional): Height and
-            width of the teacher's maps, None for a map that has the student's size.
-            Defaults to None (all have).
+            width of the teacher's maps. None for a map whose size is read off the
+            teacher's, unless the loss takes maps of unequal sizes. The nearest
+            pixels are taken. Defaults to None (all are read).
         mid_channels (int, optional): Channels of the fused maps. Defaults to None,
             those of the deepest level, at most 512.
         init_cfg (dict, optional): As in mmengine. Defaults to None: Kaiming uniform
@@ -79,12 +80,16 @@ class FusionConnector(TeacherWidth, BaseConnector):
             for index, widths in enumerate(zip(in_channels, out_channels, strict=True))
         )
 
-    def forward_train(self, feature: Sequence[Tensor]) -> list[Tensor]:
+    def forward_train(
+        self, feature: Sequence[Tensor], teacher: Any = None
+    ) -> list[Tensor]:
         """Fuse the student's features.
 
         Args:
             feature (Sequence[Tensor]): Maps (N, C_in, H, W), shallow to deep; the
                 last may be a vector (N, C_in).
+            teacher (Sequence[Tensor], optional): The teacher's, whose sizes are
+                read. Defaults to None.
 
         Returns:
             list[Tensor]: Maps (N, C_out, H', W') in the same order.
@@ -96,11 +101,19 @@ class FusionConnector(TeacherWidth, BaseConnector):
         maps = self._as_maps(feature)
         fused: Tensor | None = None
         outputs = []
-        rows = zip(self.levels, maps, self.out_sizes, strict=True)
+        rows = zip(self.levels, maps, self._sizes(teacher), strict=True)
         for level, x, size in reversed(list(rows)):
             output, fused = level(x, fused, size)
             outputs.append(output)
         return outputs[::-1]
+
+    def _sizes(self, teacher: Any) -> list[tuple[int, int] | None]:
+        """Return the sizes that are written, or those of the teacher's maps."""
+        is_list = isinstance(teacher, (list, tuple))
+        if not is_list or len(teacher) != len(self.out_sizes):
+            return self.out_sizes  # The loss refuses lists of unequal length.
+        pairs = zip(self.out_sizes, teacher, strict=True)
+        return [size or self.size_for(x) for size, x in pairs]
 
     def _as_maps(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Check the features; return them all as maps (N, C, H, W)."""

@@ -2,32 +2,36 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from mmrazor.models.architectures.connectors import ConvModuleConnector
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..averages import averaged
-from .teacher_width import TeacherWidth
+from ..resizing import resize
+from ..tokens import check_grid
+from .sees_teacher import SeesTeacher
 
 
 @MODELS.register_module()
-class MapConnector(TeacherWidth, ConvModuleConnector):
+class MapConnector(SeesTeacher, ConvModuleConnector):
     """mmrazor's ``ConvModuleConnector``, linear by default, that also resizes.
 
-    A larger map is averaged down to the teacher's size, a smaller one
-    interpolated. The connector is trained with the student and left behind when the
-    student is extracted.
+    A larger map is averaged down to the teacher's size, a smaller one interpolated,
+    see :func:`resize`. The connector is trained with the student and left behind when
+    the student is extracted.
 
     Args:
         in_channels (int): Channels of the student's map.
         out_channels (int): Channels of the teacher's map.
-        size (int | tuple[int, int], optional): Height and width of the
-            teacher's map; None keeps the student's. Defaults to None.
+        size (int | tuple[int, int], optional): Height and width to which the map
+            comes before the convolution. Defaults to None: after it, the map comes to
+            the size of the teacher's, unless the loss takes maps of unequal sizes
+            (:class:`OFDFeatureLoss`, and ``granularity='pooled'``).
         act_cfg (dict, optional): Activation. Defaults to None.
         **kwargs: ``norm_cfg``, ``kernel_size`` ... as in
             ``ConvModuleConnector``.
     """
+
+    gives = 4
 
     def __init__(
         self,
@@ -38,28 +42,22 @@ class MapConnector(TeacherWidth, ConvModuleConnector):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, act_cfg=act_cfg, **kwargs)
-        self.size: tuple[int, int] | None = None
-        if size is not None:
-            height, width = (size, size) if isinstance(size, int) else size
-            self.size = height, width
+        self.size = check_grid('MapConnector.size', size)
 
-    def forward_train(self, feature: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, teacher: Any = None) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, height, width).
 
         Raises:
             ValueError: the feature is no map, or has another width.
         """
-        self.check_width(feature, self.conv_module.in_channels, only_map=True)
+        # The convolution comes first, because its stride may bring the map to the size.
+        feature = self.forward_train(feature)
+        size = None if self.size else self.size_for(teacher)
+        return feature if size is None else resize(feature, size)
+
+    def forward_train(self, feature: Tensor) -> Tensor:
+        """Bring the map to ``size``, if one is written, and to the teacher's width."""
+        self.check_width(feature, self.conv_module.in_channels, dims=(4,))
         if self.size is not None:
             feature = resize(feature, self.size)
         return super().forward_train(feature)
-
-
-def resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring a map (N, C, H, W) to ``size``: average down, interpolate up."""
-    here = tuple(feature.shape[2:])
-    if here == size:
-        return feature
-    if here[0] >= size[0] and here[1] >= size[1]:
-        return averaged(feature, size)
-    return F.interpolate(feature, size, mode='bilinear', align_corners=False)

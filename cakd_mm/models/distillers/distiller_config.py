@@ -107,6 +107,11 @@ def without_connector(record: Mapping) -> dict:
     return {name: x for name, x in record.items() if 'connector' not in name}
 
 
+def connectors_of(record: Mapping) -> Iterator[str]:
+    """Yield the names of the connectors of an entry of a mapping."""
+    return filter(None, spread(record.get('connector'), 1))
+
+
 def each_record(record: Mapping) -> list[dict]:
     """Return what each recorder of an entry gives, before a connector.
 
@@ -137,6 +142,19 @@ def is_of_net(argument: str, of_student: bool) -> bool:
     return argument.endswith(f'_{letter.upper()}') or argument.startswith(
         (f'{letter}_', net)
     )
+
+
+def partner_of(argument: str) -> str | None:
+    """Return the teacher's argument of the name of one of the student's, if it is one.
+
+    It is preds_T for preds_S, t_feature for s_feature, teacher for student.
+    """
+    if argument.endswith('_S'):
+        return f'{argument[:-1]}T'
+    for start, other in (('s_', 't_'), ('student', 'teacher')):
+        if argument.startswith(start):
+            return other + argument.removeprefix(start)
+    return None
 
 
 def short_name(loss: str) -> str:
@@ -205,7 +223,7 @@ def _check_sides(key: str, mapping: Mapping) -> None:
             problem = f'{name} is what the student gives, and nothing would train it.'
             remedy = 'Write from_student=True.'
             raise ValueError(describe(place, False, problem, remedy))
-        other = f'{name[:-1]}T'
+        other = partner_of(name)
         if mapping.get(other) == record:
             problem = f'It is the same as {name}, so the student is its own teacher.'
             place = f'{key}.{other}.from_student'

@@ -14,11 +14,13 @@ from torch.autograd.graph import get_gradient_edge
 from ...utils.building import naming_use, places_of
 from ...utils.errors import describe
 from ...utils.model import in_eval
+from ...utils.type_names import class_name
 from ..checks import is_float_tensor
 from ..recorders.watched import tensors_of, watch_of
 from .descent import Descent
 from .distiller_config import (
     HEAD,
+    connectors_of,
     each_record,
     is_of_net,
     side_of,
@@ -169,6 +171,7 @@ class FirstStep:
                 if cause.is_fault or (cause.is_fault is None and not trains):
                     raise ValueError(text)
                 print_log(text, 'current', logging.WARNING)
+            self._check_layers_of_teacher(name, list(tensors_of(list(losses.values()))))
             self._unproven.discard(name)
 
     def _mapping_of(self, loss: str) -> dict[str, dict]:
@@ -224,7 +227,7 @@ class FirstStep:
         record = self.distiller.loss_forward_mappings[loss][fed.argument]
         if record.get('connector') is not None:
             with in_eval(self.distiller.connectors):
-                connected = tensors_of(self.distiller.get_record(**record))
+                connected = tensors_of(self._connected(loss, fed.argument))
             if not any(reached(connected, [list(tensors_of(self._given(fed.record)))])):
                 problem = (
                     f'The connector {record["connector"]!r} gives it no gradient, '
@@ -237,6 +240,46 @@ class FirstStep:
         problem += 'there.'
         remedy = 'Do not detach it, or use torch.no_grad(), in that loss.'
         return Cause(problem, remedy, None)
+
+    def _connected(self, loss: str, argument: str) -> Any:
+        """Return what an argument of a loss gets in this step."""
+        if hasattr(self.distiller, 'fed'):  # which knows connectors that see two nets
+            return self.distiller.fed(loss, argument)
+        record = self.distiller.loss_forward_mappings[loss][argument]
+        return self.distiller.get_record(**record)
+
+    def _check_layers_of_teacher(self, loss: str, values: list[Tensor]) -> None:
+        """Refuse random layers between the teacher and a loss that nothing trains.
+
+        A connector that computes without gradients is meant to be trained elsewhere.
+
+        Args:
+            loss (str): Name of the loss.
+            values (list[Tensor]): All losses of this step.
+        """
+        for argument, record in self._mapping_of(loss).items():
+            names = [] if record['from_student'] else connectors_of(record)
+            if not any(self._is_random(name, values) for name in names):
+                continue
+            with in_eval(self.distiller.connectors):
+                found = tensors_of(self._connected(loss, argument))
+            if any(tensor.requires_grad for tensor in found):
+                key = f'{HEAD}.loss_forward_mappings.{loss}.{argument}.connector'
+                problem = 'Nothing trains its layers, so the student would learn what '
+                problem += "random weights make of the teacher's feature."
+                remedy = 'Put a connector on the student instead, or write no '
+                remedy += 'out_channels for one that can do without layers, or load '
+                remedy += "weights by its init_cfg=dict(type='Pretrained', "
+                remedy += "checkpoint='connector.pth')."
+                raise ValueError(describe(key, record['connector'], problem, remedy))
+
+    def _is_random(self, name: str, values: list[Tensor]) -> bool:
+        """Tell whether a connector has weights that are neither loaded nor trained."""
+        connector = self.distiller.connectors[name]
+        weights = [p for p in connector.parameters() if p.requires_grad]
+        if not weights or _is_loaded(connector):
+            return False
+        return not any(reached(values, [weights]))
 
     def _cause_in_net(
         self, fed: Fed, student: nn.Module, run: Callable[[], object]
@@ -266,6 +309,16 @@ class FirstStep:
         problem += 'that are trained come before it: something in the net detaches it.'
         remedy = 'Tap a module before that, or remove detach() there.'
         return Cause(problem, remedy)
+
+
+def _is_loaded(connector: nn.Module) -> bool:
+    """Tell whether a connector gets weights from a file."""
+    for module in connector.modules():
+        found = getattr(module, 'init_cfg', None) or []
+        for cfg in found if isinstance(found, list) else [found]:
+            if class_name(cfg['type']).startswith('Pretrained'):
+                return True
+    return False
 
 
 def reached(values: Iterable[Tensor], places: list[list[Tensor]]) -> list[bool]:

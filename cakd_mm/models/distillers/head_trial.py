@@ -1,4 +1,7 @@
-"""Tries a head out in the first training step: what do labels and shifts change?"""
+"""Tries a head out in the first training step: what do labels and shifts change?
+
+The head of a net of others, which has none of mmpretrain's kind, is its loss module.
+"""
 
 import copy
 import logging
@@ -25,7 +28,7 @@ from ...utils.random_states import random_states_kept
 from ...utils.snapshot import snapshot
 from ..checks import is_float_tensor
 from ..losses.base import as_distill_loss, in_float32
-from ..taps import points_of
+from ..taps import classifier_of, points_of
 from .distiller_config import HEAD, each_record, is_of_net, side_of
 
 # By so much all scores rise together. Two are tried, because a sum over labels may have
@@ -35,6 +38,26 @@ SHIFTS = 3.0, -3.0
 LEAST_CHANGE = 1e-2
 ROUNDING = 1e-4
 ITS_OWN_NUMBERS = 'it gives other numbers each time for the same images and labels'
+
+
+class LossOfScores(nn.Module):
+    """A loss module with the form of a head: its features are the scores.
+
+    Args:
+        loss_module (nn.Module): It takes scores, labels and others.
+    """
+
+    def __init__(self, loss_module: nn.Module) -> None:
+        super().__init__()
+        self.loss_module = loss_module
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Return the scores."""
+        return scores
+
+    def loss(self, scores: Tensor, *args: Any, **options: Any) -> dict[str, Tensor]:
+        """Return the value of the loss module, as heads do."""
+        return dict(loss=self.loss_module(self(scores), *args, **options))
 
 
 class Call(NamedTuple):
@@ -113,8 +136,22 @@ class HeadTrial:
             _warn_of_blind_loss(self.distiller, net, name)
 
 
+def head_of(net: BaseModel) -> Any:
+    """Return what computes a net's loss of its labels, with the form of a head."""
+    head = getattr(net, 'head', None)
+    loss_module = getattr(net, 'loss_module', None)
+    if head is None and loss_module is not None:
+        return LossOfScores(loss_module)
+    return head
+
+
+def _kind_of(net: BaseModel) -> str:
+    """Return the name of the class that computes a net's loss of its labels."""
+    return type(getattr(net, 'head', None) or net).__name__
+
+
 def _log_left_out(net: BaseModel, reason: str) -> None:
-    text = f'{type(net.head).__name__} was not tried out, because {reason}. Whether '
+    text = f'{_kind_of(net)} was not tried out, because {reason}. Whether '
     text += 'labels change the logits that are compared (by a margin), and whether the '
     text += 'losses suit a sigmoid, is not known: see docs/guides/heads.md.'
     print_log(text, 'current', logging.WARNING)
@@ -126,19 +163,29 @@ def watch_loss(net: BaseModel) -> Iterator[list[Call | Exception]]:
 
     They are copied, because a head may change them; or there is the error of copying.
     """
-    head, calls = getattr(net, 'head', None), list[Call | Exception]()
-    original = getattr(head, 'loss', None)
-    if head is None or original is None:
-        yield calls
-        return
-    own = vars(head).get('loss')
+    calls = list[Call | Exception]()
 
-    def watched(*args: Any, **options: Any) -> Any:
+    def note(owner: Any, args: tuple, options: dict[str, Any]) -> None:
         if not calls:
             try:
                 calls.append(snapshot(Call(args, options)))
             except Exception as error:
                 calls.append(error)
+
+    head = head_of(net)
+    if isinstance(head, LossOfScores):
+        before = head.loss_module.register_forward_pre_hook
+        with before(note, with_kwargs=True):
+            yield calls
+        return
+    original = getattr(head, 'loss', None)
+    if original is None:
+        yield calls
+        return
+    own = vars(head).get('loss')
+
+    def watched(*args: Any, **options: Any) -> Any:
+        note(head, args, options)
         return original(*args, **options)
 
     head.loss = watched
@@ -173,16 +220,18 @@ def records_with_labels(
         for record in _compared(distiller, of_student)
         if _is_in_head(recorders[record.recorder], net)
     ]
-    if not records:
+    head = head_of(net)
+    # A net of others scores before it is given labels.
+    if not records or isinstance(head, LossOfScores):
         return []
-    plain = _run(net.head, call, recorders, records)[1]
+    plain = _run(head, call, recorders, records)[1]
     widths = [x.shape[-1] for x in plain if x is not None]
     if not widths:
         return []
-    classes = getattr(net.head, 'num_classes', None) or min(widths)
+    classes = getattr(head, 'num_classes', None) or min(widths)
     moved = Call(*_relabelled(tuple(call), classes))
-    other = _run(net.head, moved, recorders, records)[1]
-    again = _run(net.head, call, recorders, records)[1]
+    other = _run(head, moved, recorders, records)[1]
+    again = _run(head, call, recorders, records)[1]
     if any(map(_have_changed, plain, again)):
         raise RuntimeError(ITS_OWN_NUMBERS)
     changed = map(_have_changed, plain, other)
@@ -202,8 +251,8 @@ def _margin(
     side = side_of(of_student)
     source = getattr(distiller, side).recorders[name].source
     problem = 'What is recorded there changes with the labels: '
-    problem += f'{type(net.head).__name__} adds a margin, say, which the scores of the '
-    problem += 'other net do not have.'
+    problem += f'{_kind_of(net)} adds a margin, say, which the scores of the other net '
+    problem += 'do not have.'
     remedy = "Write type='ModuleOutputs', source='head', which is recorded without "
     remedy += 'labels; if it is that already, record the scores before the margin '
     remedy += "(source='head.norm_product' in both nets, say; tau then divides "
@@ -237,7 +286,7 @@ def blind_losses(
     if not fed:
         return []
     plain, again, *shifted = (
-        _run(student.head, call, {}, [], shift)[0] for shift in (0.0, 0.0, *SHIFTS)
+        _run(head_of(student), call, {}, [], shift)[0] for shift in (0.0, 0.0, *SHIFTS)
     )
     if _differ(plain, again, ROUNDING):
         raise RuntimeError(ITS_OWN_NUMBERS)
@@ -252,7 +301,7 @@ def _warn_of_blind_loss(
 ) -> None:
     kind = type(distiller.distill_losses[name]).__name__
     problem = 'It does not change where all logits of an image rise together, as a '
-    problem += f'softmax does not; the own loss of {type(student.head).__name__} does. '
+    problem += f'softmax does not; the own loss of {_kind_of(student)} does. '
     problem += 'So it cannot teach how sure of its classes the teacher is.'
     remedy = 'Inherit configs/_base_/methods/sigmoid_kd.py in the place of the '
     remedy += "method's base, or write type='SigmoidKDLoss' for this loss, which "
@@ -347,13 +396,15 @@ def _compared(distiller: ConfigurableDistiller, of_student: bool) -> list[Record
 
 
 def _is_in_head(recorder: Any, net: nn.Module) -> bool:
-    """Return whether a recorder may record in the head of a net."""
+    """Return whether a recorder may record in the head of a net, or its scores."""
     if isinstance(recorder, (FunctionOutputsRecorder, MethodOutputsRecorder)):
         return True
     if not isinstance(recorder, ModuleOutputsRecorder):
         return False
     point = points_of(net).get(recorder.source)
     source = point.module if point else recorder.source
+    if getattr(net, 'head', None) is None:
+        return source in {'model', classifier_of(net)}
     return source.partition('.')[0] == 'head'
 
 

@@ -5,8 +5,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import torch
 from mmengine.dist import get_world_size
 from mmengine.model import BaseModel
+from mmengine.utils import apply_to
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.registry import MODELS
@@ -32,10 +34,14 @@ from ..recorders.head_recorder import HeadRecorder, is_head
 from ..recorders.tap_recorder import TapRecorder, place_of
 from ..recorders.watched import watch_all
 from ..statistics import RunningMean, share_rows, update_means
+from ..taps import gives_scores
+from .connector_sequence import ConnectorSequence, connect, sees_teacher
 from .distiller_config import (
     GROUPS,
     HEAD,
     check_distiller,
+    connectors_of,
+    partner_of,
     short_name,
     side_of,
     spread,
@@ -124,6 +130,19 @@ class StrictDistiller(ConfigurableDistiller):
         self.probing = False
         self.left_out: set[tuple[str, str]] = set()
         self._answering: dict[nn.Module, DistillLoss] = {}
+        self._set_sizes()
+
+    def _set_sizes(self) -> None:
+        """Let maps keep their size where all losses that are fed take any size."""
+        resized = set[str]()
+        for name, loss in self.losses().items():
+            if not loss.any_size:
+                for record in self.loss_forward_mappings[name].values():
+                    resized.update(connectors_of(record))
+        for name in self.connectors.keys() - resized:
+            for module in self.connectors[name].modules():
+                if hasattr(module, 'keeps_size'):
+                    module.keeps_size = True
 
     @classmethod
     def check_config(cls, cfg: Mapping) -> None:
@@ -147,7 +166,7 @@ class StrictDistiller(ConfigurableDistiller):
                 built[name] = build_part(cfg, MODELS, key)
                 continue
             steps = (build_part(x, MODELS, f'{key}.{i}') for i, x in enumerate(cfg))
-            built[name] = nn.Sequential(*steps)
+            built[name] = ConnectorSequence(*steps)
         return nn.ModuleDict(built)
 
     def build_distill_losses(self, losses: dict | None = None) -> nn.ModuleDict:
@@ -203,18 +222,50 @@ class StrictDistiller(ConfigurableDistiller):
 
     def _inputs_of(self, name: str, loss: DistillLoss) -> dict[str, Any]:
         """Return what a loss is fed with."""
-        key = f'{HEAD}.loss_forward_mappings.{name}'
+        mapping = self.loss_forward_mappings[name]
         inputs: dict[str, Any] = {}
-        for argument, record in self.loss_forward_mappings[name].items():
-            if (name, argument) in self.left_out:
-                continue
-            place = f'{key}.{argument}'
-            named = partial(places_of, record, place)
-            with naming_use('The recorder', place, record, named):
-                inputs[argument] = self.get_record(**record)
+        for argument in mapping:
+            if (name, argument) not in self.left_out:
+                self._feed(name, argument, inputs)
+        # The order is that of the mapping again, in which a teacher's may come last.
+        inputs = {x: inputs[x] for x in mapping if x in inputs}
         if not loss.half_precision:
             inputs = {argument: in_float32(x) for argument, x in inputs.items()}
         return inputs
+
+    def fed(self, loss: str, argument: str) -> Any:
+        """Return what an argument of a loss gets in this step, connectors included.
+
+        Args:
+            loss (str): Name of the loss.
+            argument (str): Name of the argument, as its mapping has it.
+
+        Raises:
+            ValueError: a recorder recorded nothing, or a connector refuses it.
+        """
+        return self._feed(loss, argument, {})
+
+    def _feed(self, loss: str, argument: str, inputs: dict[str, Any]) -> Any:
+        """Add an argument of a loss to ``inputs``, unless it is there; return it."""
+        if argument in inputs:
+            return inputs[argument]
+        mapping = self.loss_forward_mappings[loss]
+        record, partner = mapping[argument], partner_of(argument)
+        teacher = None
+        is_there = partner in mapping and (loss, partner) not in self.left_out
+        if partner and is_there and self._sees_teacher(record):
+            teacher = self._feed(loss, partner, inputs)
+            teacher = apply_to(teacher, torch.is_tensor, Tensor.detach)
+        place = f'{HEAD}.loss_forward_mappings.{loss}.{argument}'
+        named = partial(places_of, record, place)
+        with naming_use('The recorder', place, record, named):
+            data = self.get_record(**without_connector(record))
+            inputs[argument] = self._connected(record, data, teacher)
+        return inputs[argument]
+
+    def _sees_teacher(self, record: Mapping) -> bool:
+        """Tell whether a connector of an entry of a mapping sees the teacher."""
+        return any(sees_teacher(self.connectors[x]) for x in connectors_of(record))
 
     def _share_rows(self, inputs: dict[str, dict[str, Any]]) -> None:
         """Exchange what the norms of all losses will take in with the other ranks."""
@@ -247,13 +298,24 @@ class StrictDistiller(ConfigurableDistiller):
         }
         return places | places_of(records, f'{HEAD}.loss_forward_mappings.{name}')
 
-    def _connected(self, name: Any, index: Any, data: Any) -> Any:
+    def _connected(self, record: Mapping, data: Any, teacher: Any = None) -> Any:
+        """Return what the connectors of an entry of a mapping make of its data."""
+        name, index = record.get('connector'), record.get('connector_idx')
+        if isinstance(name, str) or isinstance(record['recorder'], str):
+            return self._through(name, index, data, teacher)
+        seen = teacher if isinstance(teacher, list) else [teacher] * len(data)
+        if len(seen) != len(data):  # which the loss refuses
+            seen = [None] * len(data)
+        columns = spread(name, len(data)), spread(index, len(data)), data, seen
+        return [self._through(*row) for row in zip(*columns, strict=True)]
+
+    def _through(self, name: Any, index: Any, data: Any, teacher: Any) -> Any:
         """Return what a connector makes of data, or one of its outputs."""
         if name is not None:
             connector = self.connectors[name]
             key, kind = f'{HEAD}.connectors.{name}', type(connector).__name__
             with naming_use(kind, key, kind, partial(settings_of, connector, key)):
-                data = connector(data)
+                data = connect(connector, data, teacher)
         return data if index is None else data[index]
 
     def _student_tensors(self, losses: Iterable[str]) -> dict[str, Tensor]:
@@ -359,21 +421,19 @@ class StrictDistiller(ConfigurableDistiller):
         Raises:
             ValueError: a recorder recorded nothing.
         """
+        record = dict(
+            recorder=recorder, connector=connector, connector_idx=connector_idx
+        )
         if isinstance(recorder, str):
             self._check_buffer(recorder, from_student)
             data = super().get_record(recorder, from_student, record_idx, data_idx)
-            return self._connected(connector, connector_idx, data)
-        options: list[Any] = [record_idx, data_idx]
-        if not isinstance(connector, str):
-            options += [connector, connector_idx]
-        columns = [spread(option, len(recorder)) for option in options]
+            return self._connected(record, data)
+        columns = [spread(option, len(recorder)) for option in (record_idx, data_idx)]
         data = [
             self.get_record(name, from_student, *row)
             for name, *row in zip(recorder, *columns, strict=True)
         ]
-        if not isinstance(connector, str):
-            return data
-        return self._connected(connector, connector_idx, data)
+        return self._connected(record, data)
 
     def _check_buffer(self, recorder: str, from_student: bool) -> None:
         """Refuse a recorder that recorded nothing."""
@@ -402,11 +462,13 @@ class StrictDistiller(ConfigurableDistiller):
             if hasattr(recorder, 'key'):  # a tap, which raises an error of its own
                 recorder.key = key
             is_unused = isinstance(recorder, TapRecorder) and name not in used
-            if is_unused and not recorder.is_in(model):
+            if is_unused and recorder.is_lacking(model):
                 # A base records what several methods need, and not every net has it.
                 del recorders[name]
             source, known = recorder.source, sources.get(type(recorder).__name__)
             if known is not None and source not in known:
+                if source.partition('.')[0] == 'head' and not gives_scores(model):
+                    problem += ' It has no classifier, so only its features can teach.'
                 remedy = f'Like it: {nearest(source, known)}.'
                 raise ValueError(describe(key, source, problem, remedy))
 

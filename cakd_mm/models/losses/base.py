@@ -103,6 +103,14 @@ class DistillLoss(nn.Module):
         return False
 
     @property
+    def any_size(self) -> bool:
+        """Whether maps of unequal sizes are compared as they are.
+
+        A connector then leaves the student's as large as it is. Defaults to False.
+        """
+        return False
+
+    @property
     def uses_indices(self) -> bool:
         """Whether :attr:`indices` make a difference, though the loss can do without.
 
@@ -237,6 +245,11 @@ class ForeignLoss(DistillLoss):
     def one_class(self) -> bool:
         """The module's ``one_class``."""
         return bool(self._of_module('one_class'))
+
+    @property
+    def any_size(self) -> bool:
+        """The module's ``any_size``."""
+        return bool(self._of_module('any_size'))
 
     @property
     def uses_indices(self) -> bool:

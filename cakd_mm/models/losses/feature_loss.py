@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...utils.errors import describe
 from ..checks import check_float_tensor
+from ..connector_names import how_to_fit
 from ..layout import GRANULARITIES, channel_dim, pool, to_rows
 from ..statistics import RunningNorm, check_momentum
 from .base import DistillLoss
@@ -73,6 +74,11 @@ class FeatureLoss(DistillLoss):
         """Ask for the teacher's channels, which standardisation needs."""
         return {'channels': 'teacher'} if cfg.get('standardize') else {}
 
+    @property
+    def any_size(self) -> bool:
+        """Whether maps are averaged to vectors."""
+        return self.granularity == 'pooled'
+
     def forward(
         self,
         preds_S: Tensor,
@@ -133,12 +139,11 @@ class FeatureLoss(DistillLoss):
                 )
             )
         if student.shape != teacher.shape:
+            # A map is a vector by now if the loss pools it.
+            ours = preds_S.dim() if teacher.dim() > 2 else student.dim()
             raise ValueError(
                 f'preds_S has shape {tuple(preds_S.shape)} and preds_T '
-                f'{tuple(preds_T.shape)}: put a connector to the width '
-                f"({width}) and size of the teacher's feature on the student's "
-                "(model.distiller.connectors, and connector='...' in "
-                'loss_forward_mappings).'
+                f'{tuple(preds_T.shape)}: {how_to_fit(ours, teacher.dim())}.'
             )
         return student, teacher
 

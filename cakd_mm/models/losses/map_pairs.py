@@ -41,9 +41,10 @@ def paired_maps(
         if ours.shape[:dims] != theirs.shape[:dims]:
             raise ValueError(
                 f'preds_S[{level}] has shape {tuple(ours.shape)} and preds_T[{level}] '
-                f"{tuple(theirs.shape)}: set the connector's out_channels"
-                f'{", and its size or out_sizes," if same_size else ""} to the '
-                "teacher's."
+                f"{tuple(theirs.shape)}: bring the student's to the teacher's by a "
+                'MapConnector for each, or by one FusionConnector. Their out_channels'
+                f'{", size and out_sizes" if same_size else ""} are read off the '
+                "teacher's if you leave them out."
             )
         double = torch.float64 in (ours.dtype, theirs.dtype)
         dtype = torch.float64 if double else torch.float32
@@ -57,6 +58,7 @@ def _as_map(name: str, feature: Tensor) -> Tensor:
     if feature.dim() not in (2, 4):
         raise ValueError(
             f'{name} has shape {tuple(feature.shape)}: tap a map (N, C, H, W) or a '
-            'vector (N, C).'
+            'vector (N, C). Tokens (N, L, C) become a map by TokensToMapConnector, on '
+            "the teacher's side as well."
         )
     return feature[:, :, None, None] if feature.dim() == 2 else feature

@@ -35,6 +35,8 @@ class OFDFeatureLoss(FeatureListLoss):
         ValueError: ``loss_weight`` is out of range.
     """
 
+    any_size = True  # The teacher's maps are averaged to the student's size.
+
     def __init__(self, loss_weight: float = 1e-3) -> None:
         super().__init__(loss_weight)
 

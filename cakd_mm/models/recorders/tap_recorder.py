@@ -10,7 +10,7 @@ from mmrazor.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ..taps import Point, find_point, points_of
+from ..taps import NAMES, Point, find_point, points_of
 from ..taps.layouts import only_tensor
 from ..taps.scores import LOSS_MODULE
 from .watched import watch
@@ -41,9 +41,11 @@ class TapRecorder(ModuleOutputsRecorder):
     key = 'recorder.source'
     _place: Point | None = None
 
-    def is_in(self, model: nn.Module) -> bool:
-        """Tell whether a net has what is to be recorded."""
-        return self.source in points_of(model) or self.source in _modules(model)
+    def is_lacking(self, model: nn.Module) -> bool:
+        """Tell whether a net has not what is to be recorded, as other nets have it."""
+        is_name = self.source.rpartition('.')[2] in NAMES
+        known = points_of(model).keys() | _modules(model).keys()
+        return is_name and self.source not in known
 
     def prepare_from_model(self, model: nn.Module) -> None:
         """Hook the recorder up."""

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checks import is_float_tensor
 
-# The name of a module, its inputs and its output.
-Call = tuple[str, tuple, Any]
+# The name of a module, its inputs, those that it is given by name, and its output.
+Call = tuple[str, tuple, dict[str, Any], Any]
 
 
 class TappedNet(nn.Module):
@@ -40,7 +40,9 @@ class TappedNet(nn.Module):
         self.dtype = dtype
         self.calls: list[Call] = []
         self.taps = [
-            net.get_submodule(name).register_forward_hook(partial(self._add_call, name))
+            net.get_submodule(name).register_forward_hook(
+                partial(self._add_call, name), with_kwargs=True
+            )
             for name in names
         ]
 
@@ -50,9 +52,14 @@ class TappedNet(nn.Module):
             tap.remove()
 
     def _add_call(
-        self, name: str, module: nn.Module, inputs: tuple, output: Any
+        self,
+        name: str,
+        module: nn.Module,
+        inputs: tuple,
+        options: dict[str, Any],
+        output: Any,
     ) -> None:
-        self.calls.append((name, inputs, output))
+        self.calls.append((name, inputs, options, output))
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
         """Run the net on images (N, C, H, W)."""
@@ -108,11 +115,11 @@ def copy_in(net: nn.Module, dtype: torch.dtype) -> nn.Module:
 def replay(net: nn.Module, calls: Iterable[Call]) -> None:
     """Call the hooks of a net's modules with the inputs and outputs of its copy."""
     hook: Callable
-    for name, inputs, output in calls:
+    for name, inputs, options, output in calls:
         module = net.get_submodule(name)
         for key, hook in module._forward_pre_hooks.items():
             with_kwargs = key in module._forward_pre_hooks_with_kwargs
-            hook(module, inputs, *([{}] if with_kwargs else []))
+            hook(module, inputs, *([options] if with_kwargs else []))
         for key, hook in module._forward_hooks.items():
             with_kwargs = key in module._forward_hooks_with_kwargs
-            hook(module, inputs, *([{}] if with_kwargs else []), output)
+            hook(module, inputs, *([options] if with_kwargs else []), output)

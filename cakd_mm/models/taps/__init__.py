@@ -3,17 +3,20 @@
 from .dry_run import DryRun, dry_run, forget_dry_run
 from .known_nets import teach_token_apart
 from .point import Point
-from .points import find_point, points_of
-from .scores import classes_of, classifier_of
+from .points import NAMES, find_point, points_of
+from .scores import classes_key, classes_of, classifier_of, gives_scores
 
 __all__ = [
+    'NAMES',
     'DryRun',
     'Point',
+    'classes_key',
     'classes_of',
     'classifier_of',
     'dry_run',
     'find_point',
     'forget_dry_run',
+    'gives_scores',
     'points_of',
     'teach_token_apart',
 ]

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..tokens import grid_of, split_tokens, tokens_to_map
+
 # Nets have a class token, a distillation token, and a few registers.
 MOST_EXTRA_TOKENS = 16
 # Where the size of the map is not known, of which the tokens were made.
@@ -52,15 +54,10 @@ class Layout:
             return feature
         if self.kind == 'channels last':
             return feature.permute(0, 3, 1, 2)
-        patches = feature[:, self.extra_tokens :]
-        size = isqrt(patches.shape[1])
-        if size * size != patches.shape[1]:
-            raise ValueError(
-                f'{patches.shape[1]} tokens are no square, so that they cannot be laid '
-                'out as a map: train with images that are square, or tap the tokens '
-                "and write TokensToMapConnector's grid."
-            )
-        return patches.transpose(1, 2).unflatten(2, (size, size))
+        remedy = 'Train with images that are square, or tap the tokens and write the '
+        remedy += 'grid of a TokensToMapConnector.'
+        grid = grid_of(feature.shape[1], self.extra_tokens, remedy=remedy)
+        return tokens_to_map(split_tokens(feature, self.extra_tokens)[1], grid)
 
 
 def layout_of(feature: Any, images: int, positions: Container[int]) -> Layout | None:

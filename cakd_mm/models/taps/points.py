@@ -12,6 +12,14 @@ from .point import Point
 from .scores import find_scores
 from .stages import find_stages
 
+# What the places are called that nets may have.
+NAMES = frozenset(
+    (
+        *('logits', 'classifier', 'pooled', 'loss_inputs', 'tokens', 'class_token'),
+        *(f'stage{i}{end}' for i in (1, 2, 3, 4) for end in ('', '_pre', '_norm')),
+    )
+)
+
 
 def points_of(net: nn.Module) -> dict[str, Point]:
     """Return the places of a net by name.
@@ -72,7 +80,8 @@ def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str
     kind = type(getattr(net, 'backbone', getattr(net, 'model', net))).__name__
     problem = f'{kind} has no place of that name.'
     remedy = "Name one of those, or any module with type='ModuleOutputs'."
-    if name in ('logits', 'classifier') and 'pooled' in points:
+    is_of_scores = name.rpartition('.')[2] in ('logits', 'classifier')
+    if is_of_scores and any(x.endswith('pooled') for x in points):
         problem = f'{kind} has no classifier, so it scores no classes.'
         remedy = 'Use a method between features, '
         remedy += 'configs/_base_/methods/cakd_feature.py say, or another teacher.'

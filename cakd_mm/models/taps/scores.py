@@ -26,7 +26,7 @@ def classes_of(net: nn.Module) -> int | None:
         return classes
     path = classifier_of(net)
     if path is not None:
-        return _width(net.get_submodule(path))
+        return layer_width(net.get_submodule(path))
     return _declared_classes(net) if _has_classifier(net, dry_run(net)) else None
 
 
@@ -39,13 +39,33 @@ def classifier_of(net: nn.Module) -> str | None:
     return _classifier(net, dry_run(net))
 
 
+def gives_scores(net: nn.Module) -> bool:
+    """Tell whether a net has a classifier; without one it gives features alone."""
+    return getattr(net, 'head', None) is not None or _has_classifier(net, dry_run(net))
+
+
+def classes_key(net: nn.Module, key: str) -> str:
+    """Return the config key that says how many classes a net scores.
+
+    Args:
+        net (nn.Module): A classifier of any kind.
+        key (str): The config key of the net.
+    """
+    if getattr(net, 'head', None) is not None:
+        return f'{key}.head.num_classes'
+    config = getattr(getattr(net, 'model', None), 'config', None)
+    return f'{key}.{"num_labels" if hasattr(config, "num_labels") else "num_classes"}'
+
+
 def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
     """Return ``logits``, ``classifier``, ``pooled``, ``loss_inputs``, if they exist."""
     points = {}
     if (logits := _logits(net, run)) is not None:
         points['logits'] = logits
     if (path := _classifier(net, run)) is not None:
-        points['classifier'] = Point(path, channels=_width(net.get_submodule(path)))
+        points['classifier'] = Point(
+            path, channels=layer_width(net.get_submodule(path))
+        )
     if (pooled := _pooled(net, run, path)) is not None:
         points['pooled'] = pooled
     if (loss := _loss_module(net)) is not None:
@@ -125,7 +145,7 @@ def _layers(net: nn.Module, run: DryRun) -> dict[str, Tensor]:
     for call in run.calls:
         layer, output = net.get_submodule(call.path), call.output
         is_score = isinstance(output, Tensor) and not output.is_meta
-        if is_score and _width(layer) == run.output.shape[1]:
+        if is_score and layer_width(layer) == run.output.shape[1]:
             found[call.path] = output.flatten(1)
     return found
 
@@ -196,7 +216,7 @@ def _loss_module(net: nn.Module) -> str | None:
     return min(found, key=lambda path: path.count('.'), default=None)
 
 
-def _width(layer: nn.Module) -> int | None:
+def layer_width(layer: nn.Module) -> int | None:
     """Return how many numbers a layer gives for an image."""
     if isinstance(layer, nn.Conv2d):
         return layer.out_channels if layer.kernel_size == (1, 1) else None

@@ -17,9 +17,11 @@ from ..sweep import (
 )
 from .lines import COLOURS
 
-# What a net computes; the rest says how it is trained, or what it reports.
+# What a net computes; the rest says how it is trained, or what it reports. A net of
+# others has arguments of its own, all of which count but these.
 PARTS = ('backbone', 'neck', 'head')
 OF_TRAINING = ('loss', 'topk', 'cal_acc', 'init_cfg', 'train_cfg')
+BESIDE_NET = ('data_preprocessor', '_scope_')
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Entry:
         except (FileNotFoundError, ValueError):
             # The file that `cfg_path` names has gone, so that no net is like this one.
             model = dict(backbone=cfg.model.architecture)
-        parts = settings_of({part: model.get(part) for part in PARTS})
+        names = PARTS if 'backbone' in model else set(model) - set(BESIDE_NET)
+        parts = settings_of({part: model.get(part) for part in names})
         return {x: v for x, v in parts.items() if not set(x) & set(OF_TRAINING)}
 
     @property

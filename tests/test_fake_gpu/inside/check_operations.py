@@ -93,6 +93,30 @@ def test_no_other_connector_uses_them():
     assert refused_of(run) == set()
 
 
+@pytest.mark.parametrize('side', [2, 3, 8])
+def test_no_connector_of_tokens_uses_them(side):
+    """Of a grid that is larger, one that is smaller, and one that does not divide."""
+
+    def run():
+        tokens = torch.randn(2, 17, 3, device=DEVICE, requires_grad=True)
+        maps = torch.randn(2, 3, 4, 4, device=DEVICE, requires_grad=True)
+        found = []
+        for kind, feature, shape, options in (
+            ('MapToTokens', maps, (2, 2 + side**2, 5), dict(teacher_extra_tokens=2)),
+            ('Tokens', tokens, (2, 2 + side**2, 5), dict(teacher_extra_tokens=2)),
+            ('TokensToMap', tokens, (2, 5, side, side), dict(extra='add')),
+            ('TokensToVector', tokens, (2, 5), {}),
+        ):
+            if feature is tokens:
+                options['extra_tokens'] = 1
+            fit = MODELS.build(dict(type=f'{kind}Connector', **options, **WIDTHS))
+            goal = torch.randn(shape, device=DEVICE)
+            found.append((fit.to(DEVICE)(feature, goal) - goal).square().sum())
+        return sum(found)
+
+    assert refused_of(run) == set()
+
+
 @pytest.mark.parametrize('name', sorted(NETS.keys() & ARCHS))
 def test_no_net_of_ours_uses_them(name):
     def run():

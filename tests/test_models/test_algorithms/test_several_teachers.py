@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from tiny import CONFIGS, algorithm, build, digits_config
 
-from cakd_mm.models.algorithms import widths
 from cakd_mm.models.algorithms.teacher_ensemble import AveragingHead, TeacherEnsemble
+from cakd_mm.models.recorders.widths import channels_of
 from cakd_mm.models.taps import points_of
 
 DEPTHS = dict(big=20, small=8)
@@ -142,8 +142,9 @@ def test_widths_are_read_off_the_named_teacher(tmp_path):
 def test_widths_of_a_neck_and_of_the_average(tmp_path):
     teacher = algorithm(config(tmp_path)).teacher
     expected = {'small.neck': 64, 'big.backbone.stage1': 16, 'head': 10}
-    found = {source: widths._width_of(teacher, source) for source in expected}
-    assert found == expected
+    for source, width in expected.items():
+        recorder = dict(type='ModuleOutputs', source=source)
+        assert channels_of(teacher, recorder, {}) == width, source
 
 
 def test_a_wrong_source_names_those_that_there_are(tmp_path):

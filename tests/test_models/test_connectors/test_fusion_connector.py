@@ -145,6 +145,26 @@ def test_shapes_in_the_order_of_the_features():
     assert sizes(connector(features())) == [(3, 5, 16, 16), (3, 6, 4, 4), (3, 7, 2, 3)]
 
 
+def test_sizes_that_are_not_written_are_those_of_the_teachers_maps():
+    teacher = [torch.zeros(3, 9, *size) for size in ((4, 4), (8, 2), (1, 1))]
+    written = build(out_sizes=[(4, 4), (8, 2), (1, 1)])(features())
+    for found, expected in zip(build()(features(), teacher), written, strict=True):
+        assert torch.equal(found, expected)
+    kept = build(out_sizes=[16, None, None])(features(), teacher)
+    assert sizes(kept) == [(3, 5, 16, 16), (3, 6, 8, 2), (3, 7, 1, 1)]
+    own = build()(features())
+    # A vector has no size, and unequal lists are refused by the loss.
+    vectors = [*teacher[:2], torch.zeros(3, 9)]
+    assert sizes(build()(features(), vectors))[2] == (3, 7, 1, 1)
+    for other in (teacher[:2], teacher[0], [x.flatten(1) for x in teacher]):
+        assert torch.equal(build()(features(), other)[0], own[0])
+    same = [torch.zeros(3, 9, *x.shape[2:]) for x in own]
+    assert torch.equal(build()(features(), same)[0], own[0])
+    keeps = build()
+    keeps.keeps_size = True
+    assert torch.equal(keeps(features(), teacher)[0], own[0])
+
+
 def test_a_vector_is_a_map_of_one_pixel():
     assert_close(build()(features()), build()(features(vector=False)))
 

@@ -77,6 +77,23 @@ def test_a_map_of_the_right_size_is_left_alone():
     assert_close(resize(ones, (8, 3)), torch.ones(1, 2, 8, 3))
 
 
+def test_it_sees_the_size_of_the_teachers_map():
+    """A size that is written stays, and so does a stride that leads to the size."""
+    connector, feature = build(), numbers(2, 3, 4, 6)
+    whole = connector(feature)
+    assert_close(connector(feature, numbers(2, 9, 2, 3)), shrink(whole, 2, 3))
+    assert_close(connector(feature, numbers(2, 9, 8, 9)), resize(whole, (8, 9)))
+    assert torch.equal(connector(feature, numbers(2, 9, 4, 6)), whole)
+    for teacher in (numbers(2, 9), numbers(2, 7, 9), (numbers(2, 9, 2, 3),)):
+        assert torch.equal(connector(feature, teacher), whole)
+    strided = build(stride=2)
+    assert torch.equal(strided(feature, numbers(2, 9, 2, 3)), strided(feature))
+    written = build(size=(4, 6), stride=2)
+    assert torch.equal(written(feature, numbers(2, 9, 4, 6)), written(feature))
+    connector.keeps_size = True
+    assert torch.equal(connector(feature, numbers(2, 9, 2, 3)), whole)
+
+
 def test_further_settings_reach_the_convolution():
     connector = build(kernel_size=3, padding=1, norm_cfg=dict(type='BN'))
     conv = connector.conv_module.conv
@@ -101,7 +118,14 @@ def test_gradcheck(size):
     ('shape', 'message'),
     [
         ((2, 4, 3, 3), r'MapConnector\.in_channels=3.*has 4.*\(2, 4, 3, 3\)'),
-        ((2, 3), r'MapConnector got.*\(2, 3\): tap a map \(N, C, H, W\);.*data_idx'),
+        (
+            (2, 3),
+            r"'MapConnector': It got a .*\(2, 3\)\. Tap a map .*; .*data_idx=0\.$",
+        ),
+        (
+            (2, 3, 4),
+            r"\(2, 3, 4\).*; for tokens.* write type='TokensToMapConnector'\.$",
+        ),
     ],
 )
 def test_wrong_features_are_named(shape, message):

@@ -64,8 +64,8 @@ def test_gradcheck(shape):
         ((4, 5), r'PooledConnector\.in_channels=3.*has 5.*\(4, 5\).*in_channels=5'),
         ((4, 3, 7), r'in_channels=3.*has 7.*\(4, 3, 7\)'),
         ((4, 8, 3, 3), r'in_channels=3.*has 8.*distiller\.connectors'),
-        ((3,), r'PooledConnector got.*\(3,\).*map.*vector.*tokens.*data_idx=0'),
-        ((1, 3, 2, 2, 2), r'PooledConnector got.*\(1, 3, 2, 2, 2\)'),
+        ((3,), r'PooledConnector.: It got.*\(3,\).*map.*vector.*tokens.*data_idx=0'),
+        ((1, 3, 2, 2, 2), r'PooledConnector.: It got.*\(1, 3, 2, 2, 2\)'),
     ],
 )
 def test_wrong_features_are_named(shape, message):

@@ -176,7 +176,7 @@ VECTOR, MAP = torch.zeros(4, 7), torch.zeros(4, 7, 2, 3)
             dict(),
             VECTOR[:, :5],
             VECTOR,
-            r'preds_S.*\(4, 5\).*preds_T.*\(4, 7\).*connector.*\(7\)',
+            r'preds_S.*\(4, 5\).*preds_T.*\(4, 7\).*a PooledConnector',
             id='width',
         ),
         pytest.param(

@@ -276,7 +276,7 @@ def test_wrong_arguments():
     loss = build()
     with pytest.raises(TypeError, match='preds_S must be a list'):
         loss(student[0], teacher, weights, biases)
-    with pytest.raises(ValueError, match=r'preds_S\[0\].*out_channels to'):
+    with pytest.raises(ValueError, match=r'preds_S\[0\].*out_channels are read'):
         loss(student[::-1], teacher, weights, biases)
     with pytest.raises(ValueError, match='bn_weights must be a list of 3.*got 2'):
         loss(student, teacher, weights[1:], biases)

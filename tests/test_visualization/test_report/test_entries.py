@@ -83,3 +83,18 @@ def test_a_student_whose_file_has_gone_is_like_no_other(entries):
     gone = 'model = dict(architecture=dict(_delete_=True, cfg_path="gone.py"))'
     cakd, plain = entries(('cakd', CAKD, 0, gone), ('plain', PLAIN, 0, ''))
     assert alone(cakd, [cakd, plain]) is None
+
+
+def test_students_of_others_are_the_same_by_all_of_their_arguments(entries):
+    net = "dict(_delete_=True, type='TimmClassifier', model_name={!r}, num_classes=10)"
+    small, large = (net.format(name) for name in ('resnet18', 'resnet34'))
+    own = small.replace(
+        'num_classes', 'data_preprocessor=dict(mean=[0.0]), num_classes'
+    )
+    cakd, unlike, like = entries(
+        ('cakd', CAKD, 0, f'model = dict(architecture={small})'),
+        ('a', PLAIN, 0, f'model = {large}'),
+        ('b', PLAIN, 0, f'model = {own}'),
+    )
+    assert alone(cakd, [cakd, unlike]) is None
+    assert alone(cakd, [cakd, unlike, like]) is like
