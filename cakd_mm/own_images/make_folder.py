@@ -82,6 +82,9 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
                 raise
             problem = f'These nets lack what it compares ({error}).'
             remedy = 'Compare logits alone: cakd, kd, dkd, nkd or dist, say.'
+            if not teacher.classes:
+                remedy = 'Name a teacher with a classifier, or compare what comes '
+                remedy += 'before it: crd, say.'
             raise ValueError(
                 describe('--method', options.method, problem, remedy)
             ) from error

@@ -10,10 +10,11 @@ from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.class_names import Names
+from ..utils.errors import describe
 from ..utils.net_names import NamedNet, with_classes, without_downloads
 from ..utils.net_names.fitted import COUNTS, count_name
 from .given_weights import GivenWeights, read_given_weights
-from .trial import built_quietly, try_net
+from .trial import built_quietly, has_classifier, try_net
 
 
 @dataclass(frozen=True)
@@ -99,20 +100,29 @@ def tried(
     named.net, left_out = without_downloads(named.net)
     for source in left_out:
         print(f'{named.name} begins at random: nothing is downloaded ({source}).')
-    if 'model_name' in named.net and not any(x in named.net for x in COUNTS):
+    probe = built_quietly(named, key, len(classes))
+    scores = has_classifier(probe)
+    if not scores and (is_taught or file is None):
+        problem = 'It has no classifier, so it cannot be trained on classes.'
+        remedy = 'Name a net that has one.'
+        if not is_taught:
+            remedy = f'Name a net that has one, or give the weights as {key}-ckpt.'
+        raise ValueError(describe(key, named.name, problem, remedy))
+    if scores and 'model_name' in named.net and not {*COUNTS} & named.net.keys():
         # What the package of the net takes by default is not what the images have.
-        name = count_name(built_quietly(named, key, len(classes)))
-        named.net[name] = len(classes)
+        named.net[count_name(probe)] = len(classes)
     build = cache(partial(built_quietly, named, key))
     weights = _weights(named, key, file, classes, build)
     if weights is not None and is_taught:
         weights = weights.as_beginning(len(classes))
+    if weights is not None and not scores:
+        weights = replace(weights, is_whole=True, classes=0, has_classifier=False)
     count = weights.classes if weights else len(classes)
-    net = build(count)
+    net = build(count) if scores else probe
     wanted, *others = [size for size in sizes if size is not None]
     size = try_net(net, named, key, [wanted, *others], count)
     norm = any(isinstance(x, _BatchNorm) for x in net.modules())
-    fitted = with_classes(named.net, count)
+    fitted = with_classes(named.net, count) if scores else named.net
     return TriedNet(named, fitted, count, size, wanted, norm, weights)
 
 
