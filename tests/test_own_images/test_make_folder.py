@@ -110,6 +110,31 @@ def test_a_teacher_that_takes_images_of_one_size(root, tmp_path, capsys):
         assert pipelines[1] == [*pipelines[0][:-1], resize, pipelines[0][-1]]
 
 
+@pytest.mark.parametrize('method', ['crd', 'kd'])
+def test_a_teacher_without_a_classifier(method, root, tmp_path, capsys):
+    name, file = 'torchvision:shufflenet_v2_x0_5', tmp_path / 'published.pth'
+    weights = shufflenet_v2_x0_5().state_dict()
+    kept = {name: x for name, x in weights.items() if not name.startswith('fc.')}
+    torch.save(kept, file)
+    out = tmp_path / 'out'
+    asked = options(root, teacher=name, teacher_ckpt=str(file), method=method)
+    folder = make_folder(out, asked)
+    model = Config.fromfile(out / 'student.py').model
+    teacher = Config.fromfile(out / 'teacher.py')
+    printed = capsys.readouterr().out
+    if method == 'crd':
+        assert f'{file} has no classifier; its features teach' in printed
+        assert (model.teacher_ckpt, teacher.model.num_classes) == (str(file), 0)
+        assert folder.parts == dict(teacher=dict(top1=None))  # nothing to score
+        assert teacher.get('load_from') is None
+    else:
+        assert f'{file} has no classifier; training begins' in printed
+        assert model.teacher_ckpt == str(out / 'teacher' / 'epoch_30.pth')
+        assert teacher.model.num_classes == 3
+        assert folder.parts == {}
+        assert teacher.load_from == str(file)
+
+
 @pytest.mark.parametrize('kind', ['torchvision', 'transformers'])
 def test_a_student_begins_with_published_weights(kind, root, tmp_path):
     if kind == 'torchvision':
@@ -163,6 +188,9 @@ model = dict(
     ),
 )
 """
+BARE = """
+model = dict(type='ImageClassifier', backbone=dict(type='CIFARResNet', depth=8))
+"""
 LENET = """
 model = dict(
     type='ImageClassifier',
@@ -179,6 +207,9 @@ model = dict(
         (dict(student='tim:resnet18'), 'not known'),
         (dict(student=LENET, size=40), 'It does not take images of 40 pixels'),
         (dict(teacher=BARLOW), 'It is no classifier, but a BarlowTwins'),
+        (dict(student=BARE), '`--student` = '),
+        (dict(student=BARE), 'It has no classifier, so it cannot be trained'),
+        (dict(teacher=BARE), 'give the weights as --teacher-ckpt'),
         (dict(method='deit'), "`--method` = 'deit': These nets lack what it compares"),
     ],
 )
