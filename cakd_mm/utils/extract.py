@@ -143,6 +143,10 @@ def plain_config(cfg: Config) -> Config:
     plain.update(
         {k: copy.deepcopy(cfg[k]) for k in EVALUATION if cfg.get(k) is not None}
     )
+    test = plain.get('test_dataloader') or plain.get('val_dataloader') or {}
+    if 'pipeline' in test.get('dataset', {}):
+        # By this name mmdeploy, and some of mmpretrain's scripts, look for it.
+        plain['test_pipeline'] = copy.deepcopy(test['dataset']['pipeline'])
     if 'test_evaluator' in plain:
         plain['test_cfg'] = dict()
     if 'val_evaluator' in plain:
