@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import describe, start_of
+from ..utils.tool_process import is_of_user
 from ..utils.whole_file import write_whole
 from .formats import BATCH, FORMATS, INPUT, Format, Source
 from .images import Images, Normalised, images_of
@@ -122,9 +123,16 @@ def export(wish: Wish, say: Callable[[str], None] = print) -> dict[str, Any]:
     calls: dict[str, Scores] = {'student': trained}
     measured: dict[str, dict] = {'student': dict(bytes=student.bytes, difference=0.0)}
     for name, one in formats.items():
-        contents[name] = _content(one, name, source, metadata, student, wish)
-        calls[name] = one.loaded(contents[name])
-        difference = largest_difference(calls[name], trained, batches)
+        try:
+            contents[name] = one.content(source, metadata)
+            calls[name] = one.loaded(contents[name])
+            difference = largest_difference(calls[name], trained, batches)
+        except Exception as error:  # torch's and onnxruntime's are of many kinds
+            if is_of_user(error):
+                raise
+            problem = f'torch cannot export {student.kind} ({start_of(error, 300)}).'
+            remedy = _other_ways(name, wish)
+            raise ValueError(describe('--format', name, problem, remedy)) from error
         if not difference <= TOLERANCE:
             raise ValueError(_differs(name, student, difference, is_merged, wish))
         measured[name] = dict(bytes=len(contents[name]), difference=difference)
@@ -190,27 +198,6 @@ def _metadata(
         classes=list(names) if names and len(names) == classes else None,
         pipeline=images.pipeline,
     )
-
-
-def _content(
-    one: Format,
-    name: str,
-    source: Source,
-    metadata: dict[str, Any],
-    student: Student,
-    wish: Wish,
-) -> bytes:
-    """Return a file; let an error of torch say what to do."""
-    try:
-        content = one.content(source, metadata)
-    except ValueError:
-        raise
-    except Exception as error:  # torch's are of many kinds
-        problem = f'torch cannot export {student.kind} ({start_of(error, 300)}).'
-        raise ValueError(
-            describe('--format', name, problem, _other_ways(name, wish))
-        ) from error
-    return content
 
 
 def _differs(

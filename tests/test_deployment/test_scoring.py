@@ -14,7 +14,7 @@ IMAGES = Images((3, 32, 32), 'RGB', [0.0], [1.0], [], is_known=True)
 
 def student(head, backbone=None, neck=None):
     torch.manual_seed(0)
-    backbone = backbone or dict(type='ResNet_CIFAR', depth=20)
+    backbone = backbone or dict(type='CIFARResNet', depth=8)
     neck = neck or dict(type='GlobalAveragePooling')
     model = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
     net = build(model)
@@ -74,9 +74,7 @@ def test_two_classifiers_are_added_as_the_head_does():
     ],
 )
 def test_what_gives_no_scores_is_refused(head, kind):
-    with pytest.raises(
-        ValueError, match=rf'`model\.head` = .*ResNet_CIFAR.*a {kind}\.'
-    ):
+    with pytest.raises(ValueError, match=rf'`model\.head` = .*CIFARResNet.*a {kind}\.'):
         reading_of(student(head), IMAGES)
 
 
