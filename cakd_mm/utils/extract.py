@@ -145,8 +145,10 @@ def plain_config(cfg: Config) -> Config:
     )
     test = plain.get('test_dataloader') or plain.get('val_dataloader') or {}
     if 'pipeline' in test.get('dataset', {}):
-        # By this name mmdeploy, and some of mmpretrain's scripts, look for it.
+        # mmdeploy looks for both.
         plain['test_pipeline'] = copy.deepcopy(test['dataset']['pipeline'])
+        backends = [dict(type='LocalVisBackend')]
+        plain['visualizer'] = dict(type='UniversalVisualizer', vis_backends=backends)
     if 'test_evaluator' in plain:
         plain['test_cfg'] = dict()
     if 'val_evaluator' in plain:
