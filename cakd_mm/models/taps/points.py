@@ -50,7 +50,7 @@ def points_of(net: nn.Module) -> dict[str, Point]:
     points = {}
     for teacher, own in teachers.items():
         for name, point in points_of(own).items():
-            module = f'{teacher}.{point.module}'
+            module = f'{teacher}.{point.module}'.rstrip('.')
             points[f'{teacher}.{name}'] = replace(point, module=module, prepare=None)
     head: nn.Module | None = getattr(net, 'head', None)
     if head is not None:

@@ -176,9 +176,10 @@ def _pooled(net: nn.Module, run: DryRun, classifier: str | None) -> Point | None
         if vector.dim() != 2:
             return None
         call = _made_by(run, vector)
-        if call is None:
-            return None
-        return Point(call.path, channels=vector.shape[1], take=_vector_in(call, vector))
+        width = vector.shape[1]
+        if call is None:  # The net itself has taken it out of what a module gave.
+            return Point('', channels=width)
+        return Point(call.path, channels=width, take=_vector_in(call, vector))
     inputs = run.calls_of(classifier)[-1].inputs[0]
     if not isinstance(inputs, Tensor) or inputs.is_meta:
         return None
