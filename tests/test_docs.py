@@ -15,8 +15,8 @@ GUIDES = 'docs/guides'
 PAIR, LEAF, COMBINATION = blocks(f'{GUIDES}/pair.md')
 LOSS, METHOD, STUDENT, IN_PYTHON = blocks(f'{GUIDES}/loss.md')
 (SCORER,) = blocks(f'{GUIDES}/scorer.md')
-(FEATURE,) = blocks(f'{GUIDES}/features.md')
-VIT, TIMM = blocks(f'{GUIDES}/transformers.md')
+FEATURE, KINDS, PATCHES = blocks(f'{GUIDES}/features.md')
+TIMM, VIT = blocks(f'{GUIDES}/transformers.md')
 TEACHERS, MIXED, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
 _, DEIT = blocks(f'{GUIDES}/heads.md')
 (FAST,) = blocks(f'{GUIDES}/speed.md')
@@ -140,6 +140,17 @@ def test_features(tmp_path):
     assert type(loss.scorer).__name__ == 'ActivationScorer'
     assert distiller.balancer.ratio == 0.5
     assert distiller.warmup == 1 / 20  # in the first of the page's 20 epochs
+
+
+def test_from_one_kind_of_feature_to_another(tmp_path):
+    """All tokens of the teacher, and those of its patches alone."""
+    last = 'model = dict('
+    for count, page in ((17, KINDS), (16, KINDS.replace(last, PATCHES + last))):
+        runner = train_page(page, tmp_path, size=16)
+        assert losses_of(runner)['distill.loss_feature'] > 0
+        for argument in ('preds_S', 'preds_T'):
+            found = runner.model.distiller.fed('loss_feature', argument)
+            assert found.shape == (4, count, 64)
 
 
 @pytest.mark.parametrize(
