@@ -16,10 +16,12 @@ import mmrazor
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner.checkpoint import get_state_dict
 from mmrazor.registry import MODELS
 from packaging.requirements import Requirement
 from packaging.version import Version
 from pages import JOINED
+from tiny import build
 
 from cakd_mm import compat
 
@@ -433,3 +435,112 @@ def test_filters_outlive_a_quiet_import():
             assert warnings.filters != before
             warnings.filters.insert(0, own)
         assert warnings.filters == [own, *before]
+
+
+MULTIMODAL = """
+import importlib.metadata, importlib.machinery, json, sys, types
+genuine = importlib.metadata.Distribution.from_name.__func__
+
+class Installed:
+    version = '5.0.0'
+
+def from_name(kind, name):
+    is_faked = name in ('pycocotools', 'transformers')
+    return Installed() if is_faked else genuine(kind, name)
+
+importlib.metadata.Distribution.from_name = classmethod(from_name)
+transformers = sys.modules['transformers'] = types.ModuleType('transformers')
+transformers.__version__ = '5.0.0'
+transformers.is_torch_available = lambda: True
+transformers.Adafactor = type('Adafactor', (), {})
+import cakd_mm
+from mmpretrain.registry import MODELS
+from mmpretrain.utils import dependency
+try:
+    MODELS.build(dict(type='Flamingo'))
+except ImportError as error:
+    print('REPORT' + json.dumps([dependency.WITH_MULTIMODAL, str(error)]))
+"""
+
+
+def test_a_transformers_that_mmpretrain_cannot_import(root):
+    """With pycocotools its import ended in a TypeError."""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', MULTIMODAL],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(root)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [report] = [x for x in done.stdout.splitlines() if x.startswith('REPORT')]
+    has, text = json.loads(report.removeprefix('REPORT'))
+    assert not has
+    assert "Flamingo of mmpretrain needs transformers<5: pip install 'transf" in text
+
+
+@pytest.mark.parametrize(
+    ('version', 'has_torch', 'serves'),
+    [('4.57.1', True, True), ('4.57.1', False, False), ('5.0.0', True, False)],
+)
+def test_what_serves_nets_of_images_and_texts(monkeypatch, version, has_torch, serves):
+    fake = SimpleNamespace(__version__=version, is_torch_available=lambda: has_torch)
+    monkeypatch.setitem(sys.modules, 'transformers', fake)
+    assert compat._serves_multimodal() is serves
+
+
+@pytest.mark.parametrize(
+    ('error', 'is_refused'), [(RuntimeError, True), (ImportError, False)]
+)
+def test_a_broken_transformers(stack, monkeypatch, error, is_refused):
+    """mmengine does without one that raises an ImportError, and ends otherwise."""
+
+    class Broken:
+        @property
+        def Adafactor(self):
+            raise error('no torch in it')
+
+    check = stack(NEW if CURRENT else OLD)
+    monkeypatch.setitem(sys.modules, 'transformers', Broken())
+    if not is_refused:
+        assert check()
+        return
+    with pytest.raises(compat.StackError, match='no torch in it.*install -U transf'):
+        check()
+
+
+class TestNetsOfOthers:
+    @pytest.fixture
+    def net(self):
+        pytest.importorskip('timm')
+        options = dict(model_name='test_resnet', num_classes=3)
+        return build(dict(type='TimmClassifier', **options))
+
+    @pytest.mark.parametrize('depth', [0, 1, 2])
+    def test_are_saved_and_loaded_within_others(self, net, depth):
+        """mmpretrain alone saves ``student.model.x`` and looks for ``student.x``."""
+        model, prefix = net, ''
+        for _ in range(depth):
+            model = torch.nn.ModuleDict({'student': model, 'other': torch.nn.ReLU()})
+            model['bias'] = torch.nn.Linear(1, 1)
+            prefix += 'student.'
+        weights = {k: torch.zeros_like(v) for k, v in model.state_dict().items()}
+        first = next(name for name in weights if name.startswith(prefix))
+        assert first == f'{prefix}conv1.0.weight'
+        before = net.state_dict()
+        assert get_state_dict(model).keys() == weights.keys()
+        model.load_state_dict(weights, strict=True)
+        assert before.keys() == net.state_dict().keys()
+        assert not any(value.any() for value in net.state_dict().values())
+
+    def test_keep_the_weights_that_they_were_built_with(self, tmp_path):
+        timm = pytest.importorskip('timm')
+        genuine = timm.create_model('test_vit', num_classes=3)
+        torch.save(genuine.state_dict(), tmp_path / 'a.pth')
+        options = dict(type='TimmClassifier', model_name='test_vit', num_classes=3)
+        began = build(dict(**options, checkpoint_path=str(tmp_path / 'a.pth')))
+        drawn = build(options)
+        for net in (began, drawn):
+            net.init_weights()
+        wanted = genuine.blocks[0].attn.qkv.weight
+        assert torch.equal(began.model.blocks[0].attn.qkv.weight, wanted)
+        assert not torch.equal(drawn.model.blocks[0].attn.qkv.weight, wanted)

@@ -185,6 +185,7 @@ def _tell(folder: ResultFolder, student: Part) -> None:
         ['test', str(config), str(student.checkpoint)],
         ['train', str(config), *again],
         ['report', str(out), '--out', str(out)],
+        ['export', str(weights.with_suffix('.py')), str(weights), '--normalize'],
     ]
     print('\nWhat to type next:')
     for command in commands:

@@ -143,6 +143,12 @@ def plain_config(cfg: Config) -> Config:
     plain.update(
         {k: copy.deepcopy(cfg[k]) for k in EVALUATION if cfg.get(k) is not None}
     )
+    test = plain.get('test_dataloader') or plain.get('val_dataloader') or {}
+    if 'pipeline' in test.get('dataset', {}):
+        # mmdeploy looks for both.
+        plain['test_pipeline'] = copy.deepcopy(test['dataset']['pipeline'])
+        backends = [dict(type='LocalVisBackend')]
+        plain['visualizer'] = dict(type='UniversalVisualizer', vis_backends=backends)
     if 'test_evaluator' in plain:
         plain['test_cfg'] = dict()
     if 'val_evaluator' in plain:
@@ -196,10 +202,12 @@ def save_student(
             exactly the outputs of the trained one.
     """
     trained = build_student(cfg, weights)
-    weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
+    # It has the versions of modules, without which some nets of torchvision load none.
+    saved = trained.state_dict()
+    saved.update({k: v.detach().cpu().clone() for k, v in weights.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
-        torch.save(dict(meta=meta or {}, state_dict=weights), file)
+        torch.save(dict(meta=meta or {}, state_dict=saved), file)
     write_whole(path.with_suffix('.py'), plain_config(cfg).pretty_text.encode())
     _prove_equal(trained, path)
     return path
@@ -235,11 +243,15 @@ def _scores(model: nn.Module, images: Tensor) -> Tensor:
 def image_shape(cfg: Config) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images a plain config takes."""
     backbone = cfg.model.get('backbone', {})
+    # timm's arguments, or torchvision's, and those of a config of Hugging Face
+    others = {**cfg.model, **(cfg.model.get('config') or {})}
+    own = others.get('img_size') or others.get('image_size') or 224
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
     dataset = loader.get('dataset', {})
-    sizes = [dataset.get('size') or 224]  # DecodedImages resizes with `size`
+    sizes = [dataset.get('size') or own]  # DecodedImages resizes with `size`
     for transform in dataset.get('pipeline', []):
         sizes += [transform[key] for key in ('scale', 'crop_size') if key in transform]
     size = backbone.get('img_size', sizes[-1])
     height, width = (size, size) if isinstance(size, int) else size
-    return backbone.get('in_channels', 3), height, width
+    channels = others.get('in_chans') or others.get('num_channels') or 3
+    return backbone.get('in_channels', channels), height, width

@@ -117,7 +117,7 @@ def _of_their_module(model: nn.Module, weights: Mapping[str, Tensor]) -> dict:
     except (RuntimeError, ValueError, KeyError):
         return found
     loaded = {k: v for k, v in trial.state_dict().items() if k not in missing}
-    return loaded | others | {name: found[name] for name in unexpected}
+    return loaded | others | dict.fromkeys(unexpected, torch.empty(0))
 
 
 def _may_become(name: str, before: Tensor | None, after: Tensor) -> bool:
@@ -172,19 +172,27 @@ def _of_hugging_face(
     unexpected = set(info['unexpected_keys'])
     notes = _left_out([k for k in loaded if k not in {*wanted, *missing}], 'such layer')
     if getattr(net, 'is_backbone', False):
-        parts = _parts_of_others(unexpected, weights)
+        parts = _parts_of_others(unexpected, [*wanted, *weights], prefix)
         unexpected -= parts
         notes += _left_out(sorted(parts), 'such part')
-    return found | {name: weights[name] for name in unexpected}, notes
+    # Their values are not looked at, because they are refused.
+    return found | dict.fromkeys(unexpected, torch.empty(0)), notes
 
 
-def _parts_of_others(unexpected: set[str], weights: Mapping[str, Any]) -> set[str]:
-    """Return names in parts of a file, by their first word, of which nothing is used.
+def _parts_of_others(unexpected: set[str], names: list[str], prefix: str) -> set[str]:
+    """Return the names in parts that the net has not, such as a classifier or texts.
 
-    They are its classifier, say, or the text model beside the model of images.
+    A part is known by the first word of its names. Beside the unexpected ones no name
+    of the file or of the net may begin with it, because a layer too many within a part
+    that the net has means another net.
     """
-    used = {name.partition('.')[0] for name in weights if name not in unexpected}
-    return {name for name in unexpected if name.partition('.')[0] not in used}
+
+    def part(name: str) -> str:
+        return name.removeprefix(prefix).partition('.')[0]
+
+    left = {name.removeprefix(prefix) for name in unexpected}
+    used = {part(name) for name in names if name.removeprefix(prefix) not in left}
+    return {name for name in unexpected if part(name) not in used}
 
 
 @contextmanager

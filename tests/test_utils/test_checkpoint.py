@@ -1,6 +1,10 @@
+import json
+import sys
+
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 
 from cakd_mm.utils.checkpoint import (
     fingerprint,
@@ -127,3 +131,51 @@ def test_the_scores_of_a_students_own_weights(meta, expected):
 def test_text_that_can_be_no_file(path):
     with pytest.raises(FileNotFoundError, match='`key` = .*There is no such file'):
         read_checkpoint(path, 'key', '')
+
+
+class TestSafetensors:
+    @pytest.mark.parametrize(
+        ('content', 'problem'),
+        [
+            ((10**9).to_bytes(8, 'little') + b'{}', 'header too large'),
+            ((2).to_bytes(8, 'little') + b'{}' + b'more', 'cannot be read'),
+            ((2).to_bytes(8, 'little') + b'{}', 'holds no'),
+            (
+                (61).to_bytes(8, 'little')
+                + b'{"a":{"dtype":"F32","shape":[999999],"data_offsets":[0,4]}}  '
+                + bytes(4),
+                'invalid shape',
+            ),
+        ],
+    )
+    def test_a_header_that_lies(self, tmp_path, content, problem):
+        pytest.importorskip('safetensors')
+        file = tmp_path / 'model.safetensors'
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf'`key` = .*{problem}.* Do this\.'):
+            read_checkpoint(str(file), 'key', 'Do this.')
+
+    def test_without_the_package(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+        (tmp_path / 'a').write_bytes((2).to_bytes(8, 'little') + b'{}')
+        with pytest.raises(ValueError, match='type pip install safetensors'):
+            read_checkpoint(str(tmp_path / 'a'), 'key', '')
+
+    def test_for_mmengine(self, tmp_path):
+        """An ``init_cfg`` of type Pretrained names one."""
+        safetensors = pytest.importorskip('safetensors.torch')
+        safetensors.save_file(weights(), tmp_path / 'a.safetensors')
+        found = CheckpointLoader.load_checkpoint(str(tmp_path / 'a.safetensors'))
+        assert found['bn.num_batches_tracked'].item() == 7
+        assert torch.equal(found['conv.weight'], weights()['conv.weight'])
+
+
+def test_a_list_of_files_names_no_other_folder(tmp_path):
+    (tmp_path / 'in').mkdir()
+    torch.save({'a': torch.ones(1)}, tmp_path / 'a.bin')
+    index = tmp_path / 'in' / 'pytorch_model.bin.index.json'
+    index.write_text(json.dumps({'weight_map': {'a': '../a.bin'}}))
+    with pytest.raises(ValueError, match='cannot be read as a checkpoint'):
+        read_checkpoint(str(index), 'key', '')
+    torch.save({'a': torch.ones(1)}, tmp_path / 'in' / 'a.bin')
+    assert read_checkpoint(str(index), 'key', '') == {'a': torch.ones(1)}

@@ -106,6 +106,9 @@ class TestPlainConfig:
         assert plain.data_preprocessor.mean == [123.675, 116.28, 103.53]
         assert extract.image_shape(plain) == (3, 224, 224)
         assert build(plain.model).head.num_classes == 1000
+        # For mmdeploy.
+        assert plain.test_pipeline == plain.test_dataloader.dataset.pipeline
+        assert plain.visualizer.type == 'UniversalVisualizer'
 
     def test_a_net_of_ours_imports_us(self):
         cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
@@ -138,6 +141,21 @@ class TestPlainConfig:
             )
         )
         assert extract.image_shape(cfg) == (1, 48, 48)
+
+    @pytest.mark.parametrize(
+        ('net', 'shape'),
+        [
+            (dict(img_size=48, in_chans=1), (1, 48, 48)),
+            (dict(image_size=48), (3, 48, 48)),
+            (dict(config=dict(image_size=48, num_channels=1)), (1, 48, 48)),
+            ({}, (3, 224, 224)),
+        ],
+    )
+    def test_image_size_of_a_net_of_others(self, net, shape):
+        assert extract.image_shape(Config(dict(model=net))) == shape
+        dataset = dict(pipeline=[dict(type='Resize', scale=64)])
+        cfg = Config(dict(model=net, test_dataloader=dict(dataset=dataset)))
+        assert extract.image_shape(cfg) == (shape[0], 64, 64)
 
 
 def test_unequal_outputs_are_not_let_through(tmp_path, monkeypatch):

@@ -202,3 +202,17 @@ def test_custom_imports_that_fail(tmp_path):
         read_named(str(file), 'config')
     text = "custom_imports cannot be imported: No module named 'nowhere_at_all'."
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('net', 'scope'),
+    [
+        (dict(type='mmpretrain.ImageClassifier'), 'mmpretrain'),
+        (dict(type='mmpretrain.models.classifiers.ImageClassifier'), 'mmpretrain'),
+        (dict(type='mmpretrain.ImageClassifier', _scope_='mmrazor'), 'mmrazor'),
+        (dict(type='ImageClassifier'), None),
+        (dict(type='cakd_mm.models.Own'), None),
+    ],
+)
+def test_a_type_of_a_project_is_built_with_its_parts(net, scope):
+    assert net_config(net, 'model.teacher').get('_scope_') == scope

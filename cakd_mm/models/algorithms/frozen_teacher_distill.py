@@ -219,6 +219,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if isinstance(architecture, dict):
             written = net_config(architecture, 'model.architecture')
             architecture = build_net(copy.deepcopy(written), 'model.architecture')
+        if kwargs.get('calculate_student_loss', True):
+            _require_classes(architecture)
         if isinstance(data_preprocessor, dict):
             # mmpretrain's scope is where preprocessors and batch_augments are found.
             default = dict(type='BatchPreprocessor', _scope_='mmpretrain')
@@ -476,6 +478,19 @@ def _required(name: str, part: Any) -> Any:
         problem = 'A distillation needs it.'
         raise TypeError(describe(f'model.{name}', None, problem, remedy))
     return part
+
+
+def _require_classes(student: Any) -> None:
+    """Refuse a net that was built without a classifier, as its labels would be of none.
+
+    Its own loss would take the features that it gives for scores.
+    """
+    told = [getattr(x, 'num_classes', None) for x in (student, *student.children())]
+    if any(isinstance(count, int) and count == 0 for count in told):
+        problem = 'A net without a classifier learns nothing from labels.'
+        remedy = 'Write the number of classes, or model.calculate_student_loss=False.'
+        key = 'model.architecture.num_classes'
+        raise ValueError(describe(key, 0, problem, remedy))
 
 
 def _concatenates(student: BaseModel) -> bool:

@@ -1,6 +1,7 @@
 """Nets of Hugging Face's transformers, built from a config without a download."""
 
 import importlib
+import os
 from typing import Any
 
 from mmpretrain.models import HuggingFaceClassifier
@@ -44,7 +45,9 @@ def read_config(model_name: str | None, config: dict | None) -> Any:
         try:
             # A folder may ask for code of its own, which is not run.
             return auto.from_pretrained(
-                model_name, local_files_only=True, trust_remote_code=False
+                os.path.expanduser(str(model_name)),
+                local_files_only=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError) as error:
             problem = f'There is no config to read ({start_of(error, 200)}).'
