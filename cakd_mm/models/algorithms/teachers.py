@@ -112,8 +112,10 @@ class Teachers:
         teachers, key = self._scoring, 'model.teacher_average'
         if average is None:
             if len(teachers) > 1:
-                problem = f'There are {len(teachers)} teachers with a classifier, and '
-                problem += 'it is not said what of them is averaged.'
+                problem = (
+                    f'Of the {len(teachers)} teachers with a classifier it is not '
+                )
+                problem += 'said what is averaged.'
                 remedy = "Write teacher_average='logits' or 'probabilities'."
                 raise ValueError(describe(key, None, problem, remedy))
             average = 'logits'
