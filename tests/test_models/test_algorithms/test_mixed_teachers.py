@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmpretrain.structures import DataSample
-from tiny import algorithm, build, digits_config
+from tiny import CONFIGS, algorithm, build, digits_config
 
 from cakd_mm.models.algorithms.teacher_classes import ClassNames, choose_classes
 from cakd_mm.models.distillers import head_trial
@@ -217,10 +218,18 @@ class TestClasses:
     def test_of_a_teacher(self, tmp_path):
         match = (
             r'`model\.architecture\.head\.num_classes` = 10: .* 12 .*'
-            r'Give model\.teacher\.num_classes and .*model\.teacher_classes'
+            r'Give model\.teacher\.num_classes and .*model\.teacher_classes=.*'
+            r'model\.teacher\.num_classes=0'
         )
         with pytest.raises(ValueError, match=match):
             algorithm(alone(tmp_path, MORE))
+        # A file with a classifier fits the net without one.
+        cfg = alone(tmp_path, MORE)
+        cfg.model.teacher.num_classes = 0
+        base = CONFIGS / '_base_/methods/cakd_feature.py'
+        cfg.model.distiller = Config.fromfile(base).distiller
+        model = algorithm(cfg)
+        assert model(**batch_of(model), mode='loss')['distill.loss_feature'] > 0
 
     def test_of_a_student(self, tmp_path):
         cfg = alone(tmp_path, RESNET)

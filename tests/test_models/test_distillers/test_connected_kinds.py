@@ -257,6 +257,9 @@ def test_a_loss_that_takes_maps_of_any_size_gets_them_as_they_are():
     fitted = model.distiller.connectors['fit'](ours)
     loss = model.distiller.distill_losses['loss_f']
     assert torch.equal(losses['distill.loss_f'], loss(fitted, theirs))
+    crd = dict(type='CRDBankLoss', channels_S=32, channels_T=32)
+    model = build(distiller(STAGE, 'backbone.stage2', dict(fit=fit), crd, **places))
+    assert model.distiller.connectors['fit'].keeps_size
     # One connector may feed two losses, of which one needs equal sizes.
     cfg = distiller(STAGE, 'backbone.stage2', dict(fit=fit), **places)
     cfg['distill_losses']['loss_g'] = dict(type='FeatureKLLoss', granularity='flat')
