@@ -14,6 +14,7 @@ USAGE = """usage: cakd-mm COMMAND [arguments of the tool]
 distill           a student of your own images, from a folder to student.pth
 train, test       a config: train it, or score its checkpoint
 extract           the student out of a checkpoint
+export            the student as ONNX and torch.export, compared with it
 plot, report      runs as pictures, or as a page for the browser
 demo              what a teacher gains on scikit-learn's digits
 reproduce         tables of the paper, in a clone

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, MutableMapping
@@ -622,3 +623,136 @@ def let_graphs_be_kept() -> None:
 
     if hasattr(torch._functorch.config, 'donated_buffer'):
         torch._functorch.config.donated_buffer = False
+
+
+# From which release on torch writes ONNX from what it has exported. The one before
+# translates no layer of batch normalisation.
+ONNX_FROM_PROGRAM = '2.6'
+# The first release whose `torch.export` takes all that is written here.
+EXPORT_TORCH = '2.4'
+# Of images at once. With no limit, torch 2.5 finds that not every number is allowed.
+MOST_IMAGES = 2**31 - 1
+
+
+def as_program(net: Any, images: Any, batch: str | None) -> Any:
+    """Return a net as ``torch.export`` has it, an ``ExportedProgram``.
+
+    Args:
+        net (nn.Module): Its ``forward`` takes ``images``.
+        images (Tensor): At least two, because torch takes one for a constant.
+        batch (str, optional): The name of a number of images that is left open. None
+            leaves nothing open.
+
+    Raises:
+        RuntimeError: torch is too old.
+        Exception: torch's own, of a net that it cannot export.
+    """
+    import torch
+
+    if Version(Version(torch.__version__).base_version) < Version(EXPORT_TORCH):
+        text = f'torch.export needs torch >= {EXPORT_TORCH}, found {torch.__version__}'
+        raise RuntimeError(text)
+    open_sizes: dict[int, Any] = {}
+    if batch is not None:
+        open_sizes[0] = torch.export.Dim(batch, min=1, max=MOST_IMAGES)
+    first: Exception | None = None
+    # Before torch 2.6 each way exports nets that the other one does not.
+    for strict in (False, True):
+        try:
+            with quiet_export(), _open_batches(net):
+                return torch.export.export(
+                    net,
+                    (images,),
+                    dynamic_shapes=dict(images=open_sizes),
+                    strict=strict,
+                )
+        except Exception as error:  # torch's are of many kinds
+            first = first or error
+    raise first or RuntimeError('unreachable')
+
+
+def as_onnx(
+    net: Any,
+    images: Any,
+    program: Callable[[], Any],
+    names: tuple[str, str],
+    batch: str | None,
+    opset: int | None,
+) -> Any:
+    """Return a net as an ``onnx.ModelProto``.
+
+    It is made of the program or, where that cannot be, by torch's older exporter.
+
+    Args:
+        net (nn.Module): From images to one tensor.
+        images (Tensor): An example.
+        program (Callable): Returns :func:`as_program` of it.
+        names (tuple[str, str]): Of the input and the output.
+        batch (str, optional): The name of the open number of images. None leaves
+            nothing open.
+        opset (int, optional): The version of the operators; None is torch's choice.
+
+    Raises:
+        Exception: torch's own, of a net that it cannot export.
+    """
+    import onnx
+    import torch
+
+    own: dict[str, Any] = dict(opset_version=opset, verbose=False)
+    own.update(input_names=[names[0]], output_names=[names[1]])
+    first: Exception | None = None
+    if Version(torch.__version__) >= Version(ONNX_FROM_PROGRAM):
+        try:
+            with quiet_export():
+                made = torch.onnx.export(program(), (images,), dynamo=True, **own)
+            return made.model_proto  # type: ignore[union-attr]
+        except Exception as error:  # torch's are of many kinds
+            first = error
+    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
+        own['dynamo'] = False
+    if batch is not None:
+        own['dynamic_axes'] = {name: {0: batch} for name in names}
+    file = io.BytesIO()
+    try:
+        with quiet_export(), _open_batches(net):
+            torch.onnx.export(net, (images,), file, **own)  # type: ignore[arg-type]
+    except Exception as error:
+        raise (first or error) from error
+    return onnx.load_from_string(file.getvalue())
+
+
+@contextmanager
+def quiet_export() -> Iterator[None]:
+    """Leave out what the exporters say of themselves; what fails is raised anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _open_batches(net: Any) -> Iterator[None]:
+    """Let windows of attention be put together for any number of images.
+
+    mmpretrain computes that number as a Python integer, which an export would keep. Its
+    value is what the other sizes leave.
+    """
+    parts = [x for x in net.modules() if hasattr(x, 'window_reverse')]
+    for part in parts:
+        part.window_reverse = _put_together
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.window_reverse
+
+
+def _put_together(windows: Any, height: int, width: int, size: int) -> Any:
+    """Return maps, (N, H, W, C), of their windows, (N * windows, size, size, C)."""
+    rows, columns = height // size, width // size
+    grid = windows.view(-1, rows, columns, size, size, windows.shape[-1])
+    return grid.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])

@@ -15,9 +15,9 @@ GUIDES = 'docs/guides'
 PAIR, LEAF, COMBINATION = blocks(f'{GUIDES}/pair.md')
 LOSS, METHOD, STUDENT, IN_PYTHON = blocks(f'{GUIDES}/loss.md')
 (SCORER,) = blocks(f'{GUIDES}/scorer.md')
-(FEATURE,) = blocks(f'{GUIDES}/features.md')
+FEATURE, KINDS, PATCHES = blocks(f'{GUIDES}/features.md')
 TIMM, VIT = blocks(f'{GUIDES}/transformers.md')
-TEACHERS, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
+TEACHERS, MIXED, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
 _, DEIT = blocks(f'{GUIDES}/heads.md')
 (FAST,) = blocks(f'{GUIDES}/speed.md')
 (RESIDENT,) = blocks(f'{GUIDES}/data.md')
@@ -142,6 +142,17 @@ def test_features(tmp_path):
     assert distiller.warmup == 1 / 20  # in the first of the page's 20 epochs
 
 
+def test_from_one_kind_of_feature_to_another(tmp_path):
+    """All tokens of the teacher, and those of its patches alone."""
+    last = 'model = dict('
+    for count, page in ((17, KINDS), (16, KINDS.replace(last, PATCHES + last))):
+        runner = train_page(page, tmp_path, size=16)
+        assert losses_of(runner)['distill.loss_feature'] > 0
+        for argument in ('preds_S', 'preds_T'):
+            found = runner.model.distiller.fed('loss_feature', argument)
+            assert found.shape == (4, count, 64)
+
+
 @pytest.mark.parametrize(
     ('granularity', 'shape'), [('pooled', (4, 8)), ('channel', (4, 8, 3, 3))]
 )
@@ -172,6 +183,18 @@ def test_several_teachers(tmp_path):
     assert list(runner.model.teacher.teachers) == ['a', 'b']
     assert runner.model.teacher.head.weights == [2 / 3, 1 / 3]
     assert set(losses_of(runner)) == {'student.loss', 'distill.loss_kd'}
+
+
+def test_features_of_one_teacher_and_logits_of_another(tmp_path):
+    pytest.importorskip('timm')
+    entry = 'model__teacher__0__net'
+    small = {f'{entry}__model_name': 'test_vit'}
+    small[f'{entry}__data_preprocessor__size'] = 160
+    runner = train_page(MIXED, tmp_path, size=16, **small)
+    assert runner.model.teacher.image_maps['dino'].size == (160, 160)
+    assert runner.model.distiller.connectors.pooled.linear.out_features == 64
+    names = {'student.loss', 'distill.loss_cakd', 'distill.loss_token'}
+    assert set(losses_of(runner)) == names
 
 
 def test_a_teacher_of_other_classes_and_one_of_other_images(tmp_path):

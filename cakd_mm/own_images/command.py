@@ -165,7 +165,7 @@ def _tell(folder: ResultFolder, student: Part) -> None:
         print('--method kd, or lower numbers of the loss in student.py.')
     print('One seed says little about a small difference.')
     lies = {
-        weights: 'the student, a plain net of mmpretrain; its config beside it',
+        weights: 'the student, a plain net; its config beside it',
         out / 'report.html': 'for a browser: curves, terms, images right and wrong',
         out / 'sweep.png': 'the curves; sweep.md: the scores and what differs',
         out / 'data.py': 'the images; schedule.py, student.py, ...: what was trained',
@@ -185,6 +185,7 @@ def _tell(folder: ResultFolder, student: Part) -> None:
         ['test', str(config), str(student.checkpoint)],
         ['train', str(config), *again],
         ['report', str(out), '--out', str(out)],
+        ['export', str(weights.with_suffix('.py')), str(weights), '--normalize'],
     ]
     print('\nWhat to type next:')
     for command in commands:

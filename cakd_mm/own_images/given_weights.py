@@ -54,6 +54,8 @@ class GivenWeights:
 
     def shown(self) -> str:
         """Return what the file is, for the person who gave it."""
+        if self.is_whole and not self.classes:
+            return f'{self.file} has no classifier; its features teach as they are.'
         if self.is_whole:
             return f'{self.file} knows these classes.'
         other = 'knows other classes' if self.has_classifier else 'has no classifier'

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,13 +53,10 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
     student, teacher = _tried_nets(options, folders, sides)
     fitting = replace(options, size=student.size)
     settings = Settings.choose(fitting, sides, len(folders.train))
-    folder = ResultFolder(path, {}, options.as_record())
     texts = {
         'data.py': data_text(folders, settings, path),
         'schedule.py': schedule_text(settings, options.seed),
         'alone.py': _student_alone(student, settings, path),
-        'teacher.py': _teacher_text(teacher, settings, path),
-        'student.py': _student_text(method, teacher, settings, path),
         **{
             name: ''.join(_line(*sample) for sample in part)
             for name, part in zip(LISTS, (folders.train, folders.val), strict=True)
@@ -68,21 +65,62 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
     with _new_folder(path) as place:
         for name, text in texts.items():
             (place / name).write_text(text, encoding='utf-8')
-        for net, name in ((student, 'student'), (teacher, 'teacher')):
-            if net.weights is not None and net.weights.renamed is not None:
-                net.weights.save_renamed(place / BEGINNING.format(name))
-        try:
+
+        def attempt(teacher: TriedNet) -> None:
+            pair = {
+                'teacher.py': _teacher_text(teacher, settings, path),
+                'student.py': _student_text(method, teacher, settings, path),
+            }
+            for name, text in pair.items():
+                (place / name).write_text(text, encoding='utf-8')
             try_pair(place / 'student.py', settings.size, len(folders.classes))
+
+        try:
+            teacher = _first_that_fits(teacher, attempt)
         except ValueError as error:
             if '`model.distiller.' not in str(error):
                 raise
             problem = f'These nets lack what it compares ({error}).'
             remedy = 'Compare logits alone: cakd, kd, dkd, nkd or dist, say.'
+            if not teacher.classes:
+                remedy = 'Name a teacher with a classifier, or compare what comes '
+                remedy += 'before it: crd, say.'
             raise ValueError(
                 describe('--method', options.method, problem, remedy)
             ) from error
+        for net, name in ((student, 'student'), (teacher, 'teacher')):
+            net.introduce()
+            weights = net.weights
+            is_trained = net is student or not (weights and weights.is_whole)
+            if weights is not None and weights.renamed is not None and is_trained:
+                weights.save_renamed(place / BEGINNING.format(name))
+        # What has no classifier cannot be scored.
+        known = {} if teacher.classes else dict(teacher=dict(top1=None))
+        folder = ResultFolder(path, known, options.as_record())
         folder.write_record(place)
     return folder
+
+
+def _first_that_fits(
+    teacher: TriedNet, attempt: Callable[[TriedNet], None]
+) -> TriedNet:
+    """Return the teacher as it is published, or trained if the method asks for more.
+
+    Args:
+        teacher (TriedNet): The teacher, with a classifier.
+        attempt (Callable): Computes the losses once.
+
+    Raises:
+        ValueError: they cannot be computed with either of these.
+    """
+    if (bare := teacher.without_classifier()) is not None:
+        try:
+            attempt(bare)
+            return bare
+        except ValueError:  # A method that compares logits, say.
+            pass
+    attempt(teacher)
+    return teacher
 
 
 @contextmanager
@@ -204,7 +242,8 @@ def _net_text(
     **entries: Any,
 ) -> str:
     optimizer = optimizer_for(net.has_batch_norm, is_pretrained, settings.batch_size)
-    title = f'{net.named.name!r}, for {net.classes} classes.'
+    scores = f'for {net.classes} classes' if net.classes else 'without a classifier'
+    title = f'{net.named.name!r}, {scores}.'
     imports, seen = net.named.imports, net.preprocessor
     return net_text(title, config, work_dir, optimizer, imports, seen, **entries)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..models.algorithms.teacher import build_net
 from ..models.losses.base import losses_of
+from ..models.taps import points_of
 from ..utils.errors import describe, start_of
 from ..utils.net_names import NamedNet, with_classes
 from ..utils.net_names.fitted import count_name
@@ -56,6 +57,14 @@ def built_quietly(named: NamedNet, key: str, classes: int) -> BaseModel:
     return built
 
 
+def has_classifier(net: BaseModel) -> bool:
+    """Return whether a net scores classes."""
+    if getattr(net, 'head', None) is not None:
+        return True
+    with _trial():
+        return 'logits' in points_of(net)
+
+
 def try_net(
     net: BaseModel, named: NamedNet, key: str, sizes: Sequence[int], classes: int
 ) -> int:
@@ -66,7 +75,7 @@ def try_net(
         named (NamedNet): As the person named it, for errors.
         key (str): The option that did so, for errors.
         sizes (Sequence[int]): Of the images, in pixels.
-        classes (int): How many classes it has to score.
+        classes (int): How many classes it has to score; 0 if it has no classifier.
 
     Raises:
         ValueError: it does not take such images, or scores another number of classes.
@@ -79,7 +88,7 @@ def try_net(
         except Exception as error:  # whatever the net's own code raises
             errors.append(error)
             continue
-        if isinstance(scores, Tensor) and scores.shape[-1] != classes:
+        if classes and isinstance(scores, Tensor) and scores.shape[-1] != classes:
             scored = scores.shape[-1]
             problem = f'It scores {scored} classes, and the images have {classes}.'
             remedy = f'Write {count_name(net)}={classes} into its config, or name '

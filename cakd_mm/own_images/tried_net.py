@@ -1,7 +1,7 @@
 """A net that a person named: built, given its weights, and tried on random images."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -10,10 +10,11 @@ from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.class_names import Names
+from ..utils.errors import describe
 from ..utils.net_names import NamedNet, with_classes, without_downloads
 from ..utils.net_names.fitted import COUNTS, count_name
 from .given_weights import GivenWeights, read_given_weights
-from .trial import built_quietly, try_net
+from .trial import built_quietly, has_classifier, try_net
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class TriedNet:
     Args:
         named (NamedNet): As it was named.
         net (ConfigDict): Its config, for as many classes as it scores.
-        classes (int): How many these are.
+        classes (int): How many these are; 0 for a net without a classifier.
         size (int): Of the images that it takes, in pixels.
+        wanted_size (int): Of the images that it was to take.
         has_batch_norm (bool): Whether it has batch norm.
         weights (GivenWeights, optional): What it begins with, or is. Defaults to None
             (at random).
@@ -34,6 +36,7 @@ class TriedNet:
     net: ConfigDict
     classes: int
     size: int
+    wanted_size: int
     has_batch_norm: bool
     weights: GivenWeights | None
 
@@ -46,6 +49,30 @@ class TriedNet:
         if self.weights is None:
             return {}
         return self.weights.preprocessor or self.named.preprocessor
+
+    def introduce(self) -> None:
+        """Print what a person should know of the net."""
+        name, weights = self.named.name, self.weights
+        if weights is not None:
+            print(f'{name}: {weights.shown()}')
+            if not self.preprocessor:
+                print(
+                    'Nothing says how its images were made; data.py has mean and std.'
+                )
+        if self.size != self.wanted_size:
+            print(
+                f'{name} takes no images of {self.wanted_size} pixels, and gets ',
+                end='',
+            )
+            print(f'{self.size}.')
+
+    def without_classifier(self) -> 'TriedNet | None':
+        """Return the net as it was published, if that is without a classifier."""
+        weights, backbone = self.weights, self.named.backbone
+        if weights is None or backbone is None or weights.has_classifier:
+            return None
+        whole = replace(weights, is_whole=True, classes=0)
+        return replace(self, net=backbone, classes=0, weights=whole)
 
 
 def tried(
@@ -73,26 +100,30 @@ def tried(
     named.net, left_out = without_downloads(named.net)
     for source in left_out:
         print(f'{named.name} begins at random: nothing is downloaded ({source}).')
-    if 'model_name' in named.net and not any(x in named.net for x in COUNTS):
+    probe = built_quietly(named, key, len(classes))
+    scores = has_classifier(probe)
+    if not scores and (is_taught or file is None):
+        problem = 'It has no classifier, so it cannot be trained on classes.'
+        remedy = 'Name a net that has one.'
+        if not is_taught:
+            remedy = f'Name a net that has one, or give the weights as {key}-ckpt.'
+        raise ValueError(describe(key, named.name, problem, remedy))
+    if scores and 'model_name' in named.net and not {*COUNTS} & named.net.keys():
         # What the package of the net takes by default is not what the images have.
-        name = count_name(built_quietly(named, key, len(classes)))
-        named.net[name] = len(classes)
+        named.net[count_name(probe)] = len(classes)
     build = cache(partial(built_quietly, named, key))
     weights = _weights(named, key, file, classes, build)
-    if weights is not None:
-        if is_taught:
-            weights = weights.as_beginning(len(classes))
-        print(f'{named.name}: {weights.shown()}')
-        if not (weights.preprocessor or named.preprocessor):
-            print('Nothing says how its images were made; see mean and std in data.py.')
+    if weights is not None and is_taught:
+        weights = weights.as_beginning(len(classes))
+    if weights is not None and not scores:
+        weights = replace(weights, is_whole=True, classes=0, has_classifier=False)
     count = weights.classes if weights else len(classes)
-    net = build(count)
+    net = build(count) if scores else probe
     wanted, *others = [size for size in sizes if size is not None]
     size = try_net(net, named, key, [wanted, *others], count)
-    if size != wanted:
-        print(f'{named.name} takes no images of {wanted} pixels, and gets {size}.')
     norm = any(isinstance(x, _BatchNorm) for x in net.modules())
-    return TriedNet(named, with_classes(named.net, count), count, size, norm, weights)
+    fitted = with_classes(named.net, count) if scores else named.net
+    return TriedNet(named, fitted, count, size, wanted, norm, weights)
 
 
 def _weights(

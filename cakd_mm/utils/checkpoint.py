@@ -244,7 +244,13 @@ def load_strictly(
         raise ValueError(describe(key, value, text, remedy))
     # Some nets of others ask for the versions of their modules.
     wanted.update(weights)
-    module.load_state_dict(wanted if hasattr(module, 'model') else weights, strict=True)
+    given = wanted if hasattr(module, 'model') else weights
+    # A net may leave out tables that it makes itself, as SwinV2 does.
+    left_out = set(module.load_state_dict(given, strict=False).missing_keys)
+    lost = left_out & {name for name, _ in module.named_parameters()}
+    if lost:
+        text = f'The model has not taken {len(lost)} of its weights ({_first(lost)}).'
+        raise ValueError(describe(key, value, text, remedy))
     for note in notes:
         print_log(f'{value}: {note}', 'current')
 

@@ -143,6 +143,12 @@ def plain_config(cfg: Config) -> Config:
     plain.update(
         {k: copy.deepcopy(cfg[k]) for k in EVALUATION if cfg.get(k) is not None}
     )
+    test = plain.get('test_dataloader') or plain.get('val_dataloader') or {}
+    if 'pipeline' in test.get('dataset', {}):
+        # mmdeploy looks for both.
+        plain['test_pipeline'] = copy.deepcopy(test['dataset']['pipeline'])
+        backends = [dict(type='LocalVisBackend')]
+        plain['visualizer'] = dict(type='UniversalVisualizer', vis_backends=backends)
     if 'test_evaluator' in plain:
         plain['test_cfg'] = dict()
     if 'val_evaluator' in plain:

@@ -16,6 +16,7 @@ COMMANDS = {
     'train': 'train.py',
     'test': 'test.py',
     'extract': 'model_converters/extract_student.py',
+    'export': 'deployment/export_student.py',
     'plot': 'analysis_tools/plot_cakd.py',
     'report': 'analysis_tools/report.py',
     'reproduce': 'reproduce.py',

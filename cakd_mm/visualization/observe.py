@@ -1,10 +1,12 @@
 """What a feature loss of a run makes of validation images: scores and clusters."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +22,13 @@ from ..models.algorithms import FrozenTeacherDistill
 from ..models.distillers.distiller_config import short_name
 from ..models.layout import strongest
 from ..models.losses.cakd_feature_loss import CAKDFeatureLoss, setting
-from ..models.taps import classes_of, gives_scores
+from ..models.taps import Point, classes_of, gives_scores, points_of
 from ..utils.checkpoint import load_strictly, read_checkpoint
 from ..utils.errors import describe
 from ..utils.type_names import class_name, resolved
 
+# The name of a stage's tap, without that of a teacher.
+STAGE = re.compile(r'stage\d$')
 # In these granularities the clusters consist of channels of a feature.
 CHANNELWISE = ('pooled', 'channel')
 
@@ -302,6 +306,9 @@ def recorded(
     if neck is not None:
         before = neck.register_forward_pre_hook
         hooks.append(before(lambda m, a: record('before_neck', a[0])))
+    for name, point in _last_stages(teacher).items():
+        note = partial(_record_stage, record, name, point)
+        hooks.append(teacher.get_submodule(point.module).register_forward_hook(note))
     try:
         yield outputs
     finally:
@@ -309,14 +316,36 @@ def recorded(
             hook.remove()
 
 
+def _last_stages(teacher: nn.Module) -> dict[str, Point]:
+    """Return the tap of the last map of a net, or of each of several."""
+    points = points_of(teacher)
+    stages = sorted(name for name in points if STAGE.search(name))
+    # The last one of a net stays.
+    return {STAGE.sub('', name): points[name] for name in stages}
+
+
+def _record_stage(
+    record: Callable, name: str, point: Point, module: nn.Module, _: Any, output: Any
+) -> None:
+    record(f'{name}stage', output if point.take is None else point.take(output))
+
+
 def maps_of(outputs: dict[str, Tensor]) -> list[Tensor]:
     """Return each image's map whose channels the loss clusters, (C, H, W).
 
-    The maps of a pooled feature went into the neck. There may be no maps.
+    The maps of a pooled feature went into the neck, or are those of a last stage whose
+    mean it is. There may be no maps.
     """
     feature, before = outputs['feature'], outputs.get('before_neck')
     if isinstance(before, Tensor) and before.shape[:2] == feature.shape:
         feature = before
+    stages = (value for name, value in outputs.items() if name.endswith('stage'))
+    for stage in stages if feature.dim() == 2 else ():
+        if stage.shape[:2] == feature.shape and torch.allclose(
+            stage.mean((2, 3)), feature, rtol=1e-3, atol=1e-5
+        ):
+            feature = stage
+            break
     return [*feature.float().cpu()] if feature.dim() == 4 else []
 
 

@@ -109,8 +109,7 @@ def draw_channels(
     if found.maps is None:
         print_log(
             f'images.png is without maps: the teacher has none of the {width} channels '
-            f'of {name} (neither the tapped feature nor what goes into its neck is '
-            'one).',
+            f'of {name} (the tapped feature is neither a map nor the mean of one).',
             logger,
         )
     yield 'images.png', draw_images(found, names, count, title)

@@ -1,10 +1,14 @@
 """What is written for a folder of images, and what is refused before training."""
 
 import pytest
+import torch
 from mmengine.config import Config
-from own_images import CLASSES, PREPROCESSOR, options, save_net, write_images
+from own_images import CLASSES, PREPROCESSOR, options, save_net, save_vit, write_images
+from tiny import build
+from torchvision.models import shufflenet_v2_x0_5
 
 from cakd_mm.own_images.make_folder import make_folder
+from cakd_mm.utils.checkpoint import model_weights, read_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -88,6 +92,83 @@ def test_a_teacher_begins_with_weights_that_know_other_classes(root, tmp_path):
     assert model.teacher_ckpt == str(tmp_path / 'out' / 'teacher' / 'epoch_30.pth')
 
 
+def test_a_teacher_that_takes_images_of_one_size(root, tmp_path, capsys):
+    pytest.importorskip('timm')
+    asked = options(root, teacher='timm:vit_tiny_patch16_224', method='cakd_feature')
+    make_folder(tmp_path / 'out', asked)
+    printed = 'timm:vit_tiny_patch16_224 takes no images of 32 pixels, and gets 224.'
+    assert printed in capsys.readouterr().out
+    student = Config.fromfile(tmp_path / 'out' / 'student.py')
+    assert student.model.teacher.data_preprocessor == dict(size=224)
+    teacher = Config.fromfile(tmp_path / 'out' / 'teacher.py')
+    assert teacher.model.num_classes == 3
+    for part in ('train', 'val', 'test'):
+        pipelines = [
+            cfg[f'{part}_dataloader'].dataset.pipeline for cfg in (student, teacher)
+        ]
+        resize = dict(type='Resize', scale=(224, 224))
+        assert pipelines[1] == [*pipelines[0][:-1], resize, pipelines[0][-1]]
+
+
+@pytest.mark.parametrize('method', ['crd', 'kd'])
+def test_a_teacher_without_a_classifier(method, root, tmp_path, capsys):
+    name, file = 'torchvision:shufflenet_v2_x0_5', tmp_path / 'published.pth'
+    weights = shufflenet_v2_x0_5().state_dict()
+    kept = {name: x for name, x in weights.items() if not name.startswith('fc.')}
+    torch.save(kept, file)
+    out = tmp_path / 'out'
+    asked = options(root, teacher=name, teacher_ckpt=str(file), method=method)
+    folder = make_folder(out, asked)
+    model = Config.fromfile(out / 'student.py').model
+    teacher = Config.fromfile(out / 'teacher.py')
+    printed = capsys.readouterr().out
+    if method == 'crd':
+        assert f'{file} has no classifier; its features teach' in printed
+        assert (model.teacher_ckpt, teacher.model.num_classes) == (str(file), 0)
+        assert folder.parts == dict(teacher=dict(top1=None))  # nothing to score
+        assert teacher.get('load_from') is None
+    else:
+        assert f'{file} has no classifier; training begins' in printed
+        assert model.teacher_ckpt == str(out / 'teacher' / 'epoch_30.pth')
+        assert teacher.model.num_classes == 3
+        assert folder.parts == {}
+        assert teacher.load_from == str(file)
+
+
+@pytest.mark.parametrize('kind', ['torchvision', 'transformers'])
+def test_a_student_begins_with_published_weights(kind, root, tmp_path):
+    if kind == 'torchvision':
+        name, file = 'torchvision:shufflenet_v2_x0_5', str(tmp_path / 'published.pth')
+        published = shufflenet_v2_x0_5().state_dict()
+        torch.save(published, file)
+        first = 'conv1.0.weight'
+    else:
+        name, file = f'hf:{save_vit(tmp_path / "a net", ("one", "other"))}', None
+        published = read_checkpoint(str(tmp_path / 'a net/model.safetensors'), '', '')
+        first = 'vit.embeddings.patch_embeddings.projection.weight'
+    folder = make_folder(
+        tmp_path / 'out', options(root, student=name, student_ckpt=file, teacher=name)
+    )
+    assert folder.options['student'] == name
+    cfg = Config.fromfile(tmp_path / 'out' / 'alone.py')
+    net = build(cfg.model)
+    net.init_weights()
+    weights = net.state_dict()
+    assert torch.equal(weights[first], published[first])
+    assert len(weights[[*weights][-1]]) == 3
+    # So does the student with its teacher.
+    student = Config.fromfile(tmp_path / 'out' / 'student.py')
+    assert student.model.architecture == dict(cfg_path=str(tmp_path / 'out/alone.py'))
+    rates = {'torchvision': 0.0013, 'transformers': 1.3e-05}
+    assert cfg.optim_wrapper.optimizer.lr == rates[kind]
+    teacher = Config.fromfile(tmp_path / 'out' / 'teacher.py')
+    if kind == 'torchvision':
+        assert teacher.get('load_from') is None
+    else:
+        begins = read_checkpoint(teacher.load_from, '', '')
+        assert torch.equal(model_weights(begins)[first], published[first])
+
+
 @pytest.mark.parametrize('method', ['ctkd', 'crd'])
 def test_a_method_that_asks_for_epoch_or_images(method, root, tmp_path):
     make_folder(tmp_path / 'out', options(root, method=method))
@@ -107,6 +188,9 @@ model = dict(
     ),
 )
 """
+BARE = """
+model = dict(type='ImageClassifier', backbone=dict(type='CIFARResNet', depth=8))
+"""
 LENET = """
 model = dict(
     type='ImageClassifier',
@@ -123,6 +207,9 @@ model = dict(
         (dict(student='tim:resnet18'), 'not known'),
         (dict(student=LENET, size=40), 'It does not take images of 40 pixels'),
         (dict(teacher=BARLOW), 'It is no classifier, but a BarlowTwins'),
+        (dict(student=BARE), '`--student` = '),
+        (dict(student=BARE), 'It has no classifier, so it cannot be trained'),
+        (dict(teacher=BARE), 'give the weights as --teacher-ckpt'),
         (dict(method='deit'), "`--method` = 'deit': These nets lack what it compares"),
     ],
 )

@@ -21,7 +21,9 @@ def test_a_net_that_takes_images_of_one_size(capsys):
     pytest.importorskip('timm')
     with pytest.raises(ValueError, match='Write another --size, 224 say'):
         try_name(VIT)
-    assert try_name(VIT, sizes=(32, None, 224)).size == 224
+    vit = try_name(VIT, sizes=(32, None, 224))
+    vit.introduce()
+    assert vit.size == 224
     assert f'{VIT} takes no images of 32 pixels' in capsys.readouterr().out
     found = try_name('timm:resnet18', sizes=(40, 224))
     assert (found.size, found.has_batch_norm) == (40, True)
@@ -38,6 +40,7 @@ def test_weights_without_a_classifier(tmp_path, capsys):
     found = try_name(VIT, file=file, sizes=(224,))
     assert (found.weights.is_whole, found.weights.renamed) == (False, None)
     assert found.preprocessor['mean'] == [127.5] * 3
+    found.introduce()
     printed = f'{VIT}: {file} has no classifier; training begins with it'
     assert printed in capsys.readouterr().out
     with pytest.raises(ValueError, match='`--teacher-ckpt`.* are not in it'):
@@ -50,9 +53,11 @@ def test_a_folder_knows_its_classes(tmp_path, capsys):
     assert (found.classes, found.net.num_labels) == (4, 4)
     # The file of weights has no names, so that the numbers have to do.
     assert (found.weights.is_whole, found.weights.chosen) == (True, (3, 2, 1))
+    found.introduce()
     assert 'Nothing says how its images were made' in capsys.readouterr().out
     student = try_name(name, is_taught=True)
     assert (student.classes, student.weights.is_whole) == (3, False)
+    student.introduce()
     assert 'training begins with it' in capsys.readouterr().out
     # Another file than that of the folder may have other classes.
     copy = shutil.copy(tmp_path / 'a net/model.safetensors', tmp_path)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from tiny import image_classifier
 
 from cakd_mm.utils.checkpoint import (
     fingerprint,
+    load_strictly,
     logged_scores,
     model_weights,
     own_scores,
@@ -179,3 +181,21 @@ def test_a_list_of_files_names_no_other_folder(tmp_path):
         read_checkpoint(str(index), 'key', '')
     torch.save({'a': torch.ones(1)}, tmp_path / 'in' / 'a.bin')
     assert read_checkpoint(str(index), 'key', '') == {'a': torch.ones(1)}
+
+
+class TestLoadStrictly:
+    def test_a_net_that_makes_tables_itself(self):
+        arch = dict(embed_dims=8, depths=[1] * 4, num_heads=[1] * 4)
+        arch['extra_norm_every_n_blocks'] = 0
+        backbone = dict(type='SwinTransformerV2', arch=arch, img_size=64, window_size=2)
+        net, other = (image_classifier(dict(backbone), 64, 3) for _ in range(2))
+        load_strictly(other, net.state_dict(), 'key', 'file', '')
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+
+    def test_a_net_that_refuses_a_weight(self):
+        net = torch.nn.Linear(2, 2)
+        own = dict(net.state_dict())
+        net._register_load_state_dict_pre_hook(lambda found, *_: found.pop('bias'))
+        with pytest.raises(ValueError, match=r"key` = 'file'.* not taken 1 .*\(bias\)"):
+            load_strictly(net, own, 'key', 'file', 'Write another.')

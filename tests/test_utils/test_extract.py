@@ -106,6 +106,9 @@ class TestPlainConfig:
         assert plain.data_preprocessor.mean == [123.675, 116.28, 103.53]
         assert extract.image_shape(plain) == (3, 224, 224)
         assert build(plain.model).head.num_classes == 1000
+        # For mmdeploy.
+        assert plain.test_pipeline == plain.test_dataloader.dataset.pipeline
+        assert plain.visualizer.type == 'UniversalVisualizer'
 
     def test_a_net_of_ours_imports_us(self):
         cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')

@@ -81,8 +81,6 @@ def test_what_a_config_says_of_its_images_and_imports(tmp_path):
         ('convnext_tiny', ValueError, "'torchvision:convnext_tiny'"),
         ('torchvision:vit-b', ValueError, "'torchvision:vit_b_16'"),
         ('torchvision:fcn_resnet50', ValueError, 'no net of that name that classifies'),
-        ('hf:none', FileNotFoundError, 'Write hf:FOLDER'),
-        ('hf:', FileNotFoundError, 'no config.json in it'),
         ('none.py', FileNotFoundError, 'No such file'),
         ('mmpretrain::none.py', FileNotFoundError, 'It cannot be read'),
     ],
@@ -192,11 +190,21 @@ def test_folders_that_are_refused(config, text, tmp_path):
     assert text in str(error.value)
 
 
-def test_a_net_on_the_hub_is_not_downloaded():
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('hf:google/vit', 'Type: hf download google/vit --local-dir vit, and'),
+        ('hf:./none', 'no such folder'),
+        ('hf:.', 'no config.json in it'),
+    ],
+)
+def test_no_folder_of_hugging_face(name, text, tmp_path, monkeypatch):
     pytest.importorskip('transformers')
-    with pytest.raises(FileNotFoundError) as error:
-        named_net('hf:google/vit', KEY)
-    assert 'hf download google/vit --local-dir vit, and' in str(error.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='Write hf:FOLDER') as error:
+        named_net(name, KEY)
+    assert text in str(error.value)
+    assert ('hf download' in str(error.value)) is ('google' in name)
 
 
 def test_every_number_of_classes_is_changed():

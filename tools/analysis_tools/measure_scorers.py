@@ -26,6 +26,8 @@ from cakd_mm.models.layout import strongest
 from cakd_mm.models.losses import CAKDFeatureLoss
 from cakd_mm.models.losses.cakd_feature_loss import kept
 from cakd_mm.models.statistics import RunningMean
+from cakd_mm.models.taps import classifier_of
+from cakd_mm.utils.errors import describe
 from cakd_mm.utils.tool_process import start_tool
 
 SCORERS = {
@@ -42,17 +44,23 @@ PUBLISHED = {'CIFAR-100': (3.13, 3.45), 'Tiny-ImageNet': (2.24, 2.51)}
 
 @torch.no_grad()
 def features(config: str, checkpoint: str) -> tuple[Tensor, Tensor, torch.nn.Module]:
-    """Return the classifier's input (N, C) and the label (N,) of every image."""
+    """Return inputs (N, C) of the classifier, the labels (N,), and the classifier."""
     cfg = Config.fromfile(config)
     teacher = get_model(cfg, pretrained=checkpoint).eval()
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     found, labels = [], []
+    path = classifier_of(teacher)
+    if path is None:
+        problem, remedy = 'No single layer scores its classes.', 'Name another net.'
+        raise ValueError(describe('config', config, problem, remedy))
+    layer = teacher.get_submodule(path)
+    layer.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0]))
     for batch in loader:
         data = teacher.data_preprocessor(batch, False)
-        found.append(teacher.extract_feat(data['inputs'])[-1])
+        teacher(data['inputs'], mode='tensor')
         labels += [sample.gt_label for sample in data['data_samples']]
-    return torch.cat(found), torch.cat(labels), teacher
+    return torch.cat(found), torch.cat(labels), layer
 
 
 def measure(scorer: dict, share: float, x: Tensor, y: Tensor, head, args) -> dict:
@@ -111,7 +119,7 @@ def main() -> None:
     """Measure and print a table."""
     args = parse_args()
     seed_everything(args.seed)  # Crops and flips are drawn from it.
-    x, y, teacher = features(args.config, args.checkpoint)
+    x, y, classifier = features(args.config, args.checkpoint)
     if x.min() < 0:
         raise ValueError(
             f'The feature goes down to {float(x.min()):.3g}: r compares activations, '
@@ -123,7 +131,7 @@ def main() -> None:
     rows = []
     for name, scorer in SCORERS.items():
         for share in args.shares:
-            row = measure(scorer, share, x, y, teacher.head.fc, args)
+            row = measure(scorer, share, x, y, classifier, args)
             rows.append(dict(scorer=name, share=share, **row))
             cells = [
                 f'{100 * row[f"kept_{k}"]:.1f}' for k in ('strong', 'weak', 'random')

@@ -206,8 +206,18 @@ def check_classes(teacher: Teacher, student: nn.Module) -> None:
     problem = f'The teacher scores {theirs} classes.'
     remedy = f'Give {classes_key(teacher.net, keys.net)} and {key} the same value; of '
     remedy += 'a teacher that knows other classes too, choose some with '
-    remedy += f'{keys.classes}=[...].'
+    remedy += f'{keys.classes}=[...]. If only its features are to teach, leave its '
+    remedy += f'classifier out: {_without_classifier(teacher.net, keys.net)}.'
     raise ValueError(describe(key, ours, problem, remedy))
+
+
+def _without_classifier(net: nn.Module, key: str) -> str:
+    """Return what to write for a net without its classifier."""
+    if getattr(net, 'head', None) is not None:
+        return f'{key}.head=None'
+    if hasattr(getattr(net, 'model', None), 'config'):  # of Hugging Face
+        return f"{key}.type='HuggingFaceBackbone', which has no number of classes"
+    return f'{classes_key(net, key)}=0'
 
 
 def check_batch_augments(

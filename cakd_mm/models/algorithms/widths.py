@@ -40,6 +40,8 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         filler = _Filler(distiller, student, teacher, loss)
         for place, connector, ends in _connectors(distiller, *taps):
             filler.fill(connector, place, *ends)
+        for place, connector, ends in _connectors(distiller, taps[1], taps[1]):
+            filler.fill_of_teacher(connector, place, ends[1])
         place = f'model.distiller.distill_losses.{name}'
         records = [_records(tap) for tap in taps]
         # A loss of lists has no single width.
@@ -93,6 +95,19 @@ class _Filler:
                 kind = _class_of(self.loss)
                 default = signature(kind).parameters[source].default if kind else None
                 part[key] = self.loss.get(source, default)
+
+    def fill_of_teacher(self, part: Any, place: str, theirs: Any) -> None:
+        """Tell a connector on the teacher's side how many tokens are in front.
+
+        It gets no widths, because nothing would train a layer of it.
+        """
+        wanted = getattr(_class_of(part), 'wanted_widths', None)
+        for key, source in (wanted(part) if wanted else {}).items():
+            if source == 'student_extra_tokens' and part.get(key) is None:
+                key_of_it = f'{place}.{key}'
+                part[key] = self._measured(
+                    'teacher', theirs, key_of_it, extra_tokens_of
+                )
 
     def _measured(
         self, side: str, record: Any, key: str, measure: Callable[..., int | None]

@@ -13,7 +13,7 @@ from .token_connector import TokenConnector
 TEACHERS_OWN = (
     'Leave the class and register tokens of the teacher out as well: '
     "preds_T=dict(..., connector='patches') with patches=dict(type='TokensConnector', "
-    "extra='drop', extra_tokens=1). If its grid is no square, write "
+    "extra='drop'). If its grid is no square, write "
     'teacher_grid=(h, w).'
 )
 

@@ -28,6 +28,7 @@ from ...utils.random_states import random_states_kept
 from ...utils.snapshot import snapshot
 from ..checks import is_float_tensor
 from ..losses.base import as_distill_loss, in_float32
+from ..recorders.tap_recorder import TapRecorder
 from ..taps import classifier_of, points_of
 from .distiller_config import HEAD, each_record, is_of_net, side_of
 
@@ -401,10 +402,12 @@ def _is_in_head(recorder: Any, net: nn.Module) -> bool:
         return True
     if not isinstance(recorder, ModuleOutputsRecorder):
         return False
-    point = points_of(net).get(recorder.source)
+    point = None
+    if isinstance(recorder, TapRecorder):  # Others name no place, so nothing is run.
+        point = points_of(net).get(recorder.source)
     source = point.module if point else recorder.source
     if getattr(net, 'head', None) is None:
-        return source in {'model', classifier_of(net)}
+        return source == 'model' or source == classifier_of(net)
     return source.partition('.')[0] == 'head'
 
 

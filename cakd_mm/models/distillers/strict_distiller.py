@@ -227,8 +227,6 @@ class StrictDistiller(ConfigurableDistiller):
         for argument in mapping:
             if (name, argument) not in self.left_out:
                 self._feed(name, argument, inputs)
-        # The order is that of the mapping again, in which a teacher's may come last.
-        inputs = {x: inputs[x] for x in mapping if x in inputs}
         if not loss.half_precision:
             inputs = {argument: in_float32(x) for argument, x in inputs.items()}
         return inputs

@@ -77,6 +77,7 @@ class CRDBankLoss(DistillLoss):
         ValueError: a setting is out of range.
     """
 
+    any_size = True  # Maps are averaged to vectors.
     needs_dataset = True
     term_labels = {
         'nce_S': (

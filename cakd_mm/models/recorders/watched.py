@@ -192,7 +192,9 @@ class Watch:
         if is_aligned and -len(calls) <= record_idx < len(calls):
             record, notes = records[record_idx], calls[record_idx]
         used = list(tensors_of(data))
-        if record is not None and data is record and len(used) != len(notes):
+        # A tensor may be one of several that the module gave; a list is all of them.
+        is_list = record is not None and not isinstance(record, Tensor)
+        if is_list and data is record and len(used) != len(notes):
             return True
         for tensor in used:
             own = _of(tensor, notes)

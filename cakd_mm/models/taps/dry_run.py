@@ -134,16 +134,22 @@ def _run(net: nn.Module) -> DryRun:
 
 @contextmanager
 def _buffers_kept(net: nn.Module) -> Iterator[None]:
+    """Let a net compute with copies of its buffers.
+
+    To write the old values back would not do, because autograd refuses buffers that
+    were written to between a forward and its backward.
+    """
     own = [(module, dict(module._buffers)) for module in net.modules()]
-    values = {buffer: buffer.clone() for buffer in net.buffers()}
+    copies = {buffer: buffer.clone() for buffer in net.buffers()}
     try:
+        for module, buffers in own:
+            for name, buffer in buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = copies[buffer]
         yield
     finally:
-        for module, of_module in own:
-            module._buffers.update(of_module)
-        with torch.no_grad():
-            for buffer, before in values.items():
-                buffer.copy_(before)
+        for module, buffers in own:
+            module._buffers.update(buffers)
 
 
 def _note(

@@ -9,7 +9,7 @@ from ...utils.errors import describe
 from .dry_run import dry_run
 from .known_nets import known_points
 from .point import Point
-from .scores import find_scores
+from .scores import find_scores, gives_scores
 from .stages import find_stages
 
 # What the places are called that nets may have.
@@ -50,7 +50,7 @@ def points_of(net: nn.Module) -> dict[str, Point]:
     points = {}
     for teacher, own in teachers.items():
         for name, point in points_of(own).items():
-            module = f'{teacher}.{point.module}'
+            module = '.'.join(filter(None, (teacher, point.module)))
             points[f'{teacher}.{name}'] = replace(point, module=module, prepare=None)
     head: nn.Module | None = getattr(net, 'head', None)
     if head is not None:
@@ -77,14 +77,21 @@ def find_point(net: nn.Module, name: str, key: str) -> Point:
 
 def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str, str]:
     """Return why a net has no place of that name, and what to write instead."""
+    owner, _, rest = name.partition('.')
+    if owner in (teachers := getattr(net, 'teachers', {})):
+        own_points = {k: v for k, v in points.items() if k.startswith(f'{owner}.')}
+        return why_not(teachers[owner], rest, own_points)
     kind = type(getattr(net, 'backbone', getattr(net, 'model', net))).__name__
     problem = f'{kind} has no place of that name.'
     remedy = "Name one of those, or any module with type='ModuleOutputs'."
     is_of_scores = name.rpartition('.')[2] in ('logits', 'classifier')
-    if is_of_scores and any(x.endswith('pooled') for x in points):
+    if is_of_scores and not gives_scores(net):
         problem = f'{kind} has no classifier, so it scores no classes.'
         remedy = 'Use a method between features, '
         remedy += 'configs/_base_/methods/cakd_feature.py say, or another teacher.'
+    if own := sorted(x for x in points if x.endswith(f'.{name}')):
+        problem = 'A teacher of the list has it, and their average has not.'
+        remedy = f'Write {" or ".join(own)}.'
     if points:
         problem += f' It has {", ".join(sorted(points))}.'
     else:

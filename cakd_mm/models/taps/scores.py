@@ -1,6 +1,7 @@
 """Where a net's scores are, what makes them, and how many classes they are of."""
 
 from collections.abc import Mapping
+from inspect import signature
 from operator import itemgetter
 from typing import Any
 
@@ -40,8 +41,17 @@ def classifier_of(net: nn.Module) -> str | None:
 
 
 def gives_scores(net: nn.Module) -> bool:
-    """Tell whether a net has a classifier; without one it gives features alone."""
-    return getattr(net, 'head', None) is not None or _has_classifier(net, dry_run(net))
+    """Tell whether a net has a classifier; without one it gives features alone.
+
+    What cannot be run on random images is believed to have one, unless it says
+    otherwise.
+    """
+    if getattr(net, 'head', None) is not None:
+        return True
+    if hasattr(net, 'teachers'):  # whose average would be the head
+        return False
+    run = dry_run(net)
+    return _declared_classes(net) != 0 if run.failure else _has_classifier(net, run)
 
 
 def classes_key(net: nn.Module, key: str) -> str:
@@ -54,7 +64,10 @@ def classes_key(net: nn.Module, key: str) -> str:
     if getattr(net, 'head', None) is not None:
         return f'{key}.head.num_classes'
     config = getattr(getattr(net, 'model', None), 'config', None)
-    return f'{key}.{"num_labels" if hasattr(config, "num_labels") else "num_classes"}'
+    # mmpretrain's class for Hugging Face hands its arguments on to that config.
+    takes_classes = 'num_classes' in signature(type(net)).parameters
+    is_handed_on = hasattr(config, 'num_labels') and not takes_classes
+    return f'{key}.{"num_labels" if is_handed_on else "num_classes"}'
 
 
 def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
@@ -75,6 +88,8 @@ def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
 
 def _declared_classes(net: nn.Module) -> int | None:
     """Return the classes that a net, or the net in it, says it has; 0 for none."""
+    if getattr(net, 'is_backbone', False):  # its config may count classes all the same
+        return 0
     inner = getattr(net, 'model', None)
     for holder, name in (
         (net, 'num_classes'),
@@ -170,14 +185,14 @@ def _pooled(net: nn.Module, run: DryRun, classifier: str | None) -> Point | None
     if classifier is None:
         if neck is not None:
             return Point('neck', channels=neck.shape[1], take=only_tensor)
-        vector = run.output
+        vector = only_tensor(run.output)
         if not isinstance(vector, Tensor) or _logits(net, run) is not None:
             return None
-        if vector.dim() != 2:
+        if vector.dim() != 2 or vector.is_meta:
             return None
         call = _made_by(run, vector)
-        if call is None:
-            return None
+        if call is None:  # the net itself has made it of what its modules gave
+            return Point('', channels=vector.shape[1], take=only_tensor)
         return Point(call.path, channels=vector.shape[1], take=_vector_in(call, vector))
     inputs = run.calls_of(classifier)[-1].inputs[0]
     if not isinstance(inputs, Tensor) or inputs.is_meta:

@@ -9,10 +9,11 @@ from math import ceil
 from torch import Tensor, nn
 
 from .dry_run import DryRun
-from .layouts import Layout, layout_of, parts_of
+from .layouts import Layout, layout_of, only_tensor, parts_of
 from .point import Point
 
 STAGES = 4
+RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # What nets call the parameter that becomes the class token.
 CLASS_TOKEN = re.compile(r'(^|[._])(cls|class)_(token|embedding)s?$')
@@ -47,6 +48,8 @@ def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
 
     A stage is the last map of its size, and the last four sizes count. If a net has one
     size alone, as a ViT has, the stages end after the quarters of its blocks.
+    ``stage1_pre`` is the map before a ReLU that ends the stage, and ``stage1_norm`` the
+    batch normalisation before that. Of any other stage ``stage1_pre`` is the same map.
     """
     units = _units(net, run)
     ends: list[Unit] = []
@@ -56,11 +59,36 @@ def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
     if len(ends) == 1:
         ends = _quarters(net, units)
     ends = ends[-STAGES:]
-    points = {
-        f'stage{index}': unit.point(unit.layout.as_map)
-        for index, unit in enumerate(ends, 1)
-    }
+    points: dict[str, Point] = {}
+    for index, unit in enumerate(ends, 1):
+        name, point = f'stage{index}', unit.point(unit.layout.as_map)
+        points |= {name: point, f'{name}_pre': point}
+        if unit.layout.kind == 'map':
+            points |= _rectified(net, run, unit, name)
     return points | _tokens(net, units)
+
+
+def _rectified(net: nn.Module, run: DryRun, unit: Unit, stage: str) -> dict[str, Point]:
+    """Return the places before the ReLU that ends a stage, if one does."""
+    paths = [call.path for call in run.calls]
+    end = len(paths) - 1 - paths[::-1].index(unit.path)
+    start = f'{unit.path}.'
+    own = [path for path in paths[: end + 1] if f'{path}.'.startswith(start)]
+    leaves = {x: net.get_submodule(x) for x in own}
+    leaves = {x: module for x, module in leaves.items() if not any(module.children())}
+    last = next((x for x in reversed(own) if x in leaves), None)
+    if last is None or not isinstance(leaves[last], RECTIFIERS):
+        return {}
+    width = unit.layout.channels
+    points = {f'{stage}_pre': Point(last, True, width, take=only_tensor)}
+    norms = [
+        path
+        for path, module in leaves.items()
+        if isinstance(module, nn.BatchNorm2d) and module.num_features == width
+    ]
+    if norms:
+        points[f'{stage}_norm'] = Point(norms[-1])
+    return points
 
 
 def _quarters(net: nn.Module, units: list[Unit]) -> list[Unit]:

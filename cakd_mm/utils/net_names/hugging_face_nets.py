@@ -44,6 +44,7 @@ def of_hugging_face(rest: str, name: str, key: str) -> NamedNet:
     config = _config(folder, rest, name, key)
     net = plain_net('HuggingFaceClassifier', model_name=str(folder), num_labels=1000)
     found = NamedNet(name, net, classes=_classes(config))
+    found.backbone = plain_net('HuggingFaceBackbone', model_name=str(folder))
     there = [folder / file for file in WEIGHTS if (folder / file).is_file()]
     if there:
         found.weights = str(there[0])

@@ -25,6 +25,8 @@ class NamedNet:
             None.
         classes (tuple[str, ...], optional): What the published net calls its classes.
             Defaults to None.
+        backbone (ConfigDict, optional): The config of the same net without its
+            classifier. Defaults to None.
     """
 
     name: str
@@ -34,6 +36,7 @@ class NamedNet:
     size: int | None = None
     weights: str | None = None
     classes: Names | None = None
+    backbone: ConfigDict | None = None
 
 
 def plain_net(kind: str, **arguments: Any) -> ConfigDict:

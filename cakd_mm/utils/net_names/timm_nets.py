@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from ..errors import describe, nearest
+from .fitted import with_classes
 from .named import NamedNet, in_pixels, plain_net
 
 
@@ -41,7 +42,8 @@ def of_timm(rest: str, name: str, key: str) -> NamedNet:
         raise ValueError(describe(key, name, f'timm has no {what}.', remedy))
     published = timm.get_pretrained_cfg(rest)
     net = plain_net('TimmClassifier', model_name=rest, num_classes=1000)
-    if published is None:
-        return NamedNet(name, net)
-    seen = in_pixels(published.mean, published.std)
-    return NamedNet(name, net, seen, size=published.input_size[-1])
+    found = NamedNet(name, net, backbone=with_classes(net, 0))
+    if published is not None:
+        found.preprocessor = in_pixels(published.mean, published.std)
+        found.size = published.input_size[-1]
+    return found

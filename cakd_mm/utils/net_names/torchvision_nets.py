@@ -5,6 +5,7 @@ from inspect import signature
 from torchvision import models
 
 from ..errors import describe, nearest
+from .fitted import with_classes
 from .named import NamedNet, in_pixels, plain_net
 
 
@@ -30,4 +31,5 @@ def of_torchvision(rest: str, name: str, key: str) -> NamedNet:
     if 'transform_input' in signature(kind).parameters:
         net.transform_input = True  # as its published weights were trained
     seen = in_pixels(images.mean, images.std)
-    return NamedNet(name, net, seen, size=images.crop_size[0])
+    size = images.crop_size[0]
+    return NamedNet(name, net, seen, size=size, backbone=with_classes(net, 0))

@@ -58,6 +58,19 @@ def test_a_label_out_of_range_is_named(net, samples, label, where):
         check(batch(*samples), net())
 
 
+def test_classes_of_a_net_of_another_project():
+    pytest.importorskip('timm')
+    kind = 'mmpretrain.TimmClassifier'
+    net = MODELS.build(dict(type=kind, model_name='test_resnet', num_classes=3))
+    both = nn.Module()
+    both.teacher, both.student = model(1000), net
+    for whole, key in ((net, 'model'), (both, 'model.architecture')):
+        match = rf'label 3.*scores 3 classes .*Set {key}\.num_classes'
+        with pytest.raises(ValueError, match=match):
+            check(batch(sample(2), sample(3)), whole)
+        check(batch(sample(2)), whole)
+
+
 GOOD = {
     'lowest and highest': batch(sample(0), sample(9)),
     'an empty one': batch(sample(), sample(3)),

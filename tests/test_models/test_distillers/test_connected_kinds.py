@@ -88,7 +88,7 @@ def compared(model, ours, theirs):
     for net, source in ((model.student, ours), (model.teacher, theirs)):
 
         def keep(module, args, output, net=net):
-            seen[net] = output
+            seen.setdefault(net, output)  # Checks may run a net once more.
 
         net.get_submodule(source).register_forward_hook(keep)
     return step(model), seen[model.student], seen[model.teacher]
@@ -105,7 +105,6 @@ def check_taught(model, losses):
 
 # From each kind to each other
 
-COUNTS = dict(extra_tokens=1, teacher_extra_tokens=1)
 PAIRS = {
     'map to tokens': (CNN, STAGE, vit(), PATCHES),
     'tokens to map': (vit(), PATCHES, CNN, STAGE),
@@ -146,9 +145,7 @@ MAP_LOSSES = [
 )
 def test_one_step_from_kind_to_kind(pair, kind, loss):
     student, ours, teacher, theirs = PAIRS[pair]
-    wanted = MODELS.get(kind).wanted_widths({})
-    counts = {name: x for name, x in COUNTS.items() if name in wanted}
-    fit = dict(type=kind, **counts)
+    fit = dict(type=kind)
     labels = dict(recorder='gt_labels', from_student=True, data_idx=1)
     places = dict(S=dict(connector='fit'))
     if theirs == 'neck':
@@ -168,7 +165,7 @@ def test_one_step_from_kind_to_kind(pair, kind, loss):
 
 def test_a_connector_on_the_teachers_side_has_no_layer():
     """Patches of a ViT alone are compared with a map, in both layouts."""
-    drop = dict(type='TokensConnector', extra='drop', extra_tokens=1)
+    drop = dict(type='TokensConnector', extra='drop')
     fit = dict(type='MapToTokensConnector', extra='drop')
     places = dict(S=dict(connector='fit'), T=dict(connector='patches'))
     model = build(
@@ -178,7 +175,7 @@ def test_a_connector_on_the_teachers_side_has_no_layer():
     loss = model.distiller.distill_losses['loss_f']
     rows = model.distiller.connectors['fit'].linear(ours.flatten(2).transpose(1, 2))
     assert_close(losses['distill.loss_f'], loss(rows, theirs[:, 1:]))
-    as_map = dict(type='TokensToMapConnector', extra_tokens=1)
+    as_map = dict(type='TokensToMapConnector')
     fit = dict(type='MapConnector', in_channels=32, out_channels=12)
     source = 'backbone.stage2'
     channel = dict(type='FeatureKLLoss', granularity='channel')
@@ -260,6 +257,9 @@ def test_a_loss_that_takes_maps_of_any_size_gets_them_as_they_are():
     fitted = model.distiller.connectors['fit'](ours)
     loss = model.distiller.distill_losses['loss_f']
     assert torch.equal(losses['distill.loss_f'], loss(fitted, theirs))
+    crd = dict(type='CRDBankLoss', channels_S=32, channels_T=32)
+    model = build(distiller(STAGE, 'backbone.stage2', dict(fit=fit), crd, **places))
+    assert model.distiller.connectors['fit'].keeps_size
     # One connector may feed two losses, of which one needs equal sizes.
     cfg = distiller(STAGE, 'backbone.stage2', dict(fit=fit), **places)
     cfg['distill_losses']['loss_g'] = dict(type='FeatureKLLoss', granularity='flat')
@@ -360,6 +360,15 @@ def test_a_connector_sees_what_the_loss_gets_of_the_teacher(first, names):
     assert feature is ours
     assert torch.equal(teacher, theirs / 2)
     assert not teacher.requires_grad
+
+
+def test_the_teachers_own_connector_runs_once_and_sees_nothing():
+    places = dict(S=dict(connector='see'), T=dict(connector='other'))
+    model = build(distiller(STAGE, STAGE, dict(see=SEE, other=SEE), **places))
+    _, _, theirs = compared(model, STAGE, STAGE)
+    ((feature, teacher),) = model.distiller.connectors['other'].calls
+    assert feature is theirs and teacher is None
+    assert len(model.distiller.connectors['see'].calls) == 1
 
 
 def test_a_connector_sees_no_gradient_even_of_another_feature_of_the_student():

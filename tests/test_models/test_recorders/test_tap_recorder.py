@@ -6,6 +6,7 @@ import pytest
 import torch
 from known_nets import NETS
 from mmrazor.models.task_modules import RecorderManager
+from tiny import build
 from torch import nn
 
 from cakd_mm.models.taps import points_of
@@ -101,3 +102,12 @@ def test_a_feature_that_is_overwritten_is_an_error():
     model.backbone.stage3.insert(0, Spoils())
     with torch.no_grad(), pytest.raises(ValueError, match="'stage2': .*overwritten"):
         record(model, ['stage2'], torch.randn(1, 3, 32, 32))
+
+
+def test_a_feature_that_is_one_of_several_outputs():
+    pytest.importorskip('transformers')
+    small = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    config = dict(model_type='dinov2', image_size=28, patch_size=14, **small)
+    net = build(dict(type='HuggingFaceBackbone', config=config)).eval()
+    seen, pooled = record(net, ['pooled'], torch.randn(2, 3, 28, 28))
+    assert torch.equal(seen['pooled'], pooled)
