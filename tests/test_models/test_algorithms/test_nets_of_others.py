@@ -71,6 +71,7 @@ def test_a_student_is_trained_resumed_and_extracted(tmp_path, net):
     # Resident data give the labels at once, other data a sample for each.
     other, state = copy.deepcopy(model), torch.get_rng_state()
     losses = model.loss(images, labels)
+    assert '_samples' not in vars(labels)  # No object was made for each image.
     torch.set_rng_state(state)
     assert_close(losses, other.loss(images, list(labels)))
     assert losses.keys() == {'student.loss', 'distill.loss_cakd'}
