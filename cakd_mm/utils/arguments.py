@@ -16,8 +16,9 @@ from .schema import Fault, find_fault, spell
 from .type_names import resolved
 
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-# Where ``**kwargs`` are the next class's by convention. Others, mmengine's EMAHook for
-# one, may give them to something else.
+# Where ``**kwargs`` are the next class's by convention, unless a class says of itself
+# ``passes_on = False``. Others, mmengine's EMAHook for one, may give them to something
+# else.
 PASSING_ON = (
     'cakd_mm.',
     'mmrazor.models.algorithms.',
@@ -60,7 +61,8 @@ def parameters_of(call: Callable) -> tuple[dict[str, Parameter], bool]:
             found.setdefault(name, one)
         if is_all:
             return found, True
-        if not owner.__module__.startswith(PASSING_ON):
+        is_ours = owner.__module__.startswith(PASSING_ON)
+        if not vars(owner).get('passes_on', is_ours):
             break
     return found, False
 

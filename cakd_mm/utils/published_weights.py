@@ -117,7 +117,7 @@ def _of_their_module(model: nn.Module, weights: Mapping[str, Tensor]) -> dict:
     except (RuntimeError, ValueError, KeyError):
         return found
     loaded = {k: v for k, v in trial.state_dict().items() if k not in missing}
-    return loaded | others | dict.fromkeys(unexpected, torch.empty(0))
+    return loaded | others | {x: found.get(x, torch.empty(0)) for x in unexpected}
 
 
 def _may_become(name: str, before: Tensor | None, after: Tensor) -> bool:

@@ -275,7 +275,7 @@ class TestHuggingFace:
         assert '16 missing keys (' in text
 
     def test_it_draws_nothing_and_says_nothing(self, transformers, tmp_path, capfd):
-        self.saved(transformers, tmp_path)
+        self.saved(transformers, tmp_path, 'vit')  # whose pooling layer is drawn
         net = self.net(tmp_path, 'HuggingFaceBackbone')
         capfd.readouterr()
         torch.manual_seed(5)

@@ -2,6 +2,8 @@
 
 import importlib
 import os
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from mmpretrain.models import HuggingFaceClassifier
@@ -63,8 +65,25 @@ def read_config(model_name: str | None, config: dict | None) -> Any:
         problem = 'transformers knows no net of that kind.'
         remedy = f'Like it: {nearest(str(kind), known.keys())}.'
         raise ValueError(describe('config.model_type', kind, problem, remedy))
+    _check_names(values, known[kind](), 'config')
     # They name one where a kind has several classifiers. The default is the first.
     return auto.for_model(kind, **{'architectures': [], **values})
+
+
+def _check_names(values: Mapping[str, Any], known: Any, key: str) -> None:
+    """Refuse a misspelt name, which transformers would keep and not use.
+
+    Names that are like none remain, because published configs have some of others.
+    """
+    names = [name for name in vars(known) if not name.startswith('_')]
+    for name, value in values.items():
+        inner = getattr(known, name, None)
+        if isinstance(value, Mapping) and hasattr(inner, 'to_dict'):
+            _check_names(value, inner, f'{key}.{name}')
+        elif not hasattr(known, name) and get_close_matches(name, names, cutoff=0.85):
+            problem = f'{type(known).__name__} has no such value.'
+            remedy = f'Like it: {nearest(name, names)}.'
+            raise ValueError(describe(f'{key}.{name}', value, problem, remedy))
 
 
 @MODELS.register_module()
@@ -152,6 +171,10 @@ class HuggingFaceBackbone(PlainNet, HuggingFaceClassifier):
             net = whole.from_config(values).base_model
         else:
             net = _transformers().AutoModel.from_config(values)
+        if net.main_input_name != 'pixel_values':
+            problem = f'{type(net).__name__} takes no images.'
+            key, remedy = 'config.model_type', "Write 'dinov2', 'vit' or 'clip', say."
+            raise ValueError(describe(key, values.model_type, problem, remedy))
         super().__init__(net, None, None, data_preprocessor, init_cfg)
 
     def forward(

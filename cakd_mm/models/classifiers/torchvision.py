@@ -35,6 +35,8 @@ class TorchvisionClassifier(PlainNet, TimmClassifier):
         TypeError: torchvision's function does not take an argument.
     """
 
+    passes_on = False  # `kwargs` are torchvision's.
+
     def __init__(
         self,
         model_name: str,

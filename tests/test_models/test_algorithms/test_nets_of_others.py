@@ -11,6 +11,7 @@ from tiny import CONFIGS, algorithm, build, digits_config, save_teacher
 from torch.testing import assert_close
 
 from cakd_mm.datasets.label_batch import LabelBatch
+from cakd_mm.models.algorithms.teacher import build_net
 from cakd_mm.utils.extract import save_student, student_weights
 
 VIT = dict(
@@ -70,6 +71,7 @@ def test_a_student_is_trained_resumed_and_extracted(tmp_path, net):
     # Resident data give the labels at once, other data a sample for each.
     other, state = copy.deepcopy(model), torch.get_rng_state()
     losses = model.loss(images, labels)
+    assert '_samples' not in vars(labels)  # No object was made for each image.
     torch.set_rng_state(state)
     assert_close(losses, other.loss(images, list(labels)))
     assert losses.keys() == {'student.loss', 'distill.loss_cakd'}
@@ -123,3 +125,22 @@ def test_labels_are_of_no_use_without_a_classifier(tmp_path, calculated):
         text = 'has no classifier'  # for the method, which is between logits
     with pytest.raises(ValueError, match=text):
         algorithm(cfg)
+
+
+@pytest.mark.parametrize(
+    ('options', 'key', 'error'),
+    [
+        (dict(num_clases=3), 'num_clases', TypeError),
+        (dict(weights='DEFAULT'), 'weights', ValueError),
+        (dict(model_name='resnet1'), 'model_name', ValueError),
+    ],
+)
+def test_mistakes_name_their_key(options, key, error):
+    with pytest.raises(error, match=rf'`model\.teacher\.{key}` = '):
+        build_net({**NETS['torchvision'], **options}, 'model.teacher')
+
+
+def test_what_torchvision_takes_is_passed_on():
+    options = {**NETS['torchvision'], 'model_name': 'mobilenet_v3_small'}
+    net = build_net(dict(**options, dropout=0.75), 'model.teacher')
+    assert net.model.classifier[2].p == 0.75

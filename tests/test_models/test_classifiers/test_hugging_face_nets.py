@@ -21,9 +21,10 @@ TINY = dict(
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def net_of(model_type, kind='HuggingFaceBackbone', **options):
+def net_of(model_type, kind='HuggingFaceBackbone', num_classes=None, **values):
     torch.manual_seed(0)
-    values = {**TINY, 'model_type': model_type}
+    values = {**TINY, 'model_type': model_type, **values}
+    options = {} if num_classes is None else dict(num_classes=num_classes)
     return build(dict(type=kind, config=values, **options)).eval()
 
 
@@ -104,6 +105,31 @@ def test_a_backbone_gives_no_scores():
 def test_what_is_refused(options, error, text):
     with pytest.raises(error, match=text):
         build(dict(type='HuggingFaceConfigClassifier', **options))
+
+
+@pytest.mark.parametrize(
+    ('config', 'text'),
+    [
+        (dict(model_type='bert'), 'BertModel takes no images'),
+        (
+            dict(model_type='vit', hiden_size=16),
+            r"`config\.hiden_size` = 16: .*Like it: 'hidden_size'",
+        ),
+        (
+            dict(model_type='clip', vision_config=dict(hiden_size=16)),
+            r'`config\.vision_config\.hiden_size`',
+        ),
+    ],
+)
+def test_what_transformers_would_take_and_not_use(config, text):
+    small = dict(num_hidden_layers=1, **config)
+    with pytest.raises(ValueError, match=text):
+        build(dict(type='HuggingFaceBackbone', config=small))
+
+
+def test_names_of_other_versions_remain():
+    net = net_of('vit', id2label={0: 'cat'}, label2id={'cat': 0}, of_another_kind=1)
+    assert net.model.config.id2label == {0: 'cat'}
 
 
 def test_no_code_of_a_folder_is_run(tmp_path):
