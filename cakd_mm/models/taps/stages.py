@@ -62,11 +62,8 @@ def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
         ends = _quarters(net, units)
     ends = ends[-STAGES:]
     # Hiera has its tokens in the order of its windows until one is left of each.
-    is_reordered = any(
-        hasattr(x, name)
-        for x in net.modules()
-        for name in ('unroll', 'unroll_schedule')
-    )
+    names = 'unroll', 'unroll_schedule'
+    is_reordered = any(hasattr(x, name) for x in net.modules() for name in names)
     points: dict[str, Point] = {}
     for index, unit in enumerate(ends, 1):
         if is_reordered and unit is not ends[-1]:
