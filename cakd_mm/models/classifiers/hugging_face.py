@@ -199,7 +199,11 @@ class HuggingFaceBackbone(PlainNet, HuggingFaceClassifier):
             net = whole.from_config(values).base_model
         else:
             net = _transformers().AutoModel.from_config(values)
-        if any(hasattr(module, 'random_masking') for module in net.modules()):
+        # Hiera's embeddings can hide patches, too, and say whether they do.
+        if any(
+            hasattr(module, 'random_masking') and getattr(module, 'is_mae', True)
+            for module in net.modules()
+        ):
             problem = f'{type(net).__name__} hides patches of an image by chance, and '
             problem += 'mixes up the others.'
             remedy = "Make a ViT of it: transformers.ViTModel.from_pretrained('FOLDER')"

@@ -1,6 +1,7 @@
 """Where a net's scores are, what makes them, and how many classes they are of."""
 
 from collections.abc import Mapping
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -216,8 +217,11 @@ def _vector_in(call: Call, vector: Tensor) -> Any:
     if not isinstance(call.output, Mapping):
         return only_tensor
     names = [name for name, part in call.output.items() if _same(part, vector)]
-    # There it may still be a map of one position.
-    return lambda output: output[names[0]].flatten(1)
+    return partial(_named_vector, names[0])
+
+
+def _named_vector(name: str, output: Mapping[str, Tensor]) -> Tensor:
+    return output[name].flatten(1)  # it may be a map of one position
 
 
 def _flat_input(inputs: Any) -> Tensor:

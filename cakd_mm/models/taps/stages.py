@@ -4,7 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -40,8 +42,12 @@ class Unit:
             self.path,
             channels=self.layout.channels,
             extra_tokens=extra_tokens,
-            take=lambda output: take(parts_of(output)[self.place]),
+            take=partial(_taken, take, self.place),  # which can be pickled
         )
+
+
+def _taken(take: Callable[[Tensor], Tensor], place: int, output: Any) -> Tensor:
+    return take(parts_of(output)[place])
 
 
 def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:

@@ -1,5 +1,7 @@
 """Taps of nets whose parts are not a plain sequence of stages."""
 
+import pickle
+
 import pytest
 import torch
 from tiny import build
@@ -72,6 +74,12 @@ def test_a_pooled_output_is_a_vector():
     net = hugging_face('resnet', embedding_size=8, hidden_sizes=[8, 8, 8, 16])
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(record(net, 'pooled', images), net(images))
+
+
+def test_places_can_be_pickled():
+    """A net that is recorded is handed to another process, or saved whole."""
+    net = hugging_face('resnet', embedding_size=8, hidden_sizes=[8, 8, 8, 16])
+    assert pickle.loads(pickle.dumps(points_of(net))).keys() == points_of(net).keys()
 
 
 def test_a_pool_to_a_fixed_size_is_no_stage():
