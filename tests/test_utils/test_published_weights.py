@@ -9,7 +9,12 @@ import torchvision
 from mmengine.logging import MMLogger
 from tiny import build, image_classifier
 
-from cakd_mm.utils.checkpoint import load_strictly, model_weights, read_checkpoint
+from cakd_mm.utils.checkpoint import (
+    load_file,
+    load_strictly,
+    model_weights,
+    read_checkpoint,
+)
 
 KEY = 'model.teacher_ckpt'
 SEED = torch.Generator().manual_seed(0)
@@ -241,6 +246,28 @@ class TestHuggingFace:
         net = self.net(tmp_path)
         assert load(net, tmp_path / 'model.safetensors.index.json') == []
         assert all(torch.equal(v, wanted[k]) for k, v in net.state_dict().items())
+
+    def test_the_index_says_of_which_file_a_weight_is(self, transformers, tmp_path):
+        self.saved(transformers, tmp_path).save_pretrained(
+            tmp_path, max_shard_size='10KB'
+        )
+        index = tmp_path / 'model.safetensors.index.json'
+        places = json.loads(index.read_text())['weight_map']
+        before = load_file(index)
+        save_file = pytest.importorskip('safetensors.torch').save_file
+        for place in {*places.values()}:
+            wrong = {k: v + 1 for k, v in before.items() if places[k] != place}
+            save_file({**before, **wrong}, tmp_path / place)
+        after = load_file(index)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+    def test_weights_of_a_quantized_net(self, transformers, tmp_path):
+        self.saved(transformers, tmp_path)
+        net = self.net(tmp_path)
+        weights = {name: x.to(torch.int8) for name, x in net.state_dict().items()}
+        torch.save(weights, tmp_path / 'weights.pth')
+        text = refused(net, tmp_path / 'weights.pth')
+        assert 'classifier.weight is of torch.int8 in the file' in text
 
     @torch.no_grad()
     def test_the_net_of_images_of_a_file_with_texts(self, transformers, tmp_path):

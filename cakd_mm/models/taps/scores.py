@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -217,7 +216,8 @@ def _vector_in(call: Call, vector: Tensor) -> Any:
     if not isinstance(call.output, Mapping):
         return only_tensor
     names = [name for name, part in call.output.items() if _same(part, vector)]
-    return itemgetter(names[0])
+    # There it may still be a map of one position.
+    return lambda output: output[names[0]].flatten(1)
 
 
 def _flat_input(inputs: Any) -> Tensor:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny import build
 
+from cakd_mm.utils.checkpoint import load_file, load_strictly
+
 transformers = pytest.importorskip('transformers')
 if not transformers.is_torch_available():
     pytest.skip('this transformers needs a newer PyTorch', allow_module_level=True)
@@ -140,3 +142,35 @@ def test_no_code_of_a_folder_is_run(tmp_path):
     with pytest.raises(ValueError, match='There is no config to read'):
         build(dict(type='HuggingFaceBackbone', model_name=str(tmp_path)))
     assert not ran.exists()
+
+
+def test_a_config_runs_no_code_that_would_be_downloaded():
+    with pytest.raises(ValueError, match='download code'):
+        net_of('vit', attn_implementation='kernels-community/flash-attn')
+
+
+def test_a_net_is_of_full_precision_whatever_its_file_was():
+    net = net_of('vit', 'HuggingFaceConfigClassifier', num_classes=7, dtype='float16')
+    assert {x.dtype for x in net.parameters()} == {torch.float32}
+
+
+@torch.no_grad()
+def test_a_masked_autoencoder_is_made_a_vit(tmp_path):
+    decoder = {
+        f'decoder_{name}': TINY[name]
+        for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads')
+    }
+    config = transformers.ViTMAEConfig(**TINY, **decoder, mask_ratio=0.0)
+    published = transformers.ViTMAEForPreTraining(config).eval()
+    published.save_pretrained(tmp_path)
+    folder = dict(type='HuggingFaceBackbone', model_name=str(tmp_path))
+    with pytest.raises(ValueError, match='hides patches'):
+        build(folder)
+    # As the message says.
+    transformers.ViTModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    net = build(folder).eval()
+    weights = load_file(tmp_path / 'model.safetensors')
+    load_strictly(net, weights, 'key', 'file', 'remedy')
+    in_order = torch.arange(4.0).expand(2, 4)
+    tokens = published.vit(IMAGES, noise=in_order).last_hidden_state
+    torch.testing.assert_close(net(IMAGES), tokens[:, 0])
