@@ -88,7 +88,7 @@ def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str
     if is_of_scores and not gives_scores(net):
         problem = f'{kind} has no classifier, so it scores no classes.'
         remedy = 'Use a method between features, '
-        remedy += 'configs/_base_/methods/cakd_feature.py say, or another teacher.'
+        remedy += 'configs/_base_/methods/cakd_feature.py say, or another net.'
     if own := sorted(x for x in points if x.endswith(f'.{name}')):
         problem = 'A teacher of the list has it, and their average has not.'
         remedy = f'Write {" or ".join(own)}.'

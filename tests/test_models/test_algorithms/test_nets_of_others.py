@@ -127,6 +127,17 @@ def test_labels_are_of_no_use_without_a_classifier(tmp_path, calculated):
         algorithm(cfg)
 
 
+def test_a_backbone_that_counts_no_classes_may_have_a_head(tmp_path):
+    student = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='LeNet5', num_classes=0),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=120),
+    )
+    cfg = config(tmp_path, architecture=student)
+    cfg.model.teacher_ckpt = str(save_teacher(tmp_path / 'teacher.pth'))
+    assert algorithm(cfg).student.backbone.num_classes == 0
+
+
 @pytest.mark.parametrize(
     ('options', 'key', 'error'),
     [
