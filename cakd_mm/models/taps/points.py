@@ -37,9 +37,10 @@ def points_of(net: nn.Module) -> dict[str, Point]:
     ``loss_inputs``              what the net's own loss is given: scores and labels
     ============================ ====================================================
 
-    More places are those of :func:`known_points`. The first call runs the net, see
-    :func:`dry_run`. Those of several teachers begin with a teacher's name:
-    ``r50.stage1``.
+    ``stage1_pre`` and ``stage1_norm`` come before the ReLU that ends a stage. A few
+    nets have more places, see :func:`~.known_nets.known_points`. The first call runs
+    the net, see :func:`~.dry_run.dry_run`. The places of several teachers begin with a
+    teacher's name: ``r50.stage1``.
     """
     teachers: Mapping[str, nn.Module] | None = getattr(net, 'teachers', None)
     if teachers is None:
