@@ -63,11 +63,16 @@ def classes_key(net: nn.Module, key: str) -> str:
     """
     if getattr(net, 'head', None) is not None:
         return f'{key}.head.num_classes'
+    return f'{key}.{count_name(net)}'
+
+
+def count_name(net: nn.Module) -> str:
+    """Return what the config of a net without a head calls its number of classes."""
     config = getattr(getattr(net, 'model', None), 'config', None)
     # mmpretrain's class for Hugging Face hands its arguments on to that config.
     takes_classes = 'num_classes' in signature(type(net)).parameters
     is_handed_on = hasattr(config, 'num_labels') and not takes_classes
-    return f'{key}.{"num_labels" if is_handed_on else "num_classes"}'
+    return 'num_labels' if is_handed_on else 'num_classes'
 
 
 def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
