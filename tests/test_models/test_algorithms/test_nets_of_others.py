@@ -7,22 +7,21 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain import get_model
-from tiny import CONFIGS, algorithm, build, digits_config, save_teacher
+from tiny import (
+    CONFIGS,
+    SMALL_TRANSFORMER,
+    algorithm,
+    build,
+    digits_config,
+    save_teacher,
+)
 from torch.testing import assert_close
 
 from cakd_mm.datasets.label_batch import LabelBatch
 from cakd_mm.models.algorithms.teacher import build_net
 from cakd_mm.utils.extract import save_student, student_weights
 
-VIT = dict(
-    model_type='vit',
-    hidden_size=16,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    intermediate_size=32,
-    image_size=16,
-    patch_size=4,
-)
+VIT = dict(SMALL_TRANSFORMER, model_type='vit')
 # As a person writes them: the type says whose they are.
 NETS = {
     'timm': dict(
