@@ -77,7 +77,7 @@ def count_name(net: nn.Module) -> str:
 
 def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
     """Return ``logits``, ``classifier``, ``pooled``, ``loss_inputs``, if they exist."""
-    points = {}
+    points = _untried(net) if run.failure else {}
     if (logits := _logits(net, run)) is not None:
         points['logits'] = logits
     if (path := _classifier(net, run)) is not None:
@@ -88,6 +88,23 @@ def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
         points['pooled'] = pooled
     if (loss := _loss_module(net)) is not None:
         points['loss_inputs'] = Point(loss, takes_input=True)
+    return points
+
+
+def _untried(net: nn.Module) -> dict[str, Point]:
+    """Return what the names of parts tell of a net that cannot be run.
+
+    It may take images of one size alone, and not tell which.
+    """
+    head: Any = getattr(net, 'head', None)
+    points = {}
+    if head is not None and getattr(net, 'neck', None) is not None:
+        width = getattr(head, 'in_channels', None)
+        channels = width if isinstance(width, int) else None
+        points['pooled'] = Point('neck', channels=channels, take=only_tensor)
+    layer = getattr(head, 'fc', None)
+    if isinstance(layer, nn.Linear):
+        points['classifier'] = Point('head.fc', channels=layer.out_features)
     return points
 
 
