@@ -15,7 +15,7 @@ GUIDES = 'docs/guides'
 PAIR, LEAF, COMBINATION = blocks(f'{GUIDES}/pair.md')
 LOSS, METHOD, STUDENT, IN_PYTHON = blocks(f'{GUIDES}/loss.md')
 (SCORER,) = blocks(f'{GUIDES}/scorer.md')
-FEATURE, KINDS, PATCHES = blocks(f'{GUIDES}/features.md')
+FEATURE, TAPS, KINDS, PATCHES = blocks(f'{GUIDES}/features.md')
 TIMM, VIT = blocks(f'{GUIDES}/transformers.md')
 TEACHERS, MIXED, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
 _, DEIT = blocks(f'{GUIDES}/heads.md')
@@ -140,6 +140,13 @@ def test_features(tmp_path):
     assert type(loss.scorer).__name__ == 'ActivationScorer'
     assert distiller.balancer.ratio == 0.5
     assert distiller.warmup == 1 / 20  # in the first of the page's 20 epochs
+
+
+def test_the_taps_of_a_net_are_printed(capsys):
+    exec(TAPS, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert 'tokens 192 backbone.ln1' in printed
+    assert 'classifier 1000 head.layers.head' in printed
 
 
 def test_from_one_kind_of_feature_to_another(tmp_path):

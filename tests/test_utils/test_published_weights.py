@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 from mmengine.logging import MMLogger
-from tiny import build, image_classifier
+from tiny import SMALL_TRANSFORMER, build, image_classifier
 
 from cakd_mm.utils.checkpoint import (
     load_file,
@@ -18,14 +18,6 @@ from cakd_mm.utils.checkpoint import (
 
 KEY = 'model.teacher_ckpt'
 SEED = torch.Generator().manual_seed(0)
-TINY = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    image_size=16,
-    patch_size=8,
-)
 
 
 def load(net, path):
@@ -206,7 +198,7 @@ class TestHuggingFace:
     @staticmethod
     def saved(transformers, folder, kind='dinov2', **options):
         """Save a classifier as transformers does, and return it."""
-        values = {**TINY, 'num_labels': 7, **options}
+        values = {**SMALL_TRANSFORMER, 'num_labels': 7, **options}
         config = transformers.AutoConfig.for_model(kind, **values)
         torch.manual_seed(1)
         auto = transformers.AutoModelForImageClassification
@@ -271,8 +263,10 @@ class TestHuggingFace:
 
     @torch.no_grad()
     def test_the_net_of_images_of_a_file_with_texts(self, transformers, tmp_path):
-        text = dict(TINY, vocab_size=9, bos_token_id=1, eos_token_id=2)
-        config = transformers.CLIPConfig(vision_config=TINY, text_config=text)
+        text = dict(SMALL_TRANSFORMER, vocab_size=9, bos_token_id=1, eos_token_id=2)
+        config = transformers.CLIPConfig(
+            vision_config=SMALL_TRANSFORMER, text_config=text
+        )
         genuine = transformers.AutoModel.from_config(config).eval()
         genuine.save_pretrained(tmp_path)
         net = self.net(tmp_path, 'HuggingFaceBackbone')
@@ -282,7 +276,7 @@ class TestHuggingFace:
         assert torch.equal(net(images), genuine.vision_model(images).pooler_output)
 
     def test_a_pooling_layer_that_no_classifier_uses(self, transformers, tmp_path):
-        config = transformers.ViTConfig(**TINY)
+        config = transformers.ViTConfig(**SMALL_TRANSFORMER)
         transformers.ViTModel(config).save_pretrained(tmp_path)
         net = self.net(tmp_path, 'HuggingFaceBackbone')
         [line] = load(net, tmp_path / 'model.safetensors')

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny import build
+from tiny import SMALL_TRANSFORMER, build
 
 from cakd_mm.utils.checkpoint import load_file, load_strictly
 
@@ -12,20 +12,12 @@ transformers = pytest.importorskip('transformers')
 if not transformers.is_torch_available():
     pytest.skip('this transformers needs a newer PyTorch', allow_module_level=True)
 
-TINY = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    image_size=16,
-    patch_size=8,
-)
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def net_of(model_type, kind='HuggingFaceBackbone', num_classes=None, **values):
     torch.manual_seed(0)
-    values = {**TINY, 'model_type': model_type, **values}
+    values = {**SMALL_TRANSFORMER, 'model_type': model_type, **values}
     options = {} if num_classes is None else dict(num_classes=num_classes)
     return build(dict(type=kind, config=values, **options)).eval()
 
@@ -78,7 +70,7 @@ class Tokens(torch.nn.Module):
 
 @torch.no_grad()
 def test_of_images_and_texts_it_is_the_net_of_images():
-    values = dict(model_type='clip', vision_config=TINY)
+    values = dict(model_type='clip', vision_config=SMALL_TRANSFORMER)
     net = build(dict(type='HuggingFaceBackbone', config=values)).eval()
     assert type(net.model).__name__ == 'CLIPVisionModel'
     assert torch.equal(net(IMAGES), net.model(IMAGES).pooler_output)
@@ -96,7 +88,7 @@ def test_a_backbone_gives_no_scores():
         (dict(model_name='a', config={}), TypeError, 'one of model_name and config'),
         (dict(model_name='no/folder'), ValueError, r"'no/folder': There is no config"),
         (dict(config=dict(model_type='dinov')), ValueError, "Like it: .*'dinov2'"),
-        (dict(config=TINY), ValueError, r'`config\.model_type` = None'),
+        (dict(config=SMALL_TRANSFORMER), ValueError, r'`config\.model_type` = None'),
         (
             dict(config=dict(model_type='clip_vision_model')),
             ValueError,
