@@ -1,11 +1,14 @@
 """Shipped configs cut down to a size that trains in seconds."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 
 from cakd_mm.utils.tools import tool
 
@@ -13,6 +16,15 @@ from cakd_mm.utils.tools import tool
 from mmrazor.registry import MODELS as RAZOR_MODELS  # needs cakd_mm first
 
 CONFIGS = tool('train.py').parents[1] / 'configs'
+# Of the config of a net of transformers.
+SMALL_TRANSFORMER = dict(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    image_size=16,
+    patch_size=8,
+)
 
 
 def digits_config(name: str, images: int = 96, epochs: int = 2, **options) -> Config:
@@ -56,6 +68,34 @@ def algorithm(cfg: Config) -> torch.nn.Module:
         model = RAZOR_MODELS.build(model)
     model.init_weights()
     return model.train()
+
+
+def distillation(
+    distiller: dict, student: dict, teacher: dict, **options: Any
+) -> torch.nn.Module:
+    """Build a distillation by a random teacher, the same at every call."""
+    cfg = dict(
+        _scope_='mmrazor',
+        type='FrozenTeacherDistill',
+        architecture=student,
+        teacher=teacher,
+        allow_random_teacher=True,
+        distiller=distiller,
+        **options,
+    )
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return RAZOR_MODELS.build(copy.deepcopy(cfg)).train()
+
+
+def batch_of(model: torch.nn.Module, count: int = 6) -> dict:
+    """Preprocess a training batch of images of noise, whose labels are 0, 1, 2 ..."""
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(
+        0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator
+    )
+    samples = [DataSample().set_gt_label(index % 10) for index in range(count)]
+    return model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
 
 
 def save_teacher(path: Path, seed: int = 0) -> Path:

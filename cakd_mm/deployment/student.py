@@ -20,6 +20,7 @@ from ..utils.checkpoint import (
 )
 from ..utils.class_names import Names, names_in_checkpoint
 from ..utils.errors import describe
+from ..utils.model import trunk_of
 from ..utils.net_config import read_named
 from ..utils.tools import typed_here
 
@@ -43,8 +44,8 @@ class Student:
     @property
     def kind(self) -> str:
         """What the net is called in errors, by its class and its backbone's."""
-        backbone = getattr(self.net, 'backbone', getattr(self.net, 'model', None))
-        inner = '' if backbone is None else f' of {type(backbone).__name__}'
+        trunk = trunk_of(self.net)
+        inner = '' if trunk is self.net else f' of {type(trunk).__name__}'
         return f'{type(self.net).__name__}{inner}'
 
 

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from ..models.algorithms.teacher import build_net
 from ..models.losses.base import losses_of
-from ..models.taps import points_of
+from ..models.taps import count_name
 from ..utils.errors import describe, start_of
 from ..utils.net_names import NamedNet, with_classes
-from ..utils.net_names.fitted import count_name
 from ..utils.random_states import torch_states_kept
 
 IMAGES = 4
@@ -55,14 +54,6 @@ def built_quietly(named: NamedNet, key: str, classes: int) -> BaseModel:
         remedy = 'Name the config of an image classifier.'
         raise ValueError(describe(key, named.name, problem, remedy))
     return built
-
-
-def has_classifier(net: BaseModel) -> bool:
-    """Return whether a net scores classes."""
-    if getattr(net, 'head', None) is not None:
-        return True
-    with _trial():
-        return 'logits' in points_of(net)
 
 
 def try_net(

@@ -9,12 +9,13 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.taps import count_name, gives_scores
 from ..utils.class_names import Names
 from ..utils.errors import describe
 from ..utils.net_names import NamedNet, with_classes, without_downloads
-from ..utils.net_names.fitted import COUNTS, count_name
+from ..utils.net_names.fitted import COUNTS
 from .given_weights import GivenWeights, read_given_weights
-from .trial import built_quietly, has_classifier, try_net
+from .trial import built_quietly, try_net
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,8 @@ class TriedNet:
                     'Nothing says how its images were made; data.py has mean and std.'
                 )
         if self.size != self.wanted_size:
-            print(
-                f'{name} takes no images of {self.wanted_size} pixels, and gets ',
-                end='',
-            )
-            print(f'{self.size}.')
+            wanted = f'{name} takes no images of {self.wanted_size} pixels'
+            print(f'{wanted}, and gets {self.size}.')
 
     def without_classifier(self) -> 'TriedNet | None':
         """Return the net as it was published, if that is without a classifier."""
@@ -101,7 +99,7 @@ def tried(
     for source in left_out:
         print(f'{named.name} begins at random: nothing is downloaded ({source}).')
     probe = built_quietly(named, key, len(classes))
-    scores = has_classifier(probe)
+    scores = gives_scores(probe)
     if not scores and (is_taught or file is None):
         problem = 'It has no classifier, so it cannot be trained on classes.'
         remedy = 'Name a net that has one.'

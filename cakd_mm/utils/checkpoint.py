@@ -112,9 +112,11 @@ def load_file(file: str | os.PathLike | BinaryIO, map_location: Any = 'cpu') -> 
         return load_data_only(file, map_location)
     path = Path(file).expanduser()
     if path.name.endswith(INDEX):
-        names = set(json.loads(path.read_text(encoding='utf-8'))['weight_map'].values())
-        parts = [load_file(path.parent / Path(x).name, map_location) for x in names]
-        return {name: value for part in parts for name, value in part.items()}
+        names = json.loads(path.read_text(encoding='utf-8'))['weight_map']
+        files = {*names.values()}
+        parts = {x: load_file(path.parent / Path(x).name, map_location) for x in files}
+        # Two of the files may hold weights of one name.
+        return {name: parts[part][name] for name, part in names.items()}
     with path.open('rb') as opened:
         # The size of the header, and then the header, which is JSON.
         is_safe = opened.read(9)[8:] == b'{'
@@ -232,6 +234,10 @@ def load_strictly(
         got, want = tuple(weights[name].shape), tuple(wanted[name].shape)
         if got != want:
             problems.append(f'{name} is {got} in the file, {want} in the model')
+        # Weights of integers are those of a net that was quantized.
+        kind = weights[name].dtype
+        if wanted[name].is_floating_point() and not kind.is_floating_point:
+            problems.append(f'{name} is of {kind} in the file')
     if problems:
         classes = _class_counts(wanted, weights)
         text = f'The weights do not fit: {"; ".join(problems[:8])}.{classes}'

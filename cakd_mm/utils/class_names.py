@@ -32,9 +32,18 @@ def names_in_net(net: Any) -> Names | None:
             no such config, or one whose names say nothing (``LABEL_0``).
     """
     config = getattr(getattr(net, 'model', None), 'config', None)
-    names = _names(getattr(config, 'id2label', None))
-    unnamed = tuple(f'LABEL_{index}' for index in range(len(names or ())))
-    return None if names == unnamed else names
+    return names_of_labels(getattr(config, 'id2label', None))
+
+
+def names_of_labels(labels: Any) -> Names | None:
+    """Return the names in ``id2label`` of a Hugging Face config, None if it has none.
+
+    Args:
+        labels (Any): Names by label, of which ``LABEL_0`` says nothing.
+    """
+    names = _names(labels)
+    numbered = tuple(f'LABEL_{label}' for label in range(len(names or ())))
+    return None if names == numbered else names
 
 
 def names_in_dataset(dataset: Any, key: str) -> Iterator[tuple[str, Any, Names]]:

@@ -1,4 +1,4 @@
-"""Access to a model that may be wrapped for several processes."""
+"""Access to a model, which may be wrapped for several processes, and to its parts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,14 @@ def unwrap(model: nn.Module) -> Any:
     It is Any because teacher, student and distiller exist in some models only.
     """
     return model.module if is_model_wrapper(model) else model
+
+
+def trunk_of(net: nn.Module) -> Any:
+    """Return what makes a net's features: its backbone, or the net of others in it.
+
+    It is the net itself if it has neither.
+    """
+    return getattr(net, 'backbone', getattr(net, 'model', net))
 
 
 def is_of_all_ranks(model: nn.Module) -> bool:

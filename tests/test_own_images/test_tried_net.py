@@ -90,16 +90,22 @@ def test_a_broken_folder(tmp_path):
         try_name(f'hf:{folder}')
 
 
-@pytest.mark.parametrize('kind', ['timm', 'transformers'])
-def test_a_config_that_names_a_net_alone(kind, tmp_path):
-    pytest.importorskip(kind)
+@pytest.mark.parametrize(
+    ('kind', 'count'),
+    [
+        ('Timm', 'num_classes'),
+        ('HuggingFace', 'num_labels'),
+        ('HuggingFaceConfig', 'num_classes'),
+    ],
+)
+def test_a_config_that_names_a_net_alone(kind, count, tmp_path):
+    pytest.importorskip('timm' if kind == 'Timm' else 'transformers')
     net = dict(type='TimmClassifier', model_name='resnet10t', pretrained=True)
-    if kind == 'transformers':
+    if kind != 'Timm':
         folder = str(save_vit(tmp_path / 'net', ('one', 'other')))
-        net = dict(type='mmpretrain.HuggingFaceClassifier', model_name=folder)
+        net = dict(type=f'mmpretrain.{kind}Classifier', model_name=folder)
     (tmp_path / 'net.py').write_text(f'model = {net!r}')
     found = try_name(tmp_path / 'net.py')
     assert found.classes == 3
     net.pop('pretrained', None)
-    count = 'num_labels' if kind == 'transformers' else 'num_classes'
     assert found.net == {**net, '_scope_': 'mmpretrain', count: 3}

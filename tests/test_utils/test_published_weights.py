@@ -7,20 +7,17 @@ import pytest
 import torch
 import torchvision
 from mmengine.logging import MMLogger
-from tiny import build, image_classifier
+from tiny import SMALL_TRANSFORMER, build, image_classifier
 
-from cakd_mm.utils.checkpoint import load_strictly, model_weights, read_checkpoint
+from cakd_mm.utils.checkpoint import (
+    load_file,
+    load_strictly,
+    model_weights,
+    read_checkpoint,
+)
 
 KEY = 'model.teacher_ckpt'
 SEED = torch.Generator().manual_seed(0)
-TINY = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    image_size=16,
-    patch_size=8,
-)
 
 
 def load(net, path):
@@ -201,7 +198,7 @@ class TestHuggingFace:
     @staticmethod
     def saved(transformers, folder, kind='dinov2', **options):
         """Save a classifier as transformers does, and return it."""
-        values = {**TINY, 'num_labels': 7, **options}
+        values = {**SMALL_TRANSFORMER, 'num_labels': 7, **options}
         config = transformers.AutoConfig.for_model(kind, **values)
         torch.manual_seed(1)
         auto = transformers.AutoModelForImageClassification
@@ -242,10 +239,34 @@ class TestHuggingFace:
         assert load(net, tmp_path / 'model.safetensors.index.json') == []
         assert all(torch.equal(v, wanted[k]) for k, v in net.state_dict().items())
 
+    def test_the_index_says_of_which_file_a_weight_is(self, transformers, tmp_path):
+        self.saved(transformers, tmp_path).save_pretrained(
+            tmp_path, max_shard_size='10KB'
+        )
+        index = tmp_path / 'model.safetensors.index.json'
+        places = json.loads(index.read_text())['weight_map']
+        before = load_file(index)
+        save_file = pytest.importorskip('safetensors.torch').save_file
+        for place in {*places.values()}:
+            wrong = {k: v + 1 for k, v in before.items() if places[k] != place}
+            save_file({**before, **wrong}, tmp_path / place)
+        after = load_file(index)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+    def test_weights_of_a_quantized_net(self, transformers, tmp_path):
+        self.saved(transformers, tmp_path)
+        net = self.net(tmp_path)
+        weights = {name: x.to(torch.int8) for name, x in net.state_dict().items()}
+        torch.save(weights, tmp_path / 'weights.pth')
+        text = refused(net, tmp_path / 'weights.pth')
+        assert 'classifier.weight is of torch.int8 in the file' in text
+
     @torch.no_grad()
     def test_the_net_of_images_of_a_file_with_texts(self, transformers, tmp_path):
-        text = dict(TINY, vocab_size=9, bos_token_id=1, eos_token_id=2)
-        config = transformers.CLIPConfig(vision_config=TINY, text_config=text)
+        text = dict(SMALL_TRANSFORMER, vocab_size=9, bos_token_id=1, eos_token_id=2)
+        config = transformers.CLIPConfig(
+            vision_config=SMALL_TRANSFORMER, text_config=text
+        )
         genuine = transformers.AutoModel.from_config(config).eval()
         genuine.save_pretrained(tmp_path)
         net = self.net(tmp_path, 'HuggingFaceBackbone')
@@ -255,7 +276,7 @@ class TestHuggingFace:
         assert torch.equal(net(images), genuine.vision_model(images).pooler_output)
 
     def test_a_pooling_layer_that_no_classifier_uses(self, transformers, tmp_path):
-        config = transformers.ViTConfig(**TINY)
+        config = transformers.ViTConfig(**SMALL_TRANSFORMER)
         transformers.ViTModel(config).save_pretrained(tmp_path)
         net = self.net(tmp_path, 'HuggingFaceBackbone')
         [line] = load(net, tmp_path / 'model.safetensors')

@@ -1,7 +1,6 @@
 """Trains the student faster without a change to what others see of it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -11,7 +10,7 @@ from torch import nn
 from ...models.data_preprocessors import BatchPreprocessor
 from ...utils.compiling import compiled
 from ...utils.errors import describe
-from ...utils.model import unwrap
+from ...utils.model import trunk_of, unwrap
 
 KEY = 'default_hooks.student_runtime'
 
@@ -89,8 +88,7 @@ class StudentRuntimeHook(Hook):
                 model.data_preprocessor.channels_last = True
         if self.compile:
             options: dict = dict(mode='reduce-overhead') if self.cuda_graphs else {}
-            # A net of others is inside a classifier of mmpretrain.
-            trunk: Any = getattr(net, 'backbone', getattr(net, 'model', net))
+            trunk = trunk_of(net)
             form = compiled(trunk._call_impl, f'{KEY}.compile', **options)
             self._compiled = {trunk: form}
         if self.connectors and hasattr(model, 'distiller'):

@@ -16,7 +16,7 @@ from torch import nn
 
 from ...utils.checkpoint import scores_in
 from ...utils.extract import file_of
-from ...utils.model import unwrap
+from ...utils.model import trunk_of, unwrap
 from ...utils.scores import spoken
 from ...utils.terminal import shown
 from ...utils.tools import as_argument, typed_here
@@ -87,9 +87,7 @@ def _backbone(net: Any) -> str:
     """Return the class of what makes a net's features, of several nets of each."""
     if hasattr(net, 'teachers'):
         return ' and '.join(map(_backbone, net.teachers.values()))
-    # A net of others is inside a classifier of mmpretrain.
-    inner = getattr(net, 'backbone', getattr(net, 'model', net))
-    return type(inner).__name__
+    return type(trunk_of(net)).__name__
 
 
 def _size(net: nn.Module) -> str:

@@ -483,8 +483,11 @@ def _required(name: str, part: Any) -> Any:
 def _require_classes(student: Any) -> None:
     """Refuse a net that was built without a classifier, as its labels would be of none.
 
-    Its own loss would take the features that it gives for scores.
+    Its own loss would take the features that it gives for scores. What scores in a head
+    may have a backbone that counts none.
     """
+    if getattr(student, 'head', None) is not None:
+        return
     told = [getattr(x, 'num_classes', None) for x in (student, *student.children())]
     if any(isinstance(count, int) and count == 0 for count in told):
         problem = 'A net without a classifier learns nothing from labels.'

@@ -136,7 +136,7 @@ class _Filler:
         known = {name for name, _ in parts if name}
         points = points_of(net)
         if source not in known and source not in points:
-            problem = f'The {side} has nothing of that name.'
+            problem = f'The {side} has nothing of that name.{_failure_of(net)}'
             like = nearest(str(source), known | points.keys())
             remedy = f'Like it: {like}. By what they mean there are: '
             remedy += f'{", ".join(sorted(points)) or "none"}.'
@@ -149,11 +149,15 @@ class _Filler:
         taps = ' and of '.join(dict.fromkeys(self.unknown.values()))
         keys = ' and '.join(f'{key}=64' for key in self.unknown)
         problem = f'The width of {taps} cannot be told from the net.'
-        failures = {dry_run(net).failure for net in self.nets.values()} - {''}
-        for failure in failures:
-            problem += f' It could not be run on random images: {failure}.'
+        problem += ''.join(dict.fromkeys(map(_failure_of, self.nets.values())))
         remedy = f'Write the number of its channels: {keys}, say.'
         raise ValueError(describe(next(iter(self.unknown)), None, problem, remedy))
+
+
+def _failure_of(net: nn.Module) -> str:
+    """Return a sentence if a net has not told its taps and widths, '' otherwise."""
+    failure = dry_run(net).failure
+    return f' It could not be run on random images: {failure}.' if failure else ''
 
 
 def _records(entry: Mapping) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from mmpretrain.models import HuggingFaceClassifier
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def read_config(model_name: str | None, config: dict | None) -> Any:
     if config is None:
         try:
             # A folder may ask for code of its own, which is not run.
-            return auto.from_pretrained(
+            values = auto.from_pretrained(
                 os.path.expanduser(str(model_name)),
                 local_files_only=True,
                 trust_remote_code=False,
@@ -58,6 +59,8 @@ def read_config(model_name: str | None, config: dict | None) -> Any:
             raise ValueError(
                 describe('model_name', model_name, problem, remedy)
             ) from error
+        _make_safe(values, 'model_name')
+        return values
     values = dict(config)
     kind = values.pop('model_type', None)
     known = importlib.import_module('transformers.models.auto').CONFIG_MAPPING
@@ -67,7 +70,32 @@ def read_config(model_name: str | None, config: dict | None) -> Any:
         raise ValueError(describe('config.model_type', kind, problem, remedy))
     _check_names(values, known[kind](), 'config')
     # They name one where a kind has several classifiers. The default is the first.
-    return auto.for_model(kind, **{'architectures': [], **values})
+    made = auto.for_model(kind, **{'architectures': [], **values})
+    _make_safe(made, 'config')
+    return made
+
+
+def _make_safe(values: Any, key: str) -> None:
+    """Let a config run no code of others, and ask for weights of full precision.
+
+    A type of half precision says how a file was written. mmengine trains and tests in
+    another precision by its own settings, which give a net images of full precision.
+
+    Raises:
+        ValueError: the net would be given code that transformers downloads.
+    """
+    for name in ('', *getattr(values, 'sub_configs', {})):
+        part = getattr(values, name, None) if name else values
+        code = getattr(part, '_attn_implementation', None)
+        if '/' in str(code):
+            problem = 'transformers would download code and run it.'
+            remedy = "Write attn_implementation='sdpa' in the net's config."
+            key = f'{key}.{name}'.rstrip('.')
+            raise ValueError(
+                describe(f'{key}.attn_implementation', code, problem, remedy)
+            )
+        if part is not None:
+            part.dtype = torch.float32
 
 
 def _check_names(values: Mapping[str, Any], known: Any, key: str) -> None:
@@ -171,6 +199,13 @@ class HuggingFaceBackbone(PlainNet, HuggingFaceClassifier):
             net = whole.from_config(values).base_model
         else:
             net = _transformers().AutoModel.from_config(values)
+        if any(hasattr(module, 'random_masking') for module in net.modules()):
+            problem = f'{type(net).__name__} hides patches of an image by chance, and '
+            problem += 'mixes up the others.'
+            remedy = "Make a ViT of it: transformers.ViTModel.from_pretrained('FOLDER')"
+            remedy += ".save_pretrained('OTHER'), and name that folder."
+            key = 'config.model_type'
+            raise ValueError(describe(key, values.model_type, problem, remedy))
         if net.main_input_name != 'pixel_values':
             problem = f'{type(net).__name__} takes no images.'
             key, remedy = 'config.model_type', "Write 'dinov2', 'vit' or 'clip', say."

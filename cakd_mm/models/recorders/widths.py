@@ -31,7 +31,11 @@ def channels_of(net: nn.Module, recorder: Mapping, record: Mapping) -> int | Non
         return feature.shape[1 if feature.dim() == 4 else -1]
     module = dict(net.named_modules()).get(source)
     declared = getattr(module, 'out_channels', None)
-    return declared if isinstance(declared, int) else None
+    if isinstance(declared, int):
+        return declared
+    # A tap may tell it of a net that cannot be run.
+    places = (x for x in points_of(net).values() if x.module == source)
+    return next((x.channels for x in places if not x.takes_input), None)
 
 
 def extra_tokens_of(net: nn.Module, recorder: Mapping, record: Mapping) -> int | None:

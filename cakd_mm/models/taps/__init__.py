@@ -4,7 +4,13 @@ from .dry_run import DryRun, dry_run, forget_dry_run
 from .known_nets import teach_token_apart
 from .point import Point
 from .points import NAMES, find_point, points_of
-from .scores import classes_key, classes_of, classifier_of, gives_scores
+from .scores import (
+    classes_key,
+    classes_of,
+    classifier_of,
+    count_name,
+    gives_scores,
+)
 
 __all__ = [
     'NAMES',
@@ -13,6 +19,7 @@ __all__ = [
     'classes_key',
     'classes_of',
     'classifier_of',
+    'count_name',
     'dry_run',
     'find_point',
     'forget_dry_run',

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -170,10 +171,12 @@ def _trials(net: nn.Module) -> Iterator[Tensor]:
     if weight is None:
         return
     first = next((x for x in net.modules() if isinstance(x, nn.Conv2d)), None)
-    channels = first.in_channels if first is not None else 3
+    # A net may cut images into patches before its first convolution.
+    channels = dict.fromkeys((first.in_channels if first is not None else 3, 3))
+    sizes = dict.fromkeys([*_own_sizes(net), *((x, x) for x in SIZES)])
     generator = torch.Generator().manual_seed(0)
-    for size in dict.fromkeys([*_own_sizes(net), *((x, x) for x in SIZES)]):
-        images = torch.randn(IMAGES, channels, *size, generator=generator)
+    for count, size in product(channels, sizes):
+        images = torch.randn(IMAGES, count, *size, generator=generator)
         yield images.to(weight.device, weight.dtype)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from ...utils.errors import describe
+from ...utils.model import trunk_of
 from .dry_run import dry_run
 from .known_nets import known_points
 from .point import Point
@@ -82,14 +83,14 @@ def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str
     if owner in (teachers := getattr(net, 'teachers', {})):
         own_points = {k: v for k, v in points.items() if k.startswith(f'{owner}.')}
         return why_not(teachers[owner], rest, own_points)
-    kind = type(getattr(net, 'backbone', getattr(net, 'model', net))).__name__
+    kind = type(trunk_of(net)).__name__
     problem = f'{kind} has no place of that name.'
     remedy = "Name one of those, or any module with type='ModuleOutputs'."
     is_of_scores = name.rpartition('.')[2] in ('logits', 'classifier')
     if is_of_scores and not gives_scores(net):
         problem = f'{kind} has no classifier, so it scores no classes.'
         remedy = 'Use a method between features, '
-        remedy += 'configs/_base_/methods/cakd_feature.py say, or another teacher.'
+        remedy += 'configs/_base_/methods/cakd_feature.py say, or another net.'
     if own := sorted(x for x in points if x.endswith(f'.{name}')):
         problem = 'A teacher of the list has it, and their average has not.'
         remedy = f'Write {" or ".join(own)}.'

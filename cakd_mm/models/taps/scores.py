@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -63,16 +62,21 @@ def classes_key(net: nn.Module, key: str) -> str:
     """
     if getattr(net, 'head', None) is not None:
         return f'{key}.head.num_classes'
+    return f'{key}.{count_name(net)}'
+
+
+def count_name(net: nn.Module) -> str:
+    """Return what the config of a net without a head calls its number of classes."""
     config = getattr(getattr(net, 'model', None), 'config', None)
     # mmpretrain's class for Hugging Face hands its arguments on to that config.
     takes_classes = 'num_classes' in signature(type(net)).parameters
     is_handed_on = hasattr(config, 'num_labels') and not takes_classes
-    return f'{key}.{"num_labels" if is_handed_on else "num_classes"}'
+    return 'num_labels' if is_handed_on else 'num_classes'
 
 
 def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
     """Return ``logits``, ``classifier``, ``pooled``, ``loss_inputs``, if they exist."""
-    points = {}
+    points = _untried(net) if run.failure else {}
     if (logits := _logits(net, run)) is not None:
         points['logits'] = logits
     if (path := _classifier(net, run)) is not None:
@@ -83,6 +87,23 @@ def find_scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
         points['pooled'] = pooled
     if (loss := _loss_module(net)) is not None:
         points['loss_inputs'] = Point(loss, takes_input=True)
+    return points
+
+
+def _untried(net: nn.Module) -> dict[str, Point]:
+    """Return what the names of parts tell of a net that cannot be run.
+
+    It may take images of one size alone, and not tell which.
+    """
+    head: Any = getattr(net, 'head', None)
+    points = {}
+    if head is not None and getattr(net, 'neck', None) is not None:
+        width = getattr(head, 'in_channels', None)
+        channels = width if isinstance(width, int) else None
+        points['pooled'] = Point('neck', channels=channels, take=only_tensor)
+    layer = getattr(head, 'fc', None)
+    if isinstance(layer, nn.Linear):
+        points['classifier'] = Point('head.fc', channels=layer.out_features)
     return points
 
 
@@ -217,7 +238,8 @@ def _vector_in(call: Call, vector: Tensor) -> Any:
     if not isinstance(call.output, Mapping):
         return only_tensor
     names = [name for name, part in call.output.items() if _same(part, vector)]
-    return itemgetter(names[0])
+    # There it may still be a map of one position.
+    return lambda output: output[names[0]].flatten(1)
 
 
 def _flat_input(inputs: Any) -> Tensor:

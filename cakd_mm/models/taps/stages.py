@@ -2,15 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from math import ceil
 
 from torch import Tensor, nn
 
-from .dry_run import DryRun
+from .dry_run import Call, DryRun
 from .layouts import Layout, layout_of, only_tensor, parts_of
 from .point import Point
+from .scores import gives_scores, layer_width
 
 STAGES = 4
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
@@ -47,25 +48,56 @@ def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
     """Return ``stage1`` to ``stage4``, ``tokens`` and ``class_token``, if they exist.
 
     A stage is the last map of its size, and the last four sizes count. If a net has one
-    size alone, as a ViT has, the stages end after the quarters of its blocks.
+    size alone, as a ViT has, the stages end after the quarters of its blocks. Where a
+    net keeps its tokens in an order of its own, only the last stage is given.
     ``stage1_pre`` is the map before a ReLU that ends the stage, and ``stage1_norm`` the
     batch normalisation before that. Of any other stage ``stage1_pre`` is the same map.
     """
     units = _units(net, run)
     ends: list[Unit] = []
-    for unit in reversed(units):
+    for unit, following in reversed([*zip(units, [*units[1:], None], strict=False)]):
         if not ends or unit.layout.size > ends[0].layout.size:
-            ends.insert(0, unit)
+            ends.insert(0, _before_smaller(net, run, unit, following))
     if len(ends) == 1:
         ends = _quarters(net, units)
     ends = ends[-STAGES:]
+    # Hiera has its tokens in the order of its windows until one is left of each.
+    names = 'unroll', 'unroll_schedule'
+    is_reordered = any(hasattr(x, name) for x in net.modules() for name in names)
     points: dict[str, Point] = {}
     for index, unit in enumerate(ends, 1):
+        if is_reordered and unit is not ends[-1]:
+            continue
         name, point = f'stage{index}', unit.point(unit.layout.as_map)
         points |= {name: point, f'{name}_pre': point}
         if unit.layout.kind == 'map':
             points |= _rectified(net, run, unit, name)
     return points | _tokens(net, units)
+
+
+def _before_smaller(
+    net: nn.Module, run: DryRun, end: Unit, following: Unit | None
+) -> Unit:
+    """Return the last map of a size, with which the following part may begin.
+
+    A stage of Hugging Face's Swin is a list of blocks and what makes the map smaller.
+    """
+    if following is None:
+        return end
+    part = net.get_submodule(following.path)
+    lists = {
+        f'{following.path}.{name}'
+        for name, child in part.named_children()
+        if isinstance(child, nn.ModuleList)
+    }
+    blocks = {x.path for x in run.calls if x.path.rpartition('.')[0] in lists}
+    size = end.layout.size, end.layout.channels
+    inner = [
+        x
+        for x in _features(net, run, blocks)
+        if (x.layout.size, x.layout.channels) == size
+    ]
+    return inner[-1] if inner else end
 
 
 def _rectified(net: nn.Module, run: DryRun, unit: Unit, stage: str) -> dict[str, Point]:
@@ -128,25 +160,59 @@ def _units(net: nn.Module, run: DryRun) -> list[Unit]:
     """Return the features of a net's trunk in their order.
 
     There are none if the last one is of an unknown form, because the others are then
-    not those that the scores are made of.
+    not those that the scores are made of. Scores of each position are none of them.
     """
     if run.images is None:
         return []
     images, positions = len(run.images), map_positions(net, run)
     trunk = set(_trunk(net, run))
-    units: list[Unit] = []
-    is_known = True
+    for call in reversed(_called_once(run, trunk)):
+        parts = [x for x in parts_of(call.output) if isinstance(x, Tensor)]
+        if any(part.is_meta and part.dim() > 2 for part in parts):
+            if not any(layout_of(part, images, positions) for part in parts):
+                return []
+            break
+    units = _features(net, run, trunk)
+    return units[: _scored(net, run, units)]
+
+
+def _called_once(run: DryRun, paths: Container[str]) -> list[Call]:
+    """Return the calls of modules of which a recorder has no other call.
+
+    It would have all calls of a module, a common activation say.
+    """
     times = Counter(call.path for call in run.calls)
-    for call in run.calls:
-        # A recorder would have all calls of a module, a common activation say.
-        if call.path not in trunk or times[call.path] > 1:
+    return [x for x in run.calls if x.path in paths and times[x.path] == 1]
+
+
+def _scored(net: nn.Module, run: DryRun, units: list[Unit]) -> int | None:
+    """Return the first unit that scores positions, after which all do; None if none."""
+    if not isinstance(run.output, Tensor) or not gives_scores(net):
+        return None
+    classes = run.output.shape[1]
+    first = None
+    for index, unit in reversed([*enumerate(units)]):
+        if unit.layout.channels != classes:
+            break
+        if layer_width(net.get_submodule(unit.path)) == classes:
+            first = index
+    return first
+
+
+def _features(net: nn.Module, run: DryRun, paths: Container[str]) -> list[Unit]:
+    """Return what modules gave that has positions, in its order."""
+    if run.images is None:
+        return []
+    images, positions = len(run.images), map_positions(net, run)
+    units: list[Unit] = []
+    for call in _called_once(run, paths):
+        # What it gives has a size of its own, whatever that of the net's maps is.
+        if isinstance(net.get_submodule(call.path), nn.AdaptiveAvgPool2d):
             continue
         parts = [x for x in parts_of(call.output) if isinstance(x, Tensor)]
         layouts = [layout_of(part, images, positions) for part in parts]
         units += [Unit(call.path, i, x) for i, x in enumerate(layouts) if x is not None]
-        if any(part.is_meta and part.dim() > 2 for part in parts):
-            is_known = any(layouts)
-    return units if is_known else []
+    return units
 
 
 def map_positions(net: nn.Module, run: DryRun) -> set[int]:

@@ -5,16 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import ConfigDict
-from torch import nn
 
 # What a config calls the number of classes; transformers has the second name.
 COUNTS = ('num_classes', 'num_labels')
-
-
-def count_name(net: nn.Module) -> str:
-    """Return what the config of a net of another package calls that number."""
-    config = getattr(getattr(net, 'model', None), 'config', None)
-    return next((x for x in COUNTS if hasattr(config, x)), COUNTS[0])
 
 
 def with_classes(net: ConfigDict, classes: int) -> ConfigDict:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..class_names import Names
+from ..class_names import names_of_labels
 from ..errors import describe, start_of
 from .named import NamedNet, plain_net
 
@@ -43,7 +43,7 @@ def of_hugging_face(rest: str, name: str, key: str) -> NamedNet:
     folder = Path(rest).expanduser().resolve()
     config = _config(folder, rest, name, key)
     net = plain_net('HuggingFaceClassifier', model_name=str(folder), num_labels=1000)
-    found = NamedNet(name, net, classes=_classes(config))
+    found = NamedNet(name, net, classes=names_of_labels(config.get('id2label')))
     found.backbone = plain_net('HuggingFaceBackbone', model_name=str(folder))
     there = [folder / file for file in WEIGHTS if (folder / file).is_file()]
     if there:
@@ -93,16 +93,6 @@ def _config(folder: Path, rest: str, name: str, key: str) -> dict[str, Any]:
         remedy = f'It has those of {", ".join(sorted(known))}.'
         raise ValueError(describe(key, name, problem, remedy))
     return config
-
-
-def _classes(config: Mapping[str, Any]) -> Names | None:
-    """Return the names of the classes, unless they are only numbered."""
-    names = config.get('id2label')
-    if not isinstance(names, Mapping) or not names:
-        return None
-    found = tuple(str(names.get(str(label))) for label in range(len(names)))
-    numbered = tuple(f'LABEL_{label}' for label in range(len(names)))
-    return None if found == numbered else found
 
 
 def _measured(folder: Path, name: str, key: str) -> tuple[dict[str, Any], int]:

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
-from mmpretrain.structures import DataSample
-from tiny import CONFIGS, algorithm, build, digits_config
+from tiny import CONFIGS, SMALL_TRANSFORMER, algorithm, batch_of, build, digits_config
 
 from cakd_mm.models.algorithms.teacher_classes import ClassNames, choose_classes
 from cakd_mm.models.distillers import head_trial
@@ -71,15 +70,6 @@ def config(folder, names, average=None, logits=True, feature='dino.model', **opt
             preds_T=dict(recorder='feature', from_student=False),
         )
     return cfg
-
-
-def batch_of(model, count=6):
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randint(
-        0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator
-    )
-    samples = [DataSample().set_gt_label(index % 10) for index in range(count)]
-    return model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
 
 
 def loaded(entry):
@@ -290,15 +280,7 @@ def test_a_softmax_is_blind_to_what_a_sigmoid_of_timm_sees(tmp_path, monkeypatch
     assert 'SigmoidKDLoss' in lines[0]
 
 
-VIT = dict(
-    model_type='vit',
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=16,
-    image_size=16,
-    patch_size=8,
-)
+VIT = dict(SMALL_TRANSFORMER, model_type='vit')
 SMALL = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16)
 OF_MMPRETRAIN = dict(
     type='VisionTransformer', img_size=16, patch_size=4, out_type='cls_token'
@@ -367,12 +349,7 @@ class TestHuggingFace:
 
         def make(names=self.NAMES, **options):
             kind = transformers.ViTConfig(
-                hidden_size=16,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                intermediate_size=16,
-                image_size=16,
-                patch_size=8,
+                **SMALL_TRANSFORMER,
                 id2label=dict(enumerate(names)),
                 label2id={name: index for index, name in enumerate(names)},
             )

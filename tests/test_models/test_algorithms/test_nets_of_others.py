@@ -7,22 +7,21 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain import get_model
-from tiny import CONFIGS, algorithm, build, digits_config, save_teacher
+from tiny import (
+    CONFIGS,
+    SMALL_TRANSFORMER,
+    algorithm,
+    build,
+    digits_config,
+    save_teacher,
+)
 from torch.testing import assert_close
 
 from cakd_mm.datasets.label_batch import LabelBatch
 from cakd_mm.models.algorithms.teacher import build_net
 from cakd_mm.utils.extract import save_student, student_weights
 
-VIT = dict(
-    model_type='vit',
-    hidden_size=16,
-    num_hidden_layers=4,
-    num_attention_heads=2,
-    intermediate_size=32,
-    image_size=16,
-    patch_size=4,
-)
+VIT = dict(SMALL_TRANSFORMER, model_type='vit')
 # As a person writes them: the type says whose they are.
 NETS = {
     'timm': dict(
@@ -125,6 +124,17 @@ def test_labels_are_of_no_use_without_a_classifier(tmp_path, calculated):
         text = 'has no classifier'  # for the method, which is between logits
     with pytest.raises(ValueError, match=text):
         algorithm(cfg)
+
+
+def test_a_backbone_that_counts_no_classes_may_have_a_head(tmp_path):
+    student = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='LeNet5', num_classes=0),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=120),
+    )
+    cfg = config(tmp_path, architecture=student)
+    cfg.model.teacher_ckpt = str(save_teacher(tmp_path / 'teacher.pth'))
+    assert algorithm(cfg).student.backbone.num_classes == 0
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmpretrain.structures import DataSample
-from tiny import CONFIGS, algorithm, build, digits_config
+from tiny import CONFIGS, algorithm, batch_of, build, digits_config
 
 from cakd_mm.models.algorithms.teacher_ensemble import AveragingHead, TeacherEnsemble
 from cakd_mm.models.recorders.widths import channels_of
@@ -52,15 +51,6 @@ def config(folder, teachers=None, average='logits'):
     model.teacher = entries(folder) if teachers is None else teachers
     model.teacher_average = average
     return cfg
-
-
-def batch_of(model, count=6):
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randint(
-        0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator
-    )
-    samples = [DataSample().set_gt_label(index % 10) for index in range(count)]
-    return model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
 
 
 @pytest.mark.parametrize('average', AVERAGES)

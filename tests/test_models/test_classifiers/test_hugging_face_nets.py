@@ -4,26 +4,20 @@ import json
 
 import pytest
 import torch
-from tiny import build
+from tiny import SMALL_TRANSFORMER, build
+
+from cakd_mm.utils.checkpoint import load_file, load_strictly
 
 transformers = pytest.importorskip('transformers')
 if not transformers.is_torch_available():
     pytest.skip('this transformers needs a newer PyTorch', allow_module_level=True)
 
-TINY = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    image_size=16,
-    patch_size=8,
-)
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def net_of(model_type, kind='HuggingFaceBackbone', num_classes=None, **values):
     torch.manual_seed(0)
-    values = {**TINY, 'model_type': model_type, **values}
+    values = {**SMALL_TRANSFORMER, 'model_type': model_type, **values}
     options = {} if num_classes is None else dict(num_classes=num_classes)
     return build(dict(type=kind, config=values, **options)).eval()
 
@@ -76,7 +70,7 @@ class Tokens(torch.nn.Module):
 
 @torch.no_grad()
 def test_of_images_and_texts_it_is_the_net_of_images():
-    values = dict(model_type='clip', vision_config=TINY)
+    values = dict(model_type='clip', vision_config=SMALL_TRANSFORMER)
     net = build(dict(type='HuggingFaceBackbone', config=values)).eval()
     assert type(net.model).__name__ == 'CLIPVisionModel'
     assert torch.equal(net(IMAGES), net.model(IMAGES).pooler_output)
@@ -94,7 +88,7 @@ def test_a_backbone_gives_no_scores():
         (dict(model_name='a', config={}), TypeError, 'one of model_name and config'),
         (dict(model_name='no/folder'), ValueError, r"'no/folder': There is no config"),
         (dict(config=dict(model_type='dinov')), ValueError, "Like it: .*'dinov2'"),
-        (dict(config=TINY), ValueError, r'`config\.model_type` = None'),
+        (dict(config=SMALL_TRANSFORMER), ValueError, r'`config\.model_type` = None'),
         (
             dict(config=dict(model_type='clip_vision_model')),
             ValueError,
@@ -140,3 +134,35 @@ def test_no_code_of_a_folder_is_run(tmp_path):
     with pytest.raises(ValueError, match='There is no config to read'):
         build(dict(type='HuggingFaceBackbone', model_name=str(tmp_path)))
     assert not ran.exists()
+
+
+def test_a_config_runs_no_code_that_would_be_downloaded():
+    with pytest.raises(ValueError, match='download code'):
+        net_of('vit', attn_implementation='kernels-community/flash-attn')
+
+
+def test_a_net_is_of_full_precision_whatever_its_file_was():
+    net = net_of('vit', 'HuggingFaceConfigClassifier', num_classes=7, dtype='float16')
+    assert {x.dtype for x in net.parameters()} == {torch.float32}
+
+
+@torch.no_grad()
+def test_a_masked_autoencoder_is_made_a_vit(tmp_path):
+    decoder = {
+        f'decoder_{name}': TINY[name]
+        for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads')
+    }
+    config = transformers.ViTMAEConfig(**TINY, **decoder, mask_ratio=0.0)
+    published = transformers.ViTMAEForPreTraining(config).eval()
+    published.save_pretrained(tmp_path)
+    folder = dict(type='HuggingFaceBackbone', model_name=str(tmp_path))
+    with pytest.raises(ValueError, match='hides patches'):
+        build(folder)
+    # As the message says.
+    transformers.ViTModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    net = build(folder).eval()
+    weights = load_file(tmp_path / 'model.safetensors')
+    load_strictly(net, weights, 'key', 'file', 'remedy')
+    in_order = torch.arange(4.0).expand(2, 4)
+    tokens = published.vit(IMAGES, noise=in_order).last_hidden_state
+    torch.testing.assert_close(net(IMAGES), tokens[:, 0])

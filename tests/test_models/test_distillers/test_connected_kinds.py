@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
+from tiny import distillation
 from torch import nn
 from torch.testing import assert_close
 
@@ -63,17 +63,7 @@ def distiller(ours, theirs, connectors, loss=None, **entries):
 
 
 def build(distiller, student=CNN, teacher=CNN):
-    cfg = dict(
-        _scope_='mmrazor',
-        type='FrozenTeacherDistill',
-        architecture=student,
-        teacher=teacher,
-        allow_random_teacher=True,
-        distiller=distiller,
-    )
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(copy.deepcopy(cfg)).train()
+    return distillation(distiller, student, teacher)
 
 
 def step(model):

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from mmrazor.models.task_modules import MethodOutputsDelivery
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.registry import MODELS, TASK_UTILS
+from tiny import distillation
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -88,18 +88,7 @@ def distiller(source=INNER, kind='ModuleOutputs', loss=None, connector=None, **s
 
 
 def build(distiller, student=None, **options):
-    cfg = dict(
-        _scope_='mmrazor',
-        type='FrozenTeacherDistill',
-        architecture=student or net(),
-        teacher=net(),
-        allow_random_teacher=True,
-        distiller=distiller,
-        **options,
-    )
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(copy.deepcopy(cfg)).train()
+    return distillation(distiller, student or net(), net(), **options)
 
 
 def step(model):
