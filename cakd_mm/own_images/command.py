@@ -73,13 +73,16 @@ def distill(options: Options, out: Path, run: Run) -> None:
     teacher = Part('teacher', out / 'teacher.py', run.arguments, run.gpus)
     model = student.cfg.model
     student.teacher_ckpt = model.teacher_ckpt
+    trained = [student]
+    if run.with_alone:
+        trained.append(Part('alone', out / 'alone.py', run.arguments, run.gpus))
+    others = trained[1:] if 'teacher_from' not in model else [teacher, *trained[1:]]
+    if others:
+        _require_for_all(run.arguments, student, others[0])
     if 'teacher_from' in model:
         _train(folder, teacher)
     elif model.get('teacher_classes') is None:
         _score(folder, teacher, model.teacher_ckpt)
-    trained = [student]
-    if run.with_alone:
-        trained.append(Part('alone', out / 'alone.py', run.arguments, run.gpus))
     for part in trained:
         _train(folder, part)
     _compare(out, [part.work_dir for part in trained])
@@ -103,6 +106,17 @@ def _require_passable(arguments: list[str]) -> None:
             problem = 'It cannot be given to training from here.'
             remedy = f'Leave it out, and write {OWN[name]}.'
             raise ValueError(describe(name, word, problem, remedy))
+
+
+def _require_for_all(arguments: list[str], student: Part, other: Part) -> None:
+    """Refuse settings of a model where more than one is trained."""
+    for word in arguments:
+        name, _, value = word.partition('=')
+        if name.startswith('model.'):
+            problem = f'{other.name}.py would be trained with it too, and has '
+            problem += 'another model than student.py.'
+            remedy = f'Leave it out, and write it into {student.config}.'
+            raise ValueError(describe(name, value, problem, remedy))
 
 
 def _train(folder: ResultFolder, part: Part) -> None:

@@ -166,7 +166,7 @@ class _Fit:
         named, _ = as_wanted(build(n), in_file)
         shapes = {name: value.shape for name, value in named.items()}
         misfits = [name for name, x in net.items() if shapes.get(name) != x.shape]
-        self.weights = {k: x for k, x in named.items() if k not in misfits}
+        self.weights = {k: named[k] for k in net if k not in misfits}
         if not misfits:
             return
         # What has another shape for another number of classes is the classifier's.

@@ -296,5 +296,9 @@ def _refuse_type(
             place = place.parent
     known = {x.removesuffix(suffix) for x in known}
     problem = f'There is no class of that name in the registry of {own.name!r}.'
-    remedy = f'Like it: {nearest(name, known)}. A class of your own has to be imported '
+    # The scope of a base's part, which a leaf replaces, may be another project's.
+    siblings = own.root.children.values()
+    there = [x.scope for x in siblings if name + suffix in x.module_dict]
+    like = ' or '.join(f"'{x}.{name}'" for x in there) or nearest(name, known)
+    remedy = f'Like it: {like}. A class of your own has to be imported '
     raise KeyError(describe(f'{key}.type', name, problem, f'{remedy}(custom_imports).'))

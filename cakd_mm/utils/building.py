@@ -129,7 +129,9 @@ def _rekeyed(
     leaves = (leaf for place in places.values() for leaf in _leaves(*place))
     shown = ', '.join(dict.fromkeys(f'{place}={x!r:.60}' for place, x in leaves))
     remedy = f'Correct what is wrong in {shown or "its type"}.'
-    if found:
+    if isinstance(error, ImportError):
+        remedy = 'Install what is missing.'
+    elif found:
         (key, value), *others = (found[start] for start in sorted(found))
         remedy = ' or '.join(['Correct it', *(place for place, _ in others)]) + '.'
     # The class may have named a key of its own, which is shorter.

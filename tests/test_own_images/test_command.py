@@ -109,6 +109,13 @@ def test_what_is_not_given_to_training(word, tmp_path):
         distill(options(tmp_path), tmp_path / 'out', Run(arguments=[word]))
 
 
+def test_settings_of_a_model_where_several_are_trained(tmp_path):
+    root = write_images(tmp_path / 'images')
+    run = Run(arguments=['--cfg-options', 'model.distiller.balancer=None'])
+    with pytest.raises(ValueError, match=r'teacher\.py would .*student\.py\.'):
+        distill(options(root, epochs=1), tmp_path / 'out', run)
+
+
 def check_equal_terms(out):
     """The student alone has all that the student with a teacher has, but a teacher."""
     cfgs = [Config.fromfile(out / f'{name}.py') for name in ('student', 'alone')]

@@ -8,7 +8,12 @@ from torch import nn
 from cakd_mm.engine.hooks import StudentEMAHook
 from cakd_mm.models.algorithms import FrozenTeacherDistill
 from cakd_mm.models.distillers import StrictDistiller
-from cakd_mm.utils.arguments import arguments_of, check_arguments, check_part
+from cakd_mm.utils.arguments import (
+    arguments_of,
+    check_arguments,
+    check_part,
+    class_of,
+)
 
 
 class Parent:
@@ -80,6 +85,14 @@ def test_a_misspelt_argument():
     check_arguments(Child, dict(a=1, b=1, c=1, type='X', _scope_='y'), 'model.part')
     with pytest.raises(TypeError, match=r"`model\.part\.bb` = 7: Child .*'b'"):
         check_arguments(Child, dict(a=1, bb=7), 'model.part')
+
+
+def test_a_class_of_another_project():
+    with (
+        DefaultScope.overwrite_default_scope('mmrazor'),
+        pytest.raises(KeyError, match="Like it: 'mmpretrain.TimmClassifier'"),
+    ):
+        class_of(dict(type='TimmClassifier'), MODELS, 'model.teacher')
 
 
 LOSS = dict(type='CAKDFeatureLoss', scorer=dict(type='ScoringNetwork', share=0.5))

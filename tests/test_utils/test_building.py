@@ -70,6 +70,16 @@ def test_the_key_of_what_is_wrong(cfg, kind, text):
         build_part(cfg, PARTS, 'a.b')
 
 
+def test_a_missing_package_is_no_mistake_in_the_part():
+    @PARTS.register_module(force=True)
+    class Packaged:
+        def __init__(self, name):
+            raise ImportError(f'Type: pip install {name}')
+
+    with pytest.raises(ValueError, match='pip install timm. Install what is missing'):
+        build_part(dict(type='Packaged', name='timm'), PARTS, 'a')
+
+
 def test_a_missing_file_is_no_mistake_in_the_part():
     with pytest.raises(OSError, match='^no such file$'):
         build_part(inner(size=1, width=7), PARTS, 'a.b')

@@ -32,10 +32,11 @@ def _places(
 ) -> dict[str, tuple[str, Any]]:
     """Return what an error of a net may be about: its parts, and the head's widths."""
     if hasattr(net, 'model'):  # of others, which is inside
-        resizes = f'{key}.data_preprocessor.size', size
-        refusals = REFUSALS if key.startswith(TEACHER) else ()
+        images: tuple[str, Any] = 'train_dataloader.dataset.pipeline', '...'
+        if key.startswith(TEACHER):
+            images = f'{key}.data_preprocessor.size', size
         own = places_of({'type': type(net).__name__}, key)
-        return own | dict.fromkeys(refusals, resizes)
+        return own | dict.fromkeys(REFUSALS, images)
     parts = {name: getattr(net, name, None) for name in ('backbone', 'neck', 'head')}
     kinds = {name: part and type(part).__name__ for name, part in parts.items()}
     return places_of(kinds, key) | settings_of(parts['head'], f'{key}.head')
