@@ -149,10 +149,10 @@ def test_a_net_is_of_full_precision_whatever_its_file_was():
 @torch.no_grad()
 def test_a_masked_autoencoder_is_made_a_vit(tmp_path):
     decoder = {
-        f'decoder_{name}': TINY[name]
+        f'decoder_{name}': SMALL_TRANSFORMER[name]
         for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads')
     }
-    config = transformers.ViTMAEConfig(**TINY, **decoder, mask_ratio=0.0)
+    config = transformers.ViTMAEConfig(**SMALL_TRANSFORMER, **decoder, mask_ratio=0.0)
     published = transformers.ViTMAEForPreTraining(config).eval()
     published.save_pretrained(tmp_path)
     folder = dict(type='HuggingFaceBackbone', model_name=str(tmp_path))
