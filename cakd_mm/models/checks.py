@@ -122,9 +122,9 @@ def checked_scores(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f'preds_S has shape {tuple(preds_S.shape)} and preds_T '
             f'{tuple(preds_T.shape)}: student and teacher must score the same '
-            'classes of the same samples. Give model.architecture and model.teacher '
-            'the same number of classes (logits), or put a connector to the '
-            "teacher's size on the student (features)."
+            'classes of the same samples. Set num_classes (num_labels of a Hugging '
+            'Face net) alike in model.architecture and model.teacher (logits), or put '
+            "a connector to the teacher's size on the student (features)."
         )
     double = torch.float64 in (preds_S.dtype, preds_T.dtype)
     dtype = torch.float64 if double else torch.float32
