@@ -34,7 +34,8 @@ from cakd_mm.utils.random_states import random_states_kept
 
 LOGGED = 'cakd/ablations/digits/digits_logit-single_activation.py'
 # Kernels of a step; what they log has an image's divergences, and scalars of r.
-LAUNCHES = dict(DeferredInfoHook=1, FiniteLossHook=3, DistillTermsHook=4)
+# The second counts the scores and the pooled features of both nets.
+LAUNCHES = dict(DeferredInfoHook=1, FiniteLossHook=5, DistillTermsHook=4)
 
 
 class Listed(Hook):
