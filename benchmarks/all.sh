@@ -29,4 +29,5 @@ else
     run ranks.py
 fi
 run exchange.py
+run exports.py --threads 1
 run plots.py

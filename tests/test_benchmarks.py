@@ -12,6 +12,7 @@ import pytest
 BENCHMARKS = {
     'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
     'exchange': ([], 'exchange'),
+    'exports': ([], 'exports'),
     'feature_methods': ([], 'feature_methods'),
     'history': ([], 'history'),
     'loss': ([], 'loss_1threads'),
@@ -25,7 +26,7 @@ BENCHMARKS = {
 
 
 # They compare no variants by their time.
-NO_TABLE = ('exchange', 'ranks', 'teacher_precision')
+NO_TABLE = ('exchange', 'exports', 'ranks', 'teacher_precision')
 # All-reduces, gathers and bytes of one of two ranks in a step, without gradients. A
 # batch has 4 images, and the teacher's feature 64 channels, or 32 of the second one.
 EXCHANGED = {
