@@ -162,8 +162,9 @@ class _Fit:
         self.in_file, self.build = in_file, build
         self.scored: int | None = n
         self.lacking: list[str] = []
-        net = build(n).state_dict()
-        named, _ = as_wanted(build(n), in_file)
+        built = build(n)
+        net = built.state_dict()
+        named, _ = as_wanted(built, in_file)
         shapes = {name: value.shape for name, value in named.items()}
         misfits = [name for name, x in net.items() if shapes.get(name) != x.shape]
         self.weights = {k: named[k] for k in net if k not in misfits}

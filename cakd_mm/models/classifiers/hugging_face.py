@@ -12,10 +12,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe, nearest, start_of
+from ..taps.stages import has_class_token
 from .plain_net import PlainNet
-
-# What such a net calls the token that stands for the whole image.
-CLASS_TOKENS = ('cls_token', 'class_embedding')
 
 
 def _transformers() -> Any:
@@ -235,9 +233,7 @@ class HuggingFaceBackbone(PlainNet, HuggingFaceClassifier):
         last = output.last_hidden_state
         if last.dim() == 4:
             return last.mean((2, 3))
-        names = [name for name, _ in self.model.named_parameters()]
-        has_token = any(name.endswith(CLASS_TOKENS) for name in names)
-        return last[:, 0] if has_token else last.mean(1)
+        return last[:, 0] if has_class_token(self.model) else last.mean(1)
 
     def extract_feat(self, inputs: Tensor) -> Any:
         """Return all that the net gives, ``last_hidden_state`` and others."""

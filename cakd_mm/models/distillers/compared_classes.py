@@ -10,7 +10,7 @@ from mmrazor.models.task_modules.recorder import (
 )
 from torch import nn
 
-from ..taps import classifier_of, points_of
+from ..taps import classifier_of, owner_of, points_of
 from .distiller_config import each_record
 
 
@@ -46,10 +46,7 @@ def _records_classes(recorder: Any, teacher: nn.Module) -> bool:
     point = points_of(teacher).get(source)
     if point is not None:
         source, takes_input = point.module, point.takes_input
-    teachers: dict[str, nn.Module] = getattr(teacher, 'teachers', {})
-    name, _, rest = source.partition('.')
-    if name in teachers:
-        teacher, source = teachers[name], rest
+    teacher, source = owner_of(teacher, source)
     # Where a net has no head, its whole output is scores.
     ends = {'head', 'model', classifier_of(teacher)}
     if source in ends:

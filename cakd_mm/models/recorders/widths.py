@@ -8,7 +8,7 @@ from mmrazor.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ...utils.arguments import class_of
-from ..taps import Point, dry_run, points_of
+from ..taps import Point, dry_run, owner_of, points_of
 from ..taps.layouts import layout_of, only_tensor
 from ..taps.stages import map_positions
 from .tap_recorder import TapRecorder
@@ -22,7 +22,7 @@ def channels_of(net: nn.Module, recorder: Mapping, record: Mapping) -> int | Non
         recorder (dict): Config of the recorder, with ``type`` and ``source``.
         record (dict): Its ``record_idx`` and ``data_idx``.
     """
-    net, source = _of_teacher(net, recorder)
+    net, source = owner_of(net, str(recorder.get('source')))
     point = _point(net, source, recorder)
     if point is not None:
         return point.channels
@@ -44,7 +44,7 @@ def extra_tokens_of(net: nn.Module, recorder: Mapping, record: Mapping) -> int |
     0 for a record that is none of tokens, None if it is not known. The arguments are
     those of :func:`channels_of`.
     """
-    net, source = _of_teacher(net, recorder)
+    net, source = owner_of(net, str(recorder.get('source')))
     point = _point(net, source, recorder)
     if point is not None:
         return point.extra_tokens
@@ -63,14 +63,6 @@ def _point(net: nn.Module, source: str, recorder: Mapping) -> Point | None:
 
 def _kind(recorder: Mapping) -> type:
     return class_of(recorder, TASK_UTILS, 'model.distiller', 'Recorder')
-
-
-def _of_teacher(net: nn.Module, recorder: Mapping) -> tuple[nn.Module, str]:
-    """Return the net of several that a recorder's source is of, and the rest of it."""
-    source = str(recorder.get('source'))
-    name, _, rest = source.partition('.')
-    teachers: Mapping[str, nn.Module] = getattr(net, 'teachers', {})
-    return (teachers[name], rest) if name in teachers else (net, source)
 
 
 def _feature(net: nn.Module, source: str, recorder: Mapping, record: Mapping) -> Any:

@@ -3,7 +3,7 @@
 from .dry_run import DryRun, dry_run, forget_dry_run
 from .known_nets import teach_token_apart
 from .point import Point
-from .points import NAMES, find_point, points_of
+from .points import NAMES, find_point, owner_of, points_of
 from .scores import (
     classes_key,
     classes_of,
@@ -24,6 +24,7 @@ __all__ = [
     'find_point',
     'forget_dry_run',
     'gives_scores',
+    'owner_of',
     'points_of',
     'teach_token_apart',
 ]

@@ -15,6 +15,7 @@ from ...utils.compiling import eagerly
 from ...utils.errors import start_of
 from ...utils.model import in_eval
 from ...utils.random_states import random_states_kept
+from .point import Point
 
 # Enough to tell the dimension of the batch from the others.
 IMAGES = 2
@@ -51,12 +52,15 @@ class DryRun:
         images (Tensor, optional): The images, (2, C, H, W). Defaults to None.
         output: What the net gave, in outline. Defaults to None.
         failure (str): Why the net could not be run; '' if it could.
+        points (dict[str, Point], optional): The places that were found in it. Defaults
+            to None (not looked for yet).
     """
 
     calls: list[Call] = field(default_factory=list)
     images: Tensor | None = None
     output: Any = None
     failure: str = ''
+    points: dict[str, Point] | None = None
 
     def calls_of(self, path: str) -> list[Call]:
         """Return the calls of a module."""

@@ -46,9 +46,11 @@ def points_of(net: nn.Module) -> dict[str, Point]:
     teachers: Mapping[str, nn.Module] | None = getattr(net, 'teachers', None)
     if teachers is None:
         run = dry_run(net)
-        known = known_points(net)
-        stages = {} if 'stage1' in known else find_stages(net, run)
-        return {**stages, **find_scores(net, run), **known}
+        if run.points is None:
+            known = known_points(net)
+            stages = {} if 'stage1' in known else find_stages(net, run)
+            run.points = {**stages, **find_scores(net, run), **known}
+        return dict(run.points)
     points = {}
     for teacher, own in teachers.items():
         for name, point in points_of(own).items():
@@ -58,6 +60,21 @@ def points_of(net: nn.Module) -> dict[str, Point]:
     if head is not None:
         points['logits'] = Point('head', channels=getattr(head, 'num_classes', None))
     return points
+
+
+def owner_of(net: nn.Module, source: str) -> tuple[nn.Module, str]:
+    """Return the teacher of several that a source begins with, and the rest of it.
+
+    Args:
+        net (nn.Module): A net, or several that teach as one.
+        source (str): The name of a place or of a module.
+
+    Returns:
+        tuple: ``net`` and ``source`` themselves, if no teacher is named.
+    """
+    name, _, rest = source.partition('.')
+    teachers: Mapping[str, nn.Module] = getattr(net, 'teachers', {})
+    return (teachers[name], rest) if name in teachers else (net, source)
 
 
 def find_point(net: nn.Module, name: str, key: str) -> Point:

@@ -148,10 +148,14 @@ def _tokens(net: nn.Module, units: list[Unit]) -> dict[str, Point]:
     last = units[-1]
     extra = last.layout.extra_tokens
     points = {'tokens': last.point(_all_tokens, extra)}
-    names = (name for name, _ in net.named_parameters())
-    if extra and any(map(CLASS_TOKEN.search, names)):
+    if extra and has_class_token(net):
         points['class_token'] = last.point(_first_token)
     return points
+
+
+def has_class_token(net: nn.Module) -> bool:
+    """Tell whether a net has a parameter that becomes its class token."""
+    return any(CLASS_TOKEN.search(name) for name, _ in net.named_parameters())
 
 
 def _all_tokens(tokens: Tensor) -> Tensor:
