@@ -52,7 +52,7 @@ class DryRun:
         images (Tensor, optional): The images, (2, C, H, W). Defaults to None.
         output: What the net gave, in outline. Defaults to None.
         failure (str): Why the net could not be run; '' if it could.
-        points (dict[str, Point], optional): The places that were found in it. Defaults
+        points (dict, optional): The places that were found in it, by name. Defaults
             to None (not looked for yet).
     """
 
