@@ -52,15 +52,17 @@ class DryRun:
         images (Tensor, optional): The images, (2, C, H, W). Defaults to None.
         output: What the net gave, in outline. Defaults to None.
         failure (str): Why the net could not be run; '' if it could.
-        points (dict, optional): The places that were found in it, by name. Defaults
-            to None (not looked for yet).
+
+    Attributes:
+        points (dict): The places that were found in it, by name; None if they were not
+            looked for yet.
     """
 
     calls: list[Call] = field(default_factory=list)
     images: Tensor | None = None
     output: Any = None
     failure: str = ''
-    points: dict[str, Point] | None = None
+    points: dict[str, Point] | None = field(default=None, init=False)
 
     def calls_of(self, path: str) -> list[Call]:
         """Return the calls of a module."""
