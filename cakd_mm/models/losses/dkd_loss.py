@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..checks import check_float_tensor, check_number, class_indices
+from ..checks import check_number, class_indices
 from ..term_axis import TermAxis
-from .base import DistillLoss
 from .functional import cluster_terms, single_label_kl_and_terms
+from .logit_loss import LogitLoss
 
 
 @MODELS.register_module()
-class DecoupledKDLoss(DistillLoss):
+class DecoupledKDLoss(LogitLoss):
     r"""DKD between the class logits of student and teacher.
 
     "Decoupled Knowledge Distillation", arXiv 2203.08679, Eq. 7. TCKD is the
@@ -35,6 +35,8 @@ class DecoupledKDLoss(DistillLoss):
         alpha (float): Weight of TCKD. Defaults to 1.0.
         beta (float): Weight of NCKD. Defaults to 8.0.
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
+        standardize (bool): Logit standardisation, see :class:`LogitLoss`. Defaults to
+            False.
 
     Raises:
         ValueError: a number is out of range.
@@ -56,8 +58,9 @@ class DecoupledKDLoss(DistillLoss):
         alpha: float = 1.0,
         beta: float = 8.0,
         loss_weight: float = 1.0,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, standardize)
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'alpha', alpha)
         check_number(self, 'beta', beta)
@@ -79,7 +82,7 @@ class DecoupledKDLoss(DistillLoss):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
-        check_float_tensor('preds_S', preds_S)
+        preds_S, preds_T = self.scores(preds_S, preds_T)
         labels = class_indices(gt_labels, preds_S)
         scale = self.loss_weight * self.tau**2
         loss, divergences = single_label_kl_and_terms(
