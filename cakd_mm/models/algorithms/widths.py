@@ -46,8 +46,11 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         records = [_records(tap) for tap in taps]
         # A loss of lists has no single width.
         single = [{} if _is_list(record) else record for record in records]
-        filler.fill(loss, place, *single)
-        filler.fill(loss.get('scorer'), f'{place}.scorer', *single)
+        part: Any = loss
+        # A scorer may have a scorer of its own.
+        while isinstance(part, Mapping):
+            filler.fill(part, place, *single)
+            part, place = part.get('scorer'), f'{place}.scorer'
         filler.refuse_unknown()
     return distiller
 

@@ -6,22 +6,24 @@ from inspect import signature
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ...utils.compiling import compiled
+from ...utils.errors import describe
 from ...utils.transfer import send
 from ...utils.type_names import class_name
 from ..checks import check_number
 from ..exp2 import exp2
 from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
 from ..scorers.base_scorer import BaseScorer, required
+from ..scorers.image_numbers import image_numbers
 from ..statistics import RunningMean, RunningNorm, update_means
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
 from .functional import cluster_terms, weighted_kl
 from .functional.cakd import two_clusters
+from .gradient_shares import SHARE_TERMS, GradientShares
 
 ADAPTIVE = 'adaptive'
 DEFAULT_SCORER = dict(type='ActivationScorer')
@@ -61,6 +63,9 @@ class CAKDFeatureLoss(FeatureLoss):
             of two, as in the paper's tables. Defaults to False.
         compile (bool): Whether torch.compile compiles the divergences and their
             gradient, which changes nothing but their rounding. Defaults to False.
+        gradient_shares (dict, optional): Shares of ``bcd``, ``scd`` and ``wcd`` in the
+            gradient by the student's rows, see :class:`GradientShares`. Defaults to
+            None: ``alpha``, ``beta`` and ``gamma`` are the weights.
         **kwargs: ``standardize``, ``channels``, ``momentum`` and
             ``loss_weight`` as in :class:`FeatureLoss`.
 
@@ -71,6 +76,7 @@ class CAKDFeatureLoss(FeatureLoss):
 
     term_labels = {
         **CLUSTER_TERMS,
+        **SHARE_TERMS,
         'kept_strong': (
             TermAxis.SHARE,
             'kept_strong: predictions kept by the strong channels alone',
@@ -92,6 +98,7 @@ class CAKDFeatureLoss(FeatureLoss):
         granularity: str = 'pooled',
         round_ratio: bool = False,
         compile: bool = False,
+        gradient_shares: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(granularity=granularity, **kwargs)
@@ -119,6 +126,21 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'{type(self.scorer).__name__} scores channels, but '
                 f'granularity={granularity!r} needs a score per element: use '
                 "ActivationScorer or RandomScorer, or granularity='pooled'."
+            )
+        self.shares: GradientShares | None = None
+        if gradient_shares is not None:
+            if gamma == ADAPTIVE:
+                problem = 'gamma="adaptive" sets the weight of wcd, too.'
+                raise ValueError(
+                    describe(
+                        'gradient_shares',
+                        gradient_shares,
+                        problem,
+                        'Leave out one of the two.',
+                    )
+                )
+            self.shares = GradientShares(
+                gradient_shares, type(self).__name__, self.momentum
             )
         self.tau = tau
         self.alpha = alpha
@@ -224,8 +246,12 @@ class CAKDFeatureLoss(FeatureLoss):
             gamma = self.gamma
         if self.probing and weight is not None:
             terms |= kept(feature_T, strong, weight, head_bias)
+        weights: Any = (self.alpha, self.beta, gamma)
+        if self.shares is not None:
+            weights = self.shares(rows_S, rows_T, row_mask, self.tau, weights)
+            terms |= zip(SHARE_TERMS, weights, strict=True)
         scale = self.loss_weight * self.tau**2
-        alpha, beta, gamma = scale * self.alpha, scale * self.beta, scale * gamma
+        alpha, beta, gamma = (scale * weight for weight in weights)
         loss, divergences = weighted_kl(
             rows_S, rows_T, row_mask, self.tau, alpha, beta, gamma, self._function
         )
@@ -249,7 +275,8 @@ class CAKDFeatureLoss(FeatureLoss):
         """Return which channels (or elements of a row) are strong, bool (N, E)."""
         scored = to_scored(feature_T, self.granularity)
         if self.scorer.by_image:
-            images = self._images(len(feature_T))
+            indices, self.indices = self.indices, None
+            images = image_numbers(indices, len(feature_T))
             self.scorer.images = send(images, feature_T.device)
         scores = self.scorer(scored, gt_labels, head_weight)
         if scores.shape != scored.shape[:2]:
@@ -259,14 +286,6 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'return one per channel, {tuple(scored.shape[:2])}.'
             )
         return strongest(scores, self.count(scores.shape[-1]))
-
-    def _images(self, count: int) -> Tensor:
-        """Return a number of each image, int64, which it has on any rank."""
-        indices, self.indices = self.indices, None
-        if indices is not None and len(indices) == count:
-            return indices
-        # Ranks are dealt out the images in turn by mmengine's samplers.
-        return torch.arange(count) * get_world_size() + get_rank()
 
     def count(self, elements: int) -> int:
         """Return how many of a row's elements are strong.

@@ -58,7 +58,7 @@ def test_scores_follow_the_image_wherever_it_is(each):
 
 def loss_of_ranks(monkeypatch, rank, ranks):
     """A loss that takes itself for one of so many ranks, and its scores."""
-    module = 'cakd_mm.models.losses.cakd_feature_loss'
+    module = 'cakd_mm.models.scorers.image_numbers'
     monkeypatch.setattr(f'{module}.get_rank', lambda: rank)
     monkeypatch.setattr(f'{module}.get_world_size', lambda: ranks)
     torch.manual_seed(0)

@@ -130,8 +130,8 @@ def weighted_kl(
     preds_T: Tensor,
     strong_mask: Tensor,
     tau: float = 1.0,
-    alpha: float = 1.0,
-    beta: float = 1.0,
+    alpha: float | Tensor = 1.0,
+    beta: float | Tensor = 1.0,
     gamma: float | Tensor = 1.0,
     function: Callable | None = None,
 ) -> tuple[Tensor, Divergences]:
@@ -146,10 +146,10 @@ def weighted_kl(
         preds_T (Tensor): As in :func:`decoupled_kl`.
         strong_mask (Tensor): As in :func:`decoupled_kl`.
         tau (float): Temperature. Defaults to 1.0.
-        alpha (float): Weight of BCD. Defaults to 1.0.
-        beta (float): Weight of SCD. Defaults to 1.0.
-        gamma (float | Tensor): Weight of WCD, a number or a scalar tensor. Defaults
-            to 1.0.
+        alpha (float | Tensor): Weight of BCD, a number or a scalar tensor. Defaults to
+            1.0.
+        beta (float | Tensor): Weight of SCD, likewise. Defaults to 1.0.
+        gamma (float | Tensor): Weight of WCD, likewise. Defaults to 1.0.
         function (Callable, optional): A compiled :func:`two_clusters`. Defaults to
             None, the function itself.
     """
