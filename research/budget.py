@@ -1,5 +1,7 @@
 """A recipe at another length, and how fast it is run."""
 
+from typing import Any
+
 from mmengine.config import Config
 
 from cakd_mm.engine.launch.speeds import (
@@ -14,6 +16,11 @@ from cakd_mm.engine.launch.speeds import (
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.type_names import class_name
 
+# Training images that nothing is trained on, by the data set's name in the configs:
+# choices are made on them, and the test set is left for what was chosen.
+HELD_OUT: dict[str, dict[str, Any]] = {
+    'cifar10-mini': dict(data_prefix='train', per_class=(1000, 1500)),
+}
 SCORED = 5  # so many last epochs show whether training has levelled off
 IN1K = 'in1k'
 
@@ -44,6 +51,26 @@ def speed_options(speed: str, data: str, distils: bool) -> list[str]:
         for part in parts_of(speed)
         if part not in left_out
         for key, value in PARTS[part].items()
+    ]
+
+
+def held_out_options(data: str) -> list[str]:
+    """Return the options that score a run on training images that are held out.
+
+    Args:
+        data (str): The data set's name in the configs.
+
+    Raises:
+        ValueError: no images of it are held out.
+    """
+    if data not in HELD_OUT:
+        problem = 'No training images of it are held out.'
+        remedy = f'Choose on one of {[*HELD_OUT]}, or leave the option out.'
+        raise ValueError(describe('--held-out', data, problem, remedy))
+    return [
+        f'{loader}.dataset.{key}={str(value).replace(" ", "")}'
+        for loader in ('val_dataloader', 'test_dataloader')
+        for key, value in HELD_OUT[data].items()
     ]
 
 

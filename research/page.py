@@ -31,8 +31,10 @@ def inline(text: str) -> str:
 
 
 def heading(table: str, summary: Mapping) -> str:
-    """Return the title; a budget other than the recipe's is part of it."""
+    """Return the title; another budget, or another set of images, is part of it."""
     name = f'Table {table}' if table.isupper() else f'Table "{table}"'
+    if summary['held_out']:
+        name += ', students scored on held-out training images'
     short = [pair for pair in summary['pairs'] if pair['epochs'] != pair['recipe']]
     if not short:
         return name

@@ -8,7 +8,7 @@ from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.tools import as_typed_here
 
-from .budget import length_options, speed_options
+from .budget import held_out_options, length_options, speed_options
 from .runs import Run, read_config
 from .tables import STUDENT, TEACHER, Pair, Row, method_of
 
@@ -40,15 +40,20 @@ def plan(
     work_dir: Path,
     speed: str,
     epochs: int | None = None,
+    first_seed: int = 0,
+    held_out: bool = False,
 ) -> list[PlannedPair]:
     """Return every pair's runs; tables that share a run share its folder.
 
     Args:
         pairs (Sequence[Pair]): See :func:`tables.select`.
-        seeds (int): How many, from 0.
+        seeds (int): How many, from ``first_seed`` on.
         work_dir (Path): Where runs go, in a folder of their speed and epochs.
         speed (str): See :func:`budget.speed_options`.
         epochs (int, optional): Of every run. Defaults to the recipe's.
+        first_seed (int): The least seed of the students. Defaults to 0.
+        held_out (bool): Whether students are scored on held-out training images, see
+            :data:`budget.HELD_OUT`. Defaults to False, the test set.
 
     Raises:
         ValueError: a folder holds other settings, or a student of another teacher;
@@ -63,12 +68,16 @@ def plan(
     def run_of(row: Row, pair: Pair, seed: int, teacher: Run | None) -> Run:
         cfg = read_config(row.config)
         length = cfg.train_cfg.max_epochs if epochs is None else epochs
-        name = f'{row.config.stem}_{length}e_seed{seed}'
+        # The teacher is the same one, however its students are scored.
+        is_held_out = held_out and row.name != TEACHER
+        kind = '_held-out' if is_held_out else ''
+        name = f'{row.config.stem}_{length}e{kind}_seed{seed}'
         folder = work_dir / speed / name
         if folder not in runs:
             options = [f'randomness.seed={seed}']
             options += length_options(cfg, length, pair.data)
             options += speed_options(speed, pair.data, teacher is not None)
+            options += held_out_options(pair.data) if is_held_out else []
             runs[folder] = Run(name, row.config, folder, options, teacher)
             runs[folder].check()
         return runs[folder]
@@ -88,7 +97,7 @@ def plan(
         rows = {
             row.name: {
                 seed: run_of(row, pair, seed, None if row.name == STUDENT else teacher)
-                for seed in range(seeds)
+                for seed in range(first_seed, first_seed + seeds)
             }
             for row in pair.rows
             if row.name != TEACHER

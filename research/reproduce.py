@@ -43,8 +43,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--table', required=True, choices=list(read_tables()))
     parser.add_argument('--pairs', nargs='+', help='such as r56_r20; default: all')
     parser.add_argument('--methods', nargs='+', help='rows beside teacher and student')
+    parser.add_argument('--seeds', type=count, help=f'how many; default {SEEDS}')
     parser.add_argument(
-        '--seeds', type=count, help=f'how many, from 0; default {SEEDS}'
+        '--first-seed', type=_seed, default=0, help='the least of them; default 0'
+    )
+    parser.add_argument(
+        '--held-out',
+        action='store_true',
+        help='score students on held-out training images, to choose by',
     )
     parser.add_argument('--epochs', type=count, help='default: the recipe')
     parser.add_argument(
@@ -87,6 +93,10 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
     return int(text)
+
+
+def _seed(text: str) -> int:
+    return 0 if text == '0' else count(text)
 
 
 def _jobs(text: str) -> int | str:
@@ -180,6 +190,10 @@ def name_of(args: argparse.Namespace, planned: list[PlannedPair]) -> str:
         parts.append(f'{args.epochs}e')
     if args.seeds != SEEDS:
         parts.append(f'{args.seeds}s')
+    if args.first_seed:
+        parts.append(f'from{args.first_seed}')
+    if args.held_out:
+        parts.append('held-out')
     if args.speed != args.full_speed:
         parts.append(args.speed)
     # Spaces, commas and colons in the names of methods become dashes.
@@ -195,6 +209,10 @@ def command_of(args: argparse.Namespace) -> str:
     if args.epochs:
         words += ['--epochs', str(args.epochs)]
     words += ['--seeds', str(args.seeds), '--speed', args.speed]
+    if args.first_seed:
+        words += ['--first-seed', str(args.first_seed)]
+    if args.held_out:
+        words.append('--held-out')
     return f'python tools/reproduce.py {shlex.join(words)}'
 
 
@@ -207,7 +225,8 @@ def write(args: argparse.Namespace, planned: list[PlannedPair]) -> Path:
     """
     for run in in_turn(planned):
         run.check()
-    summary, command = summarise(planned, args.speed), command_of(args)
+    summary = summarise(planned, args.speed, args.held_out)
+    command = command_of(args)
     title = heading(args.table, summary)
     args.out.mkdir(parents=True, exist_ok=True)
     name = name_of(args, planned)
@@ -232,7 +251,15 @@ def main() -> None:
     """Reproduce a table."""
     args = parse_args()
     pairs = select(args.table, args.pairs, args.methods)
-    planned = plan(pairs, args.seeds, args.work_dir, args.speed, args.epochs)
+    planned = plan(
+        pairs,
+        args.seeds,
+        args.work_dir,
+        args.speed,
+        args.epochs,
+        args.first_seed,
+        args.held_out,
+    )
     runs = in_turn(planned)
     if not args.page:
         check_data_of(planned)

@@ -14,17 +14,22 @@ NEAR = 1.0  # Seeds and versions may move a number so many points from the paper
 COLLAPSED = 0.5  # A run below this share of the plain student's mean has not learned.
 
 
-def summarise(planned: Sequence[PlannedPair], speed: str) -> dict:
+def summarise(
+    planned: Sequence[PlannedPair], speed: str, held_out: bool = False
+) -> dict:
     """Return all that the page needs; only finished runs count.
 
     Args:
         planned (Sequence[PlannedPair]): The table.
         speed (str): How it was run, see :func:`budget.speed_options`.
+        held_out (bool): Whether students are scored on held-out training images.
+            Defaults to False.
     """
     runs = in_turn(planned)
     done = [run for run in runs if run.finished]
     return dict(
         speed=speed,
+        held_out=held_out,
         **made_with(done),
         hours=round(sum(run.result['seconds'] for run in done) / 3600, 2),
         finished=len(done),

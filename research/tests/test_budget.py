@@ -4,7 +4,13 @@ import pytest
 from mmengine.config import Config, DictAction
 from tiny import CONFIGS
 
-from research.budget import SPEEDS, length_options, speed_options
+from research.budget import (
+    HELD_OUT,
+    SPEEDS,
+    held_out_options,
+    length_options,
+    speed_options,
+)
 
 PAPER = CONFIGS / 'dkd' / 'dkd_r56_r20_tinyimagenet.py'
 
@@ -107,3 +113,18 @@ def test_a_speed_is_for_what_is_there():
     assert not any('resident' in x for x in speed_options('bf16', 'in1k', True))
     with pytest.raises(ValueError, match='--speed'):
         speed_options('fast', 'digits', True)
+
+
+@pytest.mark.parametrize('data', HELD_OUT)
+def test_held_out_images_are_none_that_anything_is_trained_on(data):
+    path = CONFIGS / 'kd' / f'kd_r20_r8_{data}.py'
+    cfg = merged(path, ['a=1', *held_out_options(data)])
+    trained = cfg.train_dataloader.dataset
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        scored = loader.dataset
+        assert (scored.data_root, scored.data_prefix) == (
+            trained.data_root,
+            trained.data_prefix,
+        )
+        assert scored.per_class[0] >= trained.per_class[1]
+        assert scored.pipeline != trained.pipeline

@@ -119,3 +119,30 @@ def test_a_row_with_several_teachers_is_refused(work_dir, tmp_path):
 def test_numbers_that_make_no_table_are_refused(work_dir, key, options):
     with pytest.raises(ValueError, match=f'`{key}`'):
         make(work_dir, **options)
+
+
+def test_seeds_begin_where_they_are_told_to(work_dir):
+    pairs = select('digits', methods=['KD'])
+    [pair] = plan(pairs, 2, work_dir, 'resident', 4, first_seed=10)
+    for runs in pair.rows.values():
+        assert list(runs) == [10, 11]
+        assert runs[11].options[0] == 'randomness.seed=11'
+    [first] = plan(pairs, 12, work_dir, 'resident', 4)
+    assert pair.rows['KD'][10].work_dir == first.rows['KD'][10].work_dir
+
+
+def test_held_out_students_have_folders_of_their_own_and_the_same_teacher(work_dir):
+    pairs = select('cifar10-mini', methods=['KD'])
+    [held_out], [tested] = (
+        plan(pairs, 1, work_dir, 'resident', 4, held_out=held_out)
+        for held_out in (True, False)
+    )
+    assert held_out.teacher.work_dir == tested.teacher.work_dir
+    assert held_out.teacher.settings == tested.teacher.settings
+    for name in ('student', 'KD'):
+        one, other = held_out.rows[name][0], tested.rows[name][0]
+        assert one.work_dir != other.work_dir
+        assert 'val_dataloader.dataset.data_prefix=train' in one.options
+        assert 'val_dataloader.dataset.data_prefix=train' not in other.options
+    with pytest.raises(ValueError, match=r'--held-out.*digits.*cifar10-mini'):
+        plan(select('digits'), 1, work_dir, 'resident', 4, held_out=True)

@@ -243,6 +243,8 @@ def test_every_selection_has_files_of_its_own():
         ('II', '--seeds', '1'),
         ('II', '--epochs', '30'),
         ('II', '--speed', 'bf16'),
+        ('II', '--first-seed', '3'),
+        ('II', '--held-out'),
         ('II', '--quick'),
         ('digits',),
         ('digits', '--quick'),
@@ -263,6 +265,7 @@ def test_every_selection_has_files_of_its_own():
     'words',
     [
         ('--seeds', '0'),
+        ('--first-seed', '-1'),
         ('--epochs', '1.5'),
         ('--jobs', '0'),
         ('--minutes', '0'),
@@ -280,14 +283,16 @@ def test_wrong_numbers_are_refused_by_name(capsys, words):
 
 def test_the_page_names_what_makes_the_same_table():
     words = ['--table', 'II', '--methods', 'CAKD', 'KD', '--minutes', '8.5', '--page']
+    words += ['--first-seed', '7', '--held-out']
     args = parse_args([*words, '--out', 'x', '--epochs', '30'])
     command = command_of(args)
     assert command == (
         'python tools/reproduce.py --table II --methods CAKD KD --epochs 30 --seeds 3 '
-        '--speed lossless'
+        '--speed lossless --first-seed 7 --held-out'
     )
     again = parse_args(shlex.split(command)[2:])
-    for name in ('table', 'pairs', 'methods', 'epochs', 'seeds', 'speed'):
+    names = ('table', 'pairs', 'methods', 'epochs', 'seeds', 'speed')
+    for name in (*names, 'first_seed', 'held_out'):
         assert getattr(again, name) == getattr(args, name)
 
 

@@ -1,0 +1,7 @@
+# The control of 3-classes: the label and two random classes are strong.
+_base_ = './cifar10-mini_logit-single_3-classes.py'
+model = dict(
+    distiller=dict(
+        distill_losses=dict(loss_cakd=dict(scorer=dict(type='RandomScorer')))
+    )
+)

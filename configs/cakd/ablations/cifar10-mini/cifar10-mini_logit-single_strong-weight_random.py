@@ -1,0 +1,9 @@
+# The control of strong-weight: random clusters.
+_base_ = './cifar10-mini_logit-single_strong-weight.py'
+model = dict(
+    distiller=dict(
+        distill_losses=dict(
+            loss_feature=dict(scorer=dict(_delete_=True, type='RandomScorer'))
+        )
+    )
+)
