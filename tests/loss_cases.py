@@ -29,9 +29,18 @@ EPOCH = 9
 OF_FEATURES: list[dict] = [
     dict(granularity=granularity) for granularity in ('channel', 'spatial', 'flat')
 ] + [dict(standardize=True, channels=C)]
+SHARES = dict(bcd=0.2, scd=0.5, wcd=0.3)
 VARIANTS: dict[str, list[dict]] = {
-    'CAKDFeatureLoss': [*OF_FEATURES, dict(OF_FEATURES[-1], gamma='adaptive')],
-    'CAKDLogitLoss': [dict(multi_label=True)],
+    'CAKDFeatureLoss': [
+        *OF_FEATURES,
+        dict(OF_FEATURES[-1], gamma='adaptive'),
+        dict(gradient_shares=SHARES),
+    ],
+    'CAKDLogitLoss': [
+        dict(multi_label=True),
+        dict(strong_classes=3, gradient_shares=SHARES),
+        dict(strong_mass=0.7),
+    ],
     'CMKDLoss': [dict(difficulty=0.4, regularization=0.7)],
     'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
     'FeatureKLLoss': OF_FEATURES,
@@ -63,6 +72,7 @@ SCORERS = [
         id=f'CAKDFeatureLoss-{name}',
     )
     for name, given in (
+        ('ClassScorer', dict(channels=C, num_classes=C)),
         ('ClassifierScorer', {}),
         ('RandomScorer', {}),
         ('ScoringNetwork', dict(channels=C, num_classes=C)),

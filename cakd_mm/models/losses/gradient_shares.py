@@ -34,7 +34,7 @@ class GradientShares(nn.Module):
     so that the lengths of the weighted gradients are as the shares, and add up to
     what they were. The squares are running means, averaged over ranks and saved in
     checkpoints. A term without any gradient (SCD of clusters of one class) leaves its
-    share to the others.
+    share to the others. Before the first step of training the weights are those given.
 
     Args:
         shares (Mapping[str, float]): Of ``bcd``, ``scd`` and ``wcd``, which add up to
@@ -75,17 +75,19 @@ class GradientShares(nn.Module):
             tau (float): Temperature.
             weights (tuple[float, float, float]): Those that the loss was given.
         """
-        batch = mean_square_gradients(preds_S, preds_T, strong_mask, tau)
-        # An evaluation before the first step has no running mean.
-        squares = self.squares.update(batch) if self.training else self.squares.value
-        squares = torch.where(self.squares.batches > 0, squares, batch)
-        lengths = squares.sqrt()
+        if self.training:
+            batch = mean_square_gradients(preds_S, preds_T, strong_mask, tau)
+            self.squares.update(batch)
+        lengths = self.squares.value.sqrt()
         total = sum(w * length for w, length in zip(weights, lengths, strict=True))
         shares = self.shares * (lengths > 0)
         shares = shares / shares.sum().clamp(min=ROUNDING)
         least = torch.finfo(lengths.dtype).tiny
         limit = LARGEST_FACTOR * sum(weights)
-        return (shares * total / lengths.clamp(min=least)).clamp(max=limit)
+        balanced = (shares * total / lengths.clamp(min=least)).clamp(max=limit)
+        # Before the first step of training there is nothing to go by.
+        given = torch.stack([torch.full_like(total, weight) for weight in weights])
+        return torch.where(self.squares.batches > 0, balanced, given)
 
     def extra_repr(self) -> str:
         """Show the shares."""

@@ -365,6 +365,7 @@ def test_nothing_is_read_back_to_the_host(case):
     student, teacher = pair
     if case.kind in WITH_LABELS:  # it does look at labels, but on a CPU only
         student, teacher = (x.to('meta') for x in pair)
+        loss.to('meta')
     with Reads() as reads:
         value(loss, student.requires_grad_(), teacher).backward()
     assert student.grad.shape == (N, C)

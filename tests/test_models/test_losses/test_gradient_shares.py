@@ -45,7 +45,7 @@ def test_lengths_are_those_of_autograd():
 def test_a_batch_has_the_shares_and_the_length_that_it_had():
     student, teacher, mask = (x for x in batch())
     given = (1.0, 8.0, 2.0)
-    balance = GradientShares(SHARES, 'CAKDLogitLoss').eval()
+    balance = GradientShares(SHARES, 'CAKDLogitLoss')
     weights = balance(student, teacher, mask, TAU, given)
     before = lengths(student, teacher, mask, given)
     after = lengths(student, teacher, mask, weights.tolist())
@@ -54,12 +54,15 @@ def test_a_batch_has_the_shares_and_the_length_that_it_had():
     assert_close(after / after.sum(), want, rtol=1e-5, atol=0)
 
 
+def test_before_the_first_step_the_weights_are_those_given():
+    balance = GradientShares(SHARES, 'x').eval()
+    assert balance(*batch(), TAU, (1.0, 8.0, 2.0)).tolist() == [1, 8, 2]
+
+
 def test_a_term_without_a_gradient_leaves_its_share_to_the_others():
     student, teacher, _ = batch()
     mask = torch.nn.functional.one_hot(LABELS, CLASSES) > 0
-    weights = GradientShares(SHARES, 'x').eval()(
-        student, teacher, mask, TAU, (1.0, 1.0, 1.0)
-    )
+    weights = GradientShares(SHARES, 'x')(student, teacher, mask, TAU, (1.0, 1.0, 1.0))
     after = lengths(student, teacher, mask, weights.tolist())
     assert after[1] == 0
     assert_close(after[0] / after[2], torch.tensor(2 / 3).double(), rtol=1e-5, atol=0)
@@ -75,7 +78,7 @@ def test_a_vanishing_term_gets_no_boundless_weight():
     student, teacher, mask = batch()
     same = torch.where(mask, student, teacher)  # SCD is 0 but for rounding
     near = same + 1e-12 * torch.randn_like(same)
-    balance = GradientShares(SHARES, 'x').eval()
+    balance = GradientShares(SHARES, 'x')
     weights = balance(student, near, mask, TAU, (1.0, 2.0, 1.0))
     assert weights.max() <= 4e3
 
