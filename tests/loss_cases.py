@@ -56,7 +56,11 @@ CASES = [
         id='-'.join(
             [
                 kind.__name__,
-                *(k if v is True else str(v) for k, v in given.items() if v != C),
+                *(
+                    f'{k}={v}' if isinstance(v, bool) else str(v)
+                    for k, v in given.items()
+                    if v != C
+                ),
             ]
         ),
     )

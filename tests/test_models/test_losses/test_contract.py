@@ -46,7 +46,7 @@ WITHOUT_DATASET = of_cases(lambda case: not case.kind.needs_dataset)
 # CTKD's temperatures of single samples follow the student through a part of the graph
 # that has no gradient.
 GRADIENTS = of_cases(lambda case: not case.settings.get('instance_wise'))
-# Those that are not 0 for equal nets: they are no divergences.
+# Those that are not 0 for equal nets: they are no divergences, or not of equals.
 NEVER_ZERO = ('CRDBankLoss', 'HardLabelLoss', 'NKDLoss')
 # Those that are almost 0 for equal nets, because there is an epsilon in a denominator.
 NEARLY_ZERO = ('DISTLogitLoss',)
