@@ -37,6 +37,7 @@ VARIANTS: dict[str, list[dict]] = {
     'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
     'FeatureKLLoss': OF_FEATURES,
     'FeatureSquaredLoss': OF_FEATURES,
+    'WTTMLoss': [dict(weighted=False)],
 }
 
 

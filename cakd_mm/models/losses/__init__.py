@@ -13,6 +13,7 @@ from .kd_loss import KDLoss
 from .nkd_loss import NKDLoss
 from .ofd_loss import OFDFeatureLoss
 from .sigmoid_kd_loss import SigmoidKDLoss
+from .wttm_loss import WTTMLoss
 
 __all__ = [
     'CAKDFeatureLoss',
@@ -30,4 +31,5 @@ __all__ = [
     'NKDLoss',
     'OFDFeatureLoss',
     'SigmoidKDLoss',
+    'WTTMLoss',
 ]

@@ -47,7 +47,7 @@ WITHOUT_DATASET = of_cases(lambda case: not case.kind.needs_dataset)
 # that has no gradient.
 GRADIENTS = of_cases(lambda case: not case.settings.get('instance_wise'))
 # Those that are not 0 for equal nets: they are no divergences, or not of equals.
-NEVER_ZERO = ('CRDBankLoss', 'HardLabelLoss', 'NKDLoss')
+NEVER_ZERO = ('CRDBankLoss', 'HardLabelLoss', 'NKDLoss', 'WTTMLoss')
 # Those that are almost 0 for equal nets, because there is an epsilon in a denominator.
 NEARLY_ZERO = ('DISTLogitLoss',)
 # Those that compare the images of a batch with each other, so that the mean of the
