@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cakd_mm.models.losses.base import DistillLoss
 from cakd_mm.models.losses.feature_lists import FeatureListLoss
+from cakd_mm.models.losses.logit_loss import LogitLoss
 
 LOSSES = sorted(
     {
@@ -45,6 +46,7 @@ VARIANTS: dict[str, list[dict]] = {
     'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
     'FeatureKLLoss': OF_FEATURES,
     'FeatureSquaredLoss': OF_FEATURES,
+    'WTTMLoss': [dict(weighted=False)],
 }
 
 
@@ -61,10 +63,23 @@ class Case(NamedTuple):
 CASES = [
     pytest.param(
         Case(kind, given),
-        id='-'.join([kind.__name__, *(str(v) for k, v in given.items() if v != C)]),
+        id='-'.join(
+            [
+                kind.__name__,
+                *(
+                    f'{k}={v}' if isinstance(v, bool) else str(v)
+                    for k, v in given.items()
+                    if v != C
+                ),
+            ]
+        ),
     )
     for kind in LOSSES
-    for given in ({}, *VARIANTS.get(kind.__name__, []))
+    for given in (
+        {},
+        *VARIANTS.get(kind.__name__, []),
+        *([dict(standardize=True)] if issubclass(kind, LogitLoss) else []),
+    )
 ]
 SCORERS = [
     pytest.param(

@@ -41,12 +41,18 @@ EXCHANGED = {
     'dist': (0, 0, 0),
     'dkd': (0, 0, 0),
     'kd': (0, 0, 0),
+    'ls_ctkd': (0, 0, 0),
+    'ls_dist': (0, 0, 0),
+    'ls_dkd': (0, 0, 0),
+    'ls_kd': (0, 0, 0),
+    'ls_nkd': (0, 0, 0),
     'nkd': (0, 0, 0),
     'ofd': (0, 0, 0),
     'ofd_in1k': (0, 0, 0),
     'reviewkd': (0, 0, 0),
     'reviewkd_in1k': (0, 0, 0),
     'sigmoid_kd': (0, 0, 0),
+    'wttm': (0, 0, 0),
 }
 
 

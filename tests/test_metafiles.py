@@ -55,6 +55,7 @@ def test_a_readme_has_every_config_and_its_number(file):
 
 
 def test_the_published_numbers_are_listed_and_no_others():
+    """Of the methods of the tables. Others have them from elsewhere."""
     if not TABLES.is_file():
         pytest.skip(f'the published numbers are not at hand: {TABLES}')
     keys = ('method', 'teacher', 'student')
@@ -64,10 +65,11 @@ def test_the_published_numbers_are_listed_and_no_others():
             for row in csv.DictReader(file)
             if row['table'] in ('I', 'II', 'III') and row['method'] != 'student'
         }
+    methods = {key[0] for key in published}
     listed = {}
     for model in models().values():
         about = model['Metadata']
-        if 'Published Top 1 Accuracy' in about:
+        if model['In Collection'] in methods and 'Published Top 1 Accuracy' in about:
             nets = (about['Teacher'], about['Student'], about['Training Data'])
             key = (model['In Collection'], *nets)
             assert key not in listed

@@ -3,14 +3,17 @@ from .cakd_logit_loss import CAKDLogitLoss
 from .cmkd_loss import CMKDLoss
 from .crd_bank_loss import CRDBankLoss
 from .ctkd_loss import CTKDLoss
+from .dist_logit_loss import DISTLogitLoss
 from .dkd_loss import DecoupledKDLoss
 from .feature_kl_loss import FeatureKLLoss
 from .feature_squared_loss import FeatureSquaredLoss
 from .hard_label_loss import HardLabelLoss
 from .hcl_loss import HCLLoss
+from .kd_loss import KDLoss
 from .nkd_loss import NKDLoss
 from .ofd_loss import OFDFeatureLoss
 from .sigmoid_kd_loss import SigmoidKDLoss
+from .wttm_loss import WTTMLoss
 
 __all__ = [
     'CAKDFeatureLoss',
@@ -18,12 +21,15 @@ __all__ = [
     'CMKDLoss',
     'CRDBankLoss',
     'CTKDLoss',
+    'DISTLogitLoss',
     'DecoupledKDLoss',
     'FeatureKLLoss',
     'FeatureSquaredLoss',
     'HCLLoss',
     'HardLabelLoss',
+    'KDLoss',
     'NKDLoss',
     'OFDFeatureLoss',
     'SigmoidKDLoss',
+    'WTTMLoss',
 ]

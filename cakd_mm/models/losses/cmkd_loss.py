@@ -3,18 +3,18 @@
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..checks import check_number, checked_scores
+from ..checks import check_number
 from ..term_axis import TermAxis
-from .base import DistillLoss
 from .functional import batch_mean, pearson_distance, spearman_distance
 from .functional.cmkd import check_regularization
 from .functional.nkd import normalized_entropy
+from .logit_loss import LogitLoss
 
 ENTROPY = 'entropy'
 
 
 @MODELS.register_module()
-class CMKDLoss(DistillLoss):
+class CMKDLoss(LogitLoss):
     r"""Correlation matching between the class logits of student and teacher.
 
     After "Efficient and Robust Knowledge Distillation from A Stronger Teacher Based
@@ -45,6 +45,9 @@ class CMKDLoss(DistillLoss):
         regularization (float): How soft the ranks are, see :func:`soft_ranks`; at 0
             Spearman's distance has no gradient. Defaults to 2.0.
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
+        standardize (bool): Logit standardisation, see :class:`LogitLoss`. It changes
+            the difficulty alone, because both correlations are those of
+            standardised rows already. Defaults to False.
 
     Raises:
         ValueError: a number is out of range, ``regularization`` is neither 0 nor
@@ -69,8 +72,9 @@ class CMKDLoss(DistillLoss):
         tau: float = 4.0,
         regularization: float = 2.0,
         loss_weight: float = 1.0,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, standardize)
         check_number(self, 'alpha', alpha)
         check_number(self, 'beta', beta)
         check_number(self, 'tau', tau, positive=True)
@@ -104,7 +108,7 @@ class CMKDLoss(DistillLoss):
             TypeError: logits are no float tensors.
             ValueError: they are not (N, C), or the shapes differ.
         """
-        preds_S, preds_T = checked_scores(preds_S, preds_T)
+        preds_S, preds_T = self.scores(preds_S, preds_T)
         pearson = pearson_distance(preds_S, preds_T)
         spearman = spearman_distance(preds_S, preds_T, self.regularization)
         if isinstance(self.difficulty, str):

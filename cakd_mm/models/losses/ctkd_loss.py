@@ -7,22 +7,16 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ..checks import (
-    LARGEST_SETTING,
-    check_number,
-    checked_scores,
-    is_count,
-    is_number,
-)
+from ..checks import LARGEST_SETTING, check_number, is_count, is_number
 from ..term_axis import TermAxis
 from ..widened import widened
-from .base import DistillLoss
 from .functional import batch_mean
 from .functional.ctkd import SCHEDULES, reversal_factor, reverse_gradient, tempered_kl
+from .logit_loss import LogitLoss
 
 
 @MODELS.register_module()
-class CTKDLoss(DistillLoss):
+class CTKDLoss(LogitLoss):
     r"""Distillation at a learned temperature that makes it harder.
 
     "Curriculum Temperature for Knowledge Distillation", arXiv 2211.16231:
@@ -56,6 +50,8 @@ class CTKDLoss(DistillLoss):
             taken from the nets if left out of a config. Defaults to None.
         hidden (int): Width of the network. Defaults to 128.
         loss_weight (float): Factor of the loss. Defaults to 1.0.
+        standardize (bool): Logit standardisation, see :class:`LogitLoss`. The network
+            then reads standardised logits, too. Defaults to False.
 
     Raises:
         ValueError: a setting is out of range, or ``instance_wise`` lacks
@@ -85,8 +81,9 @@ class CTKDLoss(DistillLoss):
         num_classes: int | None = None,
         hidden: int = 128,
         loss_weight: float = 1.0,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, standardize)
         check_number(self, 't_start', t_start, positive=True)
         check_number(self, 't_end', t_end, positive=True)
         if not is_number(init) or not abs(init) <= LARGEST_SETTING:
@@ -157,7 +154,7 @@ class CTKDLoss(DistillLoss):
                     "Write default_hooks.distill_epoch=dict(type='DistillEpochHook').",
                 )
             )
-        preds_S, preds_T = checked_scores(preds_S, preds_T)
+        preds_S, preds_T = self.scores(preds_S, preds_T)
         theta = widened(self._theta(preds_S.detach(), preds_T))
         gate = reverse_gradient(theta, self.reversal).sigmoid()
         temperature = self.t_start + self.t_end * gate

@@ -4,14 +4,13 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..checks import checked_scores
 from ..term_axis import TermAxis
-from .base import DistillLoss
 from .functional import batch_mean
+from .logit_loss import LogitLoss
 
 
 @MODELS.register_module()
-class HardLabelLoss(DistillLoss):
+class HardLabelLoss(LogitLoss):
     r"""Cross entropy of the student with the class that the teacher decides for.
 
     "Training data-efficient image transformers & distillation through attention"
@@ -25,6 +24,8 @@ class HardLabelLoss(DistillLoss):
 
     Args:
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
+        standardize (bool): Logit standardisation, see :class:`LogitLoss`. Defaults to
+            False.
 
     Raises:
         ValueError: ``loss_weight`` is out of range.
@@ -46,7 +47,7 @@ class HardLabelLoss(DistillLoss):
             TypeError: logits are no float tensors.
             ValueError: shapes do not fit.
         """
-        preds_S, preds_T = checked_scores(preds_S, preds_T)
+        preds_S, preds_T = self.scores(preds_S, preds_T)
         label = preds_T.argmax(1)
         rows = F.cross_entropy(preds_S, label, reduction='none')
         agrees = preds_S.argmax(1) == label

@@ -3,14 +3,14 @@
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ..checks import check_classes, check_float_tensor, check_number, class_indices
+from ..checks import check_classes, check_number, class_indices
 from ..term_axis import TermAxis
-from .base import DistillLoss
 from .functional import batch_mean, normalized_kd
+from .logit_loss import LogitLoss
 
 
 @MODELS.register_module()
-class NKDLoss(DistillLoss):
+class NKDLoss(LogitLoss):
     r"""NKD between the class logits of student and teacher.
 
     "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
@@ -29,6 +29,8 @@ class NKDLoss(DistillLoss):
         tau (float): Temperature among the other classes. Defaults to 1.0.
         gamma (float): Weight of the other classes. Defaults to 1.5.
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.
+        standardize (bool): Logit standardisation, see :class:`LogitLoss`. Defaults to
+            False.
 
     Raises:
         ValueError: a number is out of range.
@@ -44,9 +46,13 @@ class NKDLoss(DistillLoss):
     }
 
     def __init__(
-        self, tau: float = 1.0, gamma: float = 1.5, loss_weight: float = 1.0
+        self,
+        tau: float = 1.0,
+        gamma: float = 1.5,
+        loss_weight: float = 1.0,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, standardize)
         check_number(self, 'tau', tau, positive=True)
         check_number(self, 'gamma', gamma)
         self.tau = tau
@@ -66,7 +72,7 @@ class NKDLoss(DistillLoss):
             ValueError: shapes do not fit, labels are not classes, or a row of
                 scores marks several with 1; see :func:`class_indices`.
         """
-        check_float_tensor('preds_S', preds_S)
+        preds_S, preds_T = self.scores(preds_S, preds_T)
         labels = class_indices(gt_labels, preds_S)
         check_classes(labels, preds_S)
         target, others = normalized_kd(preds_S, preds_T, labels, self.tau)

@@ -26,6 +26,9 @@ class SigmoidKDLoss(DistillLoss):
     ``present`` and ``absent``, the parts of L of classes that the teacher gives a
     probability above 1/2, and of all others.
 
+    It is no :class:`LogitLoss` and cannot be standardised, because a sigmoid needs the
+    level of the logits: without their mean, every image would have present classes.
+
     Args:
         tau (float): Temperature that divides the logits. Defaults to 1.0.
         loss_weight (float): Factor of the whole loss. Defaults to 1.0.

@@ -1,7 +1,8 @@
 """What mmrazor's own losses give for the stored numbers: use them, or not.
 
-KLDivergence and DISTLoss are the methods' own, so that this package has none.
-DKDLoss is not; what fails here is asserted, to show when it is mended.
+KLDivergence and DISTLoss are the methods' own. This package has KDLoss and
+DISTLogitLoss beside them for what they lack, logit standardisation and terms. DKDLoss
+is not DKD; what fails here is asserted, to show when it is mended.
 """
 
 import goldens

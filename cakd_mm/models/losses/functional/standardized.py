@@ -22,8 +22,15 @@ def standardized(scores: Tensor) -> Tensor:
     Args:
         scores (Tensor): Logits, float32 or float64, (N, C).
     """
-    distance = scores - scores.mean(-1, keepdim=True)
+    # The distances from the peak are exactly 0 in a row of equal scores. The mean of
+    # the scores themselves would be rounded, and what is left would be divided by
+    # next to nothing.
+    depth = scores - scores.detach().amax(-1, keepdim=True)
+    distance = depth - depth.mean(-1, keepdim=True)
     degrees = max(scores.shape[-1] - 1, 1)
     # The norm, unlike a square root of a variance, has a gradient where it is 0.
     norm = torch.linalg.vector_norm(distance, dim=-1, keepdim=True)
+    # Without the mask, equal scores would have the slope 1 / EPS: a student whose last
+    # layer begins with zeros would be thrown out of range by its first step.
+    distance = distance.masked_fill(norm == 0, 0)
     return distance / (norm / degrees**0.5 + EPS)
