@@ -61,7 +61,9 @@ UNBOUNDED = of_cases(
 )
 # Those that keep scores alone for the backward: no sort, no bank, no temperature.
 SCORES_ALONE = of_cases(
-    lambda case: case.kind.__name__ not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss')
+    lambda case: (
+        case.kind.__name__ not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'LDRLDLoss')
+    )
 )
 WITH_LABELS = [
     kind
