@@ -36,7 +36,6 @@ VARIANTS: dict[str, list[dict]] = {
     'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
     'FeatureKLLoss': OF_FEATURES,
     'FeatureSquaredLoss': OF_FEATURES,
-    'LDRLDLoss': [dict(standardize=True)],
 }
 
 

@@ -64,10 +64,13 @@ def test_the_published_numbers_are_listed_and_no_others():
             for row in csv.DictReader(file)
             if row['table'] in ('I', 'II', 'III') and row['method'] != 'student'
         }
+    methods = {method for method, *_ in published}
     listed = {}
     for model in models().values():
         about = model['Metadata']
-        if 'Published Top 1 Accuracy' in about:
+        # Methods that the tables do not have state the source of their numbers.
+        of_tables = model['In Collection'] in methods
+        if of_tables and 'Published Top 1 Accuracy' in about:
             nets = (about['Teacher'], about['Student'], about['Training Data'])
             key = (model['In Collection'], *nets)
             assert key not in listed

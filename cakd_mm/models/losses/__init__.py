@@ -10,6 +10,7 @@ from .hard_label_loss import HardLabelLoss
 from .hcl_loss import HCLLoss
 from .ldrld_loss import LDRLDLoss
 from .nkd_loss import NKDLoss
+from .norm_loss import NORMLoss
 from .ofd_loss import OFDFeatureLoss
 from .sigmoid_kd_loss import SigmoidKDLoss
 
@@ -26,6 +27,7 @@ __all__ = [
     'HardLabelLoss',
     'LDRLDLoss',
     'NKDLoss',
+    'NORMLoss',
     'OFDFeatureLoss',
     'SigmoidKDLoss',
 ]

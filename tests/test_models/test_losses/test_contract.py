@@ -51,7 +51,7 @@ NEVER_ZERO = ('CRDBankLoss', 'HardLabelLoss', 'NKDLoss')
 # largest numbers.
 BOUNDED = (
     *('CRDBankLoss', 'FeatureSquaredLoss', 'HCLLoss', 'OFDFeatureLoss'),
-    'CTKDLoss',
+    *('CTKDLoss', 'NORMLoss'),
 )
 AT_THE_BOUND = pytest.mark.parametrize('case', CASES + SCORERS)
 UNBOUNDED = of_cases(

@@ -72,7 +72,8 @@ def ranked_pairs_kl(
         scores.index_select(1, first) - scores.index_select(1, second)
         for scores in (preds.gather(1, ranked) for preds in (preds_S, preds_T))
     )
-    weights = pair_weights(*(1 + x.to(gap_S.dtype) for x in (first, second)), decay)
+    dtype = gap_S.dtype
+    weights = pair_weights(first.to(dtype) + 1, second.to(dtype) + 1, decay)
     return (weights * binary_kl(gap_S, gap_T, tau)).sum(-1)
 
 
