@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..checks import check_number, is_count
 from ..term_axis import TermAxis
-from .functional import batch_mean, cluster_terms, weighted_kl
-from .functional.ldrld import likeliest_classes, ranked_pairs_kl
+from .functional import batch_mean, cluster_terms, ranked_pairs_kl, weighted_kl
+from .functional.ldrld import likeliest_classes
 from .logit_loss import LogitLoss
 
 
