@@ -29,6 +29,9 @@ def nets(method: str) -> tuple[dict, dict]:
         backbone = dict(type='DistilledVisionTransformer', arch=arch, img_size=SIZE)
         student = classifier(dict(backbone, patch_size=8), 16, neck=False)
         student['head']['type'] = 'DeiTClsHead'
+    if method == 'norm':
+        widths = dict(in_channels=64, teacher_channels=64)
+        student['neck'] = dict(type='NORMNeck', segments=2, **widths)
     return teacher, student
 
 

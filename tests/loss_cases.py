@@ -23,7 +23,7 @@ LOSSES = sorted(
 N, C = 6, 5
 # What a loss without a default for an argument is built with.
 REQUIRED = dict(channels_S=C, channels_T=C)
-SMALL = dict(negatives=4, feat_dim=8)
+SMALL = dict(negatives=4, feat_dim=8, top_classes=3)
 # A net of the last epochs has a lambda other than 0.
 EPOCH = 9
 # Settings that lead another way through a loss, beside its defaults.

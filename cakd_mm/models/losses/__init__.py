@@ -10,7 +10,9 @@ from .feature_squared_loss import FeatureSquaredLoss
 from .hard_label_loss import HardLabelLoss
 from .hcl_loss import HCLLoss
 from .kd_loss import KDLoss
+from .ldrld_loss import LDRLDLoss
 from .nkd_loss import NKDLoss
+from .norm_loss import NORMLoss
 from .ofd_loss import OFDFeatureLoss
 from .sigmoid_kd_loss import SigmoidKDLoss
 from .wttm_loss import WTTMLoss
@@ -28,7 +30,9 @@ __all__ = [
     'HCLLoss',
     'HardLabelLoss',
     'KDLoss',
+    'LDRLDLoss',
     'NKDLoss',
+    'NORMLoss',
     'OFDFeatureLoss',
     'SigmoidKDLoss',
     'WTTMLoss',

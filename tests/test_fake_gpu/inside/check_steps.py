@@ -56,8 +56,10 @@ NARROW = dict(  # with the four stages of nets for ImageNet
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
 )
+NECK = dict(type='NORMNeck', in_channels=64, teacher_channels=64, segments=2)
 MORE = dict(
     deit=dict(architecture=TOKENS),
+    norm=dict(architecture=dict(neck=NECK)),
     ofd_in1k=dict(architecture=NARROW, teacher=NARROW),
     reviewkd_in1k=dict(architecture=NARROW, teacher=NARROW),
 )

@@ -57,7 +57,7 @@ OF_THE_BATCH = ('DISTLogitLoss',)
 # largest numbers.
 BOUNDED = (
     *('CRDBankLoss', 'FeatureSquaredLoss', 'HCLLoss', 'OFDFeatureLoss'),
-    'CTKDLoss',
+    *('CTKDLoss', 'NORMLoss'),
 )
 AT_THE_BOUND = pytest.mark.parametrize('case', CASES + SCORERS)
 UNBOUNDED = of_cases(
@@ -67,7 +67,13 @@ UNBOUNDED = of_cases(
 )
 # Those that keep scores alone for the backward: no sort, no bank, no temperature, no
 # correlations, and no scores that were standardised first.
-MORE_THAN_SCORES = ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'DISTLogitLoss')
+MORE_THAN_SCORES = (
+    'CMKDLoss',
+    'CRDBankLoss',
+    'CTKDLoss',
+    'DISTLogitLoss',
+    'LDRLDLoss',
+)
 SCORES_ALONE = of_cases(
     lambda case: (
         case.kind.__name__ not in MORE_THAN_SCORES

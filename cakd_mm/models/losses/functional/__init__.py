@@ -17,6 +17,7 @@ from .cakd import (
     weighted_kl,
 )
 from .cmkd import pearson_distance, spearman_distance
+from .ldrld import ranked_pairs_kl
 from .nkd import normalized_kd
 from .sigmoid_kd import binary_kl
 
@@ -30,6 +31,7 @@ __all__ = [
     'decoupled_kl_and_mass',
     'normalized_kd',
     'pearson_distance',
+    'ranked_pairs_kl',
     'single_label_kl',
     'single_label_kl_and_terms',
     'spearman_distance',

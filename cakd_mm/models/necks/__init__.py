@@ -1,0 +1,3 @@
+from .norm_neck import NORMNeck
+
+__all__ = ['NORMNeck']
