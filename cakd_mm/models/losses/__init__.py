@@ -11,6 +11,8 @@ from .hcl_loss import HCLLoss
 from .nkd_loss import NKDLoss
 from .ofd_loss import OFDFeatureLoss
 from .sigmoid_kd_loss import SigmoidKDLoss
+from .wkd_feature_loss import WKDFeatureLoss
+from .wkd_logit_loss import WKDLogitLoss
 
 __all__ = [
     'CAKDFeatureLoss',
@@ -26,4 +28,6 @@ __all__ = [
     'NKDLoss',
     'OFDFeatureLoss',
     'SigmoidKDLoss',
+    'WKDFeatureLoss',
+    'WKDLogitLoss',
 ]
