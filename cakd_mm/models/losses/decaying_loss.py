@@ -34,18 +34,20 @@ class DecayingLoss(DistillLoss):
         Raises:
             ValueError: one is no count, or ``decay_to`` is not above ``decay_from``.
         """
-        counts = is_count(decay_from, least=0) and is_count(decay_to)
-        if decay_from is not None or decay_to is not None:
-            if not counts or not decay_from < decay_to:  # type: ignore[operator]
-                raise ValueError(
-                    f'decay_from={decay_from!r} and decay_to={decay_to!r} must be two '
-                    'numbers of epochs, the second the larger one: write '
-                    'decay_from=150, decay_to=240 for a weight that falls from epoch '
-                    f'151 to 240 in the config of {type(self).__name__}, or neither.'
-                )
+        self.needs_epoch = (decay_from, decay_to) != (None, None)
+        if self.needs_epoch and not (
+            is_count(decay_from, least=0)
+            and is_count(decay_to)
+            and decay_from < decay_to
+        ):
+            raise ValueError(
+                f'decay_from={decay_from!r} and decay_to={decay_to!r} must be two '
+                'numbers of epochs, the second the larger one: write decay_from=150, '
+                'decay_to=240 for a weight that falls from epoch 151 to 240 in the '
+                f'config of {type(self).__name__}, or neither.'
+            )
         self.decay_from = decay_from
         self.decay_to = decay_to
-        self.needs_epoch = decay_from is not None
         self.epoch = None
 
     def set_epoch(self, epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
@@ -91,17 +92,19 @@ class WKDFeatureLoss(DecayingLoss, FeatureListLoss):
             ValueError: the lists or shapes differ, or a step of training has no
                 epoch for the decay.
         """
-        means, deviations = [], []
+        gaps = []
         for pair in paired_maps(preds_S, preds_T):
             ours, theirs = (pooled_moments(maps, self.grid) for maps in pair)
-            for found, own, other in zip(
-                (means, deviations), ours, theirs, strict=True
-            ):
-                found.append((own - other).square().sum(1).mean(-1))
-        mean, deviation = sum(means[1:], means[0]), sum(deviations[1:], deviations[0])
-        pairs = zip(means, deviations, strict=True)
-        levels = {f'level_{i}': batch_mean(a + b) for i, (a, b) in enumerate(pairs, 1)}
-        terms = self.decay_term(mean)
-        self.log_terms(mean=mean, deviation=deviation, **levels, **terms)
+            gap = torch.stack(ours) - torch.stack(theirs)
+            gaps.append(gap.square().sum(2).mean(-1))
+        # Of every level, (levels, N).
+        means, deviations = torch.stack(gaps, 1)
+        mean, deviation = means.sum(0), deviations.sum(0)
+        levels = {
+            f'level_{i}': batch_mean(level)
+            for i, level in enumerate(means + deviations, 1)
+        }
+        terms = levels | self.decay_term(mean)
+        self.log_terms(mean=mean, deviation=deviation, **terms)
         weight = self.loss_weight * self.decay
         return weight * batch_mean(self.mean_weight * mean + deviation)

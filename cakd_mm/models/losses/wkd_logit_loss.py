@@ -154,7 +154,7 @@ def _checked_weight(head_weight: Tensor, preds: Tensor) -> Tensor:
     if head_weight.dim() != 2 or len(head_weight) != preds.shape[1]:
         raise ValueError(
             f'head_weight has shape {tuple(head_weight.shape)} for '
-            f'{preds.shape[1]} classes: feed the weight of the teacher\'s classifier, '
+            f"{preds.shape[1]} classes: feed the weight of the teacher's classifier, "
             "(classes, features), with head_weight=dict(type='TapParameter', "
             "source='classifier.weight') among the teacher_recorders."
         )

@@ -69,7 +69,8 @@ UNBOUNDED = of_cases(
 # counted as well.
 SCORES_ALONE = of_cases(
     lambda case: (
-        case.kind.__name__ not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'WKDLogitLoss')
+        case.kind.__name__
+        not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'WKDLogitLoss')
         and not case.settings.get('grid')
     )
 )
