@@ -5,6 +5,4 @@ _base_.distiller.distill_losses.loss_wkd.update(
 _base_.distiller.distill_losses.loss_feature.update(
     mean_weight=2.0, grid=4, loss_weight=1.0, decay_from=0, decay_to=100
 )
-_base_.distiller.connectors.map[0].in_channels = 512
-_base_.distiller.connectors.map[2].out_channels = 512
 model = dict(distiller=_base_.distiller)
