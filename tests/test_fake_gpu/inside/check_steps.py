@@ -58,8 +58,10 @@ NARROW = dict(  # with the four stages of nets for ImageNet
 )
 MORE = dict(
     deit=dict(architecture=TOKENS),
-    ofd_in1k=dict(architecture=NARROW, teacher=NARROW),
-    reviewkd_in1k=dict(architecture=NARROW, teacher=NARROW),
+    **dict.fromkeys(
+        ('ofd_in1k', 'reviewkd_in1k', 'wkd_in1k', 'wkd_feature_in1k'),
+        dict(architecture=NARROW, teacher=NARROW),
+    ),
 )
 BASES = sorted(
     file.stem
