@@ -47,6 +47,8 @@ VARIANTS: dict[str, list[dict]] = {
     'FeatureKLLoss': OF_FEATURES,
     'FeatureSquaredLoss': OF_FEATURES,
     'WTTMLoss': [dict(weighted=False)],
+    'WKDFeatureLoss': [dict(grid=2, decay_from=4, decay_to=20)],
+    'WKDLogitLoss': [dict(iterations=2, decay_from=4, decay_to=20)],
 }
 
 
@@ -141,9 +143,8 @@ def arguments(loss, student, teacher, rows=None):
             bn_weights=[weight] * 2,
             bn_biases=[bias] * 2,
         )
-    if 'scorer' in dict(loss.named_children()):
-        weight = torch.linspace(-1, 2, C * C, device=student.device)
-        made |= dict(head_weight=weight.view(C, C))
+    weight = torch.linspace(-1, 2, C * C, device=student.device).view(C, C)
+    made |= dict(head_weight=weight)
     forward = inspect.signature(type(loss).forward).parameters
     needed = [
         name

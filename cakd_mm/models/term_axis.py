@@ -11,6 +11,7 @@ class TermAxis(str, Enum):
     CROSS_ENTROPY = 'cross entropy (nats), no weight'
     CONTRASTIVE = 'contrastive loss (nats), no weight'
     DISTANCE = '1 - correlation, no weight'
+    TRANSPORT = 'cost of transport, no weight'
     SQUARED = 'squared difference, no weight'
     OTHER = 'value, no weight'
     TEMPERATURE = 'temperature (logit)'

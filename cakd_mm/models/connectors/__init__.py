@@ -1,3 +1,4 @@
+from .bottleneck_connector import BottleneckConnector
 from .fusion_connector import FusionConnector
 from .map_connector import MapConnector
 from .map_to_tokens_connector import MapToTokensConnector
@@ -7,6 +8,7 @@ from .tokens_to_map_connector import TokensToMapConnector
 from .tokens_to_vector_connector import TokensToVectorConnector
 
 __all__ = [
+    'BottleneckConnector',
     'FusionConnector',
     'MapConnector',
     'MapToTokensConnector',

@@ -15,6 +15,8 @@ from .nkd_loss import NKDLoss
 from .norm_loss import NORMLoss
 from .ofd_loss import OFDFeatureLoss
 from .sigmoid_kd_loss import SigmoidKDLoss
+from .wkd_feature_loss import WKDFeatureLoss
+from .wkd_logit_loss import WKDLogitLoss
 from .wttm_loss import WTTMLoss
 
 __all__ = [
@@ -35,5 +37,7 @@ __all__ = [
     'NORMLoss',
     'OFDFeatureLoss',
     'SigmoidKDLoss',
+    'WKDFeatureLoss',
+    'WKDLogitLoss',
     'WTTMLoss',
 ]

@@ -60,8 +60,10 @@ NECK = dict(type='NORMNeck', in_channels=64, teacher_channels=64, segments=2)
 MORE = dict(
     deit=dict(architecture=TOKENS),
     norm=dict(architecture=dict(neck=NECK)),
-    ofd_in1k=dict(architecture=NARROW, teacher=NARROW),
-    reviewkd_in1k=dict(architecture=NARROW, teacher=NARROW),
+    **dict.fromkeys(
+        ('ofd_in1k', 'reviewkd_in1k', 'wkd_in1k', 'wkd_feature_in1k'),
+        dict(architecture=NARROW, teacher=NARROW),
+    ),
 )
 BASES = sorted(
     file.stem

@@ -1,0 +1,5 @@
+_base_ = ['../_base_/tasks/r32x4_r8x4_cifar100.py', '../_base_/methods/wkd_logit.py']
+_base_.distiller.distill_losses.loss_wkd.update(
+    tau=8.0, gamma=600.0, decay_from=150, decay_to=240
+)
+model = dict(distiller=_base_.distiller)

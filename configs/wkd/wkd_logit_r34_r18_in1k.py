@@ -1,0 +1,5 @@
+_base_ = ['../_base_/tasks/r34_r18_in1k.py', '../_base_/methods/wkd_logit.py']
+_base_.distiller.distill_losses.loss_wkd.update(
+    tau=2.0, gamma=30.0, sharpness=1.0, decay_from=0, decay_to=100
+)
+model = dict(distiller=_base_.distiller)

@@ -1,0 +1,9 @@
+# resnet56 -> resnet20's numbers, epochs of the decay an eighth.
+_base_ = ['../_base_/tasks/r20_r8_digits_30e.py', '../_base_/methods/wkd.py']
+_base_.distiller.distill_losses.loss_wkd.update(
+    tau=8.0, gamma=200.0, decay_from=19, decay_to=30
+)
+_base_.distiller.distill_losses.loss_feature.update(
+    mean_weight=8.0, grid=1, loss_weight=0.08, decay_from=19, decay_to=30
+)
+model = dict(distiller=_base_.distiller)
