@@ -201,6 +201,8 @@ def _first_image(runner: Runner) -> Tensor | None:
     with random_states_kept():
         item = dataset[0]
     image = item.get('inputs') if isinstance(item, dict) else None
+    if isinstance(image, list):  # of views
+        image = image[0]
     if not isinstance(image, Tensor) or image.ndim != 3:
         return None
     # Which values it has does not matter, but very large ones would.

@@ -8,6 +8,7 @@ from .feature_kl_loss import FeatureKLLoss
 from .feature_squared_loss import FeatureSquaredLoss
 from .hard_label_loss import HardLabelLoss
 from .hcl_loss import HCLLoss
+from .mlkd_loss import MLKDLoss
 from .nkd_loss import NKDLoss
 from .ofd_loss import OFDFeatureLoss
 from .sigmoid_kd_loss import SigmoidKDLoss
@@ -23,6 +24,7 @@ __all__ = [
     'FeatureSquaredLoss',
     'HCLLoss',
     'HardLabelLoss',
+    'MLKDLoss',
     'NKDLoss',
     'OFDFeatureLoss',
     'SigmoidKDLoss',
