@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[dict]] = {
     'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
     'FeatureKLLoss': OF_FEATURES,
     'FeatureSquaredLoss': OF_FEATURES,
+    'MLKDLoss': [dict(standardize=True)],
 }
 
 
@@ -104,6 +105,8 @@ def arguments(loss, student, teacher, rows=None):
         labels = (labels[:, None] + classes) % 3 == 0
     if getattr(loss, 'granularity', 'pooled') != 'pooled':
         student, teacher = as_map(student), as_map(teacher)
+    if getattr(loss, 'views', 1) == 2:
+        student, teacher = both_views(student), both_views(teacher)
     made: dict = dict(preds_S=student, preds_T=teacher, gt_labels=labels)
     if isinstance(loss, FeatureListLoss):
         weight, bias = (
@@ -128,6 +131,11 @@ def arguments(loss, student, teacher, rows=None):
     needed += getattr(getattr(loss, 'scorer', None), 'needs', ())
     assert set(needed) <= made.keys(), f'say here what {type(loss).__name__} is fed'
     return {name: made[name] for name in needed}
+
+
+def both_views(scores: Tensor) -> Tensor:
+    """Return scores, (rows, C), and behind them those of another view of each row."""
+    return torch.cat((scores, scores.roll(1, -1) / 2))
 
 
 def as_map(rows: Tensor) -> Tensor:

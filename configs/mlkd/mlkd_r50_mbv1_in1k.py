@@ -1,4 +1,4 @@
-# Stated for this teacher and a student that the public config calls MobileNetV2.
+# The public config calls this student MobileNetV2. Its layers are MobileNetV1's.
 _base_ = [
     '../_base_/tasks/r50_mbv1_in1k.py',
     '../_base_/methods/mlkd.py',

@@ -59,9 +59,18 @@ UNBOUNDED = of_cases(
         case.kind.__name__ not in BOUNDED and not case.settings.get('standardize')
     )
 )
-# Those that keep scores alone for the backward: no sort, no bank, no temperature.
+# Those that relate the images of a batch: their loss grows with its size.
+OF_THE_BATCH = ('MLKDLoss',)
+MEANS = of_cases(
+    lambda case: (
+        not case.kind.needs_dataset and case.kind.__name__ not in OF_THE_BATCH
+    )
+)
+# Those that keep scores alone for the backward: no sort, no bank, no temperature and
+# no relations.
 SCORES_ALONE = of_cases(
-    lambda case: case.kind.__name__ not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss')
+    lambda case: case.kind.__name__
+        not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'MLKDLoss')
 )
 WITH_LABELS = [
     kind
@@ -118,7 +127,7 @@ def test_the_weight_is_a_factor_of_the_loss_but_not_of_its_terms(case):
     assert_close(thrice.terms, once.terms)
 
 
-@WITHOUT_DATASET
+@MEANS
 def test_it_is_a_mean_over_the_batch(case):
     """Twice the same samples, any order of them, and halves give the same loss."""
     student, teacher = scores()
