@@ -25,13 +25,15 @@ SCORED = 5  # so many last epochs show whether training has levelled off
 IN1K = 'in1k'
 
 
-def speed_options(speed: str, data: str, distils: bool) -> list[str]:
+def speed_options(speed: str, data: str, distils: bool, fits: bool = True) -> list[str]:
     """Return the options of a setting of docs/guides/speed.md.
 
     Args:
         speed (str): One of ``SPEEDS``.
         data (str): The data set's name in the configs; ImageNet is not made resident.
         distils (bool): Whether there is a teacher.
+        fits (bool): Whether the training set can be kept in memory, which one with
+            two views of each image cannot. Defaults to True.
 
     Raises:
         ValueError: there is no such setting.
@@ -44,6 +46,8 @@ def speed_options(speed: str, data: str, distils: bool) -> list[str]:
     left_out = set[str]()
     if data == IN1K:
         left_out |= {RESIDENT_TRAIN, RESIDENT_VAL}
+    if not fits:
+        left_out.add(RESIDENT_TRAIN)
     if not distils:
         left_out |= {FAST_TEACHER, BF16_TEACHER}
     return [

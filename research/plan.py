@@ -7,6 +7,7 @@ from pathlib import Path
 from cakd_mm.utils.checkpoint import hash_of
 from cakd_mm.utils.errors import describe
 from cakd_mm.utils.tools import as_typed_here
+from cakd_mm.utils.training_images import MULTI_VIEW, name_of, training_set
 
 from .budget import held_out_options, length_options, speed_options
 from .runs import Run, read_config
@@ -76,7 +77,8 @@ def plan(
         if folder not in runs:
             options = [f'randomness.seed={seed}']
             options += length_options(cfg, length, pair.data)
-            options += speed_options(speed, pair.data, teacher is not None)
+            fits = MULTI_VIEW not in map(name_of, training_set(cfg)[1] or ())
+            options += speed_options(speed, pair.data, teacher is not None, fits)
             options += held_out_options(pair.data) if is_held_out else []
             runs[folder] = Run(name, row.config, folder, options, teacher)
             runs[folder].check()

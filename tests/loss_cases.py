@@ -49,6 +49,7 @@ VARIANTS: dict[str, list[dict]] = {
     'WTTMLoss': [dict(weighted=False)],
     'WKDFeatureLoss': [dict(grid=2, decay_from=4, decay_to=20)],
     'WKDLogitLoss': [dict(iterations=2, decay_from=4, decay_to=20)],
+    'MLKDLoss': [dict(standardize=True)],
 }
 
 
@@ -131,6 +132,8 @@ def arguments(loss, student, teacher, rows=None):
         labels = (labels[:, None] + classes) % 3 == 0
     if getattr(loss, 'granularity', 'pooled') != 'pooled':
         student, teacher = as_map(student), as_map(teacher)
+    if getattr(loss, 'views', 1) == 2:
+        student, teacher = both_views(student), both_views(teacher)
     made: dict = dict(preds_S=student, preds_T=teacher, gt_labels=labels)
     if isinstance(loss, FeatureListLoss):
         weight, bias = (
@@ -154,6 +157,11 @@ def arguments(loss, student, teacher, rows=None):
     needed += getattr(getattr(loss, 'scorer', None), 'needs', ())
     assert set(needed) <= made.keys(), f'say here what {type(loss).__name__} is fed'
     return {name: made[name] for name in needed}
+
+
+def both_views(scores: Tensor) -> Tensor:
+    """Return scores, (rows, C), and behind them those of another view of each row."""
+    return torch.cat((scores, scores.roll(1, -1) / 2))
 
 
 def as_map(rows: Tensor) -> Tensor:

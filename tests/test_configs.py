@@ -147,7 +147,7 @@ def test_every_teacher_is_made_by_a_vanilla_run():
 
 
 def check_leaf(name: str, cfg: Config) -> None:
-    """It is a task, a method and its numbers, and four files deep at most.
+    """It is a task, a method, its views and its numbers, and four files deep at most.
 
     The fourth is for a method that changes another. mmpretrain's own files are not
     counted.
@@ -156,7 +156,10 @@ def check_leaf(name: str, cfg: Config) -> None:
     ways = chains(leaf)
     assert max(len(way) for way in ways) <= 4
     folders = [base.parent.name for base in bases(leaf)]
-    assert folders == ['tasks', 'methods'] if name in DISTILLING else ['tasks']
+    views = [folder for folder in folders if folder == 'views']
+    assert folders == ['tasks', *(['methods', *views] if name in DISTILLING else [])]
+    seen = cfg.train_dataloader.dataset.pipeline[-2].type
+    assert (seen == 'MultiView') is bool(views)
     if names_of(name)[1] != 'digits':
         assert not [file for way in ways for file in way if 'digits' in file.name]
     lines = [x for x in leaf.read_text().splitlines() if x and not x.startswith('#')]

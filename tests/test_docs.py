@@ -1,5 +1,6 @@
 """What the pages in docs/ show is trained for a step, as a new user would."""
 
+import math
 import re
 import sys
 
@@ -9,7 +10,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from mmrazor.registry import MODELS
 from pages import ROOT, blocks, check_losses, losses_of, train_page
-from tiny import CONFIGS
+from tiny import CONFIGS, distill_config
 
 GUIDES = 'docs/guides'
 PAIR, LEAF, COMBINATION = blocks(f'{GUIDES}/pair.md')
@@ -21,9 +22,10 @@ TEACHERS, MIXED, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
 _, DEIT = blocks(f'{GUIDES}/heads.md')
 (FAST,) = blocks(f'{GUIDES}/speed.md')
 (RESIDENT,) = blocks(f'{GUIDES}/data.md')
+VIEWS, OWN_VIEWS, OF_VIEWS = blocks(f'{GUIDES}/two_views.md')
 # Pages whose blocks are run here.
 HERE = {'pair', 'loss', 'scorer', 'features', 'transformers', 'teachers', 'heads'}
-HERE |= {'speed', 'data'}
+HERE |= {'speed', 'data', 'two_views'}
 COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
 # tests/test_own_data.py runs these,
 OWN_DATA = ('own_images_by_hand', 'variations', 'students_out')
@@ -229,3 +231,30 @@ def test_resident_data(tmp_path):
     )
     assert type(runner.train_dataloader.dataset).__name__ == 'ResidentDataset'
     assert type(runner.val_dataloader.dataset).__name__ == 'ResidentDataset'
+
+
+def test_two_views_for_a_method(tmp_path, make_runner):
+    """The images of the page's own data set are as large as those of Digits here."""
+    leaf = tmp_path / 'leaf.py'
+    steps = OWN_VIEWS.replace('224', '16').replace("    dict(type='LoadImage", '#')
+    start = VIEWS.rpartition('train_dataloader')[0]
+    for page in (VIEWS, start + steps):
+        leaf.write_text(page)
+        runner = make_runner(distill_config(tmp_path, leaf, epochs=1, images=32))
+        runner.train()
+        for side in (True, False):
+            rows = runner.model.distiller.fed('loss_dkd', f'preds_{"TS"[side]}')
+            assert rows.shape == (64, 10)
+        labels = runner.model.distiller.fed('loss_dkd', 'gt_labels')
+        assert torch.equal(labels[:32], labels[32:])
+
+
+def test_a_loss_of_two_views():
+    try:
+        exec(OF_VIEWS, {})
+        loss = MODELS.build(dict(type='WeakToStrongLoss', loss_weight=2.0))
+        student = torch.tensor([[9.0, 0.0], [0.0, 0.0]])
+        assert loss(student, torch.randn(2, 2)).item() == pytest.approx(2 * math.log(2))
+        assert loss.views == 2
+    finally:
+        MODELS.module_dict.pop('WeakToStrongLoss', None)

@@ -85,7 +85,10 @@ def reason_of(refusal: ValueError) -> str:
 def _refuse_if(problem: str | None, transform) -> None:
     if problem is not None:
         remedy = f'Change or remove that transform, or {SWITCH_OFF}'
-        raise ValueError(describe(KEY, transform, problem, remedy))
+        # Those that hold pipelines of their own spell them over many lines.
+        is_short = '\n' not in repr(transform)
+        shown = transform if is_short else type(transform).__name__
+        raise ValueError(describe(KEY, shown, problem, remedy))
 
 
 def _why_not(step: BaseTransform | None) -> str | None:

@@ -7,6 +7,8 @@ from .type_names import class_name
 
 # Sets whose images are RGB. Those in files are loaded as BGR.
 RGB_SETS = ('CIFAR10', 'CIFAR100')
+# mmpretrain's step that makes several views of an image, by lists of steps.
+MULTI_VIEW = 'MultiView'
 
 
 def training_set(config: Mapping) -> tuple[Mapping, list[Mapping] | None]:
@@ -18,7 +20,8 @@ def training_set(config: Mapping) -> tuple[Mapping, list[Mapping] | None]:
     Returns:
         tuple[Mapping, list[Mapping] | None]: The config of the set, empty if there is
         none. The steps are those of the set and then those of its wrappers; None if
-        they are written as what only code can make.
+        they are written as what only code can make. Those of each view follow the
+        step that makes the views.
     """
     loader, key = config.get('train_dataloader'), 'dataset'
     if loader is None and isinstance(config.get('data'), Mapping):
@@ -37,8 +40,17 @@ def training_set(config: Mapping) -> tuple[Mapping, list[Mapping] | None]:
         if node is None and 'dataset' in found:
             steps = None
     if steps is not None:
-        steps = [step for step in steps if isinstance(step, Mapping)]
+        steps = [
+            x for step in steps if isinstance(step, Mapping) for x in _spread(step)
+        ]
     return found, steps
+
+
+def _spread(step: Mapping) -> list[Mapping]:
+    """Return a step, and after it the steps of the views that it makes."""
+    views = step.get('transforms') if name_of(step) == MULTI_VIEW else ()
+    inner = (x for view in views or () if isinstance(view, (list, tuple)) for x in view)
+    return [step, *(x for x in inner if isinstance(x, Mapping))]
 
 
 def name_of(part: Mapping) -> str:

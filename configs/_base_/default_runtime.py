@@ -33,6 +33,8 @@ default_hooks = dict(
     # For losses that change with the epoch, and those that know every image.
     distill_epoch=dict(type='DistillEpochHook'),
     sample_index=dict(type='SampleIndexHook'),
+    # Losses that compare two views of an image see two.
+    views=dict(type='ViewsHook'),
     # Several ranks go on where parameters get no gradient.
     unused=dict(type='UnusedParametersHook'),
     # And stop in a step in which they have not exchanged all gradients.

@@ -111,6 +111,9 @@ def test_a_speed_is_for_what_is_there():
     for speed in SPEEDS:
         assert not any('teacher' in x for x in speed_options(speed, 'digits', False))
     assert not any('resident' in x for x in speed_options('bf16', 'in1k', True))
+    of_views = speed_options('lossless', 'digits', True, fits=False)
+    whole = speed_options('lossless', 'digits', True)
+    assert set(whole) - set(of_views) == {'train_cfg.resident=True'}
     with pytest.raises(ValueError, match='--speed'):
         speed_options('fast', 'digits', True)
 

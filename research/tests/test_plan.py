@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 from finished import START, finish_run
+from tiny import CONFIGS
 
 from research.plan import in_turn, plan
 from research.tables import select
@@ -39,6 +40,16 @@ def test_rows_differ_in_their_method_alone(work_dir):
         assert list(runs) == [0, 1, 2]
         for seed, run in runs.items():
             assert f'randomness.seed={seed}' in run.options
+
+
+def test_a_row_of_two_views_reads_its_training_set_as_it_is(work_dir):
+    [pair] = select('digits', methods=['KD'])
+    config = CONFIGS / 'mlkd' / 'mlkd_r20_r8_digits.py'
+    rows = [*pair.rows, replace(pair.rows[-1], name='MLKD', config=config)]
+    [planned] = make(work_dir, [replace(pair, rows=tuple(rows))], seeds=1)
+    for name, runs in planned.rows.items():
+        assert ('train_cfg.resident=True' in runs[0].options) == (name != 'MLKD')
+        assert 'val_cfg.type=ResidentValLoop' in runs[0].options
 
 
 def test_pairs_and_tables_share_what_is_the_same(work_dir):

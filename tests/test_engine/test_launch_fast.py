@@ -20,6 +20,7 @@ STUDENT, TEACHER = 'compiled student', 'fast teacher'
 BF16_TEACHER, BF16_STUDENT = 'bf16 teacher', 'bf16 student'
 ALL_BF16 = [TRAIN, VAL, STUDENT, BF16_TEACHER, BF16_STUDENT]
 VANILLA = 'vanilla/resnet8_digits.py'
+VIEWS = 'mlkd/mlkd_r20_r8_digits.py'
 
 
 class Machine:
@@ -112,6 +113,9 @@ def test_what_each_level_switches_on(level, teacher, wrapper, parts, tmp_path, s
 
 
 def config_of(folder, options):
+    views = options.pop('views', None)
+    if views is not None:
+        return distill_config(folder, views, **options)
     name = options.pop('name', None)
     if name is not None:
         return digits_config(name, **options)
@@ -150,6 +154,7 @@ def config_of(folder, options):
             'sets default_hooks.student_runtime',
         ),
         (dict(name=VANILLA), TEACHER, 'there is no teacher'),
+        (dict(views=VIEWS), TRAIN, "= 'MultiView': Batches go through"),
     ],
 )
 def test_what_does_not_go_is_left_out(options, part, reason, tmp_path, started):
@@ -165,6 +170,11 @@ def test_what_does_not_go_is_left_out(options, part, reason, tmp_path, started):
     assert part not in last
     assert part not in runner.cfg.fast.parts
     assert runner.train_loop.max_iters == 6  # it is to be trained all the same
+
+
+def test_a_net_is_timed_on_all_views_of_a_batch(tmp_path, started, machine):
+    started(distill_config(tmp_path, VIEWS, images=96, epochs=2))
+    assert {(shape, most) for _, shape, most, _ in machine.timed} == {((3, 16, 16), 64)}
 
 
 def test_a_loop_that_scores_the_teacher_too_keeps_its_type(tmp_path, started):

@@ -23,6 +23,7 @@ from .summary_hook import SummaryHook
 from .teacher_images_hook import TeacherImagesHook
 from .unlabelled_hook import UnlabelledHook
 from .unused_parameters_hook import UnusedParametersHook
+from .views_hook import ViewsHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
@@ -52,5 +53,6 @@ __all__ = [
     'TeacherImagesHook',
     'UnlabelledHook',
     'UnusedParametersHook',
+    'ViewsHook',
     'WholeCheckpointHook',
 ]

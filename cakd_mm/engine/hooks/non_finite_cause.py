@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...datasets.views import joined
 from ...models.algorithms.teacher_shards import local_part
 from ...utils.model import unwrap
 
@@ -89,8 +90,10 @@ def lower_the_rate(runner) -> str:
 
 def _extreme_image(batch: Any) -> str | None:
     """Name the first image of a batch with a pixel that is huge, nan or inf."""
-    images = batch.get('inputs', ()) if isinstance(batch, Mapping) else ()
-    for place, image in enumerate(images):
+    if not isinstance(batch, Mapping) or 'inputs' not in batch:
+        return None
+    batch = joined(batch)
+    for place, image in enumerate(batch['inputs']):
         if not isinstance(image, Tensor) or not image.is_floating_point():
             continue
         peak = image.abs().max().item()

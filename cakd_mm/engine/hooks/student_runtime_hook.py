@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
+from ...datasets.views import images_in
 from ...models.data_preprocessors import BatchPreprocessor
 from ...utils.compiling import compiled
 from ...utils.errors import describe
@@ -98,7 +99,7 @@ class StudentRuntimeHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Let the modules run their compiled form."""
-        size = len(data_batch['inputs'])
+        size = len(images_in(data_batch))
         # It may grow, because a resumed run may begin with the last batch of an epoch.
         self._size = max(self._size, size)
         if size == self._size:

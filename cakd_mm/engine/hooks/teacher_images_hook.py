@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from torch import Tensor
 
+from ...datasets.views import images_in
 from ...models.algorithms.teacher_images import TeacherView
 from ...utils.errors import describe
 from ...utils.model import unwrap
@@ -98,7 +99,8 @@ def _compare_sizes(view: TeacherView, given: tuple[int, int]) -> None:
 
 def _size_in(batch: Any) -> tuple[int, int] | None:
     """Return height and width of the first image of a batch; None if it has none."""
-    images = batch.get('inputs') if isinstance(batch, Mapping) else None
+    has_images = isinstance(batch, Mapping) and 'inputs' in batch
+    images = images_in(batch) if has_images else None
     if not isinstance(images, (Tensor, list, tuple)) or not len(images):
         return None
     first = images[0]

@@ -169,7 +169,9 @@ class Times:
     @cached_property
     def _batch_size(self) -> int:
         loader = self.runner.train_loop.dataloader
-        return getattr(loader.batch_sampler, 'batch_size', None) or 1
+        size = getattr(loader.batch_sampler, 'batch_size', None) or 1
+        inputs = _first_inputs(self.runner)
+        return size * (len(inputs) if isinstance(inputs, list) else 1)  # of views
 
     def _seconds_of_run(self) -> float | None:
         """Return what all steps take without being compiled, None if it is unknown."""
@@ -195,16 +197,23 @@ def _device(runner: Runner) -> torch.device:
 
 def _first_image(runner: Runner) -> Tensor | None:
     """Return an image as the nets see it, (C, H, W); None if there is no such thing."""
+    image = _first_inputs(runner)
+    if isinstance(image, list):  # of views
+        image = image[0]
+    if not isinstance(image, Tensor) or image.ndim != 3:
+        return None
+    # Which values it has does not matter, but very large ones would.
+    return torch.linspace(-1, 1, image.numel()).view(image.shape).to(_device(runner))
+
+
+def _first_inputs(runner: Runner) -> Any:
+    """Return what the first item holds for the nets; None if there is no such thing."""
     dataset = runner.train_loop.dataloader.dataset
     if isinstance(dataset, IterableDataset):
         return None
     with random_states_kept():
         item = dataset[0]
-    image = item.get('inputs') if isinstance(item, dict) else None
-    if not isinstance(image, Tensor) or image.ndim != 3:
-        return None
-    # Which values it has does not matter, but very large ones would.
-    return torch.linspace(-1, 1, image.numel()).view(image.shape).to(_device(runner))
+    return item.get('inputs') if isinstance(item, dict) else None
 
 
 def _mean(own: list[float]) -> list[float]:

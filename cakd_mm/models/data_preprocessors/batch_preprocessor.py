@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ...datasets.batch_ops import normalized, row_of
 from ...datasets.label_batch import LabelBatch
 from ...datasets.sample_labels import send_labels
+from ...datasets.views import joined
 from ...utils.errors import describe
 from ...utils.transfer import send, send_together
 
@@ -26,6 +27,10 @@ class BatchPreprocessor(ClsDataPreprocessor):
     whole, with the same result bit for bit. Anything else, and settings that need the
     images one by one (mixup, one-hot labels, padding), go the ordinary way. Either way
     the host does not wait until a batch has arrived on its device.
+
+    A batch with several views of each image (mmpretrain's ``MultiView``) becomes one
+    batch: all images of the first view, then all of the next. Their annotations are
+    repeated.
 
     Args:
         channels_last (bool, optional): Leave such a batch in the memory format in
@@ -64,7 +69,12 @@ class BatchPreprocessor(ClsDataPreprocessor):
         self.non_blocking = non_blocking
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Return ``inputs`` (N, C, H, W) float32 and ``data_samples``."""
+        """Return ``inputs`` (N, C, H, W) float32 and ``data_samples``.
+
+        Raises:
+            ValueError: views of an image have several sizes or types.
+        """
+        data = joined(data)
         one_by_one = self.to_onehot or self.batch_augments or self.pad_size_divisor > 1
         samples = data.get('data_samples') if isinstance(data, dict) else None
         if isinstance(samples, LabelBatch) and one_by_one:

@@ -11,6 +11,7 @@ from .hard_label_loss import HardLabelLoss
 from .hcl_loss import HCLLoss
 from .kd_loss import KDLoss
 from .ldrld_loss import LDRLDLoss
+from .mlkd_loss import MLKDLoss
 from .nkd_loss import NKDLoss
 from .norm_loss import NORMLoss
 from .ofd_loss import OFDFeatureLoss
@@ -33,6 +34,7 @@ __all__ = [
     'HardLabelLoss',
     'KDLoss',
     'LDRLDLoss',
+    'MLKDLoss',
     'NKDLoss',
     'NORMLoss',
     'OFDFeatureLoss',

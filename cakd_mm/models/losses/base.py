@@ -40,6 +40,7 @@ class DistillLoss(nn.Module):
     - :class:`FrozenTeacherDistill` sets :attr:`indices` if :attr:`uses_indices`.
     - :class:`SampleIndexHook` calls :meth:`set_dataset` and sets :attr:`indices` if
       :attr:`needs_dataset`.
+    - :class:`ViewsHook` refuses batches that do not hold :attr:`views`.
     - ``plot_cakd.py`` draws terms by :attr:`term_labels`.
 
     The losses of this package give finite values, terms and gradients for all scores
@@ -60,6 +61,9 @@ class DistillLoss(nn.Module):
         needs_epoch (bool): Whether the loss changes with the epoch.
         needs_dataset (bool): Whether the loss has to know each image of the
             training set.
+        views (int): How many views of each image the loss compares. The rows of its
+            batch are those of the first view of all images, then those of the next.
+            Defaults to 1, which takes each row as an image of its own.
         term_labels (TermLabels): Axis and legend of the terms in plots.
         probing (bool): Whether this step is logged, so that ``forward`` may spend
             time on terms that do not change the loss. Defaults to True.
@@ -76,6 +80,7 @@ class DistillLoss(nn.Module):
     half_precision: ClassVar[bool] = False
     needs_epoch: bool = False
     needs_dataset: bool = False
+    views: int = 1
     term_labels: ClassVar[TermLabels] = {}
 
     def __init__(self, loss_weight: float = 1.0) -> None:
@@ -232,6 +237,7 @@ class ForeignLoss(DistillLoss):
         super().__init__()
         self.needs_epoch = self._of_module('set_epoch') is not None
         self.needs_dataset = self._of_module('set_dataset') is not None
+        self.views = self._of_module('views') or 1
 
     def _of_module(self, name: str) -> Any:
         return getattr(self._module[0], name, None)

@@ -79,6 +79,7 @@ def test_what_is_loaded_otherwise_is_not_compared(lines):
     assert lines == []
 
 
+VIEWS = dict(type='MultiView', num_views=[1, 1], transforms=[[crop(160)]] * 2)
 MMCLS = dict(data=dict(train=dict(pipeline=[dict(type='CenterCrop', crop_size=160)])))
 SIZES = [
     (training(LOAD, crop(160)), (224, 224), '160 x 160.*224 x 224'),
@@ -100,18 +101,21 @@ SIZES = [
     (MMCLS, (224, 224), '160 x 160.*224 x 224'),
     (training(dict(type='mmcv.transforms.Resize', scale=8)), (9, 9), '8 x 8.*9 x 9'),
     (training(size=64, dataset='DecodedImages'), (32, 32), '64 x 64.*32 x 32'),
+    (training(LOAD, VIEWS), (224, 224), '160 x 160.*224 x 224'),
 ]
 
 
-@pytest.mark.parametrize('stacked', [False, True])
+@pytest.mark.parametrize('form', ['list', 'stacked', 'views'])
 @pytest.mark.parametrize(('before', 'size', 'match'), SIZES)
 def test_another_size_than_that_of_the_first_batch_is_warned_of(
-    before, size, match, stacked, lines
+    before, size, match, form, lines
 ):
     """The pipeline of the run need not resize: its files may have the size."""
     batch = batch_of(size, size)
-    if stacked:
+    if form != 'list':
         batch['inputs'] = torch.stack(batch['inputs'])
+    if form == 'views':
+        batch['inputs'] = [batch['inputs']] * 2
     compare(training(LOAD), before, batch=batch)
     if match is None:
         assert lines == []

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
@@ -142,3 +143,42 @@ def test_it_is_the_algorithms_default():
 def test_a_std_that_would_not_be_used():
     with pytest.raises(ValueError, match=r'`data_preprocessor\.std` = \[2\.0\]: '):
         BatchPreprocessor(std=[2.0])
+
+
+# Several views of each image
+
+
+def viewed(collate):
+    """Return two views of five images as a loader gives them, and each by itself."""
+    first, second = batch(), batch()
+    second['inputs'] = 255 - second['inputs']
+    pairs = zip(first['inputs'], second['inputs'], first['data_samples'], strict=True)
+    items = [dict(inputs=[a, b], data_samples=sample) for a, b, sample in pairs]
+    return collate(items), first, second
+
+
+@pytest.mark.parametrize('collate', [default_collate, pseudo_collate])
+@pytest.mark.parametrize('settings', [RGB, dict(RGB, to_onehot=True)])
+def test_two_views_are_preprocessed_as_two_batches(collate, settings):
+    views, *single = viewed(collate)
+    preprocessor = BatchPreprocessor(**settings)
+    found = preprocessor(views, True)
+    apart = [preprocessor(data, True) for data in single]
+    assert torch.equal(found['inputs'], torch.cat([x['inputs'] for x in apart]))
+    samples = [sample for data in apart for sample in data['data_samples']]
+    for one, other in zip(found['data_samples'], samples, strict=True):
+        assert torch.equal(one.gt_label, other.gt_label)
+        assert one.sample_idx == other.sample_idx
+        assert ('gt_score' in one) == ('gt_score' in other) == (settings != RGB)
+
+
+def test_views_are_mixed_as_images_of_their_own():
+    views, *_ = viewed(default_collate)
+    augments = dict(augments=dict(type='Mixup', alpha=1.0))
+    torch.manual_seed(0)
+    found = BatchPreprocessor(**RGB, batch_augments=augments)(views, True)
+    scores = torch.stack([sample.gt_score for sample in found['data_samples']])
+    assert scores.shape == (10, 10)
+    assert torch.allclose(scores.sum(1), torch.ones(10))
+    # A row of its own for each view, though both are of one image.
+    assert not torch.equal(scores[:5], scores[5:])

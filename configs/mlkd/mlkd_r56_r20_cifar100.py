@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/tasks/r56_r20_cifar100.py',
+    '../_base_/methods/mlkd.py',
+    '../_base_/views/cifar.py',
+]
+_base_.distiller.distill_losses.loss_mlkd.update(tau=4.0, loss_weight=0.9)
+model = dict(distiller=_base_.distiller, student_loss_weight=0.2)
+train_dataloader = dict(dataset=dict(pipeline=_base_.two_views))
