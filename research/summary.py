@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
-from cakd_mm.visualization.conclusions import Comparison, conclude_from
+from cakd_mm.visualization.conclusions import (
+    Comparison,
+    conclude_from,
+    held_together,
+)
 from cakd_mm.visualization.paired_statistics import level, paired
 
 from .plan import PlannedPair, in_turn
@@ -66,7 +70,7 @@ def _pair(planned: PlannedPair) -> dict:
             *compare_with_paper(planned, scores),
             *missing_seeds(planned, scores),
             *collapsed(scores),
-            *conclude(scores, moves),
+            *conclude(scores, moves, _planned(planned)),
         ],
     )
 
@@ -167,7 +171,9 @@ def _row(
 
 
 def conclude(
-    scores: Mapping[str, Mapping[int, float]], moves: float | None
+    scores: Mapping[str, Mapping[int, float]],
+    moves: float | None,
+    planned: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
     """Say what a pair's numbers allow to conclude, and what not.
 
@@ -175,34 +181,60 @@ def conclude(
         scores (Mapping): Top-1 by seed of every row.
         moves (float, optional): By how much the plain student's mean differs over its
             last five scores; None if it has fewer.
+        planned (Mapping, optional): By row, the rows that a protocol compares it with.
+            Defaults to None: those that are usual.
     """
     if not scores[STUDENT]:
         return ['No plain student is finished: nothing to compare with.']
     comparisons = []
-    for base in _bases(scores):
+    for base in _bases(scores, planned):
         found = {
             name: difference
             for name, by_seed in scores.items()
             if name != base
-            and _is_compared(name, base)
+            and _is_compared(name, base, planned)
             and (difference := paired(by_seed, scores[base]))
         }
         comparisons.append(Comparison(_in_words(base), found))
-    return conclude_from(comparisons, 'the plain student', moves)
+    sentences = conclude_from(comparisons, 'the plain student', moves)
+    if planned:
+        count = sum(len(bases) for bases in planned.values())
+        sentences.append(held_together(comparisons[1:], count))
+    return sentences
 
 
-def _bases(scores: Mapping) -> list[str]:
-    """Return what rows are compared with: the student, KD, then CAKD's rivals."""
+def _planned(planned: PlannedPair) -> dict[str, list[str]]:
+    """Return the comparisons of a protocol among the rows that are there."""
+    found = {
+        row.name: [base for base in row.compared_with if base in planned.rows]
+        for row in planned.pair.rows
+    }
+    return {name: bases for name, bases in found.items() if bases}
+
+
+def _bases(
+    scores: Mapping, planned: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """Return what rows are compared with: the student, KD, then CAKD's rivals.
+
+    Of a protocol's comparisons, what these name.
+    """
+    if planned:
+        return list(dict.fromkeys([STUDENT, *(b for x in planned.values() for b in x)]))
     cakd = any(name.startswith('CAKD') for name in scores)
     first = [name for name in (STUDENT, KD) if name in scores]
     rivals = [n for n in scores if n in ('DKD', 'NKD') or n.startswith(CONTROL)]
     return first + (rivals if cakd else [])
 
 
-def _is_compared(name: str, base: str) -> bool:
+def _is_compared(
+    name: str, base: str, planned: Mapping[str, Sequence[str]] | None = None
+) -> bool:
     """Whether a row is compared with a base: rivals with CAKD's rows alone."""
     if base == STUDENT:
         return True
+    if planned:
+        return base in planned.get(name, ())
     return name != STUDENT and (base == KD or name.startswith('CAKD'))
 
 

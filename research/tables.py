@@ -28,11 +28,14 @@ class Row:
         name (str): ``'teacher'``, ``'student'``, a method, or a method's setting.
         config (Path): Its config.
         published (float, optional): Top-1 in percent. Defaults to None.
+        compared_with (tuple[str, ...]): The rows that a protocol compares it with,
+            beside the student. Defaults to none: whatever is usual.
     """
 
     name: str
     config: Path
     published: float | None = None
+    compared_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def read_tables() -> dict[str, list[Pair]]:
                 line['row'],
                 folder / line['config'],
                 float(published) if published else None,
+                tuple(filter(None, line['compared_with'].split(' | '))),
             )
             pairs = found.setdefault(line['table'], {})
             pairs.setdefault((line['pair'], line['data']), []).append(row)

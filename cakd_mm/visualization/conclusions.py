@@ -71,6 +71,25 @@ def conclude_from(
     return sentences
 
 
+def held_together(comparisons: Sequence[Comparison], count: int) -> str:
+    """Say which differences are resolved though there are many of them.
+
+    Args:
+        comparisons (Sequence): The differences that were planned.
+        count (int): How many there are of them.
+    """
+    found = [
+        f'{name} over {one.base} ({difference})'
+        for one in comparisons
+        for name, difference in one.found.items()
+        if difference.resolved_among(count)
+    ]
+    return (
+        f'{count} of these comparisons were planned. Resolved if all of them have to '
+        f'hold together (Bonferroni): {", ".join(found) or "none"}.'
+    )
+
+
 def sentence_of(comparison: Comparison) -> str:
     """Say which rows lie above and below what they are compared with."""
     kinds = ('above', 'below', 'not told apart from it')

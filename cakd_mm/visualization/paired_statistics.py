@@ -31,6 +31,20 @@ class Difference:
         """Whether the interval excludes 0."""
         return self.half is not None and abs(self.mean) > self.half
 
+    def resolved_among(self, comparisons: int) -> bool:
+        """Whether the interval excludes 0 if all of so many have to hold together.
+
+        Each interval then leaves out a ``comparisons``-th of 5 % (Bonferroni).
+        """
+        if self.half is None:
+            return False
+        tails = (1 - CONFIDENCE) / 2
+        one, all_of_them = (
+            stats.t.ppf(1 - tail, self.pairs - 1)
+            for tail in (tails, tails / comparisons)
+        )
+        return abs(self.mean) > self.half * all_of_them / one
+
     def __str__(self) -> str:
         if self.half is None:
             return f'{self.mean:+.2f} (one seed)'

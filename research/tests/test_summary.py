@@ -291,3 +291,33 @@ def test_plots_show_every_row_but_one_far_away(make, tmp_path, monkeypatch):
     assert epochs == [26, 27, 28, 29, 30]
     assert means == pytest.approx([61.9, 62.0, 62.0, 62.0, 62.0])
     assert all((tmp_path / f'{name}.png').is_file() for name in ('gain', 'curves'))
+
+
+def test_a_protocols_comparisons_are_made_and_no_others(make):
+    draw = {0: 61.0, 1: 61.5, 2: 60.8}
+    rows = {
+        'DKD': {seed: 62 + x / 10 for seed, x in draw.items()},
+        'KD, standardized': {seed: 62.5 + x / 10 for seed, x in draw.items()},
+        'CAKD, 3 classes': {0: 69.0, 1: 68.7, 2: 69.2},
+        'control: 3 random classes': {0: 68.9, 1: 68.8, 2: 69.0},
+    }
+    names = [*rows, 'KD']
+    chosen = select('beyond', methods=names)
+    assert {r.name: r.compared_with for r in chosen[0].rows}['KD, standardized'] == (
+        'CAKD logit & single, network',
+        'DKD',
+        'KD',
+    )
+    summary, _ = summary_of(make('beyond', {**SCORES, **rows, 'KD': shifted(0.5)}))
+    sentences = summary['pairs'][0]['sentences']
+    against = [s for s in sentences if s.startswith('Against')]
+    told = {s.split(':')[0].removeprefix('Against '): s for s in against}
+    assert 'KD, standardized' in told['KD']
+    assert 'CAKD' not in told['KD']
+    assert 'control: 3 random' not in told['DKD']
+    assert 'CAKD, 3 classes (+0.07 ± ' in told['the control, 3 random classes']
+    # Of 0.5 points for each of three seeds there is no doubt, of 0.07 there is.
+    together = sentences[-1]
+    assert together.startswith('4 of these comparisons were planned.')
+    assert 'KD, standardized over DKD (+0.50' in together
+    assert 'control' not in together

@@ -60,3 +60,16 @@ def test_level_is_the_spread_of_the_mean_over_the_last_five_scores():
     assert level([first, second]) == 0.5
     for curves in ([], [[(1, 2.0)]], [[(epoch, 1.0) for epoch in range(4)]]):
         assert level(curves) is None
+
+
+def test_many_comparisons_need_wider_intervals():
+    differences = [0.9, 1.1, 1.3, 0.7, 1.0]
+    middle, half = interval(differences)
+    found = Difference(middle, half, 5)
+    # The p value of a paired t test tells for how many it still holds.
+    p = stats.ttest_1samp(differences, 0).pvalue
+    most = int(0.05 / p)
+    assert found.resolved_among(1) and found.resolved
+    assert found.resolved_among(most)
+    assert not found.resolved_among(most + 1)
+    assert not Difference(1.0, None, 1).resolved_among(1)
