@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from ...utils.errors import describe
 from ..checks import check_float_tensor, check_number, is_count
 from ..term_axis import TermAxis
 from .base import DistillLoss
@@ -18,14 +18,15 @@ class NORMLoss(DistillLoss):
     r"""Compare each segment of a wide feature with the whole feature of the teacher.
 
     "NORM: Knowledge Distillation via N-to-One Representation Matching", arXiv
-    2305.13803. The student's feature has N times the teacher's C channels. With
-    :math:`F^S_n` its n-th C channels
+    2305.13803. The student's feature has N segments, each as wide as the teacher's.
+    With :math:`F^S_n` the n-th of them
 
     .. math:: L = \sum_{n=1}^{N} mean\left((F^S_n - F^T)^2\right)
 
     where the mean is over the batch, the channels and the positions. The larger of two
     maps is brought to the size of the smaller one by a maximum over its positions, as
-    in the public code. The wide feature is that of :class:`NORMNeck`.
+    in the public code. The segments are those of :class:`NORMNeck`. A feature without
+    segments is one.
 
     ``terms`` holds the last step's ``segments``, the sum above.
 
@@ -63,21 +64,21 @@ class NORMLoss(DistillLoss):
         """Return the loss, a float32 (or float64) scalar.
 
         Args:
-            preds_S (Tensor): The student's feature, (B, N C) or (B, N C, H, W).
-            preds_T (Tensor): The teacher's, (B, C) or (B, C, H', W'); no gradient.
+            preds_S (Tensor): The student's segments, (B, N, C, H, W) or (B, N, C); or
+                one feature of the form of the teacher's.
+            preds_T (Tensor): The teacher's, (B, C, H', W') or (B, C); no gradient.
 
         Raises:
             TypeError: a feature is no float tensor.
             ValueError: shapes do not fit.
         """
-        student, teacher = _checked_features(preds_S, preds_T)
-        if student.shape[2:] != teacher.shape[2:]:
-            sizes = zip(student.shape[2:], teacher.shape[2:], strict=True)
+        segments, teacher = _checked_features(preds_S, preds_T)
+        if segments.shape[3:] != teacher.shape[2:]:
+            sizes = zip(segments.shape[3:], teacher.shape[2:], strict=True)
             size = [min(pair) for pair in sizes]
-            student, teacher = (
-                F.adaptive_max_pool2d(x, size) for x in (student, teacher)
-            )
-        segments = student.unflatten(1, (-1, teacher.shape[1]))
+            rows = F.adaptive_max_pool2d(segments.flatten(0, 1), size)
+            segments = rows.unflatten(0, segments.shape[:2])
+            teacher = F.adaptive_max_pool2d(teacher, size)
         gaps = (segments - teacher.unsqueeze(1)).square()
         sums = gaps.flatten(2).mean(2).sum(1)
         self.log_terms(segments=sums)
@@ -85,28 +86,29 @@ class NORMLoss(DistillLoss):
 
 
 def _checked_features(preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Check both features; return them in the precision to compute in."""
+    """Check both features; return them in the precision to compute in.
+
+    The student's come as segments, (B, N, C) or (B, N, C, H, W).
+    """
     for name, feature in (('preds_S', preds_S), ('preds_T', preds_T)):
         check_float_tensor(name, feature)
-        if feature.dim() not in (2, 4):
-            raise ValueError(
-                f'{name} has shape {tuple(feature.shape)}, expected (N, C) or '
-                '(N, C, H, W): tap the last map of a net, or what it pools.'
-            )
-    ours, theirs = preds_S.shape, preds_T.shape
-    if len(ours) != len(theirs) or ours[0] != theirs[0]:
+    segments = preds_S.unsqueeze(1) if preds_S.dim() == preds_T.dim() else preds_S
+    ours, theirs = segments.shape, preds_T.shape
+    if len(theirs) not in (2, 4) or len(ours) != len(theirs) + 1:
         raise ValueError(
-            f'preds_S has shape {tuple(ours)} and preds_T {tuple(theirs)}: tap a map '
-            'of both nets for the same images, or a vector of both.'
+            f'preds_S has shape {tuple(preds_S.shape)} and preds_T {tuple(theirs)}: '
+            "tap the segments of a student's NORMNeck, source='neck.segments', and the "
+            "teacher's last map."
         )
-    if ours[1] < theirs[1] or ours[1] % theirs[1]:
-        key, problem = 'teacher_channels', f'The teacher has {theirs[1]} channels.'
-        problem += f' The {ours[1]} of the student are no multiple of them.'
-        remedy = f'Write model.architecture.neck=dict(teacher_channels={theirs[1]}).'
-        raise ValueError(describe(key, tuple(ours), problem, remedy))
+    if (ours[0], ours[2]) != (theirs[0], theirs[1]):
+        raise ValueError(
+            f'preds_S has shape {tuple(preds_S.shape)}, with segments of {ours[2]} '
+            f'channels, and preds_T {tuple(theirs)}: write teacher_channels='
+            f'{theirs[1]} in model.architecture.neck, and tap the same images.'
+        )
     student, teacher = (
-        x if x.is_floating_point() and x.element_size() > 4 else x.float()
-        for x in (preds_S, preds_T.detach())
+        x if x.dtype == torch.float64 else x.float()
+        for x in (segments, preds_T.detach())
     )
     return student, teacher
 

@@ -52,10 +52,9 @@ class NORMNeck(BaseModule):
 
     .. math:: z = x + contract(expand(x))
 
-    over the positions of the map. ``expand`` is the module to tap:
-    ``dict(type='Tap', source='neck.expand')``. Its channels are N segments of the
-    teacher's width, one after the other, each of which :class:`NORMLoss` compares with
-    the teacher's map.
+    over the positions of the map. ``dict(type='Tap', source='neck.segments')`` records
+    the widened map as N segments of the teacher's width, each of which
+    :class:`NORMLoss` compares with the teacher's map.
 
     All of it is affine in evaluation, and so is the average. Therefore it goes into the
     weight and the bias of the linear classifier behind it when the student is
@@ -93,6 +92,7 @@ class NORMNeck(BaseModule):
         super().__init__(init_cfg or list(KAIMING))
         width = segments * teacher_channels
         self.expand = AffineStep(in_channels, width)
+        self.segments = nn.Unflatten(1, (segments, teacher_channels))
         self.contract = AffineStep(width, in_channels)
         self.pool = GlobalAveragePooling()
 
@@ -108,9 +108,13 @@ class NORMNeck(BaseModule):
             last one comes after the transform.
         """
         if isinstance(inputs, Tensor):
-            return self.pool(inputs + self.contract(self.expand(inputs)))
+            return self.pool(self._transformed(inputs))
         *earlier, last = inputs
-        return self.pool((*earlier, last + self.contract(self.expand(last))))
+        return self.pool((*earlier, self._transformed(last)))
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        segments = self.segments(self.expand(x))
+        return x + self.contract(segments.flatten(1, 2))
 
     @torch.no_grad()
     def folded_into(self, head: nn.Module) -> tuple[dict, dict[str, Tensor]] | None:

@@ -5,7 +5,7 @@ distiller = dict(
     student_recorders=dict(
         logits=dict(type='Tap', source='logits'),
         gt_labels=dict(type='Tap', source='loss_inputs'),
-        segments=dict(type='Tap', source='neck.expand'),
+        segments=dict(type='Tap', source='neck.segments'),
     ),
     teacher_recorders=dict(
         logits=dict(type='Tap', source='logits'),

@@ -16,7 +16,7 @@ def build(**config) -> NORMLoss:
 
 def maps(segments: int, *shape: int, seed: int = 0):
     draw = torch.Generator().manual_seed(seed)
-    ours = torch.randn(IMAGES, segments * WIDTH, *shape, generator=draw)
+    ours = torch.randn(IMAGES, segments, WIDTH, *shape, generator=draw)
     theirs = torch.randn(IMAGES, WIDTH, *shape, generator=draw)
     return ours.double(), theirs.double()
 
@@ -25,7 +25,7 @@ def slow(student, teacher):
     """Image by image and segment by segment; both have the same size."""
     total = 0.0
     for ours, theirs in zip(student, teacher, strict=True):
-        for segment in ours.split(WIDTH):
+        for segment in ours:
             total = total + ((segment - theirs) ** 2).sum() / theirs.numel()
     return total / len(student)
 
@@ -44,26 +44,24 @@ def test_against_the_slow_loop(segments, shape):
     assert_close(loss.terms, dict(segments=slow(student, teacher)))
 
 
-def test_a_segment_is_what_lies_together():
-    """One segment is the teacher's map, and the other one is a constant away."""
-    _, teacher = maps(1, SIZE, SIZE)
-    student = torch.cat((teacher, teacher + 2), 1)
-    assert_close(build()(student, teacher), torch.tensor(4.0).double())
+@pytest.mark.parametrize('shape', [(), (SIZE, SIZE)], ids=str)
+def test_a_feature_without_segments_is_one(shape):
+    student, teacher = maps(1, *shape)
+    want = (student[:, 0] - teacher).square().mean()
+    assert_close(build()(student[:, 0], teacher), want)
+    assert_close(build()(student, teacher), want)
 
 
 @pytest.mark.parametrize('larger', ['student', 'teacher'])
 def test_the_larger_map_gives_its_greatest_values(larger):
     student, teacher = maps(2, SIZE, SIZE)
     wide = dict(student=student, teacher=teacher)
-    wide[larger] = wide[larger].repeat_interleave(2, 2).repeat_interleave(3, 3)
+    wide[larger] = wide[larger].repeat_interleave(2, -2).repeat_interleave(3, -1)
     below = torch.rand_like(wide[larger])
-    below[:, :, ::2, ::3] = 0  # one position of each part has the value
+    below[..., ::2, ::3] = 0  # one position of each part has the value
     wide[larger] = wide[larger] - below
-    assert_close(build()(**_arguments(wide)), slow(student, teacher))
-
-
-def _arguments(wide):
-    return dict(preds_S=wide['student'], preds_T=wide['teacher'])
+    got = build()(preds_S=wide['student'], preds_T=wide['teacher'])
+    assert_close(got, slow(student, teacher))
 
 
 def test_parts_of_unequal_size():
@@ -124,19 +122,27 @@ def test_a_factor_out_of_range(value):
         build(factors=[(0, value)])
 
 
-@pytest.mark.parametrize('width', [2, 5, 6])
-def test_a_width_that_is_no_multiple_is_named(width):
-    student = torch.zeros(IMAGES, width, 2, 2)
-    with pytest.raises(ValueError, match=r'no multiple.*teacher_channels=4'):
+def test_the_teacher_gets_no_gradient():
+    student, teacher = maps(2, SIZE, SIZE)
+    build()(student.requires_grad_(), teacher.requires_grad_()).backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('width', [2, 5, 8])
+def test_segments_of_another_width_are_named(width):
+    student = torch.zeros(IMAGES, 2, width, 2, 2)
+    with pytest.raises(ValueError, match=rf'of {width} channels.*teacher_channels=4'):
         build()(student, torch.zeros(IMAGES, WIDTH, 2, 2))
 
 
 @pytest.mark.parametrize(
     ('ours', 'theirs', 'text'),
     [
-        ((3, 8, 2), (3, 4, 2), 'preds_S has shape'),
-        ((3, 8, 2, 2), (3, 4), 'tap a map of both nets'),
-        ((2, 8), (3, 4), 'for the same images'),
+        ((3, 8, 4, 2), (3, 4, 2), "source='neck.segments'"),
+        ((3, 8, 2, 2), (3, 4), "source='neck.segments'"),
+        ((3, 2, 4), (3, 4, 2, 2), "source='neck.segments'"),
+        ((2, 8, 4), (3, 4), 'tap the same images'),
     ],
 )
 def test_shapes_that_do_not_fit(ours, theirs, text):

@@ -70,6 +70,15 @@ def test_against_the_slow_loop(neck, feature):
     assert_close(neck(feature), got)
 
 
+def test_the_segments_are_the_widened_map_in_parts(neck, feature):
+    kept = []
+    neck.segments.register_forward_hook(lambda *args: kept.append(args[-1]))
+    neck(feature)
+    wide = neck.expand(feature).split(TEACHER, 1)
+    assert len(wide) == SEGMENTS
+    assert_close(kept[0], torch.stack(wide, 1))
+
+
 def test_earlier_maps_are_pooled_as_they_are(neck, feature):
     first, last = neck((feature + 1, feature))
     assert_close(first, (feature + 1).mean((2, 3)))
@@ -162,7 +171,7 @@ def test_a_training_step_compares_each_segment_with_the_teachers_map():
     )
     model = algorithm(cfg)
     kept = {}
-    model.student.neck.expand.register_forward_hook(
+    model.student.neck.segments.register_forward_hook(
         lambda module, inputs, output: kept.update(student=output)
     )
     model.teacher.backbone.register_forward_hook(
@@ -172,7 +181,8 @@ def test_a_training_step_compares_each_segment_with_the_teachers_map():
     images = torch.randn(4, 3, 16, 16)
     samples = [DataSample().set_gt_label(label) for label in range(4)]
     losses = model.loss(images, samples)
-    gaps = kept['student'].unflatten(1, (8, 64)) - kept['teacher'].unsqueeze(1)
+    assert kept['student'].shape[1:3] == (8, 64)
+    gaps = kept['student'] - kept['teacher'].unsqueeze(1)
     want = 0.5 * sum(gap.square().mean() for gap in gaps.unbind(1))
     assert_close(losses['distill.loss_norm'], want)
     sum(x for name, x in losses.items() if 'loss' in name).backward()
