@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...utils.errors import describe
 from ..checks import (
     LARGEST_SETTING,
+    check_epoch,
     check_number,
     checked_scores,
     is_count,
@@ -121,10 +122,7 @@ class CTKDLoss(DistillLoss):
         Raises:
             ValueError: ``epoch`` is no integer from 0 on.
         """
-        if not is_count(epoch, least=0):
-            raise ValueError(
-                f'epoch must be an integer from 0 on, got {epoch!r}: pass runner.epoch.'
-            )
+        check_epoch(epoch)
         self.epoch = epoch
 
     @property
