@@ -30,6 +30,14 @@ def is_count(value: Any, least: int = 1) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def check_epoch(epoch: int) -> None:
+    """Raise ValueError unless ``epoch`` is an integer from 0 on."""
+    if not is_count(epoch, least=0):
+        raise ValueError(
+            f'epoch must be an integer from 0 on, got {epoch!r}: pass runner.epoch.'
+        )
+
+
 def check_number(owner, name: str, value: float, positive: bool = False) -> None:
     """Raise ValueError unless ``value`` is a number from 0 to 1e6.
 

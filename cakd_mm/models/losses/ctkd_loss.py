@@ -8,6 +8,14 @@ from torch import Tensor, nn
 
 from ...utils.errors import describe
 from ..checks import LARGEST_SETTING, check_number, is_count, is_number
+from ..checks import (
+    LARGEST_SETTING,
+    check_epoch,
+    check_number,
+    checked_scores,
+    is_count,
+    is_number,
+)
 from ..term_axis import TermAxis
 from ..widened import widened
 from .functional import batch_mean
@@ -118,10 +126,7 @@ class CTKDLoss(LogitLoss):
         Raises:
             ValueError: ``epoch`` is no integer from 0 on.
         """
-        if not is_count(epoch, least=0):
-            raise ValueError(
-                f'epoch must be an integer from 0 on, got {epoch!r}: pass runner.epoch.'
-            )
+        check_epoch(epoch)
         self.epoch = epoch
 
     @property

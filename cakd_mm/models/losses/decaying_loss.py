@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..checks import is_count
+from ..checks import check_epoch, is_count
 from ..term_axis import TermAxis, TermLabels
 from .base import DistillLoss
 from .functional.wkd import cosine_decay
@@ -56,10 +56,7 @@ class DecayingLoss(DistillLoss):
         Raises:
             ValueError: ``epoch`` is no integer from 0 on.
         """
-        if not is_count(epoch, least=0):
-            raise ValueError(
-                f'epoch must be an integer from 0 on, got {epoch!r}: pass runner.epoch.'
-            )
+        check_epoch(epoch)
         self.epoch = epoch
 
     @property

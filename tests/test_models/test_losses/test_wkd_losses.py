@@ -101,6 +101,14 @@ def test_costs_by_hand_and_at_the_ends():
     assert_close(sharp[0], torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0]))
 
 
+def test_rounding_makes_no_cost_negative():
+    """And none of a class to itself, which a large sharpness would show."""
+    rows = drawn(40, 7).float()
+    costs = costs_of_weights(torch.cat((rows, 3 * rows)), 1e6)
+    assert costs.min() == 0
+    assert not costs.diagonal().any()
+
+
 @pytest.mark.parametrize(('tau', 'entropy_weight'), [(1.0, 0.05), (4.0, 0.3)])
 @pytest.mark.parametrize('iterations', [1, 2, 7])
 def test_against_the_slow_reference(logits, weight, tau, entropy_weight, iterations):
