@@ -18,9 +18,7 @@ SCORED = 5  # so many last epochs show whether training has levelled off
 IN1K = 'in1k'
 
 
-def speed_options(
-    speed: str, data: str, distils: bool, fits: bool = True
-) -> list[str]:
+def speed_options(speed: str, data: str, distils: bool, fits: bool = True) -> list[str]:
     """Return the options of a setting of docs/guides/speed.md.
 
     Args:

@@ -141,9 +141,7 @@ class MLKDLoss(LogitLoss):
             share=share,
         )
         return self.loss_weight * (
-            instance
-            + self.class_weight * class_level
-            + self.batch_weight * batch_level
+            instance + self.class_weight * class_level + self.batch_weight * batch_level
         )
 
 

@@ -12,9 +12,7 @@ strong = dict(
         dict(type='AutoContrast', prob=0.0),  # leaves the image as it is
         dict(type='Equalize'),
         # These four take away, which a negative magnitude does.
-        dict(
-            type='Brightness', magnitude_range=(0.05, 0.95), random_negative_prob=1.0
-        ),
+        dict(type='Brightness', magnitude_range=(0.05, 0.95), random_negative_prob=1.0),
         dict(
             type='ColorTransform',
             magnitude_range=(0.05, 0.95),

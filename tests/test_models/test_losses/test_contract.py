@@ -62,15 +62,14 @@ UNBOUNDED = of_cases(
 # Those that relate the images of a batch: their loss grows with its size.
 OF_THE_BATCH = ('MLKDLoss',)
 MEANS = of_cases(
-    lambda case: (
-        not case.kind.needs_dataset and case.kind.__name__ not in OF_THE_BATCH
-    )
+    lambda case: not case.kind.needs_dataset and case.kind.__name__ not in OF_THE_BATCH
 )
 # Those that keep scores alone for the backward: no sort, no bank, no temperature and
 # no relations.
 SCORES_ALONE = of_cases(
-    lambda case: case.kind.__name__
-        not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'MLKDLoss')
+    lambda case: (
+        case.kind.__name__ not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'MLKDLoss')
+    )
 )
 WITH_LABELS = [
     kind

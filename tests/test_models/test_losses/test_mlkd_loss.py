@@ -168,8 +168,9 @@ def test_the_strong_view_is_compared_by_itself_alone(logits):
     assert weak > 0 and strong > 0
     equal = torch.cat((student[:IMAGES], teacher[IMAGES:]))
     assert gradients(build(), equal, teacher)[1] < 1e-12
-    first, second = build(tau=2.0, taus=[], weak_taus=[]), build(
-        tau=2.0, taus=[], weak_taus=[9.0]
+    first, second = (
+        build(tau=2.0, taus=[], weak_taus=[]),
+        build(tau=2.0, taus=[], weak_taus=[9.0]),
     )
     # A temperature of the weak view changes nothing of the strong one.
     assert gradients(first, student, teacher)[1] == pytest.approx(
