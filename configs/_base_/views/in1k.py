@@ -1,5 +1,6 @@
-# Two views of each image of ImageNet: the usual crop and flip, and the same with strong
-# changes and a grey square of up to half the width. The grey is BGR, as images are read.
+# Two views of each image of ImageNet: the usual crop and flip, and the same with
+# strong changes and a grey square of up to half the width. The grey is BGR, as images
+# are read.
 _base_ = './strong.py'
 
 weak = [

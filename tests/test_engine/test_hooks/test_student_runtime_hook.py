@@ -58,6 +58,7 @@ def test_whole_batches_of_training_are_compiled_and_nothing_else(
     cfg = distill_config(tmp_path, images=72, epochs=2)  # 32, 32 and 8
     runner, _ = train(make_runner, cfg)
     assert counted == [(True, 32)] * 4
+    assert runner.model.student.backbone._compiled_call_impl is None
 
 
 def test_of_views_the_images_are_counted(tmp_path, make_runner, counted):
@@ -65,7 +66,6 @@ def test_of_views_the_images_are_counted(tmp_path, make_runner, counted):
     cfg = distill_config(tmp_path, 'mlkd/mlkd_r20_r8_digits.py', images=72)
     train(make_runner, cfg)
     assert counted == [(True, 64)] * 4
-    assert runner.model.student.backbone._compiled_call_impl is None
 
 
 def test_a_run_resumed_at_a_small_batch_compiles_whole_ones(

@@ -91,6 +91,10 @@ def uneven():
     return [image[:, : 8 - i] for i, image in enumerate(pictures())]
 
 
+def viewed(kind=lambda images: images):
+    return ordinary([kind(images) for images in (pictures(), 255 - pictures())])
+
+
 # Settings of the preprocessor, and the batch that it gets.
 BATCHES = {
     'ordinary': (NORMAL, ordinary),
@@ -118,6 +122,9 @@ BATCHES = {
     'mixup': (mixing('Mixup'), ordinary),
     'CutMix': (mixing('CutMix'), ordinary),
     'ResizeMix': (mixing('ResizeMix'), ordinary),
+    'two views': (NORMAL, viewed),
+    'two views, mixup': (mixing('Mixup'), viewed),
+    'two views, image by image': (NORMAL, lambda: viewed(list)),
     'resident': (NORMAL, resident),
     'resident, grey': (dict(mean=[120.0], std=[60.0]), lambda: resident(1)),
     'resident, padded': (dict(NORMAL, pad_size_divisor=4), resident),
