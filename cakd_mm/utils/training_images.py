@@ -40,9 +40,6 @@ def training_set(config: Mapping) -> tuple[Mapping, list[Mapping] | None]:
         if node is None and 'dataset' in found:
             steps = None
     if steps is not None:
-        steps = [
-            x for step in steps if isinstance(step, Mapping) for x in _spread(step)
-        ]
         known = (step for step in steps if isinstance(step, Mapping))
         steps = [inner for step in known for inner in _spread(step)]
     return found, steps

@@ -7,12 +7,10 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.errors import describe
-from ..checks import LARGEST_SETTING, check_number, is_count, is_number
 from ..checks import (
     LARGEST_SETTING,
     check_epoch,
     check_number,
-    checked_scores,
     is_count,
     is_number,
 )

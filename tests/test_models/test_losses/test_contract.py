@@ -83,17 +83,12 @@ MORE_THAN_SCORES = (
     'LDRLDLoss',
     'MLKDLoss',
     'WKDLogitLoss',
-# Those that relate the images of a batch: their loss grows with its size.
-OF_THE_BATCH = ('MLKDLoss',)
-MEANS = of_cases(
-    lambda case: not case.kind.needs_dataset and case.kind.__name__ not in OF_THE_BATCH
 )
 SCORES_ALONE = of_cases(
     lambda case: (
         case.kind.__name__ not in MORE_THAN_SCORES
         and not (issubclass(case.kind, LogitLoss) and case.settings.get('standardize'))
         and not case.settings.get('grid')
-        case.kind.__name__ not in ('CMKDLoss', 'CRDBankLoss', 'CTKDLoss', 'MLKDLoss')
     )
 )
 WITH_LABELS = [
