@@ -6,6 +6,7 @@ others go on from their newest checkpoint. The tables are ``configs/tables.csv``
 """
 
 import argparse
+import hashlib
 import math
 import os
 import re
@@ -34,6 +35,7 @@ from .tables import read_tables, select
 # CIFAR-10.
 SPEED = {'digits': 'resident', 'cifar10-mini': 'bf16'}
 SEEDS = 3
+LONGEST_NAMES = 100  # because a file system takes no name of more than 255 bytes
 TRIED = 1 << 20  # bytes: what a disk has to hold before anything is trained
 
 
@@ -185,7 +187,12 @@ def train(runs: list[Run], args: argparse.Namespace) -> Outcome:
 def name_of(args: argparse.Namespace, planned: list[PlannedPair]) -> str:
     """Return the name that a selection's files share: another has another."""
     parts = ['table', args.table, *(args.pairs or [])]
-    parts += args.methods or []
+    methods = args.methods or []
+    names = '_'.join(methods)
+    if len(names) > LONGEST_NAMES:
+        digest = hashlib.sha256(names.encode()).hexdigest()[:8]
+        methods = [f'{len(methods)} methods', digest]
+    parts += methods
     if any(pair.epochs != pair.recipe for pair in planned):
         parts.append(f'{args.epochs}e')
     if args.seeds != SEEDS:

@@ -256,6 +256,11 @@ def test_every_selection_has_files_of_its_own():
     assert named('cifar10-mini', '--methods', *features) == (
         'table_cifar10-mini_CAKD-logit-single-network_control-random-mask'
     )
+    # Many methods have a short name, too, of their own.
+    rows = [row.name for row in select('beyond')[0].rows[2:]]
+    names = [named('beyond', '--methods', *chosen) for chosen in (rows, rows[1:])]
+    assert len(set(names)) == 2
+    assert all(len(name) < 60 for name in names)
     # What is said is what is done without saying it.
     said = ('II', '--epochs', '240', '--seeds', '3', '--speed', 'lossless')
     assert named(*said) == 'table_II'

@@ -31,7 +31,7 @@ NETS = {
     'mobilenet_v2': 'mbv2',
 }
 DATA = {'tiny_imagenet': 'tinyimagenet', 'imagenet': 'in1k', 'cifar100': 'cifar100'}
-OWN = ('digits', 'cifar10-mini', 'beyond')
+OWN = ('digits', 'cifar10-mini', 'beyond-screen', 'beyond')
 # Methods that a pair's usual student cannot be trained by: one puts a neck of its own
 # into the student, one takes two views of each image.
 OWN_NECK, OWN_VIEWS = ('NORM',), ('MLKD',)
