@@ -7,12 +7,13 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import RandomBatchAugment
+from mmpretrain.structures import DataSample
 from test_sample_index_hook import crd_config, finish, load
 from tiny import CONFIGS, digits_config, distill_config
 from torch import nn
 from torch.testing import assert_close
 
-from cakd_mm.engine.hooks import ViewsHook
+from cakd_mm.engine.hooks import ViewsHook, non_finite_cause
 from cakd_mm.models.losses import DecoupledKDLoss, MLKDLoss
 
 LEAF = 'mlkd/mlkd_r20_r8_digits.py'
@@ -164,3 +165,14 @@ def test_resident_data_are_refused(tmp_path):
     cfg = config(tmp_path, train_cfg__resident=True)
     with pytest.raises(ValueError, match=r'MultiView.*train_cfg\.resident=False'):
         finish(cfg, tmp_path / 'run')
+
+
+def test_a_huge_pixel_of_a_later_view_is_found_with_its_image():
+    batch = views(2, images=3)
+    batch['inputs'] = [view.clone() for view in batch['inputs']]
+    batch['inputs'][1][2, 0, 0, 0] = float('inf')
+    batch['data_samples'] = [
+        DataSample(metainfo=dict(img_path=f'{name}.png')) for name in 'abc'
+    ]
+    found = non_finite_cause._extreme_image(batch)
+    assert found == 'Image 5 of the batch (c.png) has a pixel of inf'

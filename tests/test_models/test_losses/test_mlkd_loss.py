@@ -192,6 +192,26 @@ def test_the_masks_come_from_the_weak_view_of_the_teacher(logits):
     assert loss.terms['share'] == 1
 
 
+def test_images_are_unsure_at_temperature_one():
+    """Leads of 60 and more are all a probability of 1 there, and not at 4."""
+    teacher = torch.zeros(8, 2).double()
+    teacher[:4, 0] = torch.tensor([60.0, 64.0, 68.0, 72.0])
+    loss = build()
+    loss(torch.zeros(8, 2).double(), teacher)
+    assert loss.terms['share'] == 1
+
+
+def test_classes_are_compared_by_the_sum_of_their_probabilities():
+    """All three have the same highest one, and the first two sums are the least."""
+    weak = torch.eye(3).double() * math.log(2)
+    weak = torch.cat((weak, torch.tensor([[0.0, 0.2, 0.3]]).double()))
+    student = torch.zeros(8, 3).double()
+    loss = build(taus=[], weak_taus=[])
+    loss(student, weak.repeat(2, 1))
+    gap = class_gap(student[:4], weak, 4.0)
+    assert_close(loss.terms['class_level'], 2 / 3 * gap)
+
+
 def test_standardising_is_of_the_divergences_alone(logits):
     student, teacher = logits
     plain, standard = build(), build(standardize=True)

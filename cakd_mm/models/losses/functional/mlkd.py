@@ -18,7 +18,8 @@ def class_gap(preds_S: Tensor, preds_T: Tensor, tau: float) -> Tensor:
 
     .. math:: \frac{1}{C} \, \| P_T^\top P_T - P_S^\top P_S \|^2
 
-    The relations are sums over the images, so that the result grows with N squared.
+    The relations are sums over the images, so that the result grows with N, with up to
+    its square.
 
     Args:
         preds_S (Tensor): The student's logits, (N, C).
