@@ -62,7 +62,7 @@ def test_a_combination(tmp_path):
     assert {'distill.loss_review', 'distill.loss_dist'} <= set(losses_of(runner))
 
 
-LOGIT = ('cakd', 'dkd', 'nkd', 'kd', 'dist', 'ctkd', 'cmkd')
+LOGIT = ('cakd', 'dkd', 'nkd', 'kd', 'dist', 'ctkd', 'cmkd', 'wttm', 'ldrld')
 
 
 @pytest.mark.parametrize(
