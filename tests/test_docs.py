@@ -16,6 +16,7 @@ GUIDES = 'docs/guides'
 PAIR, LEAF, COMBINATION = blocks(f'{GUIDES}/pair.md')
 LOSS, METHOD, STUDENT, IN_PYTHON = blocks(f'{GUIDES}/loss.md')
 (SCORER,) = blocks(f'{GUIDES}/scorer.md')
+(CLUSTERS,) = blocks(f'{GUIDES}/clusters.md')
 FEATURE, TAPS, KINDS, PATCHES = blocks(f'{GUIDES}/features.md')
 TIMM, VIT = blocks(f'{GUIDES}/transformers.md')
 TEACHERS, MIXED, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
@@ -25,7 +26,7 @@ _, DEIT = blocks(f'{GUIDES}/heads.md')
 VIEWS, OWN_VIEWS, OF_VIEWS = blocks(f'{GUIDES}/two_views.md')
 # Pages whose blocks are run here.
 HERE = {'pair', 'loss', 'scorer', 'features', 'transformers', 'teachers', 'heads'}
-HERE |= {'speed', 'data', 'two_views'}
+HERE |= {'clusters', 'speed', 'data', 'two_views'}
 COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
 # tests/test_own_data.py runs these,
 OWN_DATA = ('own_images_by_hand', 'variations', 'students_out')
@@ -173,6 +174,18 @@ def test_a_scorer_of_your_own(granularity, shape):
         assert MODELS.build(loss)(torch.randn(shape), torch.rand(shape)) > 0
     finally:
         MODELS.module_dict.pop('PeakScorer', None)
+
+
+def test_other_clusters_of_cakd(tmp_path):
+    runner = train_page(CLUSTERS, tmp_path)
+    losses = runner.model.distiller.distill_losses
+    scorer = losses.loss_feature.scorer
+    assert scorer.means.shape == (100, 64)
+    assert scorer.counts.sum() > 0
+    for loss in losses.values():
+        assert loss.shares.squares.batches > 0
+        assert {'bcd_weight', 'scd_weight', 'wcd_weight'} <= set(loss.terms)
+    assert losses.loss_cakd.terms['scd'] > 0
 
 
 def test_features_of_a_vit(tmp_path):
