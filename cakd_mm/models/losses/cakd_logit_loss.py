@@ -56,8 +56,6 @@ class CAKDLogitLoss(LogitLoss):
             score, ``'refuse'`` raises. Defaults to ``'argmax'``.
         compile (bool): Whether torch.compile compiles the loss and its gradient,
             which changes nothing but their rounding. Defaults to False.
-        standardize (bool): Logit standardisation, see :class:`LogitLoss`. Defaults to
-            False.
         strong_classes (int): Classes in the strong cluster: the label, and the
             teacher's likeliest others. Defaults to 1, the paper's form.
         strong_mass (float, optional): What the strong cluster holds at least of the
@@ -70,6 +68,8 @@ class CAKDLogitLoss(LogitLoss):
         gradient_shares (dict, optional): Shares of ``bcd``, ``scd`` and ``wcd`` in the
             gradient, see :class:`GradientShares`. Defaults to None: ``alpha``,
             ``beta`` and ``gamma`` are the weights.
+        standardize (bool): Logit standardisation, see :class:`LogitLoss`. Defaults to
+            False.
 
     Raises:
         ValueError: a number is out of range, ``soft_labels`` is unknown, or settings
@@ -88,11 +88,11 @@ class CAKDLogitLoss(LogitLoss):
         loss_weight: float = 1.0,
         soft_labels: str = 'argmax',
         compile: bool = False,
-        standardize: bool = False,
         strong_classes: int = 1,
         strong_mass: float | None = None,
         scorer: dict | BaseScorer | None = None,
         gradient_shares: Mapping[str, float] | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__(loss_weight, standardize)
         check_number(self, 'tau', tau, positive=True)
@@ -210,7 +210,7 @@ class CAKDLogitLoss(LogitLoss):
             count = counts_by_mass(preds_T, labels, self.strong_mass, self.tau)
         elif 1 < self.strong_classes >= preds_T.shape[-1]:
             problem = f'There are {preds_T.shape[-1]} classes, and none would be weak.'
-            remedy = f'Write a number below {preds_T.shape[-1]}.'
+            remedy = f'Write an integer from 1 to {max(preds_T.shape[-1] - 1, 1)}.'
             key = f'strong_classes of {type(self).__name__}'
             raise ValueError(describe(key, self.strong_classes, problem, remedy))
         return label_cluster(self._ranking(preds_T), labels, count)

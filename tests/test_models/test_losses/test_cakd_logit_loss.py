@@ -214,7 +214,7 @@ def test_clusters_that_contradict_each_other(settings, message):
 
 
 def test_no_class_would_be_weak(logits):
-    with pytest.raises(ValueError, match='strong_classes.*= 5.*5 classes.*below 5'):
+    with pytest.raises(ValueError, match='strong_classes.*= 5.*5 classes.*1 to 4'):
         build(strong_classes=5)(*logits, LABELS)
     with pytest.raises(ValueError, match='holds 7, but there are 5 classes'):
         build(strong_classes=2)(*logits, LABELS + 3)
