@@ -11,7 +11,7 @@ from ...utils.errors import describe
 from ...utils.transfer import send
 from ...utils.type_names import class_name
 from ..checks import check_classes, check_number, class_indices, is_count, is_number
-from ..scorers.base_scorer import BaseScorer
+from ..scorers.base_scorer import BaseScorer, built_scorer
 from ..scorers.image_numbers import image_numbers
 from ..term_axis import CLUSTER_TERMS
 from .functional import cluster_terms, single_label_kl_and_terms, weighted_kl
@@ -104,9 +104,10 @@ class CAKDLogitLoss(LogitLoss):
                 f"soft_labels must be 'argmax' or 'refuse', got {soft_labels!r}."
             )
         _check_cluster(strong_classes, strong_mass, multi_label)
-        self.scorer = MODELS.build(scorer) if isinstance(scorer, dict) else scorer
         several = strong_classes > 1 or strong_mass is not None
-        if self.scorer is not None:
+        self.scorer: BaseScorer | None = None
+        if scorer is not None:
+            self.scorer = built_scorer(scorer)
             _check_scorer(self.scorer, several)
         self.shares: GradientShares | None = None
         if gradient_shares is not None:

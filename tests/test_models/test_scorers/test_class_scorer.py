@@ -149,3 +149,28 @@ def test_mistakes(settings, feature, labels, message):
 def test_counts_that_are_none(name, value):
     with pytest.raises(ValueError, match=rf'scorer\.{name}'):
         build(**{name: value})
+
+
+@pytest.mark.parametrize(
+    'value', ['RandomScorer', {}, [], dict(type='KDLoss')], ids=str
+)
+@pytest.mark.parametrize(
+    ('kind', 'key'),
+    [
+        ('ClassScorer', 'scorer.scorer'),
+        ('CAKDFeatureLoss', 'scorer'),
+        ('CAKDLogitLoss', 'scorer'),
+    ],
+)
+def test_what_is_no_scorer(kind, key, value):
+    cfg = dict(type=kind, scorer=value)
+    cfg |= dict(strong_classes=2) if kind == 'CAKDLogitLoss' else {}
+    cfg |= dict(channels=3, num_classes=2) if kind == 'ClassScorer' else {}
+    with pytest.raises(ValueError, match=rf'^`{key}` = .*no scorer.*RandomScorer'):
+        MODELS.build(cfg)
+
+
+@pytest.mark.parametrize('value', ['no', None, 1])
+def test_contrast_is_a_bool(value):
+    with pytest.raises(ValueError, match=rf'scorer\.contrast. = .?{value}.*True or F'):
+        build(contrast=value)
