@@ -63,8 +63,8 @@ class CAKDLogitLoss(LogitLoss):
             ``strong_classes``: the label, and as many of the teacher's likeliest
             others as that takes. One class stays weak. Defaults to None.
         scorer (dict | BaseScorer, optional): What ranks the other classes of the
-            strong cluster by the teacher's logits. Defaults to None, the logits
-            themselves.
+            strong cluster by the teacher's logits. With ``strong_mass`` there are as
+            many of them as of the likeliest. Defaults to None, the logits themselves.
         gradient_shares (dict, optional): Shares of ``bcd``, ``scd`` and ``wcd`` in the
             gradient, see :class:`GradientShares`. Defaults to None: ``alpha``,
             ``beta`` and ``gamma`` are the weights.
@@ -112,6 +112,12 @@ class CAKDLogitLoss(LogitLoss):
         self.shares: GradientShares | None = None
         if gradient_shares is not None:
             self.shares = GradientShares(gradient_shares, type(self).__name__)
+            if gradient_shares['scd'] == 1 and not (several or multi_label):
+                problem = 'SCD of the label alone has no gradient.'
+                remedy = 'Set strong_classes=3, say, or other shares.'
+                raise ValueError(
+                    describe('gradient_shares', gradient_shares, problem, remedy)
+                )
         self.tau = tau
         self.alpha = alpha
         self.beta = beta
@@ -134,12 +140,13 @@ class CAKDLogitLoss(LogitLoss):
         mass, count = cfg.get('strong_mass'), cfg.get('strong_classes', 1)
         if mass is None and count == 1:
             return 'strong = the labelled class, weak = all others'
-        many = f'{count - 1}' if mass is None else 'as many'
+        number = f'{count - 1}' if mass is None else 'as many'
         held = '' if mass is None else f', which hold {100 * mass:g} % together'
-        others = f"{many} of the teacher's likeliest others"
+        others = f"{number} of the teacher's likeliest others{held}"
         if cfg.get('scorer'):
-            others = f'{many} others, ranked by {class_name(cfg["scorer"]["type"])}'
-        return f'strong = the labelled class and {others}{held}'
+            # These hold another share, because only their number follows the teacher.
+            others = f'{number} others, ranked by {class_name(cfg["scorer"]["type"])}'
+        return f'strong = the labelled class and {others}'
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Return the loss, a float32 (or float64) scalar.

@@ -159,6 +159,8 @@ def test_titles_say_what_is_strong():
     assert 'hold 80 %' in say(dict(strong_mass=0.8))
     random = dict(strong_classes=3, scorer=dict(type='RandomScorer'))
     assert 'ranked by RandomScorer' in say(random)
+    random = dict(strong_mass=0.8, scorer=dict(type='RandomScorer'))
+    assert say(random).endswith('and as many others, ranked by RandomScorer')
 
 
 def test_standardized_logits(logits):
@@ -200,6 +202,10 @@ def test_unknown_settings_are_named():
         ),
         (dict(multi_label=True, strong_classes=2), 'strong_classes. = 2.*multi_label'),
         (dict(multi_label=True, strong_mass=0.5), 'strong_mass. = 0.5.*multi_label'),
+        (
+            dict(gradient_shares=dict(bcd=0, scd=1, wcd=0)),
+            'gradient_shares.*no gradient.*strong_classes=3',
+        ),
         (dict(scorer=dict(type='RandomScorer')), 'scorer.*Random.*strong_classes=3'),
         (
             dict(strong_classes=2, scorer=dict(type='ClassifierScorer')),
