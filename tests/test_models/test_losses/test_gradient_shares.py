@@ -117,6 +117,11 @@ def test_the_losses_weigh_their_terms_with_it(kind):
     assert_close(values[loss].double(), 0.5 * sum(parts).double(), rtol=1e-6, atol=0)
     assert_close([terms[name] for name in NAMES], [plain.terms[name] for name in NAMES])
     assert abs(values[loss] - values[plain]) > 1e-3 * values[plain]
+    given = (LABELS, teacher) if kind == 'CAKDLogitLoss' else (teacher, None, None)
+    weights = [terms[f'{name}_weight'].item() for name in NAMES]
+    found = lengths(student, teacher, loss._strong(*given), weights)
+    want = torch.tensor([SHARES[name] for name in NAMES]).double()
+    assert_close(found / found.sum(), want, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
