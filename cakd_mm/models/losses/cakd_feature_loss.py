@@ -16,7 +16,7 @@ from ...utils.type_names import class_name
 from ..checks import check_number
 from ..exp2 import exp2
 from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
-from ..scorers.base_scorer import BaseScorer, required
+from ..scorers.base_scorer import BaseScorer, built_scorer, required
 from ..scorers.image_numbers import image_numbers
 from ..statistics import RunningMean, RunningNorm, update_means
 from ..term_axis import CLUSTER_TERMS, TermAxis
@@ -118,9 +118,7 @@ class CAKDFeatureLoss(FeatureLoss):
                 f'strong_share must be in (0, 1), got {strong_share!r}: the weak '
                 'cluster would be empty. Write strong_share=0.5, say.'
             )
-        if scorer is None:
-            scorer = DEFAULT_SCORER
-        self.scorer = MODELS.build(scorer) if isinstance(scorer, dict) else scorer
+        self.scorer = built_scorer(DEFAULT_SCORER if scorer is None else scorer)
         if granularity in ('spatial', 'flat') and not self.scorer.elementwise:
             raise ValueError(
                 f'{type(self.scorer).__name__} scores channels, but '

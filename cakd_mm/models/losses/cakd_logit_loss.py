@@ -11,7 +11,7 @@ from ...utils.errors import describe
 from ...utils.transfer import send
 from ...utils.type_names import class_name
 from ..checks import check_classes, check_number, class_indices, is_count, is_number
-from ..scorers.base_scorer import BaseScorer
+from ..scorers.base_scorer import BaseScorer, built_scorer
 from ..scorers.image_numbers import image_numbers
 from ..term_axis import CLUSTER_TERMS
 from .functional import cluster_terms, single_label_kl_and_terms, weighted_kl
@@ -56,8 +56,6 @@ class CAKDLogitLoss(LogitLoss):
             score, ``'refuse'`` raises. Defaults to ``'argmax'``.
         compile (bool): Whether torch.compile compiles the loss and its gradient,
             which changes nothing but their rounding. Defaults to False.
-        standardize (bool): Logit standardisation, see :class:`LogitLoss`. Defaults to
-            False.
         strong_classes (int): Classes in the strong cluster: the label, and the
             teacher's likeliest others. Defaults to 1, the paper's form.
         strong_mass (float, optional): What the strong cluster holds at least of the
@@ -65,11 +63,13 @@ class CAKDLogitLoss(LogitLoss):
             ``strong_classes``: the label, and as many of the teacher's likeliest
             others as that takes. One class stays weak. Defaults to None.
         scorer (dict | BaseScorer, optional): What ranks the other classes of the
-            strong cluster by the teacher's logits. Defaults to None, the logits
-            themselves.
+            strong cluster by the teacher's logits. With ``strong_mass`` there are as
+            many of them as of the likeliest. Defaults to None, the logits themselves.
         gradient_shares (dict, optional): Shares of ``bcd``, ``scd`` and ``wcd`` in the
             gradient, see :class:`GradientShares`. Defaults to None: ``alpha``,
             ``beta`` and ``gamma`` are the weights.
+        standardize (bool): Logit standardisation, see :class:`LogitLoss`. Defaults to
+            False.
 
     Raises:
         ValueError: a number is out of range, ``soft_labels`` is unknown, or settings
@@ -88,11 +88,11 @@ class CAKDLogitLoss(LogitLoss):
         loss_weight: float = 1.0,
         soft_labels: str = 'argmax',
         compile: bool = False,
-        standardize: bool = False,
         strong_classes: int = 1,
         strong_mass: float | None = None,
         scorer: dict | BaseScorer | None = None,
         gradient_shares: Mapping[str, float] | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__(loss_weight, standardize)
         check_number(self, 'tau', tau, positive=True)
@@ -104,13 +104,20 @@ class CAKDLogitLoss(LogitLoss):
                 f"soft_labels must be 'argmax' or 'refuse', got {soft_labels!r}."
             )
         _check_cluster(strong_classes, strong_mass, multi_label)
-        self.scorer = MODELS.build(scorer) if isinstance(scorer, dict) else scorer
         several = strong_classes > 1 or strong_mass is not None
-        if self.scorer is not None:
+        self.scorer: BaseScorer | None = None
+        if scorer is not None:
+            self.scorer = built_scorer(scorer)
             _check_scorer(self.scorer, several)
         self.shares: GradientShares | None = None
         if gradient_shares is not None:
             self.shares = GradientShares(gradient_shares, type(self).__name__)
+            if gradient_shares['scd'] == 1 and not (several or multi_label):
+                problem = 'SCD of the label alone has no gradient.'
+                remedy = 'Set strong_classes=3, say, or other shares.'
+                raise ValueError(
+                    describe('gradient_shares', gradient_shares, problem, remedy)
+                )
         self.tau = tau
         self.alpha = alpha
         self.beta = beta
@@ -133,12 +140,13 @@ class CAKDLogitLoss(LogitLoss):
         mass, count = cfg.get('strong_mass'), cfg.get('strong_classes', 1)
         if mass is None and count == 1:
             return 'strong = the labelled class, weak = all others'
-        many = f'{count - 1}' if mass is None else 'as many'
+        number = f'{count - 1}' if mass is None else 'as many'
         held = '' if mass is None else f', which hold {100 * mass:g} % together'
-        others = f"{many} of the teacher's likeliest others"
+        others = f"{number} of the teacher's likeliest others{held}"
         if cfg.get('scorer'):
-            others = f'{many} others, ranked by {class_name(cfg["scorer"]["type"])}'
-        return f'strong = the labelled class and {others}{held}'
+            # These hold another share, because only their number follows the teacher.
+            others = f'{number} others, ranked by {class_name(cfg["scorer"]["type"])}'
+        return f'strong = the labelled class and {others}'
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
         """Return the loss, a float32 (or float64) scalar.
@@ -210,7 +218,7 @@ class CAKDLogitLoss(LogitLoss):
             count = counts_by_mass(preds_T, labels, self.strong_mass, self.tau)
         elif 1 < self.strong_classes >= preds_T.shape[-1]:
             problem = f'There are {preds_T.shape[-1]} classes, and none would be weak.'
-            remedy = f'Write a number below {preds_T.shape[-1]}.'
+            remedy = f'Write an integer from 1 to {max(preds_T.shape[-1] - 1, 1)}.'
             key = f'strong_classes of {type(self).__name__}'
             raise ValueError(describe(key, self.strong_classes, problem, remedy))
         return label_cluster(self._ranking(preds_T), labels, count)

@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from ...utils.errors import describe
 from ..checks import (
     LARGEST_SETTING,
-    check_epoch,
     check_number,
     is_count,
     is_number,
 )
 from ..term_axis import TermAxis
 from ..widened import widened
+from .epoch_loss import EpochLoss
 from .functional import batch_mean
 from .functional.ctkd import SCHEDULES, reversal_factor, reverse_gradient, tempered_kl
 from .logit_loss import LogitLoss
 
 
 @MODELS.register_module()
-class CTKDLoss(LogitLoss):
+class CTKDLoss(EpochLoss, LogitLoss):
     r"""Distillation at a learned temperature that makes it harder.
 
     "Curriculum Temperature for Knowledge Distillation", arXiv 2211.16231:
@@ -106,7 +106,6 @@ class CTKDLoss(LogitLoss):
         self.epochs = epochs
         self.schedule = schedule
         self.num_classes = num_classes
-        self.epoch: int | None = None
         self.network: nn.Sequential | None = None
         if instance_wise:
             self.network = _network(num_classes, hidden, init)
@@ -118,21 +117,15 @@ class CTKDLoss(LogitLoss):
         """Ask for the number of classes, which the instance-wise form reads."""
         return {'num_classes': 'classes'} if cfg.get('instance_wise') else {}
 
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch that begins, counted from 0.
-
-        Raises:
-            ValueError: ``epoch`` is no integer from 0 on.
-        """
-        check_epoch(epoch)
-        self.epoch = epoch
-
     @property
     def reversal(self) -> float:
         """The factor of the temperature's gradient in this epoch."""
-        begun = 0 if self.epoch is None else self.epoch + 1
         return reversal_factor(
-            begun, self.epochs, self.lambda_max, self.lambda_min, self.schedule
+            self.epochs_begun,
+            self.epochs,
+            self.lambda_max,
+            self.lambda_min,
+            self.schedule,
         )
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -147,16 +140,6 @@ class CTKDLoss(LogitLoss):
             ValueError: shapes do not fit, or :meth:`set_epoch` was never called
                 before a step of training.
         """
-        if self.training and self.epoch is None:
-            raise ValueError(
-                describe(
-                    'default_hooks.distill_epoch',
-                    None,
-                    'CTKDLoss was not told the epoch, so lambda would keep its first '
-                    'value and the temperature would never be learned.',
-                    "Write default_hooks.distill_epoch=dict(type='DistillEpochHook').",
-                )
-            )
         preds_S, preds_T = self.scores(preds_S, preds_T)
         theta = widened(self._theta(preds_S.detach(), preds_T))
         gate = reverse_gradient(theta, self.reversal).sigmoid()

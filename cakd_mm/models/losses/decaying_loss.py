@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ..checks import check_epoch, is_count
+from ..checks import is_count
 from ..term_axis import TermAxis, TermLabels
-from .base import DistillLoss
+from .epoch_loss import EpochLoss
 from .functional.wkd import cosine_decay
 
 DECAY_TERM: TermLabels = {
@@ -12,7 +12,7 @@ DECAY_TERM: TermLabels = {
 }
 
 
-class DecayingLoss(DistillLoss):
+class DecayingLoss(EpochLoss):
     """Mixin of the losses with a weight that falls along half a cosine.
 
     It comes before the other base of a loss, whose ``__init__`` calls
@@ -21,7 +21,6 @@ class DecayingLoss(DistillLoss):
 
     decay_from: int | None
     decay_to: int | None
-    epoch: int | None
 
     def set_decay(self, decay_from: int | None, decay_to: int | None) -> None:
         """Set from which epoch to which the weight falls.
@@ -48,16 +47,6 @@ class DecayingLoss(DistillLoss):
             )
         self.decay_from = decay_from
         self.decay_to = decay_to
-        self.epoch = None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch that begins, counted from 0.
-
-        Raises:
-            ValueError: ``epoch`` is no integer from 0 on.
-        """
-        check_epoch(epoch)
-        self.epoch = epoch
 
     @property
     def decay(self) -> float:
@@ -68,14 +57,7 @@ class DecayingLoss(DistillLoss):
         """
         if self.decay_from is None or self.decay_to is None:
             return 1.0
-        if self.training and self.epoch is None:
-            raise ValueError(
-                f'decay_from={self.decay_from} of {type(self).__name__} needs the '
-                'epoch, which nobody has told: write default_hooks=dict('
-                "distill_epoch=dict(type='DistillEpochHook')), or call set_epoch."
-            )
-        begun = 0 if self.epoch is None else self.epoch + 1
-        return cosine_decay(begun, self.decay_from, self.decay_to)
+        return cosine_decay(self.epochs_begun, self.decay_from, self.decay_to)
 
     def decay_term(self, like: Tensor) -> dict[str, Tensor]:
         """Return the factor as a term for the log, if the weight falls."""

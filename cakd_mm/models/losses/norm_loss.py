@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..checks import check_float_tensor, check_number, is_count
 from ..term_axis import TermAxis
-from .base import DistillLoss
+from .epoch_loss import EpochLoss
 from .functional import batch_mean
 
 
 @MODELS.register_module()
-class NORMLoss(DistillLoss):
+class NORMLoss(EpochLoss):
     r"""Compare each segment of a wide feature with the whole feature of the teacher.
 
     "NORM: Knowledge Distillation via N-to-One Representation Matching", arXiv
@@ -52,13 +52,18 @@ class NORMLoss(DistillLoss):
     ) -> None:
         super().__init__(loss_weight)
         self.factors = _checked_factors(self, factors)
-        self.factor = 1.0
         self.needs_epoch = bool(self.factors)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Take the factor of the epoch that begins, counted from 0."""
+    @property
+    def factor(self) -> float:
+        """The factor of this epoch.
+
+        Raises:
+            ValueError: there are factors, and a step of training has no epoch.
+        """
+        epoch = self.epochs_begun - 1
         begun = [factor for start, factor in self.factors if start <= epoch]
-        self.factor = begun[-1] if begun else 1.0
+        return begun[-1] if begun else 1.0
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return the loss, a float32 (or float64) scalar.
@@ -70,7 +75,8 @@ class NORMLoss(DistillLoss):
 
         Raises:
             TypeError: a feature is no float tensor.
-            ValueError: shapes do not fit.
+            ValueError: shapes do not fit, or a step of training has no epoch for
+                the factors.
         """
         segments, teacher = _checked_features(preds_S, preds_T)
         if segments.shape[3:] != teacher.shape[2:]:

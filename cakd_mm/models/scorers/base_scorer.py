@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...utils.errors import describe
 from ..statistics import RunningNorm
 from ..term_axis import TermLabels
 
@@ -88,6 +90,23 @@ class BaseScorer(nn.Module):
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return what a user should be told about the logged terms, if anything."""
         return None
+
+
+def built_scorer(scorer: dict | BaseScorer, key: str = 'scorer') -> BaseScorer:
+    """Return a scorer itself, or that of a config.
+
+    ``key`` is the config key that holds it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    is_config = isinstance(scorer, dict) and 'type' in scorer
+    made = MODELS.build(scorer) if is_config else scorer
+    if not isinstance(made, BaseScorer):
+        problem = 'It is no scorer.'
+        remedy = "Write dict(type='RandomScorer'), say, or leave it out."
+        raise ValueError(describe(key, scorer, problem, remedy))
+    return made
 
 
 def required(scorer: nn.Module, name: str, value: Tensor | None) -> Tensor:

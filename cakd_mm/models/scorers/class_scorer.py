@@ -10,7 +10,7 @@ from torch import Tensor
 from ...utils.errors import describe
 from ..checks import check_classes, is_count
 from ..statistics import RunningNorm
-from .base_scorer import BaseScorer, required
+from .base_scorer import BaseScorer, built_scorer, required
 
 DEFAULT_SCORER = dict(type='ActivationScorer')
 
@@ -43,7 +43,8 @@ class ClassScorer(BaseScorer):
             True.
 
     Raises:
-        ValueError: ``channels`` or ``num_classes`` is no number from 1 on.
+        ValueError: ``channels`` or ``num_classes`` is no number from 1 on, ``scorer``
+            is no scorer, or ``contrast`` no bool.
     """
 
     elementwise = False
@@ -64,8 +65,13 @@ class ClassScorer(BaseScorer):
                 problem = 'It counts what the teacher has.'
                 remedy = 'Write an integer from 1 on.'
                 raise ValueError(describe(f'scorer.{name}', value, problem, remedy))
-        scorer = DEFAULT_SCORER if scorer is None else scorer
-        self.scorer = MODELS.build(scorer) if isinstance(scorer, dict) else scorer
+        self.scorer = built_scorer(
+            DEFAULT_SCORER if scorer is None else scorer, 'scorer.scorer'
+        )
+        if not isinstance(contrast, bool):
+            problem = 'It says whether the mean over the classes is subtracted.'
+            remedy = 'Write True or False.'
+            raise ValueError(describe('scorer.contrast', contrast, problem, remedy))
         self.needs = tuple({'gt_labels', *self.scorer.needs})
         self.one_class = self.scorer.one_class
         self.by_image = self.scorer.by_image

@@ -121,6 +121,15 @@ def test_a_scoring_network(student, teacher, scorer, options, expected):
     assert (found['channels'], found['num_classes'], found['share']) == expected
 
 
+def test_a_scorer_within_a_scorer(student, teacher):
+    scorer = dict(type='ClassScorer', scorer=network())
+    filled = fill_widths(method(strong_share=0.3, scorer=scorer), student, teacher)
+    widths = dict(channels=14, num_classes=11)
+    inner = dict(type='ScoringNetwork', share=0.3, **widths)
+    found = filled['distill_losses']['loss_a']['scorer']
+    assert found == dict(type='ClassScorer', scorer=inner, **widths)
+
+
 def test_another_scorer_is_told_nothing(student, teacher):
     cfg = method(scorer=dict(type='ActivationScorer'))
     filled = fill_widths(cfg, student, teacher)

@@ -113,14 +113,15 @@ def test_one_class_is_the_papers_form(logits):
 
 @pytest.mark.parametrize('mass', [0.3, 0.6, 0.9])
 def test_clusters_hold_the_mass_unless_all_but_one_class_are_strong(logits, mass):
-    loss = build(tau=1.0, strong_mass=mass)
+    loss = build(tau=2.0, strong_mass=mass)
     leaf = logits[0].requires_grad_()
     loss(leaf, logits[1], LABELS).backward()
     rows = loss.rows
-    most = logits[1].softmax(1).amin(1, keepdim=True)
+    others = (logits[1] / 2).softmax(1).masked_fill(one_hot() > 0, 1)
+    most = 1 - others.amin(1, keepdim=True)
     held = 1 - rows['weak_mass']
-    assert (held >= torch.minimum(torch.tensor(mass), 1 - most) - 1e-12).all()
-    fewer = build(tau=1.0, strong_mass=mass - 0.25)
+    assert (held >= torch.minimum(torch.tensor(mass), most) - 1e-12).all()
+    fewer = build(tau=2.0, strong_mass=mass - 0.25)
     fewer(*(x.detach() for x in logits), LABELS)
     assert fewer.terms['strong_mass'] < loss.terms['strong_mass']
 
@@ -134,6 +135,7 @@ def test_random_clusters_are_as_large_and_keep_the_label(logits):
         for _ in range(40):
             loss.indices = torch.arange(ROWS) + 7
             masks.append(loss._strong(LABELS, wide[1]))
+            assert loss.indices is None  # they are of this batch alone
         mask = torch.stack(masks)
         assert mask[:, torch.arange(ROWS), LABELS].all()
         sizes = build(**settings)._strong(LABELS, wide[1]).sum(1)
@@ -159,6 +161,8 @@ def test_titles_say_what_is_strong():
     assert 'hold 80 %' in say(dict(strong_mass=0.8))
     random = dict(strong_classes=3, scorer=dict(type='RandomScorer'))
     assert 'ranked by RandomScorer' in say(random)
+    random = dict(strong_mass=0.8, scorer=dict(type='RandomScorer'))
+    assert say(random).endswith('and as many others, ranked by RandomScorer')
 
 
 def test_standardized_logits(logits):
@@ -200,6 +204,10 @@ def test_unknown_settings_are_named():
         ),
         (dict(multi_label=True, strong_classes=2), 'strong_classes. = 2.*multi_label'),
         (dict(multi_label=True, strong_mass=0.5), 'strong_mass. = 0.5.*multi_label'),
+        (
+            dict(gradient_shares=dict(bcd=0, scd=1, wcd=0)),
+            'gradient_shares.*no gradient.*strong_classes=3',
+        ),
         (dict(scorer=dict(type='RandomScorer')), 'scorer.*Random.*strong_classes=3'),
         (
             dict(strong_classes=2, scorer=dict(type='ClassifierScorer')),
@@ -214,7 +222,7 @@ def test_clusters_that_contradict_each_other(settings, message):
 
 
 def test_no_class_would_be_weak(logits):
-    with pytest.raises(ValueError, match='strong_classes.*= 5.*5 classes.*below 5'):
+    with pytest.raises(ValueError, match='strong_classes.*= 5.*5 classes.*1 to 4'):
         build(strong_classes=5)(*logits, LABELS)
     with pytest.raises(ValueError, match='holds 7, but there are 5 classes'):
         build(strong_classes=2)(*logits, LABELS + 3)

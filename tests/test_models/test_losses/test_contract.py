@@ -132,6 +132,24 @@ def test_gradcheck(case):
     )
 
 
+@GRADIENTS
+def test_a_second_derivative_is_right_or_refused(case):
+    """Also behind a net, whose own curvature would hide that the loss's is missing."""
+    student, teacher = scores()
+    loss = case().double().eval()
+
+    def of_a_net(x):
+        return value(loss, x + 0.1 * x.square(), teacher)
+
+    leaf = student.requires_grad_()
+    try:
+        torch.autograd.grad(of_a_net(leaf), leaf, create_graph=True)
+    except RuntimeError as error:
+        assert 'cannot be differentiated once more' in str(error)
+    else:
+        assert torch.autograd.gradgradcheck(of_a_net, leaf, fast_mode=True)
+
+
 @EVERY_CASE
 @pytest.mark.parametrize('training', [False, True])
 def test_the_gradient_goes_to_the_student_alone(case, training):

@@ -17,6 +17,7 @@ from cakd_mm.models.losses.functional.mlkd import (
     probabilities,
     share_up_to_median,
 )
+from cakd_mm.models.losses.functional.standardized import standardized
 
 IMAGES, CLASSES = 5, 4
 LEVELS = ('instance', 'class_level', 'batch_level')
@@ -220,6 +221,9 @@ def test_standardising_is_of_the_divergences_alone(logits):
     for name in (*LEVELS[1:], 'share'):
         assert_close(standard.terms[name], plain.terms[name], rtol=0, atol=0)
     before = standard.terms['instance']
+    plain(*map(standardized, logits))
+    assert_close(plain.terms['instance'], before)
+    plain(student, teacher)
     assert (before - plain.terms['instance']).abs() > 0.1
     # Neither level nor size of the student's logits counts.
     standard(5 * student + 2, teacher)

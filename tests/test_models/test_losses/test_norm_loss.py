@@ -92,6 +92,18 @@ def test_without_factors_epochs_do_not_matter():
     assert loss.factor == 1.0
 
 
+def test_a_step_of_training_has_to_know_its_epoch():
+    """Without the hook every epoch would have the factor 1."""
+    pair = maps(2, SIZE, SIZE)
+    loss = build(factors=[(0, 0.1)])
+    with pytest.raises(ValueError, match=r'distill_epoch.*NORMLoss.*DistillEpochHook'):
+        loss(*pair)
+    assert_close(loss.eval()(*pair), slow(*pair))
+    for wrong in (-1, 1.5, None, True):
+        with pytest.raises(ValueError, match=f'epoch must be .*{wrong}'):
+            loss.set_epoch(wrong)
+
+
 # Mistakes
 
 

@@ -53,13 +53,49 @@ def ctkd(part, wrap=lambda loss: loss):
     return found
 
 
+SHARES = dict(bcd=0.2, scd=0.5, wcd=0.3)
+CLUSTERS = (
+    dict(type='CAKDLogitLoss', strong_classes=2, gradient_shares=SHARES),
+    dict(type='CAKDLogitLoss', strong_mass=0.7, scorer=dict(type='RandomScorer')),
+    *(
+        dict(
+            type='CAKDFeatureLoss',
+            scorer=dict(
+                type='ClassScorer', channels=5, num_classes=4, scorer=dict(type=name)
+            ),
+        )
+        for name in ('ActivationScorer', 'RandomScorer')
+    ),
+)
+
+
+def clusters(part):
+    """Values, gradients and state of CAKD after steps on a part of every batch."""
+    found = []
+    for cfg in CLUSTERS:
+        torch.manual_seed(1)
+        loss = MODELS.build(cfg).double()
+        steps = []
+        for step in range(3):
+            draw = torch.Generator().manual_seed(step)
+            pair = 3 * torch.rand(2, 6, 5, generator=draw).double()
+            student, teacher = pair[:, part]
+            labels = torch.randint(4, (6,), generator=draw)[part]
+            result = loss(student.requires_grad_(), teacher, labels)
+            (grad,) = torch.autograd.grad(len(student) * result, student)
+            steps.append((result.detach(), grad))
+        found.append((steps, loss.state_dict()))
+    return found
+
+
 @pytest.fixture(scope='module')
 def of_ranks(tmp_path_factory):
-    """What each of two ranks has, of CRD and of CTKD."""
+    """What each of two ranks has, of CRD, of CTKD and of CAKD's clusters."""
 
     def work(rank):
         part = slice(rank, None, 2)
-        return crd(part, batch_size=2), ctkd(part, nn.parallel.DistributedDataParallel)
+        learned = ctkd(part, nn.parallel.DistributedDataParallel)
+        return crd(part, batch_size=2), learned, clusters(part)
 
     return two_ranks(work, tmp_path_factory.mktemp('ranks'))
 
@@ -88,3 +124,15 @@ def test_the_temperatures_of_ctkd(of_ranks):
             assert_close(one, expected, rtol=1e-5, atol=1e-7)
         # Half of the batch would give something else.
         assert not torch.allclose(half[-1], whole[-1], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize('place', range(len(CLUSTERS)), ids=lambda i: str(CLUSTERS[i]))
+def test_the_clusters_and_shares_of_cakd(of_ranks, place):
+    (steps_0, state_0), (steps_1, state_1) = (found[2][place] for found in of_ranks)
+    steps, state = clusters(EVERY)[place]
+    for name, value in state.items():
+        assert torch.equal(state_0[name], state_1[name]), name
+        assert_close(state_0[name], value)
+    for (result, grad), one, other in zip(steps, steps_0, steps_1, strict=True):
+        assert_close((one[0] + other[0]) / 2, result)
+        assert_close(torch.stack((one[1], other[1]), 1).flatten(0, 1), grad)

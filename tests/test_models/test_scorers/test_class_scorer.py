@@ -96,6 +96,8 @@ def test_several_labels_average_their_classes():
     assert_close(
         scorer.eval()(feature[:1], mixed), (0.25 * feature[:1] + 0.75 * feature[1:])
     )
+    # A class that no step has had leaves its share to the others.
+    assert_close(scorer(feature[:1], torch.tensor([[0.0, 0.2, 0, 0.8]])), feature[1:])
 
 
 def test_other_scorers_are_averaged_too():
@@ -116,6 +118,29 @@ def test_random_clusters_of_a_class_are_the_control():
     for feature, labels in steps():
         scores = scorer(feature, labels)
     assert len({tuple(row.tolist()) for row in scores}) == labels.unique().numel()
+
+
+def test_what_the_averaged_scorer_needs_and_says_is_passed_on():
+    inner = MODELS.build(
+        dict(type='ScoringNetwork', channels=CHANNELS, num_classes=CLASSES)
+    )
+    scorer = build(scorer=inner)
+    feature, labels = next(steps())
+    scorer(feature, labels)
+    assert scorer.auxiliary is inner.auxiliary and inner.auxiliary.requires_grad
+    assert scorer.terms is inner.terms and scorer.terms.keys() == {*scorer.term_labels}
+    assert scorer.one_class and not build().one_class
+    [(norm, _)] = scorer.norm_batches(feature)
+    assert norm is inner.norm
+    inner.patience = 1
+    assert 'collapsed' in scorer.warning(dict(gate_spread=0.0))
+
+
+def test_labels_below_0_count_as_none_and_rows_as_shares():
+    """Whatever the sum of a row is, an image counts once."""
+    scorer = build(contrast=False)
+    scorer(torch.rand(2, CHANNELS), torch.tensor([[4.0, 0, -1, 0], [0, 0.2, 0, 0.6]]))
+    assert_close(scorer.counts, torch.tensor([1, 0.25, 0, 0.75]))
 
 
 def test_means_do_not_drown_in_large_numbers():
@@ -149,3 +174,28 @@ def test_mistakes(settings, feature, labels, message):
 def test_counts_that_are_none(name, value):
     with pytest.raises(ValueError, match=rf'scorer\.{name}'):
         build(**{name: value})
+
+
+@pytest.mark.parametrize(
+    'value', ['RandomScorer', {}, [], dict(type='KDLoss')], ids=str
+)
+@pytest.mark.parametrize(
+    ('kind', 'key'),
+    [
+        ('ClassScorer', 'scorer.scorer'),
+        ('CAKDFeatureLoss', 'scorer'),
+        ('CAKDLogitLoss', 'scorer'),
+    ],
+)
+def test_what_is_no_scorer(kind, key, value):
+    cfg = dict(type=kind, scorer=value)
+    cfg |= dict(strong_classes=2) if kind == 'CAKDLogitLoss' else {}
+    cfg |= dict(channels=3, num_classes=2) if kind == 'ClassScorer' else {}
+    with pytest.raises(ValueError, match=rf'^`{key}` = .*no scorer.*RandomScorer'):
+        MODELS.build(cfg)
+
+
+@pytest.mark.parametrize('value', ['no', None, 1])
+def test_contrast_is_a_bool(value):
+    with pytest.raises(ValueError, match=rf'scorer\.contrast. = .?{value}.*True or F'):
+        build(contrast=value)

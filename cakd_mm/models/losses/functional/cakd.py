@@ -31,12 +31,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ....utils.compiling import is_compiling
 from ...checks import check_classes, check_tau, checked_scores, kind_of
 from ...exp2 import LN2, exp2
 from ...widened import widened
+from .once import once_only
 
 # Softplus is the identity above this, where it cannot be told from it in float64.
 SOFTPLUS_THRESHOLD = 40
@@ -445,16 +445,10 @@ class _KnownGradient(torch.autograd.Function):
         return loss.clone()  # because a function may not return what it was given
 
     @staticmethod
+    @once_only
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
-        # Only who asks for a graph of the backward pass can differentiate twice.
-        times = _times_once if torch.is_grad_enabled() else torch.mul
-        return times(grad, grad_loss), None, None
-
-
-@once_differentiable
-def _times_once(grad: Tensor, grad_loss: Tensor) -> Tensor:
-    return grad * grad_loss
+        return grad * grad_loss, None, None
 
 
 class _DecoupledKL(torch.autograd.Function):
@@ -474,7 +468,7 @@ class _DecoupledKL(torch.autograd.Function):
         return bcd, scd, wcd, mass
 
     @staticmethod
-    @once_differentiable
+    @once_only
     def backward(
         ctx: Any, grad_bcd: Tensor, grad_scd: Tensor, grad_wcd: Tensor, _: Tensor
     ) -> tuple[Tensor, None, None, None]:

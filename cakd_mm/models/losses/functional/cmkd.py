@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...checks import LARGEST_SETTING, LEAST_SETTING, checked_scores, is_number
 from ...widened import widened
 from .isotonic import isotonic_regression
+from .once import once_only
 
 
 def pearson_distance(preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class _UnitRows(torch.autograd.Function):
         return rows, inverse
 
     @staticmethod
-    @once_differentiable
+    @once_only
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
         rows, inverse = ctx.saved_tensors
         grad = grad - grad.mean(-1, keepdim=True)
@@ -195,7 +195,7 @@ class _SoftRanks(torch.autograd.Function):
         return torch.empty_like(rows).scatter_(-1, order, rows)
 
     @staticmethod
-    @once_differentiable
+    @once_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         order, first, last = ctx.saved_tensors
         rows = _minus_mean(grad.gather(-1, order), first, last).mul_(ctx.slope)

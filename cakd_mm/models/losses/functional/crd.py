@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...uniform_bits import uniform_bits
+from .once import once_only
 
 # Most scores of a bank that are in memory at a time: 256 MB in float32.
 MOST_SCORES = 2**26
@@ -133,7 +133,7 @@ class _ContrastiveRows(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    @once_differentiable
+    @once_only
     def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * grad_rows.unsqueeze(1), None, None, None, None, None

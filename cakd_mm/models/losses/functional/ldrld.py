@@ -26,7 +26,8 @@ def likeliest_classes(preds: Tensor, count: int) -> Tensor:
     if count > preds.shape[-1]:
         raise ValueError(
             f'top_classes is {count}, but there are {preds.shape[-1]} classes: set '
-            f'top_classes in the config of the loss to {preds.shape[-1]} or less.'
+            'top_classes in the config of the loss to an integer from 2 to '
+            f'{preds.shape[-1]}.'
         )
     return preds.detach().topk(count).indices
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...checks import check_tau, checked_scores
+from .once import once_only
 
 
 class NormalizedKD(NamedTuple):
@@ -91,7 +91,7 @@ class _NormalizedKD(torch.autograd.Function):
         return -(mass * target_S).squeeze(-1), others
 
     @staticmethod
-    @once_differentiable
+    @once_only
     def backward(
         ctx: Any, grad_target: Tensor, grad_others: Tensor
     ) -> tuple[Tensor, None, None, None]:

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...checks import check_tau, checked_scores
+from .once import once_only
 
 
 def binary_kl(preds_S: Tensor, preds_T: Tensor, tau: float = 1.0) -> Tensor:
@@ -55,7 +55,7 @@ class _BinaryKL(torch.autograd.Function):
         return log_off_T - log_off_S + teacher.sigmoid() * (teacher - student)
 
     @staticmethod
-    @once_differentiable
+    @once_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return slope * grad, None, None

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .nkd import log_softmax
+from .once import once_only
 
 # Added to each variance under the square root, as in the public code.
 EPS = 1e-5
@@ -127,7 +127,7 @@ class _WassersteinKD(torch.autograd.Function):
         return -(mass * target_S).squeeze(-1), transport.detach()
 
     @staticmethod
-    @once_differentiable
+    @once_only
     def backward(
         ctx: Any, grad_target: Tensor, grad_transport: Tensor
     ) -> tuple[Tensor | None, ...]:

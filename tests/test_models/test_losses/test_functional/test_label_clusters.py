@@ -62,6 +62,11 @@ def test_the_first_of_equal_classes_is_taken():
     ]
 
 
+def test_exactly_the_mass_is_enough():
+    counts = counts_by_mass(torch.zeros(1, 4), torch.tensor([2]), 0.5, 1.0)
+    assert counts.tolist() == [2]
+
+
 @pytest.mark.parametrize('classes', [1, 2])
 def test_one_class_stays_weak_if_there_are_two(classes):
     labels = torch.zeros(3, dtype=torch.int64)
