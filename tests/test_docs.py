@@ -22,10 +22,11 @@ TEACHERS, MIXED, CLASSES, IMAGES = blocks(f'{GUIDES}/teachers.md')
 _, DEIT = blocks(f'{GUIDES}/heads.md')
 (FAST,) = blocks(f'{GUIDES}/speed.md')
 (RESIDENT,) = blocks(f'{GUIDES}/data.md')
+(CLUSTERS,) = blocks(f'{GUIDES}/clusters.md')
 VIEWS, OWN_VIEWS, OF_VIEWS = blocks(f'{GUIDES}/two_views.md')
 # Pages whose blocks are run here.
 HERE = {'pair', 'loss', 'scorer', 'features', 'transformers', 'teachers', 'heads'}
-HERE |= {'speed', 'data', 'two_views'}
+HERE |= {'speed', 'data', 'two_views', 'clusters'}
 COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
 # tests/test_own_data.py runs these,
 OWN_DATA = ('own_images_by_hand', 'variations', 'students_out')
@@ -247,6 +248,16 @@ def test_two_views_for_a_method(tmp_path, make_runner):
             assert rows.shape == (64, 10)
         labels = runner.model.distiller.fed('loss_dkd', 'gt_labels')
         assert torch.equal(labels[:32], labels[32:])
+
+
+def test_other_clusters_of_cakd(tmp_path):
+    runner = train_page(CLUSTERS, tmp_path)
+    losses = runner.model.distiller.distill_losses
+    assert losses['loss_cakd'].strong_classes == 3
+    assert type(losses['loss_feature'].scorer).__name__ == 'ClassScorer'
+    for loss in losses.values():
+        terms = loss.terms
+        assert terms['scd'] > 0 and 'bcd_weight' in terms
 
 
 def test_a_loss_of_two_views():
