@@ -202,7 +202,9 @@ def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
     elif panel.ylabel == TermAxis.SHARE.value:
         axis.set_ylim(-0.03, 1.03)
     elif not panel.ylabel.startswith('top-1'):
-        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        low, high = min(0, axis.get_ylim()[0]), axis.get_ylim()[1]
+        # A curve that hardly changes would lie on the frame.
+        axis.set_ylim(low, high + 0.05 * (high - low))
     # A power of ten above the axis would be hidden by the legend.
     axis.yaxis.set_major_formatter(plain_numbers())
     axis.grid(alpha=0.3)
