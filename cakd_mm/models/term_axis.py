@@ -8,6 +8,7 @@ class TermAxis(str, Enum):
     """What a logged term measures; terms of one axis share a panel, in this order."""
 
     DIVERGENCE = 'divergence × τ² (nats), no weight'
+    UNSCALED_DIVERGENCE = 'divergence (nats), no weight'
     CROSS_ENTROPY = 'cross entropy (nats), no weight'
     CONTRASTIVE = 'contrastive loss (nats), no weight'
     DISTANCE = '1 - correlation, no weight'

@@ -80,8 +80,9 @@ def make_folder(path: Path, options: Options) -> ResultFolder:
         except ValueError as error:
             if '`model.distiller.' not in str(error):
                 raise
-            problem = f'These nets lack what it compares ({error}).'
-            remedy = 'Compare logits alone: cakd, kd, dkd, nkd or dist, say.'
+            problem = f'It does not go with these nets and images ({error}).'
+            remedy = 'Take cakd, kd, dkd, nkd or dist, say, or write it into a '
+            remedy += 'student.py, as the page "Your own images" shows.'
             if not teacher.classes:
                 remedy = 'Name a teacher with a classifier, or compare what comes '
                 remedy += 'before it: crd, say.'

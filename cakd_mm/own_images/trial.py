@@ -104,6 +104,7 @@ def try_pair(file: Path, size: int, classes: int) -> None:
         classes (int): How many there are.
 
     Raises:
+        ValueError: a loss compares several views of each image.
         Exception: what training would stop with.
     """
     cfg = Config.fromfile(file)
@@ -117,6 +118,12 @@ def try_pair(file: Path, size: int, classes: int) -> None:
         if any(loss.needs_dataset for loss in losses):
             return
         for loss in losses:
+            if loss.views > 1:
+                problem = f'It compares {loss.views} views of each image, and data.py '
+                problem += 'makes one.'
+                remedy = 'Make them in student.py, see the guide "Two views".'
+                key = 'model.distiller.distill_losses'
+                raise ValueError(describe(key, loss.class_name, problem, remedy))
             if loss.needs_epoch:
                 loss.set_epoch(0)
         images = [torch.randint(256, (3, size, size)).byte() for _ in range(IMAGES)]

@@ -202,7 +202,11 @@ def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
     elif panel.ylabel == TermAxis.SHARE.value:
         axis.set_ylim(-0.03, 1.03)
     elif not panel.ylabel.startswith('top-1'):
-        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        low, high = min(0, axis.get_ylim()[0]), axis.get_ylim()[1]
+        # A curve that hardly changes would lie on the frame.
+        axis.set_ylim(low, high + 0.05 * (high - low))
+    # A power of ten above the axis would be hidden by the legend.
+    axis.yaxis.set_major_formatter(plain_numbers())
     axis.grid(alpha=0.3)
     axis.legend(
         loc='lower left',
@@ -212,6 +216,11 @@ def draw_panel(axis: Axes, panel: Panel, unit: str) -> None:
         fontsize=8,
         labelspacing=0.25,
     )
+
+
+def plain_numbers() -> ticker.Formatter:
+    """Return a formatter that writes each number of an axis whole."""
+    return ticker.FuncFormatter(lambda value, _: f'{value:g}')
 
 
 def log_axis(axis: Axes, values: list[float]) -> None:
@@ -226,5 +235,4 @@ def log_axis(axis: Axes, values: list[float]) -> None:
     axis.set_ylim(low, high)
     subs = (1, 2, 5) if high < 1e3 * low else (1,)
     axis.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
-    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
     axis.yaxis.set_minor_formatter(ticker.NullFormatter())

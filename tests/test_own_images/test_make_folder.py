@@ -210,7 +210,10 @@ model = dict(
         (dict(student=BARE), '`--student` = '),
         (dict(student=BARE), 'It has no classifier, so it cannot be trained'),
         (dict(teacher=BARE), 'give the weights as --teacher-ckpt'),
-        (dict(method='deit'), "`--method` = 'deit': These nets lack what it compares"),
+        (dict(method='deit'), "`--method` = 'deit': It does not go with these nets"),
+        (dict(method='norm'), "`--method` = 'norm': It does not go with these nets"),
+        (dict(method='mlkd'), 'It compares 2 views of each image, and data.py makes'),
+        (dict(method='ldrld'), 'top_classes is 7, but there are 3 classes'),
     ],
 )
 def test_what_cannot_work_leaves_nothing(given, text, root, tmp_path):

@@ -1,6 +1,7 @@
 """Every term that is logged has one axis, one explanation and one colour."""
 
 import torch
+from mmrazor.registry import MODELS
 
 from cakd_mm.models.distillers import LossRatioBalancer
 from cakd_mm.models.losses import CAKDFeatureLoss
@@ -28,6 +29,17 @@ def test_the_balancers_terms_are_explained_and_no_losses():
     assert names == {'lambda', 'ratio', 'grad_ratio'}
     assert names == balancer.term_labels.keys()
     assert all(describe_term(name) == balancer.term_labels[name] for name in names)
+
+
+def test_no_two_classes_explain_one_term_in_two_ways():
+    """A plot knows the name of a term, and not whose it is."""
+    found: dict[str, set] = {}
+    for kind in MODELS.module_dict.values():
+        if kind.__module__.startswith('cakd_mm.'):
+            for term, entry in getattr(kind, 'term_labels', {}).items():
+                found.setdefault(term, set()).add(entry)
+    assert found['kl'] == {(TermAxis.DIVERGENCE, 'KL: undivided')}
+    assert not {term: texts for term, texts in found.items() if len(texts) > 1}
 
 
 def test_a_label_has_a_colour_of_its_own_in_its_panel():

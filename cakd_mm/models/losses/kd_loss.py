@@ -34,7 +34,7 @@ class KDLoss(LogitLoss):
         ValueError: a number is out of range.
     """
 
-    term_labels = {'kl': (TermAxis.DIVERGENCE, 'kl: among all classes')}
+    term_labels = {'kl': (TermAxis.DIVERGENCE, 'KL: undivided')}
 
     def __init__(
         self, tau: float = 4.0, loss_weight: float = 1.0, standardize: bool = False

@@ -148,8 +148,16 @@ class WKDLogitLoss(DecayingLoss, LogitLoss):
         return self.loss_weight * batch_mean(target + gamma * transport)
 
 
-def _checked_weight(head_weight: Tensor, preds: Tensor) -> Tensor:
+def _checked_weight(head_weight: Tensor | None, preds: Tensor) -> Tensor:
     """Return the weight, (C, D), in the precision of the logits, (N, C)."""
+    if head_weight is None:  # as recorded where a net has no such layer
+        raise ValueError(
+            'head_weight is None, and WKDLogitLoss needs the weight of a classifier. '
+            'The teacher has none there: of several teachers name one, '
+            "head_weight=dict(source='a.classifier.weight') among the "
+            'teacher_recorders; for a classifier without one weight take '
+            'WKDFeatureLoss, say.'
+        )
     check_float_tensor('head_weight', head_weight)
     if head_weight.dim() != 2 or len(head_weight) != preds.shape[1]:
         raise ValueError(

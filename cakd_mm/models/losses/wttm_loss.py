@@ -27,8 +27,8 @@ class WTTMLoss(LogitLoss):
     is no factor ``tau**2``, because the student's slope is not divided by ``tau``. L
     is not 0 for equal nets, unless ``tau`` is 1.
 
-    ``terms`` holds the last step's ``kl``, without the sum, and ``power_sum``, the
-    sum, which is from 1 to C for ``tau`` from 1 on.
+    ``terms`` holds the last step's ``softened_kl``, the divergence without the sum, and
+    ``power_sum``, the sum, which is from 1 to C for ``tau`` from 1 on.
 
     Args:
         tau (float): Temperature of the teacher, 1 / gamma of the paper. Defaults to
@@ -45,7 +45,10 @@ class WTTMLoss(LogitLoss):
     """
 
     term_labels = {
-        'kl': (TermAxis.DIVERGENCE, 'kl: from the softened teacher, without τ²'),
+        'softened_kl': (
+            TermAxis.UNSCALED_DIVERGENCE,
+            'softened_kl: from the softened teacher',
+        ),
         'power_sum': (
             TermAxis.FACTOR,
             "power_sum: of the teacher's probabilities to the power of 1/τ",
@@ -83,5 +86,5 @@ class WTTMLoss(LogitLoss):
         preds_S, preds_T = self.scores(preds_S, preds_T)
         kl = softened_kl(preds_S, preds_T / self.tau)
         weight = power_sum(preds_T, self.tau)
-        self.log_terms(kl=kl, power_sum=weight)
+        self.log_terms(softened_kl=kl, power_sum=weight)
         return self.loss_weight * batch_mean(weight * kl if self.weighted else kl)

@@ -106,6 +106,9 @@ class NORMNeck(BaseModule):
         Returns:
             Tensor | tuple[Tensor, ...]: The averages of the maps, (N, C); that of the
             last one comes after the transform.
+
+        Raises:
+            ValueError: the last map has not ``in_channels`` channels.
         """
         if isinstance(inputs, Tensor):
             return self.pool(self._transformed(inputs))
@@ -113,6 +116,11 @@ class NORMNeck(BaseModule):
         return self.pool((*earlier, self._transformed(last)))
 
     def _transformed(self, x: Tensor) -> Tensor:
+        width = self.expand.conv.in_channels
+        if x.shape[1] != width:
+            key, problem = 'NORMNeck.in_channels', f'The last map has {x.shape[1]}.'
+            remedy = f'Write in_channels={x.shape[1]} in model.architecture.neck.'
+            raise ValueError(describe(key, width, problem, remedy))
         segments = self.segments(self.expand(x))
         return x + self.contract(segments.flatten(1, 2))
 

@@ -280,6 +280,12 @@ def test_a_wrong_weight_is_named(logits, shape, dtype, error, message):
         build()(*logits, LABELS, torch.ones(shape, dtype=dtype))
 
 
+def test_a_teacher_without_such_a_weight_is_named(logits):
+    """Several teachers have no `classifier`, and None is recorded for it."""
+    with pytest.raises(ValueError, match=r'of several teachers.*a\.classifier\.weight'):
+        build()(*logits, LABELS, None)
+
+
 def test_a_weight_in_half_precision_is_as_good(logits, weight):
     half = weight.half()
     assert_close(

@@ -122,6 +122,15 @@ def test_no_number_of_channels(name, value):
 # The student that is extracted
 
 
+def test_another_width_of_the_last_map_is_named(neck):
+    width = neck.expand.conv.in_channels
+    text = (
+        rf'in_channels` = {width}: .* has {width + 3}\. Write in_channels={width + 3}'
+    )
+    with pytest.raises(ValueError, match=text):
+        neck(torch.rand(2, width + 3, 2, 2))
+
+
 def test_the_plain_student_has_no_neck_of_ours(tmp_path):
     cfg = Config.fromfile(CONFIGS / LEAF)
     trained = moved(build(cfg.model.architecture)).eval()
