@@ -1,5 +1,9 @@
 # The label and the teacher's two likeliest other classes are strong.
-_base_ = './cifar10-mini_logit-single_network.py'
-model = dict(
-    distiller=dict(distill_losses=dict(loss_cakd=dict(strong_classes=3, beta=2.0)))
-)
+_base_ = [
+    '../../../_base_/tasks/r20_r8_cifar10-mini.py',
+    '../../../_base_/methods/cakd_logit_feature.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
+model = dict(distiller=_base_.distiller.to_dict())
+model['distiller']['distill_losses']['loss_cakd'].update(strong_classes=3, beta=2.0)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=3))

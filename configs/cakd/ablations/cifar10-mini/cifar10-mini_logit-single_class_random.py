@@ -1,9 +1,11 @@
 # The control of class: all images of a class share a random cluster of channels.
-_base_ = './cifar10-mini_logit-single_class.py'
-model = dict(
-    distiller=dict(
-        distill_losses=dict(
-            loss_feature=dict(scorer=dict(scorer=dict(type='RandomScorer')))
-        )
-    )
+_base_ = [
+    '../../../_base_/tasks/r20_r8_cifar10-mini.py',
+    '../../../_base_/methods/cakd_logit_feature.py',
+]
+_base_.distiller.distill_losses.loss_cakd.update(gamma=2.0)
+model = dict(distiller=_base_.distiller.to_dict())
+model['distiller']['distill_losses']['loss_feature'].update(
+    scorer=dict(type='ClassScorer', scorer=dict(type='RandomScorer'))
 )
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=3))

@@ -1,12 +1,12 @@
 # Three strong classes, clusters of a class, and set shares of both gradients.
-_base_ = './cifar10-mini_logit-single_class.py'
+_base_ = [
+    '../../../_base_/tasks/r20_r8_cifar10-mini.py',
+    '../../../_base_/methods/cakd_logit_feature.py',
+]
+model = dict(distiller=_base_.distiller.to_dict())
+cakd, feature = model['distiller']['distill_losses'].values()
 shares = dict(bcd=0.2, scd=0.6, wcd=0.2)
-model = dict(
-    distiller=dict(
-        distill_losses=dict(
-            loss_cakd=dict(strong_classes=3, beta=2.0, gradient_shares=shares),
-            loss_feature=dict(gradient_shares=shares),
-        )
-    )
-)
-del shares
+cakd.update(strong_classes=3, beta=2.0, gradient_shares=shares)
+feature.update(scorer=dict(type='ClassScorer'), gradient_shares=shares)
+default_hooks = dict(warmup=dict(type='DistillWarmupHook', epochs=3))
+del cakd, feature, shares
