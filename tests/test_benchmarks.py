@@ -47,6 +47,7 @@ EXCHANGED = {
     'ls_dkd': (0, 0, 0),
     'ls_kd': (0, 0, 0),
     'ls_nkd': (0, 0, 0),
+    'mlkd': (0, 0, 0),
     'nkd': (0, 0, 0),
     'norm': (0, 0, 0),
     'ofd': (0, 0, 0),
@@ -54,6 +55,11 @@ EXCHANGED = {
     'reviewkd': (0, 0, 0),
     'reviewkd_in1k': (0, 0, 0),
     'sigmoid_kd': (0, 0, 0),
+    'wkd': (0, 0, 0),
+    'wkd_feature': (0, 0, 0),
+    'wkd_feature_in1k': (0, 0, 0),
+    'wkd_in1k': (0, 0, 0),
+    'wkd_logit': (0, 0, 0),
     'wttm': (0, 0, 0),
 }
 
