@@ -100,11 +100,11 @@ def built_scorer(scorer: dict | BaseScorer, key: str = 'scorer') -> BaseScorer:
     Raises:
         ValueError: it is neither.
     """
-    is_config = isinstance(scorer, dict) and bool(scorer)
-    if is_config and 'type' not in scorer:
+    if isinstance(scorer, dict) and scorer and 'type' not in scorer:
         problem = 'It is missing, so nobody knows what to build.'
         remedy = f"Write type='RandomScorer', say, beside {[*scorer]}."
         raise ValueError(describe(f'{key}.type', None, problem, remedy))
+    is_config = isinstance(scorer, dict) and 'type' in scorer
     made = MODELS.build(scorer) if is_config else scorer
     if not isinstance(made, BaseScorer):
         problem = 'It is no scorer.'
