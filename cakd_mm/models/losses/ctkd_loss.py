@@ -137,7 +137,7 @@ class CTKDLoss(EpochLoss, LogitLoss):
 
         Raises:
             TypeError: logits are no float tensors.
-            ValueError: shapes do not fit, or :meth:`set_epoch` was never called
+            ValueError: shapes do not fit, or ``set_epoch`` was never called
                 before a step of training.
         """
         preds_S, preds_T = self.scores(preds_S, preds_T)

@@ -6,7 +6,7 @@ from .base import DistillLoss
 
 
 class EpochLoss(DistillLoss):
-    """Mixin of the losses that change with the epoch, if :attr:`needs_epoch`.
+    """Mixin of the losses that change with the epoch, if ``needs_epoch``.
 
     It comes before the other base of a loss.
 
