@@ -37,7 +37,6 @@ OURS = (
     'default_hooks.terms',
     'default_hooks.distill_epoch',
     'default_hooks.sample_index',
-    'default_hooks.views',
     'default_hooks.extract',
     'default_hooks.history',
     'default_hooks.runtime_info',
