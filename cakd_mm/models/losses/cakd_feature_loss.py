@@ -17,7 +17,7 @@ from ..checks import check_number
 from ..exp2 import exp2
 from ..layout import cluster_sums, strongest, to_row_mask, to_rows, to_scored
 from ..scorers.base_scorer import BaseScorer, built_scorer, required
-from ..scorers.image_numbers import image_numbers
+from ..scorers.image_numbers import tell_images
 from ..statistics import RunningMean, RunningNorm, update_means
 from ..term_axis import CLUSTER_TERMS, TermAxis
 from .feature_loss import FeatureLoss
@@ -272,10 +272,8 @@ class CAKDFeatureLoss(FeatureLoss):
     ) -> Tensor:
         """Return which channels (or elements of a row) are strong, bool (N, E)."""
         scored = to_scored(feature_T, self.granularity)
-        if self.scorer.by_image:
-            indices, self.indices = self.indices, None
-            images = image_numbers(indices, len(feature_T))
-            self.scorer.images = send(images, feature_T.device)
+        indices, self.indices = self.indices, None
+        tell_images(self.scorer, indices, feature_T)
         scores = self.scorer(scored, gt_labels, head_weight)
         if scores.shape != scored.shape[:2]:
             raise ValueError(

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from ...utils.compiling import compiled
 from ...utils.errors import describe
-from ...utils.transfer import send
 from ...utils.type_names import class_name
 from ..checks import check_classes, check_number, class_indices, is_count, is_number
 from ..scorers.base_scorer import BaseScorer, built_scorer
-from ..scorers.image_numbers import image_numbers
+from ..scorers.image_numbers import tell_images
 from ..term_axis import CLUSTER_TERMS
 from .functional import cluster_terms, single_label_kl_and_terms, weighted_kl
 from .functional.cakd import label_and_others, two_clusters
@@ -227,10 +226,8 @@ class CAKDLogitLoss(LogitLoss):
         """Return a number of each class, the higher the sooner strong, (N, C)."""
         if self.scorer is None:
             return preds_T
-        if self.scorer.by_image:
-            indices, self.indices = self.indices, None
-            images = image_numbers(indices, len(preds_T))
-            self.scorer.images = send(images, preds_T.device)
+        indices, self.indices = self.indices, None
+        tell_images(self.scorer, indices, preds_T)
         return self.scorer(preds_T)
 
     def _mask(self, gt_labels: Tensor, preds: Tensor) -> Tensor:

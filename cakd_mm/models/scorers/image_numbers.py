@@ -4,6 +4,21 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from torch import Tensor
 
+from ...utils.transfer import send
+from .base_scorer import BaseScorer
+
+
+def tell_images(scorer: BaseScorer, indices: Tensor | None, scores: Tensor) -> None:
+    """Give a scorer that tells images apart the numbers of a batch's images.
+
+    Args:
+        scorer (BaseScorer): Whose ``images`` are set, on the device of ``scores``.
+        indices (Tensor, optional): As in :func:`image_numbers`.
+        scores (Tensor): What is scored, with one entry for each image.
+    """
+    if scorer.by_image:
+        scorer.images = send(image_numbers(indices, len(scores)), scores.device)
+
 
 def image_numbers(indices: Tensor | None, count: int) -> Tensor:
     """Return a number of each image of a batch, int64 (count,), on the host.
