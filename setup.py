@@ -88,7 +88,10 @@ setup(
     install_requires=requirements('runtime'),
     extras_require={
         name: requirements(name)
-        for name in ('current', 'original', 'export', 'tests', 'lint', 'docs')
+        for name in (
+            *('current', 'original', 'export', 'tests', 'lint', 'docs'),
+            *('det', 'seg'),
+        )
     },
     entry_points={'console_scripts': ['cakd-mm = cakd_mm.cli:main']},
 )

@@ -8,7 +8,7 @@ in mmpretrain's.
 from . import compat
 from .version import __version__
 
-with compat.quiet_imports():
+with compat.quiet_imports(), compat.hidden_modules(*compat.OPTIONAL):
     compat.check_stack()
     compat.import_mmrazor()
     compat.register_package()
@@ -21,6 +21,7 @@ with compat.quiet_imports():
     from .utils.hub import register_models
     from .visualization import trackers_hook  # noqa: F401
 
+compat.let_optional_projects_be_found()
 register_models()
 
 __all__ = ['__version__']

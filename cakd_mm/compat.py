@@ -237,6 +237,47 @@ def import_mmrazor() -> None:
     sys.setrecursionlimit(limit)
 
 
+# Projects of the current family that are optional, and our extras that install them.
+OPTIONAL = {'mmdet': 'det', 'mmseg': 'seg'}
+
+
+def let_optional_projects_be_found() -> None:
+    """Let mmengine find mmdet and mmseg where they are installed, and import them.
+
+    mmdet imports all of mmcv's operations, which most builds of mmcv lack today; see
+    :mod:`cakd_mm.plain_operations`. mmengine takes the name of a module here, as it
+    does that of a distribution.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    found = [name for name in OPTIONAL if importlib.util.find_spec(name)]
+    MODULE2PACKAGE.update({name: f'{name}.version' for name in found})
+    has_operations = importlib.util.find_spec('mmcv.ops')
+    if found and has_operations and not importlib.util.find_spec('mmcv._ext'):
+        from .plain_operations import PlainOperations
+
+        sys.modules['mmcv._ext'] = PlainOperations()
+
+
+@contextmanager
+def hidden_modules(*names: str) -> Iterator[None]:
+    """Let imports of modules fail as if they were not installed.
+
+    mmpretrain and MMRazor import all models of mmdet and mmseg where they can, for a
+    layer of one net and for the tracing of pruned nets. That would take as long as all
+    our other imports. What is imported already stays: a program that prunes detectors
+    with MMRazor imports ``mmdet.models`` before ``cakd_mm``.
+    """
+    modules: MutableMapping[str, Any] = sys.modules
+    hidden = [name for name in names if name not in modules]
+    modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
+
+
 # Its nets of images and text import what later versions of transformers lack.
 MULTIMODAL = Requirement('transformers<5')
 
@@ -307,12 +348,10 @@ def _masked_versions() -> Iterator[None]:
         return genuine('1.12.0' if text == torch.__version__ else text)
 
     mmrazor.digit_version = masked
-    hides_mmcls = modules.setdefault('mmcls', None) is None
     try:
-        yield
+        with hidden_modules('mmcls'):
+            yield
     finally:
-        if hides_mmcls:
-            del modules['mmcls']
         for name, module in list(modules.items()):
             copy = name.startswith('mmrazor') and vars(module).get('digit_version')
             if copy is masked:
@@ -496,7 +535,10 @@ def _rename(weights: dict, before: str, after: str) -> None:
 def _refuse_to_install(command: list[str]) -> NoReturn:
     """Say which package is missing, in the place of installing it."""
     package = command[-1]
-    raise ModuleNotFoundError(f'{package} is not installed; type pip install {package}')
+    # mmengine asks for these names, under which other versions are published.
+    name = {'mmsegmentation': 'mmseg'}.get(package, package)
+    wanted = f"'cakd_mm[{OPTIONAL[name]}]'" if name in OPTIONAL else package
+    raise ModuleNotFoundError(f'{name} is not installed; type pip install {wanted}')
 
 
 # The first release in which `fully_shard` can leave some parameters whole.
