@@ -38,9 +38,9 @@ class PlainOperations(ModuleType):
     """The module ``mmcv._ext`` of an mmcv that was built without it.
 
     ``nms`` and RoIAlign are torchvision's, which gives the same to rounding, and the
-    focal loss of sigmoids is PyTorch's arithmetic. Every other operation exists by name,
-    because mmcv looks for all of
-    them when it is imported, and raises when it is called.
+    focal loss of sigmoids is PyTorch's arithmetic. Every other operation exists by
+    name, because mmcv looks for all of them when it is imported, and raises when it is
+    called.
     """
 
     def __init__(self) -> None:
