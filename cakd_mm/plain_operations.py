@@ -5,6 +5,7 @@ need one or two of them alone. Those two are torchvision's as well.
 """
 
 from functools import partial
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -45,6 +46,8 @@ class PlainOperations(ModuleType):
 
     def __init__(self) -> None:
         super().__init__('mmcv._ext')
+        # mmengine's Runner looks for the module by its spec.
+        self.__spec__ = ModuleSpec('mmcv._ext', None)
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward
