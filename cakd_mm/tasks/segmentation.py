@@ -22,6 +22,8 @@ class Segmentation(Task):
     preprocessor = 'SegDataPreProcessor'
     visualizer = 'SegLocalVisualizer'
     annotations = ('gt_sem_seg',)
+    # mmseg's own preprocessor pads to that size.
+    resizes_for_teacher = False
     example = "type='EncoderDecoder' with backbone and decode_head"
 
     def count_place(self, net: nn.Module) -> str | None:

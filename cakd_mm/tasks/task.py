@@ -24,6 +24,8 @@ class Task(ABC):
         visualizer (str): The type of the visualizer of a plain config.
         annotations (tuple[str]): What a sample calls what an image is labelled with.
         example (str): How the config of a whole net begins, for errors.
+        resizes_for_teacher (bool): Whether ``data_preprocessor.size`` of a teacher is
+            ours, and says to what its images are resized. Defaults to True.
     """
 
     name: ClassVar[str]
@@ -33,6 +35,7 @@ class Task(ABC):
     visualizer: ClassVar[str]
     annotations: ClassVar[tuple[str, ...]]
     example: ClassVar[str]
+    resizes_for_teacher: ClassVar[bool] = True
 
     def is_of(self, kind: type) -> bool:
         """Tell whether a class of nets is of this task, by the names of its bases."""
