@@ -122,8 +122,7 @@ def scenes_config(net: dict, *, scenes: int = 6, epochs: int = 1) -> Config:
     )
     recorder = dict(fit=dict(type='ModuleOutputs', source=TAPPED[scope]))
     fed = {
-        f'preds_{side}': dict(recorder='fit', from_student=side == 'S')
-        for side in 'ST'
+        f'preds_{side}': dict(recorder='fit', from_student=side == 'S') for side in 'ST'
     }
     loss = dict(type='CAKDFeatureLoss', channels=8, granularity='channel')
     cfg.model = dict(

@@ -1,6 +1,7 @@
 """Nets that score the class of each pixel: mmseg's."""
 
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from mmengine.config import Config
@@ -38,7 +39,7 @@ class Segmentation(Task):
         if place is None or not self.has_label(sample):
             return None
         labels = integer_labels(sample.gt_sem_seg.get('data'))
-        ignored = getattr(net.get_submodule(place), 'ignore_index', 255)
+        ignored = getattr(attrgetter(place)(net), 'ignore_index', 255)
         return None if labels is None else labels[labels != ignored]
 
     def image_shape(self, cfg: Config) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -54,7 +55,7 @@ class Task(ABC):
         place = self.count_place(net)
         if place is None:
             return None
-        return getattr(net.get_submodule(place), 'num_classes', None)
+        return getattr(attrgetter(place)(net), 'num_classes', None)
 
     def has_label(self, sample: Any) -> bool:
         """Tell whether a sample is annotated."""
