@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +11,11 @@ from mmengine.config import Config
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-from tiny_scenes import FCN, RETINANET, scenes_config, trained_runner  # noqa: E402
+from tiny_scenes import FCN, RETINANET, scenes_config, trained_runner
 
-from cakd_mm import plain_operations  # noqa: E402
-from cakd_mm.tasks import task_of, task_of_config  # noqa: E402
-from cakd_mm.utils import extract  # noqa: E402
+from cakd_mm import plain_operations
+from cakd_mm.tasks import task_of_config
+from cakd_mm.utils import extract
 
 NETS = dict(mmdet=RETINANET, mmseg=FCN)
 # What a user of mmdet or mmseg types. mmcv lacks its operations here, and mmpretrain,

@@ -17,9 +17,9 @@ from mmrazor.registry import MODELS
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-from mmdet.structures import DetDataSample  # noqa: E402
-from mmseg.structures import SegDataSample  # noqa: E402
-from tiny_scenes import FCN, RETINANET  # noqa: E402
+from mmdet.structures import DetDataSample
+from mmseg.structures import SegDataSample
+from tiny_scenes import FCN, RETINANET
 
 
 @pytest.fixture(scope='module')
