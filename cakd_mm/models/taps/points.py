@@ -121,7 +121,7 @@ def why_not(net: nn.Module, name: str, points: Mapping[str, Point]) -> tuple[str
     if owner in (teachers := getattr(net, 'teachers', {})):
         own_points = {k: v for k, v in points.items() if k.startswith(f'{owner}.')}
         return why_not(teachers[owner], rest, own_points)
-    kind = type(trunk_of(net)).__name__
+    kind = type(net if task_of(net).is_dense else trunk_of(net)).__name__
     problem = f'{kind} has no place of that name.'
     remedy = "Name one of those, or any module with type='ModuleOutputs'."
     is_of_scores = name.rpartition('.')[2] in ('logits', 'classifier')
