@@ -37,6 +37,7 @@ class SigmoidKDLoss(DistillLoss):
         ValueError: a number is out of range.
     """
 
+    mean_of_rows = True
     term_labels = {
         'present': (TermAxis.DIVERGENCE, 'present: classes that the teacher sees'),
         'absent': (TermAxis.DIVERGENCE, 'absent: all other classes'),
