@@ -267,9 +267,7 @@ class DenseLoss(NestedLoss):
             mean = share * batch_mean(row)
             self._rows[name] = self._rows[name] + mean if name in self._rows else mean
 
-    def _of_rows(
-        self, rows_S: Tensor, rows_T: Tensor, labels: Tensor | None
-    ) -> Tensor:
+    def _of_rows(self, rows_S: Tensor, rows_T: Tensor, labels: Tensor | None) -> Tensor:
         return self.loss(**self._fed(rows_S, rows_T, labels))
 
     def _fed(

@@ -1,7 +1,8 @@
 """The scores of maps as rows, all at once or part by part."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,8 @@ from torch import Tensor
 from .once import once_only
 
 
-class Places(NamedTuple):
+@dataclass(frozen=True)
+class Places:
     """Which rows of a map are compared.
 
     A map (N, A * K, H, W) holds K scores of each of A anchors at each position. It has
