@@ -119,9 +119,9 @@ class DistillLoss(nn.Module):
     def mean_of_rows(self) -> bool:
         """Whether the loss is the mean of what each row of scores gives by itself.
 
-        Then a :class:`DenseLoss` may compute it part by part, and twice: no call may
-        change another, and terms depend on the means of :attr:`rows` alone. Defaults
-        to False.
+        Then a :class:`DenseLoss` may compute it part by part, and each part twice, so
+        that no call may change another. The terms are such means, too. Defaults to
+        False.
         """
         return False
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ...utils.errors import describe
 from ..checks import check_float_tensor, is_count, kind_of
 from ..statistics import RunningNorm
-from .base import DistillLoss, rows_of, terms_from
-from .functional import batch_mean
+from .base import DistillLoss
 from .functional.dense import Places, bilinear, label_rows, mean_by_parts, nearest
 from .nested_loss import NestedLoss, arguments_of, built_loss
 
@@ -86,7 +85,6 @@ class DenseLoss(NestedLoss):
         self.num_classes = num_classes
         self.scores_at_once = scores_at_once
         self.term_labels = self.inner[0].term_labels
-        self._rows: dict[str, Tensor] = {}
 
     def _check_loss(self, loss: nn.Module) -> None:
         """Refuse a loss that a row of scores is not enough for."""
@@ -135,7 +133,7 @@ class DenseLoss(NestedLoss):
             else:
                 rows = places.all_rows(preds_S), places.all_rows(preds_T)
                 value = self._of_rows(*rows, labels)
-                self._rows = rows_of(self.inner[0])
+                self.log_terms(**self.inner[0].terms)
         if not places.count:
             # A mean of no rows is nan in losses of others.
             value = value.nan_to_num(0.0, 0.0, 0.0)
@@ -167,15 +165,6 @@ class DenseLoss(NestedLoss):
         places, labels = self._places(preds_S, labels)
         rows_S, rows_T = places.all_rows(preds_S), places.all_rows(preds_T)
         return inner.norm_batches(self._fed(rows_S, rows_T, labels))
-
-    @property
-    def rows(self) -> dict[str, Tensor]:
-        """Those of ``loss`` in the last step, or their means over the parts."""
-        return self._rows
-
-    def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the terms of ``loss``."""
-        return terms_from(self.inner[0], rows)
 
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return that of ``loss``."""
@@ -244,28 +233,29 @@ class DenseLoss(NestedLoss):
     def _by_parts(
         self, preds_S: Tensor, preds_T: Tensor, places: Places, labels: Tensor | None
     ) -> Tensor:
-        """Return the mean over the rows, and keep the means of what is logged."""
-        self._rows = {}
-        return mean_by_parts(
+        """Return the mean over the rows, and log the terms of all parts."""
+        terms: dict[str, Tensor] = {}
+        value = mean_by_parts(
             partial(self._of_part, labels),
             preds_S,
             preds_T,
             places,
             self.scores_at_once,
-            self._log_part,
+            partial(self._add_terms, terms),
             [x for x in self.loss.parameters() if x.requires_grad],
         )
+        self.log_terms(**terms)
+        return value
 
     def _of_part(
         self, labels: Tensor | None, rows_S: Tensor, rows_T: Tensor, part: slice
     ) -> Tensor:
         return self._of_rows(rows_S, rows_T, None if labels is None else labels[part])
 
-    def _log_part(self, share: float) -> None:
-        """Add what ``loss`` has logged of a part with this share of all rows."""
-        for name, row in rows_of(self.inner[0]).items():
-            mean = share * batch_mean(row)
-            self._rows[name] = self._rows[name] + mean if name in self._rows else mean
+    def _add_terms(self, terms: dict[str, Tensor], share: float) -> None:
+        """Add the terms of a part with this share of all rows."""
+        for name, term in self.inner[0].terms.items():
+            terms[name] = terms.get(name, 0) + share * term
 
     def _of_rows(self, rows_S: Tensor, rows_T: Tensor, labels: Tensor | None) -> Tensor:
         return self.loss(**self._fed(rows_S, rows_T, labels))

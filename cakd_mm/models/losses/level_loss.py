@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ...utils.errors import describe
 from ..checks import check_number, is_count
 from ..statistics import RunningNorm
-from ..term_axis import label_of_level, of_level
-from .base import rows_of, terms_from
+from ..term_axis import TermAxis, label_of_level, of_level
 from .functional import batch_mean
 from .nested_loss import NestedLoss, arguments_of, built_loss
 
@@ -73,9 +72,10 @@ class LevelLoss(NestedLoss):
         super().__init__(built, loss_weight)
         self.losses = nn.ModuleList(built)
         self.weights = self._checked(weights)
-        labels = dict(self.inner[0].term_labels)
+        labels: dict[str, tuple[TermAxis, str]] = {}
         for level, inner in enumerate(self.inner):
             for term, entry in inner.term_labels.items():
+                labels.setdefault(term, entry)
                 labels[of_level(term, level)] = label_of_level(entry, term, level)
         self.term_labels = labels
 
@@ -132,6 +132,7 @@ class LevelLoss(NestedLoss):
             weight * loss(**own)
             for weight, loss, own in zip(self.weights, self.losses, fed, strict=True)
         ]
+        self.log_terms(**self._terms())
         return self.loss_weight / len(values) * torch.stack(values).sum()
 
     def norm_batches(
@@ -140,28 +141,6 @@ class LevelLoss(NestedLoss):
         """Return those of the losses of all levels."""
         pairs = zip(self.inner, self._by_level(**inputs), strict=True)
         return [batch for loss, own in pairs for batch in loss.norm_batches(own)]
-
-    @property
-    def rows(self) -> dict[str, Tensor]:
-        """Those of the levels in the last step, by name and number of the level."""
-        return {
-            of_level(name, level): row
-            for level, loss in enumerate(self.inner)
-            for name, row in rows_of(loss).items()
-        }
-
-    def terms_of(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the terms of each level, and their means over the levels."""
-        found: dict[str, Tensor] = {}
-        levels: dict[str, list[Tensor]] = {}
-        for level, loss in enumerate(self.inner):
-            end = of_level('', level)
-            own = {k.removesuffix(end): x for k, x in rows.items() if k.endswith(end)}
-            for name, term in terms_from(loss, own).items():
-                found[of_level(name, level)] = term
-                levels.setdefault(name, []).append(term)
-        means = {name: batch_mean(torch.stack(x)) for name, x in levels.items()}
-        return means | found
 
     def warning(self, terms: dict[str, float]) -> str | None:
         """Return those of the levels, each with its number."""
@@ -172,6 +151,21 @@ class LevelLoss(NestedLoss):
             if own and (text := loss.warning(own)):
                 texts.append(f'level {level}: {text}')
         return ' '.join(texts) or None
+
+    def _terms(self) -> dict[str, Tensor]:
+        """Return the terms of each level, and their means over the levels.
+
+        These are scalars, because the rows of maps would be kept until they are logged,
+        once for each size of an image.
+        """
+        found: dict[str, Tensor] = {}
+        levels: dict[str, list[Tensor]] = {}
+        for level, loss in enumerate(self.inner):
+            for name, term in loss.terms.items():
+                found[of_level(name, level)] = term
+                levels.setdefault(name, []).append(term)
+        means = {name: batch_mean(torch.stack(x)) for name, x in levels.items()}
+        return means | found
 
     def _by_level(self, **inputs: Any) -> list[dict[str, Any]]:
         """Return the arguments of each level's loss, None left out."""
