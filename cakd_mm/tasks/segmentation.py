@@ -22,6 +22,7 @@ class Segmentation(Task):
     base = 'mmseg.models.segmentors.base.BaseSegmentor'
     preprocessor = 'SegDataPreProcessor'
     visualizer = 'SegLocalVisualizer'
+    is_dense = True
     annotations = ('gt_sem_seg',)
     # mmseg's own preprocessor pads to that size.
     resizes_for_teacher = False
@@ -55,3 +56,13 @@ class Segmentation(Task):
     def loading(self, config: str, checkpoint: str) -> str:
         """Return the call of mmseg."""
         return f'mmseg.apis.init_model({config!r}, {checkpoint!r})'
+
+    def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
+        """Return ``logits`` of the head; of its maps it predicts by the first."""
+        scores = output[0] if isinstance(output, (tuple, list)) else output
+        is_map = isinstance(scores, Tensor) and scores.dim() == 4
+        return dict(logits=scores) if is_map else {}
+
+    def why_no_score_maps(self, net: nn.Module) -> str:
+        """Say what the scores are instead."""
+        return 'The scores of its head are no map that a layer gives.'
