@@ -28,18 +28,16 @@ class AroundImports(MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Return what the other finders find; None for all modules but ours."""
+        """Return what the finders after this one find; None for other modules."""
         if name not in self.contexts:
             return None
-        others = (x.find_spec(name, path, target) for x in self._others())
+        after = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        others = (x.find_spec(name, path, target) for x in after)
         spec = next(filter(None, others), None)
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
             loader.exec_module = self._within(self.contexts[name], loader.exec_module)
         return spec
-
-    def _others(self) -> list[Any]:
-        return [x for x in sys.meta_path if x is not self]
 
     @staticmethod
     def _within(context: Callable, genuine: Callable) -> Callable:

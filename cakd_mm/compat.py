@@ -248,12 +248,11 @@ OPTIONAL = {'mmdet': 'det', 'mmseg': 'seg'}
 
 
 def let_optional_projects_be_found() -> None:
-    """Let mmengine find mmdet and mmseg where they are installed, and import them.
+    """Let mmengine find mmdet and mmseg where they are installed.
 
-    mmdet imports all of mmcv's operations, which most builds of mmcv lack today; see
-    :mod:`cakd_mm.plain_operations`. mmengine takes the name of a module here, as it
-    does that of a distribution. Where a project is missing, mmengine says what to
-    install by that name, and the distribution of the original family has another.
+    mmengine takes the name of a module here, as it does that of a distribution. Where a
+    project is missing, mmengine says what to install by that name, and the distribution
+    of the original family has another.
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
@@ -262,6 +261,15 @@ def let_optional_projects_be_found() -> None:
             MODULE2PACKAGE[name] = f'{name}.version'
         elif _installed(*CURRENT):
             MODULE2PACKAGE[name] = f'cakd_mm[{extra}]'
+
+
+def prepare_optional_projects() -> None:
+    """Let mmdet and mmseg be imported later as what we import is.
+
+    Their known warnings are left out, and no file that they read runs code. mmdet
+    imports all of mmcv's operations, which most builds of mmcv lack today; see
+    :mod:`cakd_mm.plain_operations`.
+    """
     around: Contexts = {f'{x}.models': _with_operations for x in OPTIONAL}
     around.update({f'{x}.datasets': _quietly for x in OPTIONAL})
     around['mmdet.evaluation'] = _quietly
