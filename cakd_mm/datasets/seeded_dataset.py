@@ -1,13 +1,17 @@
 """A dataset whose random transforms depend on seed, epoch and index alone."""
 
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
+
+# A last number of seeds, which is not 0 because that would not change them.
+OF_PLACE = 1
 
 
 def seed_everything(*numbers: int, cpu_only: bool = False) -> None:
@@ -36,13 +40,28 @@ def shared_seed(runner) -> int:
     return runner.seed - (get_rank() if apart else 0)
 
 
+class Place(NamedTuple):
+    """An image as one of a step's images.
+
+    Attributes:
+        index: Its index in the data set, where a run may draw it many times.
+        step: The step, counted from 0.
+        number: Its number among the images of the step on all ranks.
+    """
+
+    index: int
+    step: int
+    number: int
+
+
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """Wraps a dataset so that an item depends on seed, epoch and index alone.
 
     Random transforms then give the same result in any worker, with any number
-    of workers, and after a restart in the middle of an epoch. All attributes are
-    those of the wrapped dataset.
+    of workers, and after a restart in the middle of an epoch. Asked for a
+    :class:`Place` instead of an index, an item depends on seed and place alone, because
+    a run by iterations has no epochs. All attributes are those of the wrapped dataset.
 
     Args:
         dataset (dict | Dataset): The dataset with its random pipeline.
@@ -79,6 +98,19 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int):
-        seed_everything(self.seed, int(self.epoch), index, cpu_only=True)
+    def __getitem__(self, index: int | Place):
+        if isinstance(index, Place):
+            # One number more than a step has, which would draw the same otherwise.
+            numbers = (index.step, index.number, OF_PLACE)
+            index = index.index
+        else:
+            numbers = (int(self.epoch), index)
+        seed_everything(self.seed, *numbers, cpu_only=True)
         return self.dataset[index]
+
+    def __getitems__(self, indices: Sequence[int | Place]) -> Any:
+        """Return the items of a batch, for which a loader asks at once.
+
+        The wrapped dataset's own method would not be seeded.
+        """
+        return [self[index] for index in indices]

@@ -11,7 +11,7 @@ from tiny import digits_config, distill_config
 from torch.utils.data import BatchSampler
 
 from cakd_mm.datasets import Digits, SeededDataset, seeded_dataset
-from cakd_mm.engine.loops import ResumableTrainLoop, resumable_train_loop
+from cakd_mm.engine.loops import ResumableTrainLoop, seeded_loop
 
 STEPS = 3  # batches an epoch, of two epochs
 
@@ -328,7 +328,7 @@ def test_steps_of_two_ranks_draw_other_numbers(loop, monkeypatch):
     loop.runner.model.train_step = lambda *_, **__: seeds.add(torch.initial_seed())
     loop.runner.optim_wrapper = None
     for rank, step in itertools.product(range(2), range(3)):
-        monkeypatch.setattr(resumable_train_loop, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(seeded_loop, 'get_rank', lambda rank=rank: rank)
         loop._iter = step
         loop.run_iter(step, None)
     assert len(seeds) == 6
