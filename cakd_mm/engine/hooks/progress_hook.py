@@ -9,7 +9,6 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ...utils.scores import spoken
@@ -20,6 +19,7 @@ from ...utils.terminal import (
     is_read_along,
     stream_handlers,
 )
+from .counting import counts_epochs
 
 REDRAWN = 0.1  # seconds between two drawings of the bar
 # Of a loss, the mean over an epoch is shown, or over so many of its last steps, because
@@ -76,7 +76,7 @@ class ProgressHook(Hook):
         if self._first is None:
             self._first = now, done
         what, step, steps = 'iterations', done, runner.max_iters
-        if _is_by_epoch(runner):
+        if counts_epochs(runner):
             what = _epoch(runner, runner.epoch + 1)
             step, steps = batch_idx + 1, len(runner.train_dataloader)
         self._is_within_epoch = step < steps
@@ -88,7 +88,7 @@ class ProgressHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         """Make the line of the epoch."""
-        if self._progress is not None and _is_by_epoch(runner):
+        if self._progress is not None and counts_epochs(runner):
             steps = len(runner.train_dataloader)
             self._line = f'{_epoch(runner, runner.epoch + 1)}  {_losses(runner, steps)}'
 
@@ -97,7 +97,7 @@ class ProgressHook(Hook):
         self._scored_since = time.monotonic()
         if self._progress is None or self._line is not None:
             return
-        if _is_by_epoch(runner):  # A run that is resumed may begin with a score.
+        if counts_epochs(runner):  # A run that is resumed may begin with a score.
             self._line = _epoch(runner, runner.epoch)
         else:
             losses = _losses(runner, runner.val_interval)
@@ -214,10 +214,6 @@ class ProgressHook(Hook):
             parts.append(took if seconds < 60 else f'{timedelta(seconds=int(seconds))}')
         self._progress.console.print('  '.join(parts))
         self._began = time.monotonic()
-
-
-def _is_by_epoch(runner) -> bool:
-    return isinstance(runner.train_loop, EpochBasedTrainLoop)
 
 
 def _epoch(runner, epoch: int) -> str:
