@@ -34,7 +34,9 @@ class DistillEpochHook(Hook):
     def __init__(self, iters_per_epoch: int | None = None) -> None:
         if iters_per_epoch is not None and not is_count(iters_per_epoch):
             problem = 'It counts the iterations of an epoch.'
-            raise ValueError(describe(KEY, iters_per_epoch, problem, 'Write 1 or more.'))
+            raise ValueError(
+                describe(KEY, iters_per_epoch, problem, 'Write 1 or more.')
+            )
         self.iters_per_epoch = iters_per_epoch
         self._told: int | None = None
 
