@@ -31,7 +31,7 @@ STEPS = 1000
 class ProgressHook(Hook):
     """Show a progress bar with the time left, and one line for each epoch.
 
-    It does so where stdout is a terminal, on the first rank. Elsewhere it does nothing,
+    A run by iterations gets a line for each validation. The hook does so where stdout is a terminal, on the first rank. Elsewhere it does nothing,
     so that a file or a pipe gets mmengine's plain lines. In a terminal these are left
     out where the bar or the epoch's line says the same; they are in the log file. Other
     lines and warnings appear above the bar. Losses are those that have been read from
@@ -76,10 +76,12 @@ class ProgressHook(Hook):
         if self._first is None:
             self._first = now, done
         what, step, steps = 'iterations', done, runner.max_iters
-        if counts_epochs(runner):
+        by_epoch = counts_epochs(runner)
+        if by_epoch:
             what = _epoch(runner, runner.epoch + 1)
             step, steps = batch_idx + 1, len(runner.train_dataloader)
-        self._is_within_epoch = step < steps
+        is_scored = not by_epoch and _is_scored(runner, done)
+        self._is_within_epoch = step < steps and not is_scored
         start, first = self._first
         left = None
         if done > first:
@@ -174,12 +176,12 @@ class ProgressHook(Hook):
     def _is_shown(self, record: logging.LogRecord) -> bool:
         """Return whether neither the bar nor an epoch's line says what a record says.
 
-        Those are the lines within an epoch that ``default_hooks.logger.interval`` asks
-        for, and what is not mmengine's.
+        Those are the lines within an epoch, or before a validation, that
+        ``default_hooks.logger.interval`` asks for, and what is not mmengine's.
         """
         if not is_from(record, ABOUT_STEPS):
             return True
-        is_step = record.funcName == 'after_train_iter' and 'Epoch' in record.msg
+        is_step = record.funcName == 'after_train_iter' and '(train)' in record.msg
         return is_step and self._is_within_epoch
 
     def _draw_scoring(self, what: str, step: int, steps: int) -> None:
@@ -214,6 +216,12 @@ class ProgressHook(Hook):
             parts.append(took if seconds < 60 else f'{timedelta(seconds=int(seconds))}')
         self._progress.console.print('  '.join(parts))
         self._began = time.monotonic()
+
+
+def _is_scored(runner, done: int) -> bool:
+    """Return whether a run by iterations is scored after so many."""
+    is_due = done >= runner.val_begin and done % runner.val_interval == 0
+    return runner.val_loop is not None and is_due
 
 
 def _epoch(runner, epoch: int) -> str:

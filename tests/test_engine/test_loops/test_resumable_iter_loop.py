@@ -15,7 +15,7 @@ from resumed_runs import (
     note_loaded,
     state,
 )
-from tiny import digits_config
+from tiny import digits_config, distill_config
 from torch.utils.data import DataLoader
 
 from cakd_mm.compat import without_workers
@@ -113,6 +113,19 @@ def test_resumed_equals_uninterrupted_with(options, tmp_path):
     found, rest = run(cfg, tmp_path / 'resumed', checkpoint=checkpoint)
     assert differences(found, expected) == []
     assert rest == scores[1:]
+
+
+def test_banks_of_a_resumed_run_know_every_image(tmp_path):
+    """A batch of an endless sampler may hold an image twice, in two passes."""
+    cfg = by_iterations(distill_config(tmp_path, 'crd/crd_r20_r8_digits.py'), max_iters=4)
+    cfg.train_dataloader.update(batch_size=32)
+    cfg.model.distiller.distill_losses.loss_crd.update(negatives=8, feat_dim=4)
+    expected, _ = run(cfg, tmp_path / 'whole')
+    checkpoint = tmp_path / 'whole' / 'iter_2.pth'
+    found, _ = run(cfg, tmp_path / 'resumed', checkpoint=checkpoint)
+    assert differences(found, expected) == []
+    bank = 'distiller.distill_losses.loss_crd.bank_S'
+    assert expected[f'/weights/{bank}'].shape == (IMAGES, 4)
 
 
 class Counted(BaseLoop):
