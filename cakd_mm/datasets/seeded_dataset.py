@@ -10,6 +10,8 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
+from ..utils.errors import describe
+
 # A last number of seeds, which is not 0 because that would not change them.
 OF_PLACE = 1
 
@@ -44,12 +46,12 @@ class Place(NamedTuple):
     """An image as one of a step's images.
 
     Attributes:
-        index: Its index in the data set, where a run may draw it many times.
+        image: Its index in the data set, which a run may draw many times.
         step: The step, counted from 0.
         number: Its number among the images of the step on all ranks.
     """
 
-    index: int
+    image: int
     step: int
     number: int
 
@@ -66,6 +68,10 @@ class SeededDataset(Dataset):
     Args:
         dataset (dict | Dataset): The dataset with its random pipeline.
         seed (int): The run's seed.
+
+    Raises:
+        ValueError: the dataset seeds its items itself, and would never be told of
+            another epoch.
     """
 
     def __init__(self, dataset: dict | Dataset, seed: int) -> None:
@@ -73,6 +79,14 @@ class SeededDataset(Dataset):
         self.dataset: Any = dataset
         if isinstance(dataset, dict):
             self.dataset = DATASETS.build(dataset)
+        if isinstance(self.dataset, SeededDataset):
+            name = type(self.dataset).__name__
+            problem = 'The loop puts it around the data set itself.'
+            remedy = 'Write the data set alone; train_cfg.resident=True in a '
+            remedy += 'ResumableTrainLoop keeps its images in memory.'
+            raise ValueError(
+                describe('train_dataloader.dataset.type', name, problem, remedy)
+            )
         self.seed = seed
         # In shared memory, because persistent workers have copies of the dataset.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -100,12 +114,11 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, index: int | Place):
         if isinstance(index, Place):
+            index, *place = index
             # One number more than a step has, which would draw the same otherwise.
-            numbers = (index.step, index.number, OF_PLACE)
-            index = index.index
+            seed_everything(self.seed, *place, OF_PLACE, cpu_only=True)
         else:
-            numbers = (int(self.epoch), index)
-        seed_everything(self.seed, *numbers, cpu_only=True)
+            seed_everything(self.seed, int(self.epoch), index, cpu_only=True)
         return self.dataset[index]
 
     def __getitems__(self, indices: Sequence[int | Place]) -> Any:

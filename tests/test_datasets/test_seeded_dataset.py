@@ -151,3 +151,9 @@ def test_a_subset_of_torch_is_seeded_too():
     dataset = SeededDataset(Subset(Noise(), [4, 2]), seed=3)
     [found] = DataLoader(dataset, batch_size=2)
     assert torch.equal(found, torch.stack([dataset[0], dataset[1]]))
+
+
+def test_what_is_seeded_already_is_refused():
+    """Only the outer one would be told the epoch, and the inner one draws."""
+    with pytest.raises(ValueError, match='`train_dataloader.dataset.type` = .Seeded'):
+        SeededDataset(SeededDataset(Noise(), seed=3), seed=3)

@@ -31,11 +31,12 @@ STEPS = 1000
 class ProgressHook(Hook):
     """Show a progress bar with the time left, and one line for each epoch.
 
-    A run by iterations gets a line for each validation. The hook does so where stdout is a terminal, on the first rank. Elsewhere it does nothing,
-    so that a file or a pipe gets mmengine's plain lines. In a terminal these are left
-    out where the bar or the epoch's line says the same; they are in the log file. Other
-    lines and warnings appear above the bar. Losses are those that have been read from
-    the device already. An epoch's line has their means, its scores and its time.
+    A run by iterations has a line for each validation. The hook does so where stdout is
+    a terminal, on the first rank. Elsewhere it does nothing, so that a file or a pipe
+    gets mmengine's plain lines. In a terminal these are left out where the bar or the
+    epoch's line says the same; they are in the log file. Other lines and warnings
+    appear above the bar. Losses are those that have been read from the device already.
+    An epoch's line has their means, its scores and its time.
     ``default_hooks.progress=None`` switches the hook off.
     """
 

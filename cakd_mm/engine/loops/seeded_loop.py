@@ -39,6 +39,7 @@ class SeededLoop(BaseLoop):
     :class:`SeededDataset`, and the order of the sampler is that of the seed.
     """
 
+    dataloader: Any
     _dataset: SeededDataset | None
     _shares_seed: bool
     _on_cpu: bool

@@ -117,7 +117,9 @@ def test_resumed_equals_uninterrupted_with(options, tmp_path):
 
 def test_banks_of_a_resumed_run_know_every_image(tmp_path):
     """A batch of an endless sampler may hold an image twice, in two passes."""
-    cfg = by_iterations(distill_config(tmp_path, 'crd/crd_r20_r8_digits.py'), max_iters=4)
+    cfg = by_iterations(
+        distill_config(tmp_path, 'crd/crd_r20_r8_digits.py'), max_iters=4
+    )
     cfg.train_dataloader.update(batch_size=32)
     cfg.model.distiller.distill_losses.loss_crd.update(negatives=8, feat_dim=4)
     expected, _ = run(cfg, tmp_path / 'whole')
