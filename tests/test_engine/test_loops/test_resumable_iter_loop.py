@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from cakd_mm.compat import without_workers
 from cakd_mm.datasets import Digits
 from cakd_mm.engine.launch import check_own_arguments
-from cakd_mm.engine.loops import ResumableIterLoop
+from cakd_mm.engine.loops import ResumableIterLoop, resumable_iter_loop
 
 STEPS = 7
 BATCH = 16
@@ -175,7 +175,7 @@ def again(loop, start):
 INTERVALS = [
     dict(val_begin=4, val_interval=2, max_iters=9),
     dict(val_interval=4, dynamic_intervals=[(5, 2), (8, 3)], max_iters=12),
-    dict(val_interval=100, max_iters=3),
+    dict(val_begin=0, val_interval=100, max_iters=3),
 ]
 
 
@@ -245,16 +245,19 @@ def test_two_ranks_share_the_places_of_one(loop_of, monkeypatch, sampler):
         )
 
 
-def test_another_number_of_images_a_step_is_said(loop_of, monkeypatch):
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_another_number_of_images_a_step_is_said(loop_of, monkeypatch, ranks):
+    monkeypatch.setattr(resumable_iter_loop, 'get_world_size', lambda: ranks)
     loop = loop_of(plain(), start=4)
+    images = ranks * BATCH
     said = []
     monkeypatch.setattr(loop.runner.logger, 'warning', said.append)
     loop.runner.message_hub.update_info('images_of_a_step', 24)
     loop.run()
     [text] = said
-    assert '24 images a step, this one has 16' in text
-    assert 'a run of 16 would be after iteration 4' in text
-    assert loop.runner.message_hub.get_info('images_of_a_step') == 16
+    assert f'24 images a step, this one has {images}' in text
+    assert f'a run of {images} would be after iteration 4' in text
+    assert loop.runner.message_hub.get_info('images_of_a_step') == images
 
 
 def test_workers_draw_nothing_before_the_run(loop_of, monkeypatch):
