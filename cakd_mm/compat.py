@@ -6,6 +6,7 @@ the original ones (``cakd_mm[original]``). MMRazor 1.0.0 works with either, but
 its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
 """
 
+import copy
 import functools
 import importlib
 import importlib.util
@@ -700,6 +701,17 @@ def _statistics_kept(module: Any) -> Iterator[None]:
     finally:
         for layer, (momentum, count) in before.items():
             layer.momentum, layer.num_batches_tracked = momentum, count
+
+
+def without_workers(loader: Any) -> Any:
+    """Return a loader like this that draws nothing until its first batch is asked for.
+
+    mmengine 0.10.7 iterates over the loader of a run by iterations before a checkpoint
+    is read, and workers would draw from the sampler at once.
+    """
+    idle = copy.copy(loader)
+    idle.num_workers = idle.timeout = 0
+    return idle
 
 
 @contextmanager
