@@ -57,6 +57,15 @@ class Segmentation(Task):
         """Return the call of mmseg."""
         return f'mmseg.apis.init_model({config!r}, {checkpoint!r})'
 
+    def scores_by_sigmoid(self, net: nn.Module) -> bool:
+        """Ask the losses of the head that is used for predictions."""
+        place = self.count_place(net)
+        loss: Any = (
+            getattr(attrgetter(place)(net), 'loss_decode', None) if place else None
+        )
+        losses = loss if isinstance(loss, nn.ModuleList) else [loss]
+        return any(getattr(one, 'use_sigmoid', False) for one in losses)
+
     def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
         """Return ``logits`` of the head; of its maps it predicts by the first."""
         scores = output[0] if isinstance(output, (tuple, list)) else output

@@ -94,6 +94,13 @@ class Task(ABC):
     def loading(self, config: str, checkpoint: str) -> str:
         """Return the Python that loads a plain net from two files."""
 
+    def scores_by_sigmoid(self, net: nn.Module) -> bool:
+        """Tell whether a net's head says that it scores each class by itself.
+
+        Defaults to False. What a classifier does is tried out.
+        """
+        return False
+
     def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
         """Return the maps of class scores in what a net gives, (N, A * K, H, W).
 
