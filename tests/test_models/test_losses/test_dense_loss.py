@@ -375,6 +375,23 @@ def test_parts_log_what_the_forward_pass_saw(maps):
     assert all(x.dim() == 0 for x in loss.rows.values())
 
 
+def test_autocast_is_off_in_both_passes(maps):
+    """Otherwise the gradient would be that of another precision."""
+
+    class Product(Counting):
+        def forward(self, preds_S, preds_T):
+            self.lengths.append((preds_S @ preds_T.T).dtype)
+            return super().forward(preds_S, preds_T)
+
+    inner = Product(True)
+    student, teacher = (x.float() for x in maps)
+    with torch.autocast('cpu', torch.bfloat16):
+        dense(inner, scores_at_once=50 * C)(
+            student.requires_grad_(), teacher
+        ).backward()
+    assert inner.lengths.count(torch.float32) == 4
+
+
 def test_parts_have_no_second_derivative(maps):
     student, teacher = maps
     value = dense(scores_at_once=25 * C)(student.requires_grad_(), teacher)
