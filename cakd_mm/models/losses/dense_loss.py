@@ -39,9 +39,9 @@ class DenseLoss(NestedLoss):
     as DIST, whose correlations need all rows, computes all at once.
 
     Each rank takes the mean over its own rows, of which it may have more or fewer than
-    the others. With ``gt_labels`` and an ``ignore_index`` the host waits once in a step for a GPU,
-    because only the GPU knows how many rows are left. Without labels, or with
-    ``ignore_index=None``, it does not wait.
+    the others. With ``gt_labels`` and an ``ignore_index`` the host waits once in a step
+    for a GPU, because only the GPU knows how many rows are left. Without labels, or
+    with ``ignore_index=None``, it does not wait.
 
     A detector with A anchors at a position gives A * K channels, of which
     ``num_classes=K`` makes A rows. Its heads score classes by a sigmoid, for which
