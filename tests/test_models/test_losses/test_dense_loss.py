@@ -364,6 +364,13 @@ def test_only_a_mean_of_rows_is_computed_in_parts(maps):
         assert MODELS.build(cfg).mean_of_rows is in_parts
 
 
+@pytest.mark.parametrize('in_parts', [False, True])
+def test_the_teacher_gets_no_gradient_of_a_loss_that_gives_it_one(maps, in_parts):
+    student, teacher = (x.clone().requires_grad_() for x in maps)
+    dense(Counting(in_parts), scores_at_once=50 * C)(student, teacher).backward()
+    assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
 def test_parts_log_what_the_forward_pass_saw(maps):
     student, teacher = maps
     loss = dense(scores_at_once=25 * C)
