@@ -1,4 +1,4 @@
-# CWD, arXiv 2011.13256, between the maps of FPNs. MMRazor adds its losses of the levels,
+# CWD, arXiv 2011.13256, between the maps of FPNs. MMRazor adds the losses of levels,
 # and LevelLoss takes their mean, so that five times as much is the same.
 _base_ = './fpn.py'
 levels = [f'fpn{i}' for i in range(5)]

@@ -1,5 +1,5 @@
-# mmdet's GFL; the teacher of 24 epochs and several image sizes has 44.7 AP. mmdet has no
-# student of this depth, so it is that of depth 50 with a smaller backbone.
+# mmdet's GFL; the teacher of 24 epochs and several image sizes has 44.7 AP. mmdet has
+# no student of this depth, so it is that of depth 50 with a smaller backbone.
 model = dict(
     _scope_='mmrazor',
     type='FrozenTeacherDistill',
