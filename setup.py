@@ -90,7 +90,7 @@ setup(
         name: requirements(name)
         for name in (
             *('current', 'original', 'export', 'tests', 'lint', 'docs'),
-            *('det', 'seg'),
+            *('det', 'seg', 'brain'),
         )
     },
     entry_points={'console_scripts': ['cakd-mm = cakd_mm.cli:main']},

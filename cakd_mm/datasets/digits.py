@@ -20,6 +20,25 @@ def _read() -> Any:
     return load_digits()
 
 
+def part_of(split: str) -> slice:
+    """Return which scans of the file a split has.
+
+    Raises:
+        ValueError: unknown ``split``.
+    """
+    if split not in ('train', 'test'):
+        problem, remedy = 'Digits has no such split.', "Write 'train' or 'test'."
+        raise ValueError(describe('dataset.split', split, problem, remedy))
+    return slice(TRAIN_SIZE) if split == 'train' else slice(TRAIN_SIZE, None)
+
+
+def scans(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scans of a split, (N, 8, 8) uint8, and their digits, (N,)."""
+    digits, part = _read(), part_of(split)
+    grey = (digits.images[part] * (255 / 16)).round().astype(np.uint8)
+    return grey, digits.target[part]
+
+
 @DATASETS.register_module()
 class Digits(BaseDataset):
     """The 1,797 scans of 8x8 pixels that scikit-learn bundles.
@@ -41,19 +60,15 @@ class Digits(BaseDataset):
     METAINFO = {'classes': tuple('0123456789')}
 
     def __init__(self, split: Literal['train', 'test'] = 'train', **kwargs) -> None:
-        if split not in ('train', 'test'):
-            problem, remedy = 'Digits has no such split.', "Write 'train' or 'test'."
-            raise ValueError(describe('dataset.split', split, problem, remedy))
+        part_of(split)
         self.split = split
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Return ``img`` (8, 8, 3) uint8 and ``gt_label`` of every scan."""
-        digits = _read()
-        grey = (digits.images * (255 / 16)).round().astype(np.uint8)
+        grey, labels = scans(self.split)
         images = np.repeat(grey[..., None], 3, axis=-1)
-        part = slice(TRAIN_SIZE) if self.split == 'train' else slice(TRAIN_SIZE, None)
         return [
             dict(img=image, gt_label=int(label))
-            for image, label in zip(images[part], digits.target[part], strict=True)
+            for image, label in zip(images, labels, strict=True)
         ]
