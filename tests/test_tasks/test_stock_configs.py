@@ -83,9 +83,9 @@ def test_a_step(file):
     if file.name == RENAMED:
         with pytest.raises(FileNotFoundError, match='Like it: .*faster-rcnn_r'):
             MODELS.build(cfg.model)
-        cfg.model.teacher.cfg_path = (
-            'mmdet::faster_rcnn/faster-rcnn_r101_fpn_2x_coco.py'
-        )
+        for name in ('architecture', 'teacher'):
+            net = cfg.model[name]
+            net.cfg_path = net.cfg_path.replace('/faster_rcnn_', '/faster-rcnn_')
     if file.name == COMPILED:
         cfg.model.teacher.backbone.dcn = dict(type='DCN')
         cfg.model.teacher.backbone.stage_with_dcn = (False, True, True, True)
