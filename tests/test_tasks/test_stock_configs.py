@@ -19,7 +19,7 @@ from mmrazor.registry import MODELS
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-from tiny_scenes import FCN, RETINANET, scenes_config
+from tiny_scenes import FCN, NARROW, NARROW_WIDTHS, RETINANET, scenes_config
 
 FOLDER = Path(mmrazor.__file__).parent / '.mim' / 'configs' / 'distill'
 FILES = sorted(
@@ -33,17 +33,6 @@ RENAMED = 'cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py'
 COMPILED = 'pkd_fpn_reppoints_x101-dcn_reppoints_r50_2x_coco.py'
 # FBKD pools the maps of a pyramid, the coarsest of which are too small otherwise.
 LARGE = 'fbkd_fpn_faster-rcnn_r101_faster-rcnn_r50_1x_coco.py'
-
-# Of a ResNet-50 with four channels where it has 64.
-WIDTHS = [16, 32, 64, 128]
-RESNET = dict(
-    type='ResNet',
-    depth=50,
-    base_channels=4,
-    stem_channels=4,
-    norm_cfg=dict(type='BN'),
-    style='pytorch',
-)
 
 
 def narrowed(file: Path) -> Config:
@@ -59,7 +48,9 @@ def narrowed(file: Path) -> Config:
         net = model[name]
         net.pop('pretrained', None)
         if file.parts[0] == 'mmseg':
-            widths = WIDTHS if name == 'teacher' else [x // 4 for x in WIDTHS]
+            widths = (
+                NARROW_WIDTHS if name == 'teacher' else [x // 4 for x in NARROW_WIDTHS]
+            )
             net.update(
                 pretrained=None,
                 backbone=dict(base_channels=4, stem_channels=4),
@@ -70,8 +61,8 @@ def narrowed(file: Path) -> Config:
             net.backbone = dict(init_cfg=None)
         else:
             net.setdefault('neck', {})
-            net.neck = {**net.neck, 'in_channels': WIDTHS}
-            net.backbone = dict(_delete_=True, **RESNET)
+            net.neck = {**net.neck, 'in_channels': NARROW_WIDTHS}
+            net.backbone = dict(_delete_=True, **NARROW)
             if 'cfg_path' not in net:
                 net.backbone.pop('_delete_')
     return cfg
