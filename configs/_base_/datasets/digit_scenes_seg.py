@@ -1,0 +1,35 @@
+# Made scenes of scikit-learn's digit scans, 64x64, a class for each pixel: nothing to
+# download.
+data_preprocessor = dict(
+    type='mmseg.SegDataPreProcessor',
+    mean=[78.9] * 3,
+    std=[41.8] * 3,
+    size=(64, 64),
+    test_cfg=dict(size=(64, 64)),
+)
+
+# A scene has its map of classes from the beginning, and `LoadAnnotations` reads files.
+pipeline = [
+    dict(type='mmseg.LoadImageFromNDArray'),
+    dict(type='mmseg.PackSegInputs'),
+]
+
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(type='DigitScenesPixels', split='train', pipeline=pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='pseudo_collate'),
+)
+val_dataloader = dict(
+    batch_size=100,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(type='DigitScenesPixels', split='test', scenes=500, pipeline=pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='pseudo_collate'),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

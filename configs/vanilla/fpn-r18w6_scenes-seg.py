@@ -1,0 +1,30 @@
+_base_ = '../_base_/tasks/scenes-seg.py'
+
+model = dict(
+    type='EncoderDecoder',
+    backbone=dict(
+        type='mmpretrain.ResNet_CIFAR',
+        depth=18,
+        stem_channels=8,
+        base_channels=6,
+        strides=(2, 2, 2, 2),
+        out_indices=(0, 1, 2, 3),
+    ),
+    neck=dict(
+        type='FPN',
+        in_channels=[6, 12, 24, 48],
+        out_channels=16,
+        num_outs=4,
+    ),
+    decode_head=dict(
+        type='FPNHead',
+        in_channels=[16] * 4,
+        in_index=[0, 1, 2, 3],
+        feature_strides=[2, 4, 8, 16],
+        channels=16,
+        num_classes=11,
+        dropout_ratio=0.0,
+        norm_cfg=dict(type='BN'),
+    ),
+    test_cfg=dict(mode='whole'),
+)
