@@ -39,15 +39,15 @@ class PlainOperations(ModuleType):
     """The module ``mmcv._ext`` of an mmcv that was built without it.
 
     ``nms`` and RoIAlign are torchvision's, which gives the same to rounding, and the
-    focal loss of sigmoids is PyTorch's arithmetic. Every other operation exists by name,
-    because mmcv looks for all of
-    them when it is imported, and raises when it is called.
+    focal loss of sigmoids is PyTorch's arithmetic. Every other operation exists by
+    name, because mmcv looks for all of them when it is imported, and raises when it is
+    called.
     """
 
     def __init__(self) -> None:
         super().__init__('mmcv._ext')
-        # mmengine's Runner looks for the module by its spec.
-        self.__spec__ = ModuleSpec('mmcv._ext', None)
+        # mmengine looks for the module by its specification.
+        self.__spec__ = ModuleSpec(self.__name__, None)
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward

@@ -10,8 +10,8 @@ from mmpretrain.registry import DATASETS
 from torch import Tensor, nn
 
 from ..models.algorithms.teacher_images import normalisation_of
+from ..tasks import task_of
 from ..utils.errors import describe
-from ..utils.extract import image_shape
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def images_of(cfg: Config, net: nn.Module, size: list[int] | None) -> Images:
         size (list[int], optional): Another height and width, or one number for both.
             Defaults to None, the size of the config's test images.
     """
-    channels, height, width = image_shape(cfg)
+    channels, height, width = task_of(net).image_shape(cfg)
     if size:
         height, width = size[0], size[-1]
     preprocessor: Any = net.data_preprocessor

@@ -1,20 +1,23 @@
-"""From a distillation run to a plain mmpretrain checkpoint and config."""
+"""From a distillation run to a plain checkpoint and config of the student."""
 
 import copy
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS, DefaultScope
-from mmpretrain import get_model
+from mmengine.structures import BaseDataElement
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ..compat import without_printed
+from ..tasks import Task, task_of, task_of_config
 from .arguments import class_of
 from .checkpoint import STUDENT_PREFIX, load_strictly, strip_prefix, unwrapped
 from .errors import describe
@@ -126,7 +129,7 @@ def _drop_pretrained(net: ConfigDict) -> None:
 
 
 def plain_config(cfg: Config, model: ConfigDict | None = None) -> Config:
-    """Return the config of the student alone, for mmpretrain.
+    """Return the config of the student alone, for mmpretrain, mmdet or mmseg.
 
     It holds the model, its preprocessing and the evaluation settings. It imports
     ``cakd_mm`` only if one of these uses a class of this package.
@@ -137,18 +140,19 @@ def plain_config(cfg: Config, model: ConfigDict | None = None) -> Config:
             :func:`student_model`.
     """
     model = student_model(cfg) if model is None else model
+    task = student_task(cfg)
     preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor')
     if preprocessor is None:
         student = net_config(cfg.model.architecture, 'model.architecture')
         preprocessor = student.get('data_preprocessor')
-    plain = dict(default_scope='mmpretrain', model=model)
+    plain = dict(default_scope=task.scope, model=model)
     if preprocessor is not None:
         preprocessor = copy.deepcopy(preprocessor)
         preprocessor.pop('_scope_', None)
         if 'type' not in preprocessor:
             for name in OF_TRAINING:
                 preprocessor.pop(name, None)
-        plain['data_preprocessor'] = preprocessor
+        task.put_preprocessor(plain, preprocessor)
     plain.update(
         {k: copy.deepcopy(cfg[k]) for k in EVALUATION if cfg.get(k) is not None}
     )
@@ -157,33 +161,36 @@ def plain_config(cfg: Config, model: ConfigDict | None = None) -> Config:
         # mmdeploy looks for both.
         plain['test_pipeline'] = copy.deepcopy(test['dataset']['pipeline'])
         backends = [dict(type='LocalVisBackend')]
-        plain['visualizer'] = dict(type='UniversalVisualizer', vis_backends=backends)
+        plain['visualizer'] = dict(type=task.visualizer, vis_backends=backends)
     if 'test_evaluator' in plain:
         plain['test_cfg'] = dict()
     if 'val_evaluator' in plain:
         plain['val_cfg'] = dict()
     plain = as_written(plain, dict)
-    if _uses_ours(plain):
+    if _uses_ours(plain, task.scope):
         plain['custom_imports'] = dict(imports=['cakd_mm'], allow_failed_imports=False)
     return Config(plain)
 
 
-def _uses_ours(node) -> bool:
+def student_task(cfg: Config) -> Task:
+    """Return the task of the student of a distillation's config."""
+    return task_of_config(net_config(cfg.model.architecture, 'model.architecture'))
+
+
+def _uses_ours(node: Any, scope: str) -> bool:
     """Return whether any ``type`` in a config is a class of this package."""
     if isinstance(node, Mapping):
         name = node.get('type')
-        if isinstance(name, str) and _defined_here(name):
+        if isinstance(name, str) and _defined_here(name, scope):
             return True
-        return any(_uses_ours(value) for value in node.values())
-    return isinstance(node, (list, tuple)) and any(_uses_ours(v) for v in node)
+        return any(_uses_ours(value, scope) for value in node.values())
+    return isinstance(node, (list, tuple)) and any(_uses_ours(v, scope) for v in node)
 
 
-def _defined_here(name: str) -> bool:
-    from mmpretrain.registry import DATASETS
-    from mmpretrain.registry import MODELS as NETS
-
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        for registry in (NETS, DATASETS):
+def _defined_here(name: str, scope: str) -> bool:
+    own: Any = import_module(f'{scope}.registry')
+    with DefaultScope.overwrite_default_scope(scope):
+        for registry in (own.MODELS, own.DATASETS):
             with suppress(RuntimeError):  # mmengine's of a scope without that name
                 found = registry.get(name)
                 if found is not None and found.__module__.startswith('cakd_mm.'):
@@ -248,7 +255,7 @@ def _fold(trained: nn.Module, model: ConfigDict, saved: dict[str, Tensor]) -> bo
 
 def build_student(cfg: Config, weights: Mapping[str, Tensor]) -> nn.Module:
     """Build the student as the distillation run did, and load it strictly."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
+    with DefaultScope.overwrite_default_scope(student_task(cfg).scope):
         student = MODELS.build(net_config(cfg.model.architecture, 'model.architecture'))
     load_strictly(student, weights, KEY, cfg.filename, 'Give the config it belongs to.')
     return student
@@ -256,42 +263,40 @@ def build_student(cfg: Config, weights: Mapping[str, Tensor]) -> nn.Module:
 
 @torch.no_grad()
 def _prove_equal(trained: nn.Module, path: Path, tolerance: float = 0.0) -> None:
-    plain = Config.fromfile(path.with_suffix('.py'))
-    with without_printed():
-        loaded = get_model(plain, pretrained=str(path))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *image_shape(plain), generator=generator)
-    want, got = (_scores(net.eval(), images) for net in (trained, loaded))
-    if not torch.equal(got, want) and not _is_near(got, want, tolerance):
+    plain, task = Config.fromfile(path.with_suffix('.py')), task_of(trained)
+    with (
+        DefaultScope.overwrite_default_scope(task.scope),
+        without_printed(),
+    ):
+        loaded = task.load(plain, str(path))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(2, *task.image_shape(plain), generator=generator)
+        want, got = (task.outputs(net.eval(), images) for net in (trained, loaded))
+    if not _are_equal(got, want, tolerance):
         raise RuntimeError(
             f'{path} loaded back through its config does not give the outputs of '
             'the trained student; the files are not to be trusted.'
         )
 
 
+def _are_equal(got: Any, want: Any, tolerance: float) -> bool:
+    """Tell whether what two nets gave is the same, in whatever it is nested."""
+    if isinstance(want, BaseDataElement):
+        got, want = dict(got.all_items()), dict(want.all_items())
+    if isinstance(want, Tensor):
+        return torch.equal(got, want) or _is_near(got, want, tolerance)
+    if isinstance(want, Mapping):
+        same = got.keys() == want.keys()
+        return same and all(_are_equal(got[x], want[x], tolerance) for x in want)
+    if isinstance(want, (list, tuple)):
+        pairs = zip(got, want, strict=False)
+        return len(got) == len(want) and all(
+            _are_equal(one, other, tolerance) for one, other in pairs
+        )
+    return bool(got == want)
+
+
 def _is_near(got: Tensor, want: Tensor, tolerance: float) -> bool:
     if got.shape != want.shape or not tolerance:
         return False
     return bool(((got - want).abs() <= tolerance * want.abs().amax()).all())
-
-
-def _scores(model: nn.Module, images: Tensor) -> Tensor:
-    scores = model(images, mode='tensor')
-    return scores[0] if isinstance(scores, (tuple, list)) else scores
-
-
-def image_shape(cfg: Config) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the images a plain config takes."""
-    backbone = cfg.model.get('backbone', {})
-    # timm's arguments, or torchvision's, and those of a config of Hugging Face
-    others = {**cfg.model, **(cfg.model.get('config') or {})}
-    own = others.get('img_size') or others.get('image_size') or 224
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    dataset = loader.get('dataset', {})
-    sizes = [dataset.get('size') or own]  # DecodedImages resizes with `size`
-    for transform in dataset.get('pipeline', []):
-        sizes += [transform[key] for key in ('scale', 'crop_size') if key in transform]
-    size = backbone.get('img_size', sizes[-1])
-    height, width = (size, size) if isinstance(size, int) else size
-    channels = others.get('in_chans') or others.get('num_channels') or 3
-    return backbone.get('in_channels', channels), height, width

@@ -1,6 +1,5 @@
 """Checks labels on the host, where a wrong label can still be named."""
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.structures import BaseDataElement
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from ...datasets.label_batch import LabelBatch
 from ...models.losses.base import losses_of
 from ...models.taps import classes_key, classes_of
+from ...tasks import task_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -45,25 +45,25 @@ class LabelRangeHook(Hook):
         net = getattr(model, 'student', model)
         if net is not self._net:
             self._net, self._classes = net, classes_of(net)
-        num_classes = self._classes
+        num_classes, task = self._classes, task_of(net)
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else ()
         if num_classes is None or not isinstance(samples, (list, tuple, LabelBatch)):
             return
         if mode == 'train' and self._of_one_class is not None:
             _check_single(samples, self._of_one_class)
-        if isinstance(samples, LabelBatch):
-            flat = _labels(samples)
-        else:
-            flat = torch.cat([*map(_labels, samples), torch.zeros(0, dtype=torch.int)])
-        if not flat.numel():
+        each = [samples] if isinstance(samples, LabelBatch) else samples
+        found = (task.labels(sample, net) for sample in each)
+        ends = [
+            labels.aminmax() for labels in found if labels is not None and len(labels)
+        ]
+        if not ends:
             return
-        low, high = map(int, flat.aminmax())
+        low, high = min(int(x.min) for x in ends), max(int(x.max) for x in ends)
         if low < 0 or high >= num_classes:
             wrong = low if low < 0 else high
+            labels = ((i, x, task.labels(x, net)) for i, x in enumerate(samples))
             index, sample = next(
-                (i, sample)
-                for i, sample in enumerate(samples)
-                if wrong in _labels(sample)
+                (i, x) for i, x, own in labels if own is not None and wrong in own
             )
             problem = f'{_place(sample, index)} has it, but the head scores '
             problem += f'{num_classes} classes (labels 0 to {num_classes - 1}).'
@@ -97,11 +97,3 @@ def _check_single(samples, loss: str) -> None:
 
 def _place(sample, index: int) -> str:
     return sample.get('img_path', f'sample {index} of the batch')
-
-
-def _labels(sample) -> Tensor:
-    """Return the labels of a sample that the host can read without waiting, (N,)."""
-    label = sample.get('gt_label') if isinstance(sample, BaseDataElement) else None
-    if not isinstance(label, Tensor) or label.device.type != 'cpu':
-        return torch.zeros(0, dtype=torch.int)
-    return label.reshape(-1)

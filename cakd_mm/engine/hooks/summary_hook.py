@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
+from ...tasks import task_of
 from ...utils.checkpoint import scores_in
 from ...utils.extract import file_of
 from ...utils.model import trunk_of, unwrap
@@ -159,7 +160,7 @@ def _results(runner, is_scored: bool) -> Iterator[tuple[str, str]]:
         yield 'file', shown(plain)
         yield (
             'in Python',
-            (f'mmpretrain.get_model({names[0]!r}, pretrained={names[1]!r})'),
+            task_of(getattr(model, 'student', model)).loading(*map(str, names)),
         )
         yield 'score it', f'{typed_here("test")} {files}'
         if not is_extracted:

@@ -3,7 +3,8 @@
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ...models.algorithms.unlabelled import has_label, lacking, needs_labels
+from ...models.algorithms.unlabelled import lacking, needs_labels
+from ...tasks import task_of
 from ...utils.errors import describe
 from ...utils.model import unwrap
 
@@ -34,7 +35,8 @@ class UnlabelledHook(Hook):
         ):
             return
         samples = list(samples)
-        lack = lacking(samples)
+        task = task_of(model.student)
+        lack = lacking(samples, task)
         if not lack:
             return
         augments = getattr(model.data_preprocessor, 'batch_augments', None)
@@ -43,9 +45,9 @@ class UnlabelledHook(Hook):
             remedy = 'Remove batch_augments, or use images with labels.'
             key, name = 'data_preprocessor.batch_augments', type(augments).__name__
             raise ValueError(describe(key, name, problem, remedy))
-        labelled = [sample for sample in samples if has_label(sample)]
+        labelled = [sample for sample in samples if task.has_label(sample)]
         if labelled and model.calculate_student_loss:
             raise needs_labels(lack)
         for sample in labelled:
-            for name in ('gt_label', 'gt_score'):
+            for name in task.annotations:
                 sample.pop(name, None)

@@ -10,18 +10,14 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
-from mmpretrain.models import (
-    BaseClassifier,
-    ClsHead,
-    HuggingFaceClassifier,
-    TimmClassifier,
-)
+from mmpretrain.models import ClsHead, HuggingFaceClassifier, TimmClassifier
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...datasets.label_batch import LabelBatch, sample_indices
+from ...tasks import task_of
 from ...utils.arguments import check_arguments
 from ...utils.building import build_part
 from ...utils.checkpoint import (
@@ -122,8 +118,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         student_loss_weight (float): Factor of the student's own losses, which compare
             it with the labels, from 1e-6 to 1e6. Defaults to 1.0.
         data_preprocessor (dict | nn.Module, optional): Makes the batch for both nets.
-            Its ``type`` defaults to :class:`BatchPreprocessor`. Defaults to None, the
-            student's.
+            Its ``type`` defaults to that of the student's :class:`Task`. Defaults to
+            None, the student's.
         **kwargs: ``student_trainable``, ``calculate_student_loss``, ``init_cfg`` and
             others, as in :class:`mmrazor.SingleTeacherDistill`.
 
@@ -222,8 +218,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if kwargs.get('calculate_student_loss', True):
             _require_classes(architecture)
         if isinstance(data_preprocessor, dict):
-            # mmpretrain's scope is where preprocessors and batch_augments are found.
-            default = dict(type='BatchPreprocessor', _scope_='mmpretrain')
+            # A project's scope is where preprocessors and batch_augments are found.
+            student: Any = architecture  # a net by now
+            task = task_of(student)
+            default = dict(type=task.preprocessor, _scope_=task.scope)
             data_preprocessor = resolve_within({**default, **data_preprocessor})
             key = 'data_preprocessor'
             data_preprocessor = build_part(data_preprocessor, MODELS, key)
@@ -342,8 +340,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             name contains ``loss`` are summed by mmengine.
         """
         self.converted_norms.follow()
-        is_classifier = isinstance(self.student, BaseClassifier)
-        lack = lacking(data_samples) if is_classifier else ''
+        task = task_of(self.student)
+        is_known = task.is_of(type(self.student))
+        lack = lacking(data_samples, task) if is_known else ''
         check_teacher_mode(self.teacher_mode, lack)
         run_teacher = partial(self._run_teacher, batch_inputs, data_samples)
         distiller = self.distiller

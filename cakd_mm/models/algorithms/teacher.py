@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...tasks import task_of_config
 from ...utils.arguments import check_part, require_part
 from ...utils.building import build_part
 from ...utils.checkpoint import (
@@ -88,7 +89,7 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
     if isinstance(net, dict):
         net = net_config(net, keys.net)
         if entry.name is not None:  # a list replaces the base's teacher and its scope
-            net.setdefault('_scope_', 'mmpretrain')
+            net.setdefault('_scope_', task_of_config(net).scope)
         if isinstance(net.get('data_preprocessor'), dict):
             size = read_size(net.data_preprocessor.pop('size', None), keys.images)
         net = build_net(net, keys.net)
@@ -166,11 +167,12 @@ def build_net(net: dict, key: str) -> BaseModel:
         ValueError: a part of it cannot be built.
     """
     require_part(net, key)
+    task = task_of_config(net)
     check_part(net, MODELS, key, only=('mmpretrain.models.classifiers.', 'cakd_mm.'))
     built = build_part(net, MODELS, key)
     if not isinstance(built, BaseModel):
         problem = 'It is a part of a model, and no model.'
-        remedy = "Write type='ImageClassifier' with backbone, neck and head, say."
+        remedy = f'Write {task.example}, say.'
         raise TypeError(describe(f'{key}.type', net['type'], problem, remedy))
     return built
 

@@ -65,7 +65,7 @@ class Normalisation:
 
 def normalisation_of(preprocessor: nn.Module) -> Normalisation:
     """Return the normalisation of a preprocessor."""
-    flags = ('to_rgb', '_channel_conversion')
+    flags = ('to_rgb', '_channel_conversion', 'channel_conversion')
     to_rgb = any(getattr(preprocessor, flag, False) for flag in flags)
     values: list[Any] = [getattr(preprocessor, name, None) for name in ('mean', 'std')]
     unsaid = any(value is None for value in values)

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from inspect import Parameter, signature
 from typing import Any
 
-from mmpretrain.structures import DataSample
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
 
+from ...tasks import Task
 from ...utils.agreement import is_of_waiting
 from ...utils.errors import describe
 from ..distillers import StrictDistiller
@@ -16,24 +16,18 @@ from ..distillers import StrictDistiller
 OF_LOSSES = 'model.distiller.loss_forward_mappings'
 
 
-def has_label(sample: Any) -> bool:
-    """Return whether a sample has a label; samples of unknown kinds are said to."""
-    if isinstance(sample, DataSample):
-        return 'gt_label' in sample or 'gt_score' in sample
-    return sample is not None
-
-
-def lacking(samples: Any) -> str:
+def lacking(samples: Any, task: Task) -> str:
     """Say how many images of a batch have no label; '' if all have one.
 
     Args:
         samples (list | LabelBatch | None): The annotations of the batch.
+        task (Task): The task of the student.
     """
     if samples is None:
         return 'The images of this batch have no labels'
     if not isinstance(samples, (list, tuple)):
         return ''
-    missing = len(samples) - sum(map(has_label, samples))
+    missing = len(samples) - sum(map(task.has_label, samples))
     if not missing:
         return ''
     return f'{missing} of the {len(samples)} images of this batch have no label'

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ...tasks import task_of
 from ...utils.compiling import eagerly
 from ...utils.errors import start_of
 from ...utils.model import in_eval
@@ -129,7 +130,7 @@ def _run(net: nn.Module) -> DryRun:
                 random_states_kept(net.parameters()),
                 torch.no_grad(),
             ):
-                output = net(images, mode='tensor')
+                output = task_of(net).outputs(net, images)
             return DryRun(calls, images, outline(output))
         except Exception as error:  # of whatever kind a net's own code raises
             failures.append(start_of(error, 200) or type(error).__name__)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...tasks import task_of
 from .dry_run import Call, DryRun, dry_run
 from .layouts import only_tensor
 from .point import Point
@@ -22,7 +23,7 @@ def classes_of(net: nn.Module) -> int | None:
     Returns:
         int | None: None if it has no classifier, or does not tell.
     """
-    classes = getattr(getattr(net, 'head', None), 'num_classes', None)
+    classes = task_of(net).declared_classes(net)
     if classes is not None:
         return classes
     path = classifier_of(net)
@@ -46,7 +47,7 @@ def gives_scores(net: nn.Module) -> bool:
     What cannot be run on random images is believed to have one, unless it says
     otherwise.
     """
-    if getattr(net, 'head', None) is not None:
+    if task_of(net).count_place(net) is not None:
         return True
     if hasattr(net, 'teachers'):  # whose average would be the head
         return False
@@ -61,8 +62,9 @@ def classes_key(net: nn.Module, key: str) -> str:
         net (nn.Module): A classifier of any kind.
         key (str): The config key of the net.
     """
-    if getattr(net, 'head', None) is not None:
-        return f'{key}.head.num_classes'
+    place = task_of(net).count_place(net)
+    if place is not None:
+        return f'{key}.{place}.num_classes'
     return f'{key}.{count_name(net)}'
 
 

@@ -1,0 +1,43 @@
+"""Tasks: what nets are for, and how the package deals with each kind of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import DefaultScope
+from mmrazor.registry import MODELS
+from torch import nn
+
+from ..utils.type_names import resolved
+from .classification import Classification
+from .detection import Detection
+from .segmentation import Segmentation
+from .task import Task
+
+TASKS: tuple[Task, ...] = (Classification(), Detection(), Segmentation())
+
+
+def task_of_class(kind: type) -> Task:
+    """Return the task of a class of nets; of others it is classification."""
+    return next((task for task in TASKS if task.is_of(kind)), TASKS[0])
+
+
+def task_of(net: nn.Module) -> Task:
+    """Return the task of a net; of one of an unknown kind it is classification."""
+    return task_of_class(type(net))
+
+
+def task_of_config(net: Mapping[str, Any]) -> Task:
+    """Return the task of the net of a config.
+
+    Args:
+        net (Mapping): Its whole config, see :func:`net_config`.
+    """
+    kind = resolved(net.get('type'))
+    if isinstance(kind, str):
+        scope = net.get('_scope_', Classification.scope)
+        with DefaultScope.overwrite_default_scope(scope):
+            kind = MODELS.get(kind)
+    return task_of_class(kind) if isinstance(kind, type) else TASKS[0]
+
+
+__all__ = ['TASKS', 'Task', 'task_of', 'task_of_class', 'task_of_config']

@@ -1,0 +1,54 @@
+"""Nets that score the class of each pixel: mmseg's."""
+
+from importlib import import_module
+from typing import Any
+
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from .task import Task, fixed_size, integer_labels
+
+HEADS = 'decode_head', 'decode_head.0'
+# Of images on which a segmentor is tried.
+SIZE = 128
+
+
+class Segmentation(Task):
+    """Semantic segmentation."""
+
+    name = 'segmentation'
+    scope = 'mmseg'
+    base = 'mmseg.models.segmentors.base.BaseSegmentor'
+    preprocessor = 'SegDataPreProcessor'
+    visualizer = 'SegLocalVisualizer'
+    annotations = ('gt_sem_seg',)
+    example = "type='EncoderDecoder' with backbone and decode_head"
+
+    def count_place(self, net: nn.Module) -> str | None:
+        """Return the head that is used for predictions; of a cascade, its first."""
+        parts = dict(net.named_modules())
+        found = (x for x in HEADS if hasattr(parts.get(x), 'num_classes'))
+        return next(found, None)
+
+    def labels(self, sample: Any, net: nn.Module) -> Tensor | None:
+        """Return the classes of the pixels that the net does not ignore."""
+        place = self.count_place(net)
+        if place is None or not self.has_label(sample):
+            return None
+        labels = integer_labels(sample.gt_sem_seg.get('data'))
+        ignored = getattr(net.get_submodule(place), 'ignore_index', 255)
+        return None if labels is None else labels[labels != ignored]
+
+    def image_shape(self, cfg: Config) -> tuple[int, int, int]:
+        """Return a small shape, because segmentors take images of any size."""
+        backbone = cfg.model.get('backbone') or {}
+        return backbone.get('in_channels', 3), *fixed_size(backbone, SIZE)
+
+    def load(self, cfg: Config, checkpoint: str) -> nn.Module:
+        """Load a net as mmseg does."""
+        init: Any = import_module('mmseg.apis').init_model
+        return init(cfg, checkpoint, device='cpu')
+
+    def loading(self, config: str, checkpoint: str) -> str:
+        """Return the call of mmseg."""
+        return f'mmseg.apis.init_model({config!r}, {checkpoint!r})'

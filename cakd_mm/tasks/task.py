@@ -1,0 +1,119 @@
+"""What differs between nets that classify, detect and segment."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+
+class Task(ABC):
+    """A kind of nets, found by the base class that its project gives them.
+
+    All else of the package goes through a task where kinds of nets differ. Nothing of a
+    project is imported before one of its nets exists, because mmdet and mmseg are
+    optional.
+
+    Attributes:
+        name (str): What its nets do, in one word.
+        scope (str): The registry of its nets.
+        base (str): The full name of their base class.
+        preprocessor (str): The type of a ``data_preprocessor`` without one.
+        visualizer (str): The type of the visualizer of a plain config.
+        annotations (tuple[str]): What a sample calls what an image is labelled with.
+        example (str): How the config of a whole net begins, for errors.
+    """
+
+    name: ClassVar[str]
+    scope: ClassVar[str]
+    base: ClassVar[str]
+    preprocessor: ClassVar[str]
+    visualizer: ClassVar[str]
+    annotations: ClassVar[tuple[str, ...]]
+    example: ClassVar[str]
+
+    def is_of(self, kind: type) -> bool:
+        """Tell whether a class of nets is of this task, by the names of its bases."""
+        return self.base in {f'{x.__module__}.{x.__qualname__}' for x in kind.__mro__}
+
+    @abstractmethod
+    def count_place(self, net: nn.Module) -> str | None:
+        """Return the path of the part of a net that tells its number of classes.
+
+        Returns:
+            str | None: None if no part does.
+        """
+
+    def declared_classes(self, net: nn.Module) -> int | None:
+        """Return how many classes a net's head says it scores; None if it does not."""
+        place = self.count_place(net)
+        if place is None:
+            return None
+        return getattr(net.get_submodule(place), 'num_classes', None)
+
+    def has_label(self, sample: Any) -> bool:
+        """Tell whether a sample is annotated."""
+        return any(name in sample for name in self.annotations)
+
+    @abstractmethod
+    def labels(self, sample: Any, net: nn.Module) -> Tensor | None:
+        """Return the class indices of a sample, integers (K,), that the net learns.
+
+        Returns:
+            Tensor | None: None if there are none, whatever the reason.
+        """
+
+    @abstractmethod
+    def image_shape(self, cfg: Config) -> tuple[int, int, int]:
+        """Return (channels, height, width) of images that the net of a config takes."""
+
+    def put_preprocessor(self, plain: dict, preprocessor: dict) -> None:
+        """Put the config of a preprocessor where the project looks for it.
+
+        Args:
+            plain (dict): The config of a plain net, with its ``model``, to which it is
+                added. Defaults to being a part of the model.
+            preprocessor (dict): It gets the type that it has without one.
+        """
+        preprocessor.setdefault('type', self.preprocessor)
+        plain['model'].data_preprocessor = preprocessor
+
+    @abstractmethod
+    def load(self, cfg: Config, checkpoint: str) -> nn.Module:
+        """Return the plain net of a config with its weights, loaded by its project."""
+
+    @abstractmethod
+    def loading(self, config: str, checkpoint: str) -> str:
+        """Return the Python that loads a plain net from two files."""
+
+    def samples_of(self, images: Tensor) -> list | None:
+        """Return what a net is told of images besides them, (N, C, H, W).
+
+        Defaults to None, nothing.
+        """
+        return None
+
+    def outputs(self, net: nn.Module, images: Tensor) -> Any:
+        """Return what a net's ``mode='tensor'`` gives of images, (N, C, H, W)."""
+        return net(images, self.samples_of(images), mode='tensor')
+
+
+def fixed_size(backbone: Mapping, usual: int) -> tuple[int, int]:
+    """Return the height and width that a backbone's config asks for, or the usual ones.
+
+    Args:
+        backbone (Mapping): A transformer may say ``img_size``.
+        usual (int): What all other nets take.
+    """
+    size = backbone.get('img_size', usual)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def integer_labels(value: Any) -> Tensor | None:
+    """Return labels on the host, flat; None if they are elsewhere, or are none."""
+    if not isinstance(value, Tensor) or value.device.type != 'cpu':
+        return None
+    return None if value.is_floating_point() else value.reshape(-1).to(torch.int64)
