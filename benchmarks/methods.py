@@ -1,4 +1,4 @@
-"""Every method of ``configs/_base_/methods``, on small nets that have its taps."""
+"""Every method of classifiers, on small nets that have its taps."""
 
 from typing import Any
 
@@ -9,13 +9,9 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from steps import CLASSES, CONFIGS, classifier, resnet
 
-# The base of others; it has no loss.
-BASES = ('logits',)
-METHODS = {
-    path.stem: path
-    for path in sorted((CONFIGS / '_base_/methods').glob('*.py'))
-    if path.stem not in BASES
-}
+from cakd_mm.own_images.methods import classifier_methods
+
+METHODS = {name: CONFIGS / f'_base_/methods/{name}.py' for name in classifier_methods()}
 BATCH_SIZE, SIZE = 4, 32
 
 

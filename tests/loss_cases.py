@@ -8,9 +8,11 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from cakd_mm.models.losses import DenseLoss, LevelLoss
 from cakd_mm.models.losses.base import DistillLoss
 from cakd_mm.models.losses.feature_lists import FeatureListLoss
 from cakd_mm.models.losses.logit_loss import LogitLoss
+from cakd_mm.models.losses.nested_loss import arguments_of
 
 LOSSES = sorted(
     {
@@ -22,7 +24,7 @@ LOSSES = sorted(
 )
 N, C = 6, 5
 # What a loss without a default for an argument is built with.
-REQUIRED = dict(channels_S=C, channels_T=C)
+REQUIRED = dict(channels_S=C, channels_T=C, loss=dict(type='KDLoss'), levels=2)
 SMALL = dict(negatives=4, feat_dim=8, top_classes=3)
 # A net of the last epochs has a lambda other than 0.
 EPOCH = 9
@@ -44,8 +46,24 @@ VARIANTS: dict[str, list[dict]] = {
     ],
     'CMKDLoss': [dict(difficulty=0.4, regularization=0.7)],
     'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
+    'DenseLoss': [
+        dict(scores_at_once=2 * C),
+        dict(loss=dict(type='CAKDLogitLoss'), ignore_index=None),
+        dict(loss=dict(type='SigmoidKDLoss'), num_classes=1),
+    ],
     'FeatureKLLoss': OF_FEATURES,
     'FeatureSquaredLoss': OF_FEATURES,
+    'LevelLoss': [
+        dict(loss=dict(type='CAKDFeatureLoss', granularity='spatial')),
+        dict(
+            loss=[
+                dict(type='DenseLoss', loss=dict(type='SigmoidKDLoss')),
+                dict(type='FeatureKLLoss'),
+            ],
+            weights=[2.0, 0.5],
+        ),
+    ],
+    'SigmoidKDLoss': [dict(beta=3.0, gamma=0.5)],
     'WTTMLoss': [dict(weighted=False)],
     'WKDFeatureLoss': [dict(grid=2, decay_from=4, decay_to=20)],
     'WKDLogitLoss': [dict(iterations=2, decay_from=4, decay_to=20)],
@@ -125,8 +143,16 @@ def arguments(loss, student, teacher, rows=None):
 
     ``rows`` are the samples' numbers, of which the labels follow.
     """
+    if isinstance(loss, LevelLoss):
+        of_levels = [arguments(x, student, teacher, rows) for x in loss.losses]
+        names = of_levels[0].keys()
+        return {name: [fed[name] for fed in of_levels] for name in names}
     rows = torch.arange(len(student)) if rows is None else rows
     labels = (rows % C).to(student.device)
+    if isinstance(loss, DenseLoss):
+        student, teacher = as_map(student), as_map(teacher)
+        places = torch.tensor([[0, 1], [2, 3]], device=labels.device)
+        labels = (labels[:, None, None] + places) % C
     if getattr(loss, 'multi_label', False):
         classes = torch.arange(C, device=student.device)
         labels = (labels[:, None] + classes) % 3 == 0
@@ -155,6 +181,8 @@ def arguments(loss, student, teacher, rows=None):
         if name != 'self' and parameter.default is parameter.empty
     ]
     needed += getattr(getattr(loss, 'scorer', None), 'needs', ())
+    if isinstance(loss, DenseLoss) and arguments_of(loss.loss).get('gt_labels'):
+        needed.append('gt_labels')
     assert set(needed) <= made.keys(), f'say here what {type(loss).__name__} is fed'
     return {name: made[name] for name in needed}
 

@@ -20,7 +20,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
-from tiny import CONFIGS, digits_config, distill_config, save_teacher
+from tiny import digits_config, distill_config, save_teacher
 
 from cakd_mm.datasets import Digits, ResidentDataset
 from cakd_mm.datasets.batch_ops import normalized
@@ -28,6 +28,7 @@ from cakd_mm.engine.hooks import NonFiniteError
 from cakd_mm.engine.launch import adapt_to_device
 from cakd_mm.models.losses import CAKDFeatureLoss, CAKDLogitLoss
 from cakd_mm.models.runtime import TeacherRuntime
+from cakd_mm.own_images.methods import classifier_methods
 
 CARDS = torch.cuda.device_count()
 DEVICE = 'cuda' if CARDS else 'cpu'
@@ -35,11 +36,6 @@ card = pytest.mark.skipif(not CARDS, reason='needs a CUDA GPU (make test-gpu)')
 two_cards = pytest.mark.skipif(CARDS < 2, reason='needs two CUDA GPUs (make test-gpu)')
 # A card's tests compile; on a CPU that would take minutes, and is tested elsewhere.
 COMPILE = bool(CARDS)
-METHODS = sorted(
-    path.stem
-    for path in (CONFIGS / '_base_/methods').glob('*.py')
-    if path.stem != 'logits'  # the base of others
-)
 DISTILLED = (
     'cakd/demo_digits.py',
     'cakd/ablations/digits/digits_logit-double_network.py',
@@ -210,7 +206,7 @@ def test_the_feature_loss_equals_its_cpu_twin_without_a_sync(no_sync, scorer):
     torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', classifier_methods())
 def test_a_step_of_every_method_is_the_cpus_and_does_not_wait(methods, no_sync, method):
     """The second step, because the first one looks at what the nets give."""
     begun = methods.algorithm(method)

@@ -24,6 +24,21 @@ class TermAxis(str, Enum):
 # The name of a term gives its axis and its text in the legend.
 TermLabels = Mapping[str, tuple[TermAxis, str]]
 
+
+def of_level(term: str, level: int) -> str:
+    """Return the name of a term of one level of a pyramid, counted from 0."""
+    return f'{term}_{level}'
+
+
+def label_of_level(
+    entry: tuple[TermAxis, str], term: str, level: int
+) -> tuple[TermAxis, str]:
+    """Return axis and text in the legend of a term of one level, from those of all."""
+    axis, text = entry
+    meaning = text.partition(': ')[2] or text
+    return axis, f'{of_level(term, level)}: {meaning}, level {level}'
+
+
 # The terms that both losses of CAKD have.
 CLUSTER_TERMS: TermLabels = {
     'bcd': (TermAxis.DIVERGENCE, 'BCD: between the clusters'),

@@ -8,6 +8,13 @@ from ..utils.hub import MIM
 FOLDER = MIM / 'configs' / '_base_' / 'methods'
 SHORT = {'cakd': 'cakd_logit'}
 SHARED = 'logits'  # what bases begin with, and no method
+# Methods of detectors and segmentors, whose places a classifier has not.
+DENSE = frozenset({'cakd_fpn', 'cakd_pixel', 'kd_pixel'})
+
+
+def classifier_methods() -> list[str]:
+    """Return the names of the bases of methods for classifiers, sorted."""
+    return sorted({file.stem for file in FOLDER.glob('*.py')} - DENSE - {SHARED})
 
 
 def method_base(name: str) -> str:
@@ -16,7 +23,7 @@ def method_base(name: str) -> str:
     Raises:
         ValueError: there is no such method.
     """
-    known = {file.stem for file in FOLDER.glob('*.py')} - {SHARED} | SHORT.keys()
+    known = {*classifier_methods(), *SHORT}
     if name not in known:
         problem = 'There is no such method.'
         remedy = f'Like it: {nearest(name, known)}.'

@@ -1,6 +1,6 @@
 """Finds wrong arguments in a config, before they end in somebody's ``TypeError``."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from inspect import Parameter, signature
@@ -265,11 +265,22 @@ def _check_known(
         return
     given = {name: value for name, value in cfg.items() if name not in beside}
     check_arguments(kind, given, key, supplied)
-    for name, part in cfg.items():
-        inner = resolved(part.get('type')) if isinstance(part, Mapping) else None
+    for place, part in parts_within(cfg, key):
+        inner = resolved(part.get('type'))
         if isinstance(inner, str):
             inner = _class_named(inner, registry, '', part.get('_scope_'))
-        _check_known(part, inner, registry, f'{key}.{name}', 'cakd_mm.')
+        _check_known(part, inner, registry, place, 'cakd_mm.')
+
+
+def parts_within(cfg: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
+    """Yield config key and config of the parts of a part, also of those in a list."""
+    for name, value in cfg.items():
+        if isinstance(value, Mapping):
+            yield f'{key}.{name}', value
+        elif isinstance(value, (list, tuple)):
+            for index, one in enumerate(value):
+                if isinstance(one, Mapping):
+                    yield f'{key}.{name}.{index}', one
 
 
 def _class_named(name: str, registry: Registry, suffix: str, scope: str | None):

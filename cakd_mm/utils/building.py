@@ -9,7 +9,13 @@ import torch
 from mmengine.registry import Registry
 
 from .agreement import is_of_waiting
-from .arguments import class_of, fault_of, parameters_of, require_part
+from .arguments import (
+    class_of,
+    fault_of,
+    parameters_of,
+    parts_within,
+    require_part,
+)
 from .errors import describe
 
 KINDS = (KeyError, TypeError, ValueError)
@@ -57,14 +63,12 @@ def _located(error: Exception, cfg: Mapping, registry: Registry, key: str) -> Ex
             kind = class_of(cfg, own, key)
         except KINDS as shape:
             return shape
-        for name, part in cfg.items():
-            if not isinstance(part, Mapping):
-                continue
+        for place, part in parts_within(cfg, key):
             try:
                 own.build(part)
             except Exception as inner:  # anything may be wrong in it
                 if _text(inner) and _text(inner) in _text(error):
-                    return _located(inner, part, own, f'{key}.{name}')
+                    return _located(inner, part, own, place)
     fault = fault_of(kind, cfg, key)
     if fault is not None:
         return fault.error()

@@ -4,7 +4,7 @@ from functools import cache
 
 from mmrazor.registry import MODELS
 
-from ..models.term_axis import TermAxis
+from ..models.term_axis import TermAxis, label_of_level
 
 
 @cache
@@ -30,6 +30,11 @@ def colour_of(label: str) -> str | None:
 def describe_term(term: str) -> tuple[TermAxis, str]:
     """Return a term's axis and its label in the legend.
 
-    A term that no registered class explains goes by its name.
+    ``bcd_2`` is ``bcd`` of a pyramid's level 2, see :class:`LevelLoss`. A term that no
+    registered class explains goes by its name.
     """
-    return known_terms().get(term, (TermAxis.OTHER, term))
+    known = known_terms()
+    whole, _, level = term.rpartition('_')
+    if term not in known and whole in known and level.isdigit():
+        return label_of_level(known[whole], whole, int(level))
+    return known.get(term, (TermAxis.OTHER, term))

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmrazor.registry import MODELS
 from torch import nn
@@ -22,6 +22,10 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
     their widths by ``wanted_widths`` of their classes. They get them if the mapping of
     the loss takes ``preds_S`` and ``preds_T`` from two taps, or from two lists of taps.
     They are measured, see :func:`dry_run`. A width that the config has stays.
+
+    A loss within a loss is its ``loss``. If the class says ``by_level``, as
+    :class:`LevelLoss` does, ``loss`` becomes a list with one config for each of the
+    taps of a list, with the widths of these.
 
     Args:
         distiller (dict): Config of the distiller.
@@ -43,14 +47,7 @@ def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict
         for place, connector, ends in _connectors(distiller, taps[1], taps[1]):
             filler.fill_of_teacher(connector, place, ends[1])
         place = f'model.distiller.distill_losses.{name}'
-        records = [_records(tap) for tap in taps]
-        # A loss of lists has no single width.
-        single = [{} if _is_list(record) else record for record in records]
-        part: Any = loss
-        # A scorer may have a scorer of its own.
-        while isinstance(part, Mapping):
-            filler.fill(part, place, *single)
-            part, place = part.get('scorer'), f'{place}.scorer'
+        filler.fill_within(loss, place, [_records(tap) for tap in taps], loss)
         filler.refuse_unknown()
     return distiller
 
@@ -66,14 +63,46 @@ class _Filler:
         self.loss = loss
         self.unknown: dict[str, str] = {}
 
-    def fill(self, part: Any, place: str, ours: Any, theirs: Any) -> None:
-        """Set what the class of a part wants and its config leaves out.
+    def fill_within(
+        self, part: Any, place: str, ends: Sequence[Any], owner: Mapping
+    ) -> None:
+        """Fill a loss, or a scorer, and the scorers and losses within it.
 
         Args:
             part (dict): The config of the part, which is changed.
             place (str): Its config key.
-            ours (dict | list): What the student gives it, see :func:`_records`.
-            theirs (dict | list): What the teacher gives it.
+            ends (Sequence): What each net gives it, see :func:`_records`.
+            owner (dict): The config of the loss that a scorer belongs to.
+        """
+        if not isinstance(part, dict):
+            return
+        # A loss of lists has no single width.
+        ours, theirs = ({} if _is_list(record) else record for record in ends)
+        self.fill(part, place, ours, theirs, owner)
+        # A scorer may have a scorer of its own.
+        self.fill_within(part.get('scorer'), f'{place}.scorer', ends, owner)
+        inner, place = part.get('loss'), f'{place}.loss'
+        if getattr(_class_of(part), 'by_level', False):
+            levels = _levels_of(part, ends)
+            if levels:
+                part['loss'] = [one for one, _ in levels]
+            for index, (one, own_ends) in enumerate(levels):
+                self.fill_within(one, f'{place}.{index}', own_ends, one)
+        elif isinstance(inner, Mapping):
+            self.fill_within(inner, place, ends, inner)
+
+    def fill(
+        self,
+        part: Any,
+        place: str,
+        ours: Any,
+        theirs: Any,
+        owner: Mapping | None = None,
+    ) -> None:
+        """Set what the class of a part wants and its config leaves out.
+
+        The arguments are those of :meth:`fill_within`. The owner is the loss itself by
+        default.
         """
         wanted = getattr(_class_of(part), 'wanted_widths', None)
         if wanted is None:
@@ -95,9 +124,10 @@ class _Filler:
                 if classes is not None:
                     part[key] = classes
             else:
-                kind = _class_of(self.loss)
+                owner = self.loss if owner is None else owner
+                kind = _class_of(owner)
                 default = signature(kind).parameters[source].default if kind else None
-                part[key] = self.loss.get(source, default)
+                part[key] = owner.get(source, default)
 
     def fill_of_teacher(self, part: Any, place: str, theirs: Any) -> None:
         """Tell a connector on the teacher's side how many tokens are in front.
@@ -157,6 +187,23 @@ class _Filler:
         raise ValueError(describe(next(iter(self.unknown)), None, problem, remedy))
 
 
+def _levels_of(part: Mapping, ends: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:
+    """Return config and what feeds it of the loss of each level; none if unknown.
+
+    A single tap may give a list of all levels, whose widths are not known.
+    """
+    inner, levels = part.get('loss'), part.get('levels')
+    if not all(map(_is_list, ends)):
+        count = len(inner) if _is_list(inner) else levels
+        ends = [[{}] * (count or 0) for _ in ends]
+    counts = {len(end) for end in ends}
+    if isinstance(inner, Mapping) and levels in (None, *counts):
+        inner = [copy.deepcopy(inner) for _ in ends[0]]
+    if not _is_list(inner) or counts != {len(inner)}:
+        return []  # which the loss refuses
+    return list(zip(inner, zip(*ends, strict=True), strict=True))
+
+
 def _failure_of(net: nn.Module) -> str:
     """Return a sentence if a net has not told its taps and widths, '' otherwise."""
     failure = dry_run(net).failure
@@ -197,5 +244,5 @@ def _class_of(cfg: Any) -> type | None:
     return MODELS.get(kind) if isinstance(kind, str) else kind
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, (list, tuple))

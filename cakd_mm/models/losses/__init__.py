@@ -3,6 +3,7 @@ from .cakd_logit_loss import CAKDLogitLoss
 from .cmkd_loss import CMKDLoss
 from .crd_bank_loss import CRDBankLoss
 from .ctkd_loss import CTKDLoss
+from .dense_loss import DenseLoss
 from .dist_logit_loss import DISTLogitLoss
 from .dkd_loss import DecoupledKDLoss
 from .feature_kl_loss import FeatureKLLoss
@@ -11,6 +12,7 @@ from .hard_label_loss import HardLabelLoss
 from .hcl_loss import HCLLoss
 from .kd_loss import KDLoss
 from .ldrld_loss import LDRLDLoss
+from .level_loss import LevelLoss
 from .mlkd_loss import MLKDLoss
 from .nkd_loss import NKDLoss
 from .norm_loss import NORMLoss
@@ -28,12 +30,14 @@ __all__ = [
     'CTKDLoss',
     'DISTLogitLoss',
     'DecoupledKDLoss',
+    'DenseLoss',
     'FeatureKLLoss',
     'FeatureSquaredLoss',
     'HCLLoss',
     'HardLabelLoss',
     'KDLoss',
     'LDRLDLoss',
+    'LevelLoss',
     'MLKDLoss',
     'NKDLoss',
     'NORMLoss',

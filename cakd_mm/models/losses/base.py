@@ -1,7 +1,7 @@
 """The base class of all distillation losses, and its part for all others."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,11 +77,11 @@ class DistillLoss(nn.Module):
         ValueError: ``loss_weight`` is out of range.
     """
 
-    half_precision: ClassVar[bool] = False
+    half_precision: bool = False
     needs_epoch: bool = False
     needs_dataset: bool = False
     views: int = 1
-    term_labels: ClassVar[TermLabels] = {}
+    term_labels: TermLabels = {}
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -112,6 +112,16 @@ class DistillLoss(nn.Module):
         """Whether maps of unequal sizes are compared as they are.
 
         A connector then leaves the student's as large as it is. Defaults to False.
+        """
+        return False
+
+    @property
+    def mean_of_rows(self) -> bool:
+        """Whether the loss is the mean of what each row of scores gives by itself.
+
+        Then a :class:`DenseLoss` may compute it part by part, and each part twice, so
+        that no call may change another. The terms are such means, too. Defaults to
+        False.
         """
         return False
 

@@ -58,7 +58,8 @@ class CAKDFeatureLoss(FeatureLoss):
         scorer (dict | BaseScorer): What ranks the channels. Defaults to
             ``dict(type='ActivationScorer')``.
         granularity (str): See :class:`FeatureLoss`. Channels are chosen once
-            per sample, elements of ``'spatial'`` and ``'flat'`` in each row.
+            per sample, elements of ``'spatial'`` and ``'flat'`` in each row. A map of
+            1 x 1, as the last level of a pyramid may be, costs 0 in ``'spatial'``.
         round_ratio (bool): Whether the adaptive weight rounds r to the nearest power
             of two, as in the paper's tables. Defaults to False.
         compile (bool): Whether torch.compile compiles the divergences and their
@@ -231,7 +232,8 @@ class CAKDFeatureLoss(FeatureLoss):
             )
         strong = self._strong(feature_T, gt_labels, head_weight)
         row_mask = to_row_mask(strong, rows_T)
-        if self.training:
+        # A map of one position has no clusters, of which r could be the ratio.
+        if self.training and rows_T.shape[-1] > 1:
             self._take_in(feature_T, row_mask)
         terms = dict(self.scorer.terms)
         gamma: float | Tensor
@@ -286,9 +288,14 @@ class CAKDFeatureLoss(FeatureLoss):
     def count(self, elements: int) -> int:
         """Return how many of a row's elements are strong.
 
+        A channel of a map of 1 x 1 has one position, and so one possible distribution:
+        it is strong, and all divergences are 0.
+
         Raises:
             ValueError: a cluster would be empty.
         """
+        if elements == 1 and self.granularity == 'spatial':
+            return 1
         count = math.floor(self.strong_share * elements + 0.5)
         if not 0 < count < elements:
             raise ValueError(

@@ -194,6 +194,11 @@ class CAKDLogitLoss(LogitLoss):
         return not self.multi_label
 
     @property
+    def mean_of_rows(self) -> bool:
+        """True without scorer and ``gradient_shares``, which see the whole batch."""
+        return self.scorer is None and self.shares is None
+
+    @property
     def uses_indices(self) -> bool:
         """Whether the scorer tells images apart."""
         return self.scorer is not None and self.scorer.by_image

@@ -55,6 +55,7 @@ class CMKDLoss(LogitLoss):
             [0, 1].
     """
 
+    mean_of_rows = True
     term_labels = {
         'pearson': (TermAxis.DISTANCE, 'pearson: of the class scores'),
         'spearman': (TermAxis.DISTANCE, 'spearman: of their soft ranks'),

@@ -65,6 +65,7 @@ class CTKDLoss(EpochLoss, LogitLoss):
     """
 
     theta: nn.Parameter  # only without ``instance_wise``
+    mean_of_rows = True
     needs_epoch = True
     term_labels = {
         'temperature': (

@@ -42,6 +42,7 @@ class DecoupledKDLoss(LogitLoss):
         ValueError: a number is out of range.
     """
 
+    mean_of_rows = True
     one_class = True
     term_labels = {
         'tckd': (TermAxis.DIVERGENCE, 'TCKD: of the label from all other classes'),

@@ -31,6 +31,7 @@ class HardLabelLoss(LogitLoss):
         ValueError: ``loss_weight`` is out of range.
     """
 
+    mean_of_rows = True
     term_labels = {
         'entropy': (TermAxis.CROSS_ENTROPY, "entropy: with the teacher's class"),
         'agreement': (TermAxis.SHARE, "agreement: student's class is the teacher's"),

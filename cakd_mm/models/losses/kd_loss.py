@@ -34,6 +34,7 @@ class KDLoss(LogitLoss):
         ValueError: a number is out of range.
     """
 
+    mean_of_rows = True
     term_labels = {'kl': (TermAxis.DIVERGENCE, 'KL: undivided')}
 
     def __init__(

@@ -49,6 +49,7 @@ class LDRLDLoss(LogitLoss):
         ValueError: a number is out of range.
     """
 
+    mean_of_rows = True
     term_labels = {
         'pairs': (TermAxis.DIVERGENCE, 'pairs: of the likeliest classes, weighted sum'),
         'top': (TermAxis.DIVERGENCE, 'top: among the likeliest classes'),

@@ -36,6 +36,7 @@ class NKDLoss(LogitLoss):
         ValueError: a number is out of range.
     """
 
+    mean_of_rows = True
     one_class = True
     term_labels = {
         'target': (

@@ -44,6 +44,7 @@ class WTTMLoss(LogitLoss):
         TypeError: ``weighted`` is no bool.
     """
 
+    mean_of_rows = True
     term_labels = {
         'softened_kl': (
             TermAxis.UNSCALED_DIVERGENCE,

@@ -91,11 +91,12 @@ SCORES_ALONE = of_cases(
         and not case.settings.get('grid')
     )
 )
+# Those that cannot do without one class per image.
 WITH_LABELS = [
     kind
     for kind in LOSSES
-    if inspect.signature(kind.forward).parameters.get('gt_labels')
-    and not issubclass(kind, FeatureLoss)
+    if (labels := inspect.signature(kind.forward).parameters.get('gt_labels'))
+    and labels.default is labels.empty
 ]
 
 
@@ -190,6 +191,22 @@ def test_it_is_a_mean_over_the_batch(case):
     # So that two ranks compute what one does of all images.
     halves = [of_rows(rows) for rows in (order[::2], order[1::2])]
     assert_close(sum(halves) / 2, once)
+
+
+@of_cases(lambda case: case().mean_of_rows)
+def test_parts_of_a_mean_of_rows_are_weighted_by_their_length(case):
+    """And a call changes no other, because each part may be computed twice."""
+    student, teacher = scores()
+    loss, rows = case().double().train(), torch.arange(N)
+    whole, terms = value(loss, student, teacher), loss.terms
+    before = state_of(loss)
+    parts, found = [], []
+    for part in (rows[:1], rows[1:]):
+        parts.append(len(part) / N * value(loss, student[part], teacher[part], part))
+        found.append({name: len(part) / N * x for name, x in loss.terms.items()})
+    assert_close(sum(parts), whole)
+    assert_close({name: sum(x[name] for x in found) for name in terms}, terms)
+    assert_close(state_of(loss), before, rtol=0, atol=0)
 
 
 @EVERY_CASE
@@ -421,7 +438,7 @@ def test_nothing_is_read_back_to_the_host(case, monkeypatch):
     for _ in range(2):  # the first steps may look at their numbers once
         value(loss, *pair)
     student, teacher = pair
-    if case.kind in WITH_LABELS:  # it does look at labels, but on a CPU only
+    if 'gt_labels' in arguments(loss, *pair):  # it looks at labels, but on a CPU only
         student, teacher = (x.to('meta') for x in pair)
         loss.to('meta')
         # There is no autocast of such tensors that could be turned off.
@@ -618,7 +635,7 @@ def test_what_is_no_tensor_is_refused(case):
     fed = arguments(loss, *scores())
     for name in ('preds_S', 'preds_T'):
         wrong = fed[name]
-        if isinstance(loss, FeatureListLoss):
+        if isinstance(wrong, list):
             wrong = [(x,) for x in wrong]
         for data, match in (
             (
