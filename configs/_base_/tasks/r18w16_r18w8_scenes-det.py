@@ -1,0 +1,1 @@
+_base_ = ['./scenes-det.py', '../pairs/r18w16_r18w8_scenes-det.py']
