@@ -23,6 +23,7 @@ class Detection(Task):
     base = 'mmdet.models.detectors.base.BaseDetector'
     preprocessor = 'DetDataPreprocessor'
     visualizer = 'DetLocalVisualizer'
+    is_dense = True
     annotations = ('gt_instances',)
     example = "type='RetinaNet' with backbone, neck and bbox_head"
 
@@ -52,6 +53,36 @@ class Detection(Task):
     def loading(self, config: str, checkpoint: str) -> str:
         """Return the call of mmdet."""
         return f'mmdet.apis.init_detector({config!r}, {checkpoint!r})'
+
+    def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
+        """Return ``logits0``, ``logits1`` ... of the levels of a head of one stage.
+
+        Such a head gives lists with a map for each level, and its class scores first.
+        """
+        place = self.count_place(net)
+        if place != 'bbox_head' or not isinstance(output, tuple) or len(output) < 2:
+            return {}
+        head: Any = net.get_submodule(place)
+        classes = getattr(head, 'cls_out_channels', head.num_classes)
+        levels = output[0]
+        are_levels = isinstance(levels, (tuple, list)) and all(
+            isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] % classes == 0
+            for x in levels
+        )
+        return {f'logits{i}': x for i, x in enumerate(levels)} if are_levels else {}
+
+    def why_no_score_maps(self, net: nn.Module) -> str:
+        """Say what the scores are instead."""
+        place = self.count_place(net)
+        if place is not None and place.startswith('roi_head'):
+            return (
+                'Its second stage scores proposals, and those of the teacher are other '
+                'ones than those of the student.'
+            )
+        return (
+            'Its scores are none of positions that a layer gives; those of queries '
+            'mean another box in each net.'
+        )
 
     def samples_of(self, images: Tensor) -> list:
         """Return a sample for each image, from which second stages read its size."""

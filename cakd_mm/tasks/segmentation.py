@@ -21,6 +21,7 @@ class Segmentation(Task):
     base = 'mmseg.models.segmentors.base.BaseSegmentor'
     preprocessor = 'SegDataPreProcessor'
     visualizer = 'SegLocalVisualizer'
+    is_dense = True
     annotations = ('gt_sem_seg',)
     example = "type='EncoderDecoder' with backbone and decode_head"
 
@@ -52,3 +53,13 @@ class Segmentation(Task):
     def loading(self, config: str, checkpoint: str) -> str:
         """Return the call of mmseg."""
         return f'mmseg.apis.init_model({config!r}, {checkpoint!r})'
+
+    def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
+        """Return ``logits`` of the head; of its maps it predicts by the first."""
+        scores = output[0] if isinstance(output, (tuple, list)) else output
+        is_map = isinstance(scores, Tensor) and scores.dim() == 4
+        return dict(logits=scores) if is_map else {}
+
+    def why_no_score_maps(self, net: nn.Module) -> str:
+        """Say what the scores are instead."""
+        return 'The scores of its head are no map that a layer gives.'

@@ -22,6 +22,7 @@ class Task(ABC):
         base (str): The full name of their base class.
         preprocessor (str): The type of a ``data_preprocessor`` without one.
         visualizer (str): The type of the visualizer of a plain config.
+        is_dense (bool): Whether its nets score positions. Defaults to False.
         annotations (tuple[str]): What a sample calls what an image is labelled with.
         example (str): How the config of a whole net begins, for errors.
     """
@@ -31,6 +32,7 @@ class Task(ABC):
     base: ClassVar[str]
     preprocessor: ClassVar[str]
     visualizer: ClassVar[str]
+    is_dense: ClassVar[bool] = False
     annotations: ClassVar[tuple[str, ...]]
     example: ClassVar[str]
 
@@ -87,6 +89,22 @@ class Task(ABC):
     @abstractmethod
     def loading(self, config: str, checkpoint: str) -> str:
         """Return the Python that loads a plain net from two files."""
+
+    def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
+        """Return the maps of class scores in what a net gives, (N, A * K, H, W).
+
+        Args:
+            net (nn.Module): The net.
+            output: What its ``mode='tensor'`` gives.
+
+        Returns:
+            dict[str, Tensor]: By the name of each place. Defaults to none.
+        """
+        return {}
+
+    def why_no_score_maps(self, net: nn.Module) -> str:
+        """Return a sentence on why a net has no maps of scores to compare."""
+        return 'It scores whole images.'
 
     def samples_of(self, images: Tensor) -> list | None:
         """Return what a net is told of images besides them, (N, C, H, W).

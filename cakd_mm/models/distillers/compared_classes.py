@@ -10,6 +10,7 @@ from mmrazor.models.task_modules.recorder import (
 )
 from torch import nn
 
+from ...tasks import task_of
 from ..taps import classifier_of, owner_of, points_of
 from .distiller_config import each_record
 
@@ -47,8 +48,9 @@ def _records_classes(recorder: Any, teacher: nn.Module) -> bool:
     if point is not None:
         source, takes_input = point.module, point.takes_input
     teacher, source = owner_of(teacher, source)
+    head = task_of(teacher).count_place(teacher) or 'head'
     # Where a net has no head, its whole output is scores.
-    ends = {'head', 'model', classifier_of(teacher)}
+    ends = {head, 'model', classifier_of(teacher)}
     if source in ends:
         return not takes_input
-    return source.startswith('head.')
+    return source.startswith(f'{head}.')

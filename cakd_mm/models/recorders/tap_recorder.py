@@ -34,8 +34,8 @@ class TapRecorder(ModuleOutputsRecorder):
             by the key of this recorder.
 
     Raises:
-        ValueError: the net has no tap of that name, or a later layer overwrites what
-            was recorded.
+        ValueError: the net has no tap of that name, a later layer overwrites what was
+            recorded, or another call is asked for than that of the tap.
     """
 
     key = 'recorder.source'
@@ -81,6 +81,13 @@ class TapRecorder(ModuleOutputsRecorder):
 
         A tensor in a tuple would be the same, which modules of mmpretrain give.
         """
+        call = None if self._place is None else self._place.call
+        if call is not None and record_idx:
+            problem = f'{self.source!r} is one call of its module, and no other one.'
+            remedy = 'Leave record_idx out, and write the name of another level as '
+            remedy += 'the source.'
+            raise ValueError(describe('record_idx', record_idx, problem, remedy))
+        record_idx = call or record_idx
         record = super().get_record_data(record_idx)
         if data_idx is None or (data_idx == 0 and isinstance(record, Tensor)):
             return record

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...tasks import task_of
 from ...utils.compiling import eagerly
@@ -33,8 +34,8 @@ class Call:
 
     Args:
         path (str): Name of the module.
-        inputs (tuple): The positional inputs in outline, see :func:`outline`; those by
-            keyword if there are no others.
+        inputs (tuple): The positional inputs in outline, see :class:`Outlines`; those
+            by keyword if there are no others.
         output: What it gave, in outline.
     """
 
@@ -69,6 +70,20 @@ class DryRun:
         """Return the calls of a module."""
         return [call for call in self.calls if call.path == path]
 
+    def within(self, path: str) -> 'DryRun':
+        """Return what a part of the net has computed, as if it were the net.
+
+        Its own calls have the path ``''``, and its output is that of the last one.
+        """
+        start = f'{path}.'
+        calls = [
+            replace(call, path=call.path[len(start) :])
+            for call in self.calls
+            if f'{call.path}.'.startswith(start)
+        ]
+        output = calls[-1].output if calls else None
+        return DryRun(calls, self.images, output, self.failure)
+
 
 _RUNS: WeakKeyDictionary[nn.Module, DryRun] = WeakKeyDictionary()
 
@@ -96,30 +111,50 @@ def forget_dry_run(net: nn.Module) -> None:
     _RUNS.pop(net, None)
 
 
-def outline(data: Any) -> Any:
-    """Return data in which large tensors are replaced by their shapes.
+class Outlines:
+    """Gives data in outline: large tensors are replaced by their shapes.
 
-    Vectors (N, C) and maps of one position stay. A large tensor becomes one on the
-    device ``meta``, which has a shape and no numbers. What is neither a tensor nor in a
-    tuple, a list or a mapping becomes None.
+    A tensor has the same outline wherever it appears, so that ``is`` tells which module
+    has given what is in the output of another one.
     """
-    if isinstance(data, Tensor):
-        data = data.detach()
+
+    def __init__(self) -> None:
+        self._known = WeakTensorKeyDictionary()
+
+    def of(self, data: Any) -> Any:
+        """Return data in outline.
+
+        Vectors (N, C) and maps of one position stay. A large tensor becomes one on the
+        device ``meta``, which has a shape and no numbers. What is neither a tensor nor
+        in a tuple, a list or a mapping becomes None.
+        """
+        if isinstance(data, Tensor):
+            return self._of_tensor(data)
+        if isinstance(data, Mapping):
+            return {name: self.of(value) for name, value in data.items()}
+        if isinstance(data, (tuple, list)):
+            return tuple(self.of(value) for value in data)
+        return None
+
+    def _of_tensor(self, tensor: Tensor) -> Tensor:
+        known = self._known.get(tensor)
+        # What is done in place may give a tensor another shape.
+        if known is not None and known.shape == tensor.shape:
+            return known
+        data = tensor.detach()
         is_vector = data.dim() > 1 and data.numel() == data.shape[0] * data.shape[1]
-        return data if is_vector else data.to('meta')
-    if isinstance(data, Mapping):
-        return {name: outline(value) for name, value in data.items()}
-    if isinstance(data, (tuple, list)):
-        return tuple(outline(value) for value in data)
-    return None
+        self._known[tensor] = data if is_vector else data.to('meta')
+        return self._known[tensor]
 
 
 def _run(net: nn.Module) -> DryRun:
     failures = []
     for images in _trials(net):
         calls: list[Call] = []
+        outlines = Outlines()
+        note = partial(_note, calls, outlines)
         hooks = [
-            module.register_forward_hook(partial(_note, calls, path), with_kwargs=True)
+            module.register_forward_hook(partial(note, path), with_kwargs=True)
             for path, module in net.named_modules()
         ]
         try:
@@ -131,7 +166,7 @@ def _run(net: nn.Module) -> DryRun:
                 torch.no_grad(),
             ):
                 output = task_of(net).outputs(net, images)
-            return DryRun(calls, images, outline(output))
+            return DryRun(calls, images, outlines.of(output))
         except Exception as error:  # of whatever kind a net's own code raises
             failures.append(start_of(error, 200) or type(error).__name__)
         finally:
@@ -162,6 +197,7 @@ def _buffers_kept(net: nn.Module) -> Iterator[None]:
 
 def _note(
     calls: list[Call],
+    outlines: Outlines,
     path: str,
     module: nn.Module,
     inputs: tuple,
@@ -169,7 +205,7 @@ def _note(
     output: Any,
 ) -> None:
     inputs = inputs or tuple(options.values())
-    calls.append(Call(path, outline(inputs), outline(output)))
+    calls.append(Call(path, outlines.of(inputs), outlines.of(output)))
 
 
 def _trials(net: nn.Module) -> Iterator[Tensor]:

@@ -16,6 +16,8 @@ class Point:
         takes_input (bool): Whether the place is the input of the module's last call in
             a forward, instead of its output. Defaults to False.
         channels (int, optional): Width of what is there. Defaults to None (unknown).
+        call (int, optional): Which call of the module in a forward is meant, if the
+            place is an output. Defaults to None (a recorder is asked for one).
         extra_tokens (int): How many class and register tokens come first in what is
             there. Defaults to 0.
         take (Callable, optional): What makes the tensor that the place is named after
@@ -27,6 +29,7 @@ class Point:
     module: str
     takes_input: bool = False
     channels: int | None = None
+    call: int | None = None
     extra_tokens: int = 0
     take: Callable[[Any], Any] | None = None
     prepare: Callable[[nn.Module], None] | None = None

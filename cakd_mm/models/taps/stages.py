@@ -50,7 +50,9 @@ def _taken(take: Callable[[Tensor], Tensor], place: int, output: Any) -> Tensor:
     return take(parts_of(output)[place])
 
 
-def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
+def find_stages(
+    net: nn.Module, run: DryRun, is_backbone: bool = False
+) -> dict[str, Point]:
     """Return ``stage1`` to ``stage4``, ``tokens`` and ``class_token``, if they exist.
 
     A stage is the last map of its size, and the last four sizes count. If a net has one
@@ -58,14 +60,22 @@ def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
     net keeps its tokens in an order of its own, only the last stage is given.
     ``stage1_pre`` is the map before a ReLU that ends the stage, and ``stage1_norm`` the
     batch normalisation before that. Of any other stage ``stage1_pre`` is the same map.
+
+    Args:
+        net (nn.Module): The net.
+        run (DryRun): What it has computed.
+        is_backbone (bool): Whether the net is a backbone, the maps of which are for
+            others. A stage is then what it gives of that size. If it gives four maps or
+            more, these are the stages, because those of a dilated net have one size.
+            Defaults to False.
     """
     units = _units(net, run)
-    ends: list[Unit] = []
-    for unit, following in reversed([*zip(units, [*units[1:], None], strict=False)]):
-        if not ends or unit.layout.size > ends[0].layout.size:
-            ends.insert(0, _before_smaller(net, run, unit, following))
-    if len(ends) == 1:
-        ends = _quarters(net, units)
+    ends = _last_of_sizes(net, run, units)
+    if is_backbone:
+        given = _outputs(net, run)
+        like = {(unit.layout.size, unit.layout.channels): unit for unit in given}
+        ends = [like.get((x.layout.size, x.layout.channels), x) for x in ends]
+        ends = given if len(given) >= STAGES else ends
     ends = ends[-STAGES:]
     # Hiera has its tokens in the order of its windows until one is left of each.
     names = 'unroll', 'unroll_schedule'
@@ -79,6 +89,30 @@ def find_stages(net: nn.Module, run: DryRun) -> dict[str, Point]:
         if unit.layout.kind == 'map':
             points |= _rectified(net, run, unit, name)
     return points | _tokens(net, units)
+
+
+def _outputs(net: nn.Module, run: DryRun) -> list[Unit]:
+    """Return the maps that a net gives, each as the part that made it gives it."""
+    if run.images is None:
+        return []
+    images, positions = len(run.images), map_positions(net, run)
+    calls = _called_once(run, set(_trunk(net, run)))
+    units = []
+    for place, output in enumerate(parts_of(run.output)):
+        layout = layout_of(output, images, positions)
+        if layout is not None:
+            made = [Unit(x.path, 0, layout) for x in calls if x.output is output]
+            units.append([Unit('', place, layout), *made][-1])
+    return units
+
+
+def _last_of_sizes(net: nn.Module, run: DryRun, units: list[Unit]) -> list[Unit]:
+    """Return the last map of each size; of one size, that of each quarter of blocks."""
+    ends: list[Unit] = []
+    for unit, following in reversed([*zip(units, [*units[1:], None], strict=False)]):
+        if not ends or unit.layout.size > ends[0].layout.size:
+            ends.insert(0, _before_smaller(net, run, unit, following))
+    return _quarters(net, units) if len(ends) == 1 else ends
 
 
 def _before_smaller(

@@ -127,6 +127,64 @@ def test_value_gradient_and_terms(granularity, shape, share):
 
 
 @pytest.mark.parametrize(
+    'settings',
+    [
+        {},
+        dict(gamma='adaptive'),
+        dict(gradient_shares=dict(bcd=0.2, scd=0.5, wcd=0.3)),
+        dict(scorer=dict(type='RandomScorer')),
+        dict(standardize=True, channels=3),
+        dict(strong_share=0.1),
+    ],
+    ids=str,
+)
+def test_a_map_of_one_position_has_one_distribution_of_each_channel(settings):
+    student, teacher = pair((4, 3, 1, 1))
+    loss = build(granularity='spatial', **settings).double().train()
+    for _ in range(2):
+        value, grad = value_and_grad(loss, student, teacher.abs())
+        assert value == 0 and (grad == 0).all()
+        assert all(loss.terms[name] == 0 for name in ('bcd', 'scd', 'wcd'))
+        # The ratio of two clusters is not known, and no warning is given of it.
+        assert loss.ratio == 1 and loss.activation.batches == 0
+        assert loss.warning({k: float(x) for k, x in loss.terms.items()}) is None
+
+
+@pytest.mark.parametrize('granularity', ['channel', 'flat', 'pooled'])
+def test_a_map_of_one_position_has_channels_to_compare(granularity):
+    """All layouts but that of positions are those of a vector then."""
+    student, teacher = pair((4, 7, 1, 1))
+    value, grad = value_and_grad(build(granularity=granularity), student, teacher)
+    vectors = student[:, :, 0, 0], teacher[:, :, 0, 0]
+    want, slope = value_and_grad(build(), *vectors)
+    assert value > 0
+    assert_close((value, grad[:, :, 0, 0]), (want, slope))
+
+
+@pytest.mark.parametrize(
+    ('granularity', 'shape', 'share'),
+    [
+        ('spatial', (2, 3, 1, 2), 0.1),
+        ('spatial', (2, 3, 2, 1), 0.9),
+        ('channel', (2, 1, 4, 4), 0.5),
+        ('flat', (2, 1, 1, 1), 0.5),
+        ('pooled', (2, 1), 0.5),
+    ],
+)
+def test_a_cluster_that_would_be_empty_stays_an_error(granularity, shape, share):
+    loss = build(granularity=granularity, strong_share=share)
+    with pytest.raises(ValueError, match=r'strong_share=.*cluster empty'):
+        loss(*pair(shape))
+
+
+@pytest.mark.parametrize('granularity', ['channel', 'spatial', 'flat'])
+def test_maps_of_unequal_size_are_refused(granularity):
+    loss = build(granularity=granularity)
+    with pytest.raises(ValueError, match=r'\(2, 3, 4, 4\).*\(2, 3, 2, 2\).*Connector'):
+        loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2))
+
+
+@pytest.mark.parametrize(
     ('elements', 'share', 'count'),
     [(64, 0.5, 32), (7, 0.5, 4), (10, 0.25, 3), (10, 0.24, 2)],
 )

@@ -45,6 +45,70 @@ def test_against_the_slow_reference(logits, tau):
         assert_close(loss.terms[name], tau**2 * (want * part).sum(1).mean())
 
 
+# Images without a class, with one and with several.
+MARKED = torch.tensor(
+    [[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]]
+)
+
+
+@pytest.mark.parametrize('dtype', [torch.int64, torch.bool, torch.float32])
+def test_the_binary_form_of_cakd_weights_two_clusters(logits, dtype):
+    """The divergence falls apart into both sums, and nothing is left between them."""
+    student, teacher = logits
+    marked = MARKED.to(dtype)
+    strong = weak = 0.0
+    for ours, theirs, row in zip(*(x.tolist() for x in (*logits, MARKED)), strict=True):
+        for s, t, is_strong in zip(ours, theirs, row, strict=True):
+            kl = 2.5**2 * slow(s, t, 2.5) / N
+            strong, weak = strong + is_strong * kl, weak + (not is_strong) * kl
+    loss = build(tau=2.5, beta=3.0, gamma=0.25, loss_weight=0.5)
+    value = loss(student, teacher, marked)
+    assert float(value) == pytest.approx(0.5 * (3 * strong + 0.25 * weak))
+    assert {k: float(x) for k, x in loss.terms.items()} == pytest.approx(
+        dict(present=strong, absent=weak)
+    )
+    whole = build(tau=2.5)
+    assert_close(whole(student, teacher, marked), whole(student, teacher))
+    assert float(whole(student, teacher)) == pytest.approx(strong + weak)
+
+
+def test_without_labels_the_teacher_says_what_is_strong(logits):
+    student, teacher = logits
+    seen = (teacher.sigmoid() > 0.5).long()
+    loss = build(beta=0.3, gamma=4.0)
+    assert_close(loss(student, teacher), loss(student, teacher, seen))
+
+
+def test_class_indices_and_the_background(logits):
+    student, teacher = logits
+    labels = torch.tensor([3, C, 0, C, 1])  # C is the background
+    rows = torch.zeros(N, C)
+    rows[0, 3] = rows[2, 0] = rows[4, 1] = 1
+    loss = build(beta=0.3, gamma=4.0)
+    want = loss(student, teacher, rows)
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        assert_close(loss(student, teacher, labels.to(dtype)), want, rtol=0, atol=0)
+    only = build(beta=1.0, gamma=0.0)
+    leaf = student.clone().requires_grad_()
+    only(leaf, teacher, labels).backward()
+    assert torch.equal(leaf.grad != 0, rows > 0)
+
+
+@pytest.mark.parametrize(
+    ('labels', 'error', 'text'),
+    [
+        (torch.full((N,), C + 1), ValueError, '`gt_labels` = 5: .*4 is the background'),
+        (torch.full((N,), -1), ValueError, '`gt_labels` = -1'),
+        (torch.zeros(N), TypeError, 'integer class indices'),
+        (torch.zeros(N - 1).long(), ValueError, 'one class index per sample'),
+        (torch.zeros(N, C + 1), ValueError, r'\(5, 5\) for logits of shape \(5, 4\)'),
+    ],
+)
+def test_labels_that_are_no_classes_are_named(logits, labels, error, text):
+    with pytest.raises(error, match=text):
+        build()(*logits, labels)
+
+
 def test_it_is_torchs_cross_entropy_without_the_teachers_entropy(logits):
     student, teacher = logits
     bce = torch.nn.functional.binary_cross_entropy_with_logits
