@@ -316,10 +316,10 @@ DEMOS = {
         project='mmseg',
         configs={
             'teacher': 'vanilla/fpn-r18w16_scenes-seg.py',
-            'student alone': 'vanilla/fpn-r18w6_scenes-seg.py',
+            'student alone': 'vanilla/fpn-r18w8_scenes-seg.py',
             'student + CAKD': 'cakd/demo_scenes-seg.py',
         },
-        nets=('FPN, ResNet-18 of width 16', 'FPN, ResNet-18 of width 6'),
+        nets=('FPN, ResNet-18 of width 16', 'FPN, ResNet-18 of width 8'),
         metric='mIoU',
         full=100.0,
         score='mIoU',

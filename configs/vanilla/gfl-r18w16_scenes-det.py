@@ -13,14 +13,15 @@ model = dict(
     neck=dict(
         type='FPN',
         in_channels=[32, 64, 128],
-        out_channels=48,
-        num_outs=3,
+        add_extra_convs='on_output',
+        out_channels=32,
+        num_outs=5,
     ),
     bbox_head=dict(
         type='GFLHead',
         num_classes=10,
-        in_channels=48,
-        feat_channels=48,
+        in_channels=32,
+        feat_channels=32,
         stacked_convs=1,
         norm_cfg=dict(type='BN'),
         anchor_generator=dict(
@@ -28,7 +29,7 @@ model = dict(
             ratios=[1.0],
             octave_base_scale=4,
             scales_per_octave=1,
-            strides=[4, 8, 16],
+            strides=[4, 8, 16, 32, 64],
         ),
         loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
         loss_dfl=dict(type='DistributionFocalLoss', loss_weight=0.25),

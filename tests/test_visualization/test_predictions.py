@@ -64,7 +64,7 @@ def test_boxes_of_truth_and_of_likely_predictions(axis):
 @pytest.mark.parametrize('task', ['seg', 'det'])
 def test_the_first_test_scenes_go_through_the_net_that_is_loaded(tmp_path, task):
     pytest.importorskip(dict(seg='mmseg', det='mmdet')[task])
-    leaf = dict(seg='fpn-r18w6_scenes-seg.py', det='gfl-r18w8_scenes-det.py')[task]
+    leaf = dict(seg='fpn-r18w8_scenes-seg.py', det='gfl-r18w8_scenes-det.py')[task]
     cfg = Config.fromfile(CONFIGS / 'vanilla' / leaf)
     cfg.test_dataloader.dataset.scenes = 3
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -77,7 +77,7 @@ def test_the_first_test_scenes_go_through_the_net_that_is_loaded(tmp_path, task)
     scenes = DigitScenes(split='test', scenes=3)
     for index, (image, sample) in enumerate(zip(images, samples, strict=True)):
         assert np.array_equal(image, scenes[index]['img'])
-        pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - 78.9) / 41.8
+        pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - 75.9) / 44.0
         if task == 'seg':
             scores = net.eval()(pixels, mode='tensor')
             scores = torch.nn.functional.interpolate(

@@ -1,6 +1,6 @@
 # Made scenes of scikit-learn's digit scans, 64x64, with boxes: nothing to download.
 data_preprocessor = dict(
-    type='mmdet.DetDataPreprocessor', mean=[78.9] * 3, std=[41.8] * 3
+    type='mmdet.DetDataPreprocessor', mean=[75.9] * 3, std=[44.0] * 3
 )
 
 train_pipeline = [

@@ -2,8 +2,8 @@
 # download.
 data_preprocessor = dict(
     type='mmseg.SegDataPreProcessor',
-    mean=[78.9] * 3,
-    std=[41.8] * 3,
+    mean=[75.9] * 3,
+    std=[44.0] * 3,
     size=(64, 64),
     test_cfg=dict(size=(64, 64)),
 )
