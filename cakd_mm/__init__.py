@@ -22,6 +22,7 @@ with compat.quiet_imports(), compat.hidden_modules(*compat.OPTIONAL):
     from .visualization import trackers_hook  # noqa: F401
 
 compat.let_optional_projects_be_found()
+compat.prepare_optional_projects()
 register_models()
 
 __all__ = ['__version__']

@@ -6,18 +6,24 @@ the original ones (``cakd_mm[original]``). MMRazor 1.0.0 works with either, but
 its import fails on PyTorch >= 2; :func:`import_mmrazor` gets it through.
 """
 
+import copy
 import functools
 import importlib
 import importlib.util
 import inspect
 import io
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import (
+    PackageNotFoundError,
+    packages_distributions,
+    version,
+)
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
@@ -25,6 +31,7 @@ from typing import Any, BinaryIO, NoReturn
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from .around_imports import Contexts, around_imports
 from .deferred import deferred
 
 CURRENT = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain')
@@ -120,9 +127,7 @@ def _check_files(found: dict[str, str]) -> None:
         module = name.removeprefix('onedl-').removesuffix('-lite')
         if not module.startswith('mm'):
             continue
-        spec = importlib.util.find_spec(module)
-        # An empty folder that was left behind is a module without origin.
-        if spec is None or spec.origin is None:
+        if not _is_importable(module):
             _refuse(
                 f'{name} is installed, but there is no module {module}; uninstalling '
                 'another distribution of that module has removed its files.',
@@ -164,12 +169,14 @@ def _check_transformers() -> None:
 
 
 # What the stack says when it is imported, of parts that nobody has asked for. The first
-# is mmcv's, of its operations; the second torch's, of what mmengine imports.
+# is mmcv's, of its operations; the second torch's, of what mmengine imports; the third
+# mmdet's, of a metric of its own.
 IMPORT_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     ('Fail to import ``MultiScaleDeformableAttention`` from', UserWarning),
     ('`TorchScript` support for functional optimizers is', DeprecationWarning),
+    ('faster_coco_eval is not installed, metrics will not', UserWarning),
 )
-# What it prints: mmpretrain of a client for data sets, and mmengine of every file.
+# What it prints: each project of a client for data sets, and mmengine of every file.
 PRINTED = ('Could not import OneDL', 'Loads checkpoint by local backend from path: ')
 
 
@@ -237,26 +244,84 @@ def import_mmrazor() -> None:
     sys.setrecursionlimit(limit)
 
 
-# Projects of the current family that are optional, and our extras that install them.
+# Projects that are optional, and our extras that install them with the current family.
 OPTIONAL = {'mmdet': 'det', 'mmseg': 'seg'}
 
 
 def let_optional_projects_be_found() -> None:
-    """Let mmengine find mmdet and mmseg where they are installed, and import them.
+    """Let mmengine find mmdet and mmseg where they are installed.
 
-    mmdet imports all of mmcv's operations, which most builds of mmcv lack today; see
-    :mod:`cakd_mm.plain_operations`. mmengine takes the name of a module here, as it
-    does that of a distribution.
+    mmengine takes the name of a module here, as it does that of a distribution. Where a
+    project is missing, mmengine says what to install by that name, and the distribution
+    of the original family has another.
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
-    found = [name for name in OPTIONAL if importlib.util.find_spec(name)]
-    MODULE2PACKAGE.update({name: f'{name}.version' for name in found})
-    has_operations = importlib.util.find_spec('mmcv.ops')
-    if found and has_operations and not importlib.util.find_spec('mmcv._ext'):
-        from .plain_operations import PlainOperations
+    for name, extra in OPTIONAL.items():
+        if _is_importable(name):
+            MODULE2PACKAGE[name] = f'{name}.version'
+        elif _installed(*CURRENT):
+            MODULE2PACKAGE[name] = f'cakd_mm[{extra}]'
+
+
+def prepare_optional_projects() -> None:
+    """Let mmdet and mmseg be imported later as what we import is.
+
+    Their known warnings are left out, and no file that they read runs code. mmdet
+    imports all of mmcv's operations, which most builds of mmcv lack today; see
+    :mod:`cakd_mm.plain_operations`.
+    """
+    around: Contexts = {f'{x}.models': _with_operations for x in OPTIONAL}
+    around.update({f'{x}.datasets': _quietly for x in OPTIONAL})
+    around['mmdet.evaluation'] = _quietly
+    if _is_importable('mmcv.ops') and not importlib.util.find_spec('mmcv._ext'):
+        from .plain_operations import PlainOperations, refusing_layers
 
         sys.modules['mmcv._ext'] = PlainOperations()
+        around['mmcv.ops'] = refusing_layers
+    around_imports({**around, **_guards()})
+
+
+def _is_importable(name: str) -> bool:
+    """Return whether there is a module; an empty folder of that name is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+@contextmanager
+def _quietly(_: ModuleType) -> Iterator[None]:
+    with quiet_imports():
+        yield
+
+
+@contextmanager
+def _with_operations(module: ModuleType) -> Iterator[None]:
+    """Import all models of mmdet or mmseg, and say it if they need another mmcv."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not (error.name or '').startswith(('mmcv.ops', 'mmcv._ext')):
+            raise
+        project = module.__name__.partition('.')[0]
+        members = _installed(*CURRENT, *(x for names in ORIGINAL for x in names))
+        mmcv = next((f'{k} {v}' for k, v in members.items() if 'mmcv' in k), 'mmcv')
+        others = [*packages_distributions().get(project, [project]), *members]
+        current = f'current,{OPTIONAL[project]}'
+        _refuse(
+            f'{project} imports operations of mmcv, and {mmcv} has none.',
+            f'pip uninstall -y {" ".join(others)}, then {_use(current)}; or an mmcv '
+            'of the same version, built with its operations',
+        )
+    if module.__name__ == 'mmdet.models':
+        _register_extra_norm()
+
+
+def _register_extra_norm() -> None:
+    """Let mmpretrain give mmdet its layer, for which mmdet was hidden at first."""
+    name = 'mmpretrain.models.utils.res_layer_extra_norm'
+    layer: Any = importlib.import_module(name)
+    if layer.ResLayerExtraNorm is None:
+        importlib.reload(layer)
 
 
 @contextmanager
@@ -462,9 +527,7 @@ def guard_readers() -> None:
 
     from .utils import checkpoint, data_pickle
 
-    guarded: Any = ModuleType('torch')
-    guarded.load = checkpoint.load_for_mmengine
-    guarded.__getattr__ = partial(getattr, torch)
+    guarded = _changed(torch, load=checkpoint.load_for_mmengine)
     for name in READERS:
         vars(importlib.import_module(name))['torch'] = guarded
     readers: Any = importlib.import_module('mmengine.runner.checkpoint')
@@ -482,6 +545,39 @@ def guard_readers() -> None:
     cifar.pickle = data_pickle
     yaml_handler.Loader = getattr(yaml, 'CFullLoader', yaml.FullLoader)
     package_utils.call_command = _refuse_to_install
+
+
+def _guards() -> Contexts:
+    """Return what lets no file that mmdet or mmseg reads run code either.
+
+    Their checkpoints, configs and pickled annotations are read by mmengine. What
+    remains is a class hierarchy of OpenImages, an array, and arrays that mmseg's
+    ``LoadBiomedicalData`` may read of a pickle.
+    """
+    import numpy as np
+
+    from .utils import data_pickle
+
+    arrays: Any = _changed(np, load=lambda file, **_: np.load(file))
+    return {
+        'mmdet.datasets.openimages': partial(_using, np=arrays),
+        'mmseg.utils.io': partial(_using, pickle=data_pickle),
+    }
+
+
+@contextmanager
+def _using(module: ModuleType, **others: Any) -> Iterator[None]:
+    """Let a module, once it is imported, use others than it has imported."""
+    yield
+    vars(module).update(others)
+
+
+def _changed(module: ModuleType, **parts: Any) -> ModuleType:
+    """Return what has everything of a module, but some parts of its own."""
+    changed: Any = ModuleType(module.__name__)
+    changed.__getattr__ = partial(getattr, module)
+    vars(changed).update(parts)
+    return changed
 
 
 def let_nets_of_others_nest() -> None:
@@ -534,10 +630,12 @@ def _rename(weights: dict, before: str, after: str) -> None:
 
 def _refuse_to_install(command: list[str]) -> NoReturn:
     """Say which package is missing, in the place of installing it."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
     package = command[-1]
-    # mmengine asks for these names, under which other versions are published.
-    name = {'mmsegmentation': 'mmseg'}.get(package, package)
-    wanted = f"'cakd_mm[{OPTIONAL[name]}]'" if name in OPTIONAL else package
+    # A module may be in a distribution of another name.
+    name = next((k for k, v in MODULE2PACKAGE.items() if v == package), package)
+    wanted = shlex.quote(package)
     raise ModuleNotFoundError(f'{name} is not installed; type pip install {wanted}')
 
 
@@ -603,6 +701,17 @@ def _statistics_kept(module: Any) -> Iterator[None]:
     finally:
         for layer, (momentum, count) in before.items():
             layer.momentum, layer.num_batches_tracked = momentum, count
+
+
+def without_workers(loader: Any) -> Any:
+    """Return a loader like this that draws nothing until its first batch is asked for.
+
+    mmengine 0.10.7 iterates over the loader of a run by iterations before a checkpoint
+    is read, and workers would draw from the sampler at once.
+    """
+    idle = copy.copy(loader)
+    idle.num_workers = idle.timeout = 0
+    return idle
 
 
 @contextmanager

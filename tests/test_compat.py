@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import mmcv
@@ -54,6 +55,7 @@ report.update(
     digit_version=mmrazor.digit_version(torch.__version__)[:2],
     slow=[name for name in cakd_mm.compat.DEFERRED if name in sys.modules],
     scope=str(mmengine.DefaultScope.get_current_instance()),
+    early=[name for name in ('mmdet', 'mmseg', 'mmcv.ops') if name in sys.modules],
 )
 print('REPORT' + json.dumps(report))
 """
@@ -97,6 +99,7 @@ def test_import_in_a_fresh_interpreter(root, tmp_path, before):
     assert report['models'] > 100
     assert report['packages'] == ['cakd_mm']
     assert report['scope'] == 'None'
+    assert report['early'] == []
     assert before or report['slow'] == []
 
 
@@ -544,3 +547,172 @@ class TestNetsOfOthers:
         wanted = genuine.blocks[0].attn.qkv.weight
         assert torch.equal(began.model.blocks[0].attn.qkv.weight, wanted)
         assert not torch.equal(drawn.model.blocks[0].attn.qkv.weight, wanted)
+
+
+class TestOptionalProjects:
+    """mmdet and mmseg: found, prepared and named, and never imported by us."""
+
+    LEAVES = {
+        'mmdet': 'retinanet/retinanet_r18_fpn_1x_coco.py',
+        'mmseg': 'fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+    }
+
+    @pytest.fixture
+    def packages(self, monkeypatch):
+        """The table of mmengine, as it was before our import, and as it is later."""
+        packages = mmengine.config.utils.MODULE2PACKAGE
+        for name, package in (('mmdet', 'mmdet'), ('mmseg', 'mmsegmentation')):
+            monkeypatch.setitem(packages, name, package)
+        return packages
+
+    @pytest.mark.parametrize('project', LEAVES)
+    def test_their_configs_by_name(self, project, tmp_path):
+        pytest.importorskip(project)
+        name = f'{project}::{self.LEAVES[project]}'
+        alone = mmengine.hub.get_config(name)
+        assert (
+            alone.model.type == dict(mmdet='RetinaNet', mmseg='EncoderDecoder')[project]
+        )
+        (tmp_path / 'leaf.py').write_text(f'_base_ = {name!r}\nmodel = dict(type="X")')
+        leaf = Config.fromfile(tmp_path / 'leaf.py')
+        assert scopes(leaf.to_dict()) == {project}
+        assert leaf.model.type == 'X'
+        assert leaf.optim_wrapper == {**alone.optim_wrapper, '_scope_': project}
+
+    @pytest.mark.parametrize('project', LEAVES)
+    def test_a_scope_imports_them(self, project):
+        """A part is built by its scope alone, and mmcv's operations are there."""
+        pytest.importorskip(project)
+        kind = dict(mmdet='DetDataPreprocessor', mmseg='SegDataPreProcessor')[project]
+        made = MODELS.build(dict(type=kind, _scope_=project))
+        assert type(made).__module__.startswith(f'{project}.models')
+        assert type(MODELS.build(dict(type=f'{project}.{kind}'))) is type(made)
+
+    def test_a_layer_that_mmpretrain_gives_mmdet(self):
+        models = pytest.importorskip('mmdet.models')
+        from mmdet.registry import MODELS as registry
+
+        assert issubclass(
+            registry.get('ResLayerExtraNorm'),
+            models.roi_heads.shared_heads.res_layer.ResLayer,
+        )
+        before = registry.get('ResLayerExtraNorm')
+        compat._register_extra_norm()  # A second time would be an error of mmdet's.
+        assert registry.get('ResLayerExtraNorm') is before
+
+    def test_what_is_installed_is_found_by_its_module(self, packages, monkeypatch):
+        origins = dict(mmdet='/x/mmdet/__init__.py', mmseg=None)
+        monkeypatch.setattr(
+            importlib.util, 'find_spec', lambda x: SimpleNamespace(origin=origins[x])
+        )
+        compat.let_optional_projects_be_found()
+        assert packages['mmdet'] == 'mmdet.version'
+        missing = 'cakd_mm[seg]' if CURRENT else 'mmsegmentation'
+        assert packages['mmseg'] == missing
+
+    @pytest.mark.parametrize(
+        ('family', 'package'), [(OURS, 'cakd_mm[det]'), (THEIRS, 'mmdet')]
+    )
+    def test_what_to_install_is_of_the_family(
+        self, packages, stack, monkeypatch, family, package
+    ):
+        stack(family)
+        monkeypatch.setattr(importlib.util, 'find_spec', lambda x: None)
+        compat.let_optional_projects_be_found()
+        assert packages['mmdet'] == package
+
+    @pytest.mark.parametrize(
+        ('package', 'text'),
+        [
+            ('mmsegmentation', 'mmseg is not installed; type pip install mmsegme'),
+            ('a-b>1', "a-b>1 is not installed; type pip install 'a-b>1'"),
+        ],
+    )
+    def test_what_to_type(self, packages, package, text):
+        with pytest.raises(ModuleNotFoundError, match=text):
+            compat._refuse_to_install(['python', '-m', 'pip', 'install', package])
+
+    @pytest.mark.parametrize('has', ['operations', 'none', 'lite'])
+    def test_an_mmcv_with_operations_is_left_alone(self, monkeypatch, has):
+        genuine = sys.modules.get('mmcv._ext')
+        known = {'mmcv.ops'} if has == 'none' else {'mmcv.ops', 'mmcv._ext'}
+        known = set() if has == 'lite' else known
+        monkeypatch.setattr(
+            importlib.util,
+            'find_spec',
+            lambda x: SimpleNamespace(origin='x') if x in known else None,
+        )
+        found = {}
+        monkeypatch.setattr(compat, 'around_imports', found.update)
+        if genuine is not None:
+            monkeypatch.setitem(sys.modules, 'mmcv._ext', genuine)
+        compat.prepare_optional_projects()
+        module = sys.modules.get('mmcv._ext')
+        assert (module is not genuine) is (has == 'none')
+        assert ('mmcv.ops' in found) is (has == 'none')
+        assert {'mmdet.models', 'mmseg.models', 'mmdet.evaluation'} <= {*found}
+        if has == 'none' and genuine is None:
+            del sys.modules['mmcv._ext']
+
+    @pytest.mark.parametrize('name', ['mmcv.ops', 'mmcv._ext', 'mmcv.ops.nms'])
+    def test_an_mmcv_that_is_too_small_for_a_project(self, stack, monkeypatch, name):
+        stack(OLD)
+        found = dict(mmseg=['mmsegmentation'])
+        monkeypatch.setattr(compat, 'packages_distributions', lambda: found)
+        module = SimpleNamespace(__name__='mmseg.models')
+        with (
+            pytest.raises(compat.StackError) as caught,
+            compat._with_operations(module),
+        ):
+            raise ModuleNotFoundError(name, name=name)
+        message = str(caught.value)
+        assert (
+            'mmseg imports operations of mmcv, and mmcv-lite 2.1.0 has none.' in message
+        )
+        gone = ' '.join(['mmsegmentation', *THEIRS])
+        wanted = f"pip uninstall -y {gone}, then pip install 'cakd_mm[current,seg]'; or"
+        assert wanted in message
+
+    def test_other_modules_that_a_project_lacks_are_its_own_matter(self):
+        module = SimpleNamespace(__name__='mmdet.models')
+        with pytest.raises(ModuleNotFoundError, match='^other$') as caught:
+            with compat._with_operations(module):
+                raise ModuleNotFoundError('other', name='other')
+        assert type(caught.value) is ModuleNotFoundError
+
+    @pytest.mark.parametrize('project', LEAVES)
+    def test_what_they_say_when_they_are_imported(self, project, monkeypatch, capsys):
+        """It is said by parts that are imported quietly, as their source shows."""
+        package = importlib.util.find_spec(project)
+        if package is None:
+            pytest.skip(f'no {project}')
+        found = {}
+        monkeypatch.setattr(compat, 'around_imports', found.update)
+        compat.prepare_optional_projects()
+        folder = Path(package.origin).parent
+        known = (*compat.PRINTED, *(text for text, _ in compat.IMPORT_WARNINGS))
+        speakers = [
+            '.'.join(file.relative_to(folder.parent).with_suffix('').parts)
+            for file in folder.rglob('*.py')
+            if '.mim' not in file.parts
+            and any(text in file.read_text() for text in known)
+        ]
+        quiet = [name for name, context in found.items() if context is compat._quietly]
+        assert len(speakers) >= 2
+        assert all(name.startswith(tuple(quiet)) for name in speakers)
+        with compat._quietly(None), pytest.warns(UserWarning, match='^mine$'):
+            print('Could not import OneDL. Skipping OneDL datasets.')
+            text = 'faster_coco_eval is not installed, metrics will not be computed.'
+            warnings.warn(text, UserWarning, stacklevel=1)
+            warnings.warn('mine', UserWarning, stacklevel=1)
+        assert capsys.readouterr().out == ''
+
+    def test_a_project_that_is_there_before_us_stays(self, monkeypatch):
+        there = SimpleNamespace()
+        monkeypatch.setitem(sys.modules, 'stands_here', there)
+        with compat.hidden_modules('stands_here', 'json.nothing'):
+            assert importlib.import_module('stands_here') is there
+            with pytest.raises(ModuleNotFoundError):
+                importlib.import_module('json.nothing')
+        assert sys.modules['stands_here'] is there
+        assert 'json.nothing' not in sys.modules

@@ -544,23 +544,98 @@ NAMES = {
 }
 
 
+@pytest.fixture
+def hide(monkeypatch):
+    """Let mmdet and mmseg be missing; the folder of that name is not the package."""
+    find = importlib.util.find_spec
+    packages = mmengine.config.utils.MODULE2PACKAGE
+    for name in compat.OPTIONAL:
+        monkeypatch.setitem(packages, name, packages[name])
+
+    def hidden(is_folder):
+        spec = argparse.Namespace(origin=None) if is_folder else None
+        monkeypatch.setattr(
+            importlib.util,
+            'find_spec',
+            lambda name, *_: spec if name in compat.OPTIONAL else find(name),
+        )
+        compat.let_optional_projects_be_found()
+        return packages
+
+    return hidden
+
+
 @pytest.mark.parametrize('key', NAMES)
 @pytest.mark.parametrize(
-    ('name', 'package'),
-    [('mmdet::x/y.py', 'mmdet'), ('mmseg::x/y.py', 'mmsegmentation')],
+    ('module', 'current', 'original'),
+    [('mmdet', 'cakd_mm[det]', 'mmdet'), ('mmseg', 'cakd_mm[seg]', 'mmsegmentation')],
 )
-@pytest.mark.parametrize('shadow', [False, True], ids=['missing', 'folder'])
+@pytest.mark.parametrize('is_folder', [False, True], ids=['missing', 'folder'])
 def test_no_name_of_a_config_installs_its_package(
-    key, name, package, shadow, no_process, tmp_path, monkeypatch
+    key, module, current, original, is_folder, no_process, tmp_path, hide
 ):
-    if shadow:  # A folder of that name is not the package.
-        (tmp_path / name.split(':')[0]).mkdir()
-        monkeypatch.syspath_prepend(tmp_path)
+    is_current = compat.check_stack() == 'current'
+    package = current if is_current else original
+    assert hide(is_folder)[module] == package
     with pytest.raises((FileNotFoundError, ModuleNotFoundError)) as caught:
-        NAMES[key](name, key, tmp_path)
-    assert f'{package} is not installed' in str(caught.value)
-    if key != '_base_':  # mmengine's own words
-        assert f'type pip install {package}' in str(caught.value)
+        NAMES[key](f'{module}::x/y.py', key, tmp_path)
+    if key == '_base_':  # mmengine's own words
+        assert f'please install {package} manually' in str(caught.value)
+        return
+    wanted = f"'{package}'" if is_current else package
+    text = f'{module} is not installed; type pip install {wanted}'
+    assert text in str(caught.value)
+
+
+# --- Projects that are imported later ----------------------------------------
+
+
+def test_a_class_hierarchy_is_read_as_data(tmp_path, marker):
+    pytest.importorskip('mmdet')
+    images = importlib.import_module('mmdet.datasets').OpenImagesChallengeDataset
+    bare = images.__new__(images)
+    bare.backend_args = None
+    np.save(tmp_path / 'tree.npy', np.arange(9.0).reshape(3, 3))
+    found = bare._get_relation_matrix(str(tmp_path / 'tree.npy'))
+    assert found.tolist() == [[4, 5], [7, 8]]
+    np.save(tmp_path / 'bomb.npy', np.array([Bomb(marker)]))
+    with pytest.raises(ValueError, match='allow_pickle=False'):
+        bare._get_relation_matrix(str(tmp_path / 'bomb.npy'))
+
+
+def test_arrays_of_mmseg_are_read_as_data(marker):
+    pytest.importorskip('mmseg')
+    read = importlib.import_module('mmseg.utils').datafrombytes
+    array = np.arange(4.0)
+    assert_same(read(pickle.dumps(array), 'pickle'), array)
+    with pytest.raises(pickle.UnpicklingError, match=r'`io\.open`'):
+        read(pickle.dumps(Bomb(marker)), 'pickle')
+
+
+@pytest.mark.parametrize(
+    ('project', 'name'),
+    [
+        ('mmdet', 'retinanet/retinanet_r18_fpn_1x_coco.py'),
+        ('mmseg', 'fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'),
+    ],
+)
+def test_a_checkpoint_of_another_project(project, name, poison, tmp_path, marker):
+    pytest.importorskip(project)
+    apis = importlib.import_module(f'{project}.apis')
+    make = apis.init_detector if project == 'mmdet' else apis.init_model
+    config = mmengine.hub.get_config(f'{project}::{name}')
+    path = poison(tmp_path / 'poisoned.pth')
+    with pytest.raises(ValueError, match=rf'(?s)poisoned\.pth.*{NAMED}'):
+        make(config, str(path), device='cpu')
+
+
+def test_proposals_of_mmdet_are_read_as_data(tmp_path, marker):
+    pytest.importorskip('mmdet')
+    images = importlib.import_module('mmdet.datasets').CocoDataset
+    path = tmp_path / 'proposals.pkl'
+    path.write_bytes(pickle.dumps(dict(a=Bomb(marker))))
+    with pytest.raises(pickle.UnpicklingError, match=r'`io\.open`'):
+        images(proposal_file=str(path), lazy_init=True).load_proposals()
 
 
 def test_guarding_again_changes_nothing(genuine):

@@ -164,13 +164,16 @@ class ResidentDataset(SeededDataset):
         """Return the class of every image, (N,) int64."""
         return self._labels.numpy()
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    # It is told its epochs and knows no places.
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         """Return one image, (C, H, W) uint8, with its ``DataSample``."""
         batch = self.__getitems__([range(len(self))[index]])
         image = batch['inputs'][0].contiguous()
         return dict(inputs=image, data_samples=batch['data_samples'][0])
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+    def __getitems__(  # type: ignore[override]
+        self, indices: list[int]
+    ) -> dict[str, Any]:
         """Return the batch of these images; a loader calls this once a batch."""
         self._watch.check()
         places = np.asarray(indices)

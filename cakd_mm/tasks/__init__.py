@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ..utils.type_names import resolved
+from ..utils.arguments import class_of
 from .classification import Classification
 from .detection import Detection
 from .segmentation import Segmentation
@@ -32,11 +31,11 @@ def task_of_config(net: Mapping[str, Any]) -> Task:
     Args:
         net (Mapping): Its whole config, see :func:`net_config`.
     """
-    kind = resolved(net.get('type'))
-    if isinstance(kind, str):
-        scope = net.get('_scope_', Classification.scope)
-        with DefaultScope.overwrite_default_scope(scope):
-            kind = MODELS.get(kind)
+    scoped = {'_scope_': Classification.scope, **net}
+    try:
+        kind = class_of(scoped, MODELS, 'model')
+    except KeyError:  # who builds it says so
+        return TASKS[0]
     return task_of_class(kind) if isinstance(kind, type) else TASKS[0]
 
 

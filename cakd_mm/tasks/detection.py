@@ -1,6 +1,7 @@
 """Nets that find objects and their boxes: mmdet's."""
 
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from mmengine.config import Config
@@ -83,6 +84,12 @@ class Detection(Task):
             'Its scores are none of positions that a layer gives; those of queries '
             'mean another box in each net.'
         )
+
+    def scores_by_sigmoid(self, net: nn.Module) -> bool:
+        """Ask the loss of the classes."""
+        place = self.count_place(net)
+        loss = getattr(attrgetter(place)(net), 'loss_cls', None) if place else None
+        return bool(getattr(loss, 'use_sigmoid', False))
 
     def samples_of(self, images: Tensor) -> list:
         """Return a sample for each image, from which second stages read its size."""

@@ -1,6 +1,7 @@
 """Nets that score the class of each pixel: mmseg's."""
 
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from mmengine.config import Config
@@ -23,6 +24,8 @@ class Segmentation(Task):
     visualizer = 'SegLocalVisualizer'
     is_dense = True
     annotations = ('gt_sem_seg',)
+    # mmseg's own preprocessor pads to that size.
+    resizes_for_teacher = False
     example = "type='EncoderDecoder' with backbone and decode_head"
 
     def count_place(self, net: nn.Module) -> str | None:
@@ -37,7 +40,7 @@ class Segmentation(Task):
         if place is None or not self.has_label(sample):
             return None
         labels = integer_labels(sample.gt_sem_seg.get('data'))
-        ignored = getattr(net.get_submodule(place), 'ignore_index', 255)
+        ignored = getattr(attrgetter(place)(net), 'ignore_index', 255)
         return None if labels is None else labels[labels != ignored]
 
     def image_shape(self, cfg: Config) -> tuple[int, int, int]:
@@ -53,6 +56,15 @@ class Segmentation(Task):
     def loading(self, config: str, checkpoint: str) -> str:
         """Return the call of mmseg."""
         return f'mmseg.apis.init_model({config!r}, {checkpoint!r})'
+
+    def scores_by_sigmoid(self, net: nn.Module) -> bool:
+        """Ask the losses of the head that is used for predictions."""
+        place = self.count_place(net)
+        loss: Any = (
+            getattr(attrgetter(place)(net), 'loss_decode', None) if place else None
+        )
+        losses = loss if isinstance(loss, nn.ModuleList) else [loss]
+        return any(getattr(one, 'use_sigmoid', False) for one in losses)
 
     def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
         """Return ``logits`` of the head; of its maps it predicts by the first."""

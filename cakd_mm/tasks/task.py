@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +26,8 @@ class Task(ABC):
         is_dense (bool): Whether its nets score positions. Defaults to False.
         annotations (tuple[str]): What a sample calls what an image is labelled with.
         example (str): How the config of a whole net begins, for errors.
+        resizes_for_teacher (bool): Whether ``data_preprocessor.size`` of a teacher is
+            ours, and says to what its images are resized. Defaults to True.
     """
 
     name: ClassVar[str]
@@ -35,6 +38,7 @@ class Task(ABC):
     is_dense: ClassVar[bool] = False
     annotations: ClassVar[tuple[str, ...]]
     example: ClassVar[str]
+    resizes_for_teacher: ClassVar[bool] = True
 
     def is_of(self, kind: type) -> bool:
         """Tell whether a class of nets is of this task, by the names of its bases."""
@@ -53,7 +57,7 @@ class Task(ABC):
         place = self.count_place(net)
         if place is None:
             return None
-        return getattr(net.get_submodule(place), 'num_classes', None)
+        return getattr(attrgetter(place)(net), 'num_classes', None)
 
     def has_label(self, sample: Any) -> bool:
         """Tell whether a sample is annotated."""
@@ -89,6 +93,13 @@ class Task(ABC):
     @abstractmethod
     def loading(self, config: str, checkpoint: str) -> str:
         """Return the Python that loads a plain net from two files."""
+
+    def scores_by_sigmoid(self, net: nn.Module) -> bool:
+        """Tell whether a net's head says that it scores each class by itself.
+
+        Defaults to False. What a classifier does is tried out.
+        """
+        return False
 
     def score_maps(self, net: nn.Module, output: Any) -> dict[str, Tensor]:
         """Return the maps of class scores in what a net gives, (N, A * K, H, W).

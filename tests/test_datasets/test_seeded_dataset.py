@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from mmpretrain.engine.hooks import SwitchRecipeHook
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from cakd_mm.datasets import Digits, SeededDataset
-from cakd_mm.datasets.seeded_dataset import seed_everything
+from cakd_mm.datasets.seeded_dataset import Place, seed_everything
 
 RANDOM_CROP = [
     dict(type='mmpretrain.Resize', scale=16),
@@ -117,3 +117,43 @@ def test_copies_and_pickles_are_equal(clone):
 
 def test_without_a_pipeline_there_is_none():
     assert not hasattr(SeededDataset(Noise(), seed=0), 'pipeline')
+
+
+def test_an_item_of_a_place_depends_on_seed_and_place_alone():
+    dataset = SeededDataset(Noise(), seed=3)
+    first = dataset[Place(4, 1, 2)]
+    dataset.epoch.fill_(7)
+    assert first[0] == 4
+    assert torch.equal(dataset[Place(4, 1, 2)], first)
+    # The index names the image and changes no number that is drawn.
+    assert torch.equal(dataset[Place(5, 1, 2)][1:], first[1:])
+    others = [Place(4, 2, 1), Place(4, 1, 3), Place(4, 0, 2)]
+    drawn = [dataset[place] for place in others]
+    # A step of rank 2 is seeded by these numbers, and an epoch's item as well.
+    seed_everything(3, 1, 2)
+    drawn.append(Noise()[4])
+    dataset.seed = 4
+    drawn.append(dataset[Place(4, 1, 2)])
+    for other in drawn:
+        assert (other[1:] != first[1:]).all()
+
+
+def test_places_reach_workers():
+    dataset = SeededDataset(Noise(), seed=3)
+    batches = [[Place(1, 0, 0), Place(1, 0, 1)], [Place(5, 1, 0)]]
+    options = dict(batch_sampler=batches, num_workers=1)
+    found = torch.cat(list(DataLoader(dataset, **options)))
+    assert torch.equal(found, torch.stack([dataset[x] for x in sum(batches, [])]))
+
+
+def test_a_subset_of_torch_is_seeded_too():
+    """It has a method of its own for a whole batch, for which loaders ask."""
+    dataset = SeededDataset(Subset(Noise(), [4, 2]), seed=3)
+    [found] = DataLoader(dataset, batch_size=2)
+    assert torch.equal(found, torch.stack([dataset[0], dataset[1]]))
+
+
+def test_what_is_seeded_already_is_refused():
+    """Only the outer one would be told the epoch, and the inner one draws."""
+    with pytest.raises(ValueError, match='`train_dataloader.dataset.type` = .Seeded'):
+        SeededDataset(SeededDataset(Noise(), seed=3), seed=3)

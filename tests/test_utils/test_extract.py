@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from tiny import CONFIGS, build, distill_config
 
+from cakd_mm.tasks import TASKS
+from cakd_mm.tasks.classification import Classification
 from cakd_mm.utils import extract
 
 
@@ -104,7 +106,7 @@ class TestPlainConfig:
         assert 'custom_imports' not in plain
         assert plain.model.backbone.depth == 18
         assert plain.data_preprocessor.mean == [123.675, 116.28, 103.53]
-        assert extract.image_shape(plain) == (3, 224, 224)
+        assert TASKS[0].image_shape(plain) == (3, 224, 224)
         assert build(plain.model).head.num_classes == 1000
         # For mmdeploy.
         assert plain.test_pipeline == plain.test_dataloader.dataset.pipeline
@@ -114,7 +116,7 @@ class TestPlainConfig:
         cfg = Config.fromfile(CONFIGS / 'cakd/demo_digits.py')
         plain = extract.plain_config(cfg)
         assert plain.custom_imports.imports == ['cakd_mm']
-        assert extract.image_shape(plain) == (3, 16, 16)
+        assert TASKS[0].image_shape(plain) == (3, 16, 16)
 
     @pytest.mark.parametrize('own', [{}, dict(type='BatchPreprocessor')])
     def test_settings_that_mmpretrains_preprocessor_does_not_know(self, own):
@@ -140,7 +142,7 @@ class TestPlainConfig:
                 ),
             )
         )
-        assert extract.image_shape(cfg) == (1, 48, 48)
+        assert TASKS[0].image_shape(cfg) == (1, 48, 48)
 
     @pytest.mark.parametrize(
         ('net', 'shape'),
@@ -152,21 +154,21 @@ class TestPlainConfig:
         ],
     )
     def test_image_size_of_a_net_of_others(self, net, shape):
-        assert extract.image_shape(Config(dict(model=net))) == shape
+        assert TASKS[0].image_shape(Config(dict(model=net))) == shape
         dataset = dict(pipeline=[dict(type='Resize', scale=64)])
         cfg = Config(dict(model=net, test_dataloader=dict(dataset=dataset)))
-        assert extract.image_shape(cfg) == (shape[0], 64, 64)
+        assert TASKS[0].image_shape(cfg) == (shape[0], 64, 64)
 
 
 def test_unequal_outputs_are_not_let_through(tmp_path, monkeypatch):
     cfg = distill_config(tmp_path)
     weights = build(cfg.model.architecture).state_dict()
 
-    def other(config, pretrained):
-        model = get_model(config, pretrained=pretrained)
+    def other(task, config, checkpoint):
+        model = get_model(config, pretrained=checkpoint)
         model.head.fc.bias.data += 1
         return model
 
-    monkeypatch.setattr(extract, 'get_model', other)
+    monkeypatch.setattr(Classification, 'load', other)
     with pytest.raises(RuntimeError, match='does not give the outputs'):
         extract.save_student(cfg, weights, tmp_path / 'student.pth')

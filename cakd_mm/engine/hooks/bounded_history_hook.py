@@ -3,9 +3,10 @@
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, LogProcessor
+from mmengine.runner import LogProcessor
 
 from ...utils.errors import describe
+from .counting import counts_epochs
 
 UNBOUNDED = HistoryBuffer().max_length
 
@@ -54,7 +55,7 @@ class BoundedHistoryHook(Hook):
             needed.append(len(runner.val_dataloader) + 1)
         # In a loop without epochs, mmengine's epoch is the whole run.
         epoch = None
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if counts_epochs(runner):
             epoch = len(runner.train_dataloader)
         for entry in processor.custom_cfg:
             window = entry.get('window_size')

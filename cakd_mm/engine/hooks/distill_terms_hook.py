@@ -12,6 +12,7 @@ from torch import Tensor
 from ...models.distillers.distiller_config import short_name
 from ...utils.errors import describe
 from ...utils.model import unwrap
+from .counting import counts_epochs
 from .distill_warmup_hook import SCALAR as WARMUP
 from .logged import is_logged
 
@@ -32,7 +33,8 @@ class DistillTermsHook(Hook):
     ``default_hooks``.
 
     Raises:
-        ValueError: distillation will be stopped, and the student has no other loss.
+        ValueError: distillation will be stopped, and the student has no other loss, or
+            the loop counts no epochs, of which one is to be the last of distillation.
     """
 
     # Ahead of LoggerHook.
@@ -54,7 +56,7 @@ class DistillTermsHook(Hook):
         self._sums.clear()
         for hook in runner.hooks:
             if isinstance(hook, StopDistillHook):
-                self._check_stop(hook.stop_epoch, runner.max_epochs)
+                self._check_stop(hook.stop_epoch, runner)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Let the losses compute terms that cost time only if a line follows."""
@@ -89,9 +91,17 @@ class DistillTermsHook(Hook):
         torch._foreach_add_(sums, values)
         self._sums[kind] = sums, count + 1
 
-    def _check_stop(self, epoch: int, epochs: int) -> None:
-        """Refuse to stop distillation where nothing else trains the student."""
-        if epoch < epochs and not getattr(self.model, 'calculate_student_loss', True):
+    def _check_stop(self, epoch: int, runner) -> None:
+        """Refuse a stop that never comes, or that leaves the student without a loss."""
+        if not counts_epochs(runner):
+            loop = type(runner.train_loop).__name__
+            problem = f'{loop} counts no epochs, so that distillation would never stop.'
+            remedy = "Remove the hook, or write train_cfg.type='ResumableTrainLoop'."
+            raise ValueError(
+                describe('StopDistillHook.stop_epoch', epoch, problem, remedy)
+            )
+        stops = epoch < runner.max_epochs
+        if stops and not getattr(self.model, 'calculate_student_loss', True):
             problem = (
                 f'StopDistillHook.stop_epoch={epoch} ends the distillation, and the '
                 'student would have no loss from then on.'

@@ -18,6 +18,7 @@ from ...utils.errors import describe
 from ...utils.model import unwrap
 from ...utils.newest_checkpoint import newest_checkpoint
 from ...utils.transfer import send
+from .counting import counts_epochs
 from .logged import check_mode, is_deferred
 from .non_finite_cause import BadStep, cause_of, lower_the_rate
 
@@ -102,7 +103,7 @@ class FiniteLossHook(Hook):
         ends = [end.float() for pair in ranges.values() for end in pair]
         # One tensor, because each that is made costs a GPU a kernel in every step.
         numbers = torch.stack([*values, *ends])
-        place = runner.iter, runner.epoch
+        place = runner.iter, runner.epoch if counts_epochs(runner) else None
         self._unread.append(_Step(*place, list(losses), list(ranges), numbers))
         if not self._deferred or self.every_n_inner_iters(batch_idx, self.interval):
             self._read(runner, data_batch)
@@ -198,7 +199,7 @@ class _Step:
     """
 
     iter: int
-    epoch: int
+    epoch: int | None  # of a run that counts them
     names: list[str]
     recorders: list[str]
     numbers: Tensor
@@ -228,8 +229,11 @@ class _Step:
             '{} in [{:.4g}, {:.4g}]'.format(name, *ends)
             for name, ends in known.scores.items()
         ]
+        place = f'step {self.iter + 1}'
+        if self.epoch is not None:
+            place += f' (epoch {self.epoch + 1})'
         return (
-            f'step {self.iter + 1} (epoch {self.epoch + 1}): {", ".join(parts)}. '
+            f'{place}: {", ".join(parts)}. '
             f'Scores: {", ".join(scores) or "not recorded"}.'
         )
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ...utils.scores import spoken
@@ -20,6 +19,7 @@ from ...utils.terminal import (
     is_read_along,
     stream_handlers,
 )
+from .counting import counts_epochs
 
 REDRAWN = 0.1  # seconds between two drawings of the bar
 # Of a loss, the mean over an epoch is shown, or over so many of its last steps, because
@@ -31,11 +31,12 @@ STEPS = 1000
 class ProgressHook(Hook):
     """Show a progress bar with the time left, and one line for each epoch.
 
-    It does so where stdout is a terminal, on the first rank. Elsewhere it does nothing,
-    so that a file or a pipe gets mmengine's plain lines. In a terminal these are left
-    out where the bar or the epoch's line says the same; they are in the log file. Other
-    lines and warnings appear above the bar. Losses are those that have been read from
-    the device already. An epoch's line has their means, its scores and its time.
+    A run by iterations has a line for each validation. The hook does so where stdout is
+    a terminal, on the first rank. Elsewhere it does nothing, so that a file or a pipe
+    gets mmengine's plain lines. In a terminal these are left out where the bar or the
+    epoch's line says the same; they are in the log file. Other lines and warnings
+    appear above the bar. Losses are those that have been read from the device already.
+    An epoch's line has their means, its scores and its time.
     ``default_hooks.progress=None`` switches the hook off.
     """
 
@@ -76,10 +77,12 @@ class ProgressHook(Hook):
         if self._first is None:
             self._first = now, done
         what, step, steps = 'iterations', done, runner.max_iters
-        if _is_by_epoch(runner):
+        by_epoch = counts_epochs(runner)
+        if by_epoch:
             what = _epoch(runner, runner.epoch + 1)
             step, steps = batch_idx + 1, len(runner.train_dataloader)
-        self._is_within_epoch = step < steps
+        is_scored = not by_epoch and _is_scored(runner, done)
+        self._is_within_epoch = step < steps and not is_scored
         start, first = self._first
         left = None
         if done > first:
@@ -88,7 +91,7 @@ class ProgressHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         """Make the line of the epoch."""
-        if self._progress is not None and _is_by_epoch(runner):
+        if self._progress is not None and counts_epochs(runner):
             steps = len(runner.train_dataloader)
             self._line = f'{_epoch(runner, runner.epoch + 1)}  {_losses(runner, steps)}'
 
@@ -97,7 +100,7 @@ class ProgressHook(Hook):
         self._scored_since = time.monotonic()
         if self._progress is None or self._line is not None:
             return
-        if _is_by_epoch(runner):  # A run that is resumed may begin with a score.
+        if counts_epochs(runner):  # A run that is resumed may begin with a score.
             self._line = _epoch(runner, runner.epoch)
         else:
             losses = _losses(runner, runner.val_interval)
@@ -174,12 +177,12 @@ class ProgressHook(Hook):
     def _is_shown(self, record: logging.LogRecord) -> bool:
         """Return whether neither the bar nor an epoch's line says what a record says.
 
-        Those are the lines within an epoch that ``default_hooks.logger.interval`` asks
-        for, and what is not mmengine's.
+        Those are the lines within an epoch, or before a validation, that
+        ``default_hooks.logger.interval`` asks for, and what is not mmengine's.
         """
         if not is_from(record, ABOUT_STEPS):
             return True
-        is_step = record.funcName == 'after_train_iter' and 'Epoch' in record.msg
+        is_step = record.funcName == 'after_train_iter' and '(train)' in record.msg
         return is_step and self._is_within_epoch
 
     def _draw_scoring(self, what: str, step: int, steps: int) -> None:
@@ -216,8 +219,10 @@ class ProgressHook(Hook):
         self._began = time.monotonic()
 
 
-def _is_by_epoch(runner) -> bool:
-    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+def _is_scored(runner, done: int) -> bool:
+    """Return whether a run by iterations is scored after so many."""
+    is_due = done >= runner.val_begin and done % runner.val_interval == 0
+    return runner.val_loop is not None and is_due
 
 
 def _epoch(runner, epoch: int) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from ...tasks import task_of
@@ -21,6 +20,7 @@ from ...utils.model import trunk_of, unwrap
 from ...utils.scores import spoken
 from ...utils.terminal import shown
 from ...utils.tools import as_argument, typed_here
+from .counting import counts_epochs
 from .extract_student_hook import ExtractStudentHook, average_is_scored
 
 
@@ -78,7 +78,7 @@ def _device(runner) -> str:
 
 def _length(runner) -> str:
     """Return how long the training is."""
-    is_by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    is_by_epoch = counts_epochs(runner)
     count = runner.max_epochs if is_by_epoch else runner.max_iters
     unit = 'epoch' if is_by_epoch else 'iteration'
     return f'{count:,} {unit}{"s" if count != 1 else ""}'

@@ -50,4 +50,5 @@ class UnlabelledHook(Hook):
             raise needs_labels(lack)
         for sample in labelled:
             for name in task.annotations:
-                sample.pop(name, None)
+                if name in sample:
+                    delattr(sample, name)

@@ -4,16 +4,14 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from mmengine.dist import get_rank
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ...datasets.seeded_dataset import SeededDataset, seed_everything, shared_seed
 from ...utils.error_log import errors_in_log
-from ...utils.errors import describe
 from .resident import resident_loader
+from .seeded_loop import SeededLoop, require_model, seeded_loader
 
 # Entry of the runner's message hub that says where the running epoch began.
 BEGAN = 'epoch_began'
@@ -37,7 +35,7 @@ class _From:
 
 
 @LOOPS.register_module()
-class ResumableTrainLoop(EpochBasedTrainLoop):
+class ResumableTrainLoop(SeededLoop, EpochBasedTrainLoop):
     """:class:`mmengine.EpochBasedTrainLoop` that can be interrupted anywhere.
 
     mmengine saves no random state and starts an epoch again from its first
@@ -71,57 +69,30 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         max_epochs: int,
         **kwargs,
     ) -> None:
-        if not isinstance(runner.model, nn.Module):
-            problem = f'{type(runner).__name__} builds the model after this loop, '
-            problem += 'which has to know its device.'
-            remedy = "Remove the key: mmengine's Runner trains on several ranks, too."
-            key, name = 'runner_type', type(runner).__name__
-            raise ValueError(describe(key, name, problem, remedy))
-        sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
-        self._shares_seed = isinstance(sampler, dict) and 'seed' not in sampler
+        require_model(runner)
+        loader = dataloader
         if resident:
-            dataloader = resident_loader(dataloader, runner.model, runner.seed)
+            loader = resident_loader(dataloader, runner.model, runner.seed)
         elif isinstance(dataloader, dict):
-            seeded = dict(
-                type='SeededDataset', dataset=dataloader['dataset'], seed=runner.seed
-            )
-            dataloader = {**dataloader, 'dataset': seeded}
-        super().__init__(runner, dataloader, max_epochs, **kwargs)
-        dataset = self.dataloader.dataset
-        if not isinstance(dataset, SeededDataset):
-            # `num_batch_per_epoch` puts mmengine's slice around it.
-            dataset = getattr(dataset, '_dataset', None)
-        self._dataset = dataset if isinstance(dataset, SeededDataset) else None
-        self._on_cpu = next(runner.model.parameters()).device.type == 'cpu'
+            loader = seeded_loader(dataloader, runner.seed)
+        super().__init__(runner, loader, max_epochs, **kwargs)
+        self._find_seeded(dataloader)
         self._start = 0
 
     def run(self) -> nn.Module:
         """Train, with the seed and from the step that a checkpoint has set if any."""
-        seed = shared_seed(self.runner)
-        if self._dataset is not None:
-            self._dataset.seed = seed
-        sampler: Any = getattr(self.dataloader.batch_sampler, 'sampler', None)
-        if self._shares_seed and hasattr(sampler, 'seed'):
-            sampler.seed = seed
+        self._share_seed()
         self._start = self._steps_done()
         runner = self.runner
         with errors_in_log(runner.logger):
             runner.call_hook('before_train')
             if self._ends_epoch():
-                self._score_if_due()
+                self._score_if_due(self._epoch, self._max_epochs)
             while self._epoch < self._max_epochs and not self.stop_training:
                 self.run_epoch()
-                self._score_if_due()
+                self._score_if_due(self._epoch, self._max_epochs)
             runner.call_hook('after_train')
         return runner.model
-
-    def _score_if_due(self) -> None:
-        """Run the validation that belongs to the end of this epoch."""
-        self._decide_current_val_interval()
-        if self.runner.val_loop is None or self._epoch < self.val_begin:
-            return
-        if self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs:
-            self.runner.val_loop.run()
 
     def _ends_epoch(self) -> bool:
         """Return whether the checkpoint was taken at the end of an epoch."""
@@ -166,9 +137,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Train one step, its dropout and batch augmentation seeded."""
-        seed = shared_seed(self.runner)
-        # To seed the generators of all devices takes as long as a small step.
-        seed_everything(seed, self._iter, get_rank(), cpu_only=self._on_cpu)
+        self._seed_step()
         super().run_iter(idx, data_batch)
 
     def _batches(self, start: int) -> Iterator[tuple[int, Any]]:

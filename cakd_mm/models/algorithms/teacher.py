@@ -90,7 +90,8 @@ def build_teacher(entry: TeacherEntry, keys: Keys) -> Teacher:
         net = net_config(net, keys.net)
         if entry.name is not None:  # a list replaces the base's teacher and its scope
             net.setdefault('_scope_', task_of_config(net).scope)
-        if isinstance(net.get('data_preprocessor'), dict):
+        resizes = task_of_config(net).resizes_for_teacher
+        if resizes and isinstance(net.get('data_preprocessor'), dict):
             size = read_size(net.data_preprocessor.pop('size', None), keys.images)
         net = build_net(net, keys.net)
     built = Teacher(entry, keys, net, size, gives_scores=gives_scores(net))

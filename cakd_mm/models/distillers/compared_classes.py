@@ -51,6 +51,9 @@ def _records_classes(recorder: Any, teacher: nn.Module) -> bool:
     head = task_of(teacher).count_place(teacher) or 'head'
     # Where a net has no head, its whole output is scores.
     ends = {head, 'model', classifier_of(teacher)}
-    if source in ends:
+    places = points_of(teacher).items()
+    # Where the scores are known to be a layer's, what comes before it has no classes.
+    layers = {x.module for name, x in places if name.startswith('logits')} - ends
+    if source in ends | layers:
         return not takes_input
-    return source.startswith(f'{head}.')
+    return not layers and source.startswith(f'{head}.')

@@ -7,6 +7,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from mmrazor.models.task_modules.recorder import (
 )
 from torch import Tensor, nn
 
+from ...tasks import task_of
 from ...utils.compiling import is_compiled
 from ...utils.errors import describe
 from ...utils.random_states import random_states_kept
@@ -120,6 +122,11 @@ class HeadTrial:
             for call in found:
                 self._try(nets[of_student], call, of_student)
                 self._untried.discard(of_student)
+        # The task tells what need not be tried out.
+        if True in self._untried and task_of(student).scores_by_sigmoid(student):
+            for name in blind_losses_of_maps(self.distiller, student):
+                _warn_of_blind_loss(self.distiller, student, name)
+            self._untried.discard(True)
 
     def _try(self, net: BaseModel, call: Call | Exception, of_student: bool) -> None:
         names, blind = list[str](), list[str]()
@@ -297,6 +304,37 @@ def blind_losses(
     return [x for x in fed if not _sees_shift(distiller, losses[x], fed[x])]
 
 
+def blind_losses_of_maps(
+    distiller: ConfigurableDistiller, student: BaseModel
+) -> list[str]:
+    """Return losses between maps of scores that do not see what a sigmoid sees.
+
+    Args:
+        distiller (ConfigurableDistiller): It has recorded a step.
+        student (BaseModel): A net that scores each class of a position by a sigmoid.
+    """
+    recorders = distiller.student_recorders.recorders
+    places = points_of(student)
+    scores = {x.module for name, x in places.items() if name.startswith('logits')}
+
+    def are_scores(name: str) -> bool:
+        source = getattr(recorders[name], 'source', '')
+        return source in scores or source.startswith('logits')
+
+    return [
+        name
+        for name, mapping in distiller.loss_forward_mappings.items()
+        if not any(record.get('connector') for record in mapping.values())
+        and any(
+            is_of_net(argument, True) and are_scores(one['recorder'])
+            for argument, record in mapping.items()
+            if record['from_student']
+            for one in each_record(record)
+        )
+        and not _sees_shift(distiller, distiller.distill_losses[name], mapping)
+    ]
+
+
 def _warn_of_blind_loss(
     distiller: ConfigurableDistiller, student: BaseModel, name: str
 ) -> None:
@@ -320,12 +358,18 @@ def _sees_shift(
     for shift in (0.0, *SHIFTS):
         moved = dict(fed)
         for name in mapping:
-            if is_of_net(name, True) and isinstance(fed[name], Tensor):
-                # The graph is that of a step, for which a loss may be compiled.
-                moved[name] = (fed[name].detach() + shift).requires_grad_()
+            if is_of_net(name, True):
+                moved[name] = apply_to(
+                    fed[name], is_float_tensor, partial(_shifted, by=shift)
+                )
         with _repeatable(moved):
             values.append(snapshot(loss)(**moved).detach())
     return any(_differ(values[0], value, ROUNDING) for value in values[1:])
+
+
+def _shifted(scores: Tensor, by: float) -> Tensor:
+    # The graph is that of a step, for which a loss may be compiled.
+    return (scores.detach() + by).requires_grad_()
 
 
 def _run(

@@ -9,10 +9,11 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop as IterLoop
 from tiny import digits_config, distill_config, save_teacher
 from torch import nn
 
-from cakd_mm.engine.hooks import DistillEpochHook
+from cakd_mm.engine.hooks import DistillEpochHook, counting
 from cakd_mm.models.losses.functional.ctkd import reversal_factor
 
 TERMS = ('reversal', 'temperature')
@@ -118,13 +119,72 @@ def test_without_the_hook_the_run_stops_at_once(start):
     assert runner.iter == 0
 
 
-def test_a_loop_that_counts_no_epochs_is_refused(tmp_path, make_runner):
-    checkpoint = str(save_teacher(tmp_path / 'teacher.pth'))
-    cfg = digits_config('cakd/demo_digits.py', model__teacher_ckpt=checkpoint)
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=10)
-    runner = make_runner(with_ctkd(cfg))
-    with pytest.raises(ValueError, match='IterBasedTrainLoop.*CTKDLoss.*Resumable'):
+@pytest.fixture
+def by_iterations(tmp_path, make_runner):
+    """Build a run of CTKD by iterations: three of them see each image once."""
+
+    def build(work_dir='run', length=None, **options):
+        checkpoint = str(save_teacher(tmp_path / 'teacher.pth'))
+        name = 'cakd/demo_digits.py'
+        cfg = digits_config(name, model__teacher_ckpt=checkpoint, **options)
+        cfg.train_cfg = dict(type='ResumableIterLoop', max_iters=5, val_interval=10)
+        cfg.param_scheduler = None
+        cfg.val_dataloader.dataset.indices = 10
+        cfg.default_hooks.pop('extract')
+        cfg.default_hooks.distill_epoch.iters_per_epoch = length
+        cfg.default_hooks.checkpoint.update(
+            by_epoch=False, interval=1, max_keep_ckpts=-1
+        )
+        runner = make_runner(with_ctkd(cfg), work_dir)
+        runner.watch = Watch()
+        runner.register_hook(runner.watch)
+        return runner
+
+    return build
+
+
+def test_iterations_make_up_epochs_in_a_resumed_run_too(by_iterations):
+    whole = by_iterations('whole', 2)
+    whole.train()
+    expected = [reversal_factor(e + 1, 4) for e in (0, 0, 1, 1, 2)]
+    assert [factor for _, factor, *_ in whole.watch.seen] == pytest.approx(expected)
+    for done in (2, 3):  # where an epoch begins, and within one
+        path = str(Path(whole.work_dir) / f'iter_{done}.pth')
+        rest = by_iterations(f'from {done}', 2, resume=True, load_from=path)
+        rest.train()
+        assert rest.watch.seen == whole.watch.seen[done:]
+
+
+def test_without_the_length_of_an_epoch_the_run_stops_at_once(by_iterations):
+    runner = by_iterations()
+    key = r'`default_hooks\.distill_epoch\.iters_per_epoch` = None: '
+    match = f'{key}ResumableIterLoop counts no epochs, and CTKDLoss changes with '
+    match += 'them.*iters_per_epoch=3, say.*96 images, 32 a step, takes 3'
+    with pytest.raises(ValueError, match=match):
         runner.train()
+    assert runner.iter == 0
+
+
+@pytest.mark.parametrize(
+    ('images', 'batch', 'ranks', 'steps'),
+    [(96, 32, 1, 3), (97, 32, 1, 4), (96, 16, 2, 3), (5, 32, 1, 1), (None, 4, 1, 1000)],
+)
+def test_the_length_of_a_pass_that_is_proposed(
+    monkeypatch, images, batch, ranks, steps
+):
+    monkeypatch.setattr(counting, 'get_world_size', lambda: ranks)
+    data = iter(()) if images is None else range(images)
+    batches = SimpleNamespace(batch_size=batch)
+    loader = SimpleNamespace(dataset=data, batch_sampler=batches)
+    found, text = counting.about_a_pass(SimpleNamespace(train_dataloader=loader))
+    assert found == steps
+    assert text.endswith(f'takes {steps:,}.') == (images is not None)
+
+
+@pytest.mark.parametrize('length', [0, 2.0, True, '3'])
+def test_what_is_no_number_of_iterations(length):
+    with pytest.raises(ValueError, match=f'iters_per_epoch` = {length!r}: .*1 or more'):
+        DistillEpochHook(iters_per_epoch=length)
 
 
 class Follower(nn.Module):
@@ -162,12 +222,37 @@ def test_every_loss_that_asks_is_told_in_a_wrapped_model_too():
 
 @pytest.mark.parametrize('kind', ['plain', 'other-losses'])
 def test_other_models_are_left_alone_in_any_loop(kind):
-    from mmengine.runner import IterBasedTrainLoop
-
     model = nn.Module()
     if kind == 'other-losses':
         model.distiller = nn.Module()
         model.distiller.distill_losses = nn.ModuleDict(dict(a=nn.Identity()))
-    hook, runner = DistillEpochHook(), a_runner(model, IterBasedTrainLoop)
+    hook, runner = DistillEpochHook(), a_runner(model, IterLoop)
     hook.before_train(runner)
     hook.before_train_epoch(runner)
+
+
+def test_a_loop_that_counts_epochs_is_not_told_how_long_they_are():
+    model = nn.Module()
+    model.distiller = nn.Module()
+    model.distiller.distill_losses = nn.ModuleDict(dict(a=Follower()))
+    match = r'iters_per_epoch` = 5: EpochBasedTrainLoop counts epochs itself'
+    with pytest.raises(ValueError, match=match):
+        DistillEpochHook(iters_per_epoch=5).before_train(a_runner(model))
+
+
+def test_each_epoch_of_iterations_is_told_once():
+    model = nn.Module()
+    model.distiller = nn.Module()
+    told = []
+    model.distiller.distill_losses = nn.ModuleDict(dict(a=Follower()))
+    model.distiller.distill_losses['a'].set_epoch = told.append
+    hook, runner = DistillEpochHook(iters_per_epoch=3), a_runner(model, IterLoop)
+    for start, expected in ((0, [0, 1, 2]), (3, [1, 2]), (5, [1, 2])):
+        told.clear()
+        runner.iter = start
+        hook.before_train(runner)
+        hook.before_train_epoch(runner)
+        assert told == expected[:1]  # before a validation that a run begins with
+        for runner.iter in range(start, 8):
+            hook.before_train_iter(runner, 0)
+        assert told == expected

@@ -308,6 +308,16 @@ def is_distilled(entry):
     return [name for name in entry if name.startswith(('distill.', *own))]
 
 
+def test_a_stop_at_an_epoch_that_never_comes_is_refused(tmp_path, make_runner):
+    cfg = distill_config(tmp_path, custom_hooks=STOP)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=10)
+    runner = make_runner(cfg)
+    match = r'`StopDistillHook\.stop_epoch` = 1: IterBasedTrainLoop counts no epochs'
+    with pytest.raises(ValueError, match=match):
+        runner.train()
+    assert runner.iter == 0
+
+
 @pytest.mark.parametrize('mode', ['immediate', 'deferred'])
 def test_a_stopped_distillation_is_not_logged_any_more(start, mode):
     backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from tiny import digits_config, distill_config, save_teacher
 from torch import nn
 
@@ -101,10 +101,40 @@ def test_a_wrapped_model_is_warmed_up_inside():
     assert hub.get_scalar('train/warmup').current() == 0.25
 
 
-@pytest.mark.parametrize('epochs', [0, 2.0, True, '3'])
-def test_epochs_that_are_no_number_of_epochs(epochs):
-    with pytest.raises(ValueError, match=KEY + rf'\.epochs` = {epochs!r}: .*1 or more'):
-        DistillWarmupHook(epochs=epochs)
+@pytest.mark.parametrize('name', ['epochs', 'iters'])
+@pytest.mark.parametrize('length', [0, 2.0, True, '3'])
+def test_what_is_no_number_of_epochs_or_iterations(name, length):
+    what = 'epochs' if name == 'epochs' else 'iterations'
+    match = KEY + rf'\.{name}` = {length!r}: It counts {what}\..*1 or more'
+    with pytest.raises(ValueError, match=match):
+        DistillWarmupHook(**{name: length})
+
+
+@pytest.mark.parametrize('given', [{}, dict(epochs=2, iters=5)])
+def test_it_counts_either_epochs_or_iterations(given):
+    match = KEY + r'` = .*either epochs or iterations.*epochs=20, say, or iters=20000'
+    with pytest.raises(ValueError, match=match):
+        DistillWarmupHook(**given)
+
+
+@pytest.mark.parametrize('loop', [EpochBasedTrainLoop, IterBasedTrainLoop])
+def test_the_factor_of_every_iteration(loop):
+    """It follows from the iteration alone, as in a run that is resumed."""
+    distiller = SimpleNamespace(warmup=1.0)
+    runner = SimpleNamespace(
+        model=SimpleNamespace(distiller=distiller),
+        epoch=1,
+        message_hub=MessageHub.get_instance(f'warmup by {loop.__name__}'),
+        train_loop=loop.__new__(loop),
+    )
+    for start in (0, 2):
+        hook = DistillWarmupHook(iters=4)
+        hook.before_train(runner)
+        for runner.iter in range(start, 6):
+            hook.before_train_iter(runner, 0)
+            factor = {0: 0.25, 1: 0.5, 2: 0.75}.get(runner.iter, 1.0)
+            assert distiller.warmup == factor
+            assert runner.message_hub.get_scalar('train/warmup').current() == factor
 
 
 @pytest.mark.parametrize('kind', ['plain', 'stock'])
@@ -127,5 +157,9 @@ def test_a_loop_that_counts_no_epochs_is_refused(tmp_path, make_runner):
     cfg = digits_config('cakd/demo_digits.py', model__teacher_ckpt=checkpoint)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=10)
     cfg.default_hooks.warmup = dict(type='DistillWarmupHook', epochs=2)
-    with pytest.raises(ValueError, match='IterBasedTrainLoop counts no epochs'):
+    # Of 96 images 32 are a step.
+    match = (
+        r'epochs` = 2: IterBasedTrainLoop counts no epochs.*iters=6 .*96 images, 32 '
+    )
+    with pytest.raises(ValueError, match=match):
         make_runner(cfg).train()

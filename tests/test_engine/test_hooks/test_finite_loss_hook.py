@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
 from ranks import run_to_the_end, two_ranks
 from reading import ReadError, no_reading
 from tiny import digits_config, distill_config
@@ -249,7 +250,8 @@ def test_deferred_looks_before_anything_is_made_of_the_weights(
     if change is validate_after_3_steps:
         runner.val_evaluator.evaluate = None  # never reached
     message = stop(runner)
-    assert f'step {bad_step} ' in message
+    by_epoch = change is not validate_after_3_steps
+    assert (f'step {bad_step} (epoch ' if by_epoch else f'step {bad_step}: ') in message
     assert runner.iter == stops_at
     assert files(runner) == saved
     assert message.endswith(f'{saved[0]}.' if saved else 'had been written yet.')
@@ -359,6 +361,7 @@ def runner_of(model, folder):
         model=model,
         iter=0,
         epoch=0,
+        train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop),
         work_dir=str(folder),
         optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1, 0.3])),
         cfg={},

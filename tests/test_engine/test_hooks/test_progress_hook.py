@@ -119,6 +119,34 @@ def test_a_terminal(open_screen, tmp_path, monkeypatch):
     said_how_to_use_it(text, log)
 
 
+def test_a_run_by_iterations_has_a_line_for_each_score(open_screen, tmp_path):
+    screen = open_screen()
+    cfg = digits_config(
+        'vanilla/resnet8_digits.py',
+        images=40,
+        launcher='none',
+        work_dir=str(tmp_path / 'run'),
+        experiment_name=uuid.uuid4().hex,
+        default_hooks__logger__interval=1,
+        default_hooks__checkpoint__by_epoch=False,
+    )
+    loop = dict(type='ResumableIterLoop', max_iters=5, val_begin=2, val_interval=2)
+    cfg.train_cfg, cfg.param_scheduler = loop, None
+    runner = build_runner(cfg)
+    runner.train()
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    scores = runner.message_hub.get_scalar('val/accuracy/top1').data[0]
+    for step, score in zip((2, 4, 5), scores, strict=True):
+        loss = losses[step - 2 : step].mean()
+        start = rf'^iteration {step}/5  loss {re.escape(f"{loss:.4g}")}'
+        assert re.search(rf'{start}.*  top-1 {score:.2f} %  ', screen.text, re.M)
+    shown = re.findall(r'Iter\(train\) \[(\d)/5\]', screen.text)
+    assert shown == ['1', '3']
+    assert 'Saving checkpoint' not in screen.text
+    assert 'length   5 iterations\n' in screen.text
+    assert 'resnet8_digits.py, 5 iterations in ' in screen.text
+
+
 def said_how_to_use_it(text: str, log: str) -> None:
     first = text.index('Training ')
     assert first < text.index('epoch 1/2')

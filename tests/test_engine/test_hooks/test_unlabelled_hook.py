@@ -16,7 +16,8 @@ from ranks import two_ranks
 from tiny import algorithm, digits_config, save_teacher
 
 from cakd_mm.engine.hooks import UnlabelledHook
-from cakd_mm.models.algorithms.unlabelled import has_label, lacking, naming_labels
+from cakd_mm.models.algorithms.unlabelled import lacking, naming_labels
+from cakd_mm.tasks import TASKS
 
 KD = 'kd/kd_r20_r8_digits.py'
 DIGITS = 'cakd/ablations/digits/digits'
@@ -257,12 +258,13 @@ def test_two_ranks_learn_without_labels(tmp_path):
 
 
 def test_what_has_labels():
-    assert has_label(DataSample().set_gt_score(torch.rand(3)))
-    assert has_label(DataSample().set_gt_label([]))  # several labels: none of them
-    assert has_label(torch.tensor(1))
-    assert not has_label(DataSample().set_pred_label(1))
-    assert lacking(samples(True)) == ''
-    assert lacking(None) == 'The images of this batch have no labels'
+    assert TASKS[0].has_label(DataSample().set_gt_score(torch.rand(3)))
+    # It may have several labels, and has none of them.
+    assert TASKS[0].has_label(DataSample().set_gt_label([]))
+    assert TASKS[0].has_label(torch.tensor(1))
+    assert not TASKS[0].has_label(DataSample().set_pred_label(1))
+    assert lacking(samples(True), TASKS[0]) == ''
+    assert lacking(None, TASKS[0]) == 'The images of this batch have no labels'
 
 
 def test_a_model_without_a_teacher_is_left_alone(make_runner):

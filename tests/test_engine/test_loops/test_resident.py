@@ -4,15 +4,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmpretrain.structures import DataSample
-from test_resumable_train_loop import (
-    STEPS,
-    as_rank,
-    differences,
-    everything_random,
-    finish,
-    plain,
-    state,
-)
+from resumed_runs import differences, everything_random, finish, state
+from test_resumable_train_loop import STEPS, as_rank, plain
 from tiny import distill_config
 from torch.utils.data import DataLoader
 
@@ -88,7 +81,7 @@ def resident(cfg):
 def whole(tmp_path_factory):
     """A run with crops, mixup and dropout, and its checkpoints of every step."""
     folder = tmp_path_factory.mktemp('whole')
-    cfg = resident(everything_random(folder))
+    cfg = resident(everything_random(folder, images=32 * STEPS))
     runner = finish(cfg, folder / 'run')
     return cfg, state(runner), folder / 'run'
 

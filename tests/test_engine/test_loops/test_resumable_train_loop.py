@@ -1,112 +1,35 @@
-import copy
 import itertools
-import uuid
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS
-from mmengine.runner import Runner
-from tiny import digits_config, distill_config
+from resumed_runs import (
+    Scores,
+    differences,
+    everything_random,
+    finish,
+    note_loaded,
+    state,
+)
+from tiny import digits_config
 from torch.utils.data import BatchSampler
 
 from cakd_mm.datasets import Digits, SeededDataset, seeded_dataset
-from cakd_mm.engine.loops import ResumableTrainLoop, resumable_train_loop
+from cakd_mm.engine.loops import ResumableTrainLoop, seeded_loop
 
 STEPS = 3  # batches an epoch, of two epochs
-
-
-def finish(cfg, work_dir, by_epoch=False, workers=0, checkpoint=None, hooks=()):
-    """Train to the end, from ``checkpoint`` if given."""
-    torch.set_num_threads(1)
-    cfg = copy.deepcopy(cfg)
-    cfg.default_hooks.pop('extract')
-    cfg.default_hooks.checkpoint.update(
-        by_epoch=by_epoch, interval=1, max_keep_ckpts=-1
-    )
-    cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
-    cfg.update(
-        launcher='none', work_dir=str(work_dir), experiment_name=uuid.uuid4().hex
-    )
-    if checkpoint is not None:
-        cfg.update(load_from=str(checkpoint), resume=True)
-    runner = Runner.from_cfg(cfg)
-    for hook in hooks:
-        runner.register_hook(hook)
-    runner.train()
-    if workers:
-        # Left to the garbage collector they may have to time out: ten seconds.
-        runner.train_dataloader._iterator._shutdown_workers()
-    return runner
-
-
-def everything_random(folder):
-    """A distillation with crops, mixup and dropout, two kinds of schedule."""
-    cfg = distill_config(folder, images=32 * STEPS)
-    cfg.model.architecture.head = dict(
-        type='StackedLinearClsHead',
-        num_classes=10,
-        in_channels=64,
-        mid_channels=[32],
-        dropout_rate=0.5,
-        loss=dict(type='CrossEntropyLoss', use_soft=True),
-    )
-    cfg.data_preprocessor.batch_augments = dict(augments=dict(type='Mixup', alpha=0.8))
-    cfg.param_scheduler = [
-        dict(type='MultiStepLR', by_epoch=True, milestones=[1], gamma=0.1),
-        dict(type='LinearLR', by_epoch=False, start_factor=0.2, end=5),
-    ]
-    return cfg
 
 
 def plain(**options):
     return digits_config('vanilla/resnet8_digits.py', images=32 * STEPS, **options)
 
 
-def tensors(tree, path=''):
-    """Flatten nested dicts and lists to ``{path: leaf}``."""
-    if isinstance(tree, (dict, list, tuple)):
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {k: v for n, x in items for k, v in tensors(x, f'{path}/{n}').items()}
-    return {path: tree}
-
-
-def state(runner):
-    """All that training has made: weights, momentum, schedules, logged values."""
-    logged = {
-        name: history.data[0].tolist()
-        for name, history in runner.message_hub.log_scalars.items()
-        if name == 'train/lr' or 'loss' in name
-    }
-    assert len(logged['train/loss']) == runner.iter
-    return tensors(
-        dict(
-            weights=runner.model.state_dict(),
-            optimizer=runner.optim_wrapper.state_dict(),
-            schedulers=[s.state_dict() for s in runner.param_schedulers],
-            logged=logged,
-            accuracy=runner.message_hub.get_scalar('val/accuracy/top1').current(),
-            place=[runner.epoch, runner.iter],
-        )
-    )
-
-
-def differences(left, right):
-    assert left.keys() == right.keys()
-    return [name for name, value in left.items() if not same(value, right[name])]
-
-
-def same(left, right):
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    return left == right
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """The uninterrupted run's config, state and folder, by kind of checkpoint."""
     folder = tmp_path_factory.mktemp('whole')
-    cfg = everything_random(folder)
+    cfg = everything_random(folder, images=32 * STEPS)
     runs = {}
     for kind in ('epoch', 'iter'):
         runner = finish(cfg, folder / kind, by_epoch=kind == 'epoch')
@@ -224,15 +147,7 @@ class Watch(Hook):
 @pytest.fixture
 def loaded(monkeypatch):
     """Indices of the training images loaded, in order."""
-    indices, getitem = [], Digits.__getitem__
-
-    def get(self, index):
-        if self.split == 'train':
-            indices.append(index)
-        return getitem(self, index)
-
-    monkeypatch.setattr(Digits, '__getitem__', get)
-    return indices
+    return note_loaded(monkeypatch)
 
 
 def test_hooks_see_the_steps_that_are_left_and_no_batch_is_loaded_twice(
@@ -328,7 +243,7 @@ def test_steps_of_two_ranks_draw_other_numbers(loop, monkeypatch):
     loop.runner.model.train_step = lambda *_, **__: seeds.add(torch.initial_seed())
     loop.runner.optim_wrapper = None
     for rank, step in itertools.product(range(2), range(3)):
-        monkeypatch.setattr(resumable_train_loop, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(seeded_loop, 'get_rank', lambda rank=rank: rank)
         loop._iter = step
         loop.run_iter(step, None)
     assert len(seeds) == 6
@@ -358,16 +273,6 @@ def test_a_ready_made_loader_is_left_as_it_is(loop):
     assert ready._dataset is None
     assert ready.max_iters == 10
     assert [index for index, _ in ready._batches(7)] == [7, 8, 9]
-
-
-class Scores(Hook):
-    """Keeps each validation's (epoch, top-1)."""
-
-    def __init__(self):
-        self.found = []
-
-    def after_val_epoch(self, runner, metrics=None):
-        self.found.append((runner.epoch, metrics['accuracy/top1']))
 
 
 def test_a_run_resumed_after_an_epoch_begins_with_the_score_that_is_due(tmp_path):

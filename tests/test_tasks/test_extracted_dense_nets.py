@@ -1,0 +1,100 @@
+"""A detector and a segmentor, from a run to the plain student of their projects."""
+
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+import torch
+from mmengine.config import Config
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+from tiny_scenes import FCN, RETINANET, scenes_config, trained_runner
+
+from cakd_mm import plain_operations
+from cakd_mm.tasks import task_of_config
+from cakd_mm.utils import extract
+
+NETS = dict(mmdet=RETINANET, mmseg=FCN)
+# What a user of mmdet or mmseg types. mmcv lacks its operations here, and mmpretrain,
+# which both import, cannot be imported beside a transformers as new as this one.
+LOAD = """
+import importlib.util, sys
+sys.modules['transformers'] = None
+spec = importlib.util.spec_from_file_location('plain_operations', sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.modules['mmcv._ext'] = module.PlainOperations()
+import torch
+from {scope}.apis import {load}
+net = {load}(sys.argv[2], sys.argv[3], device='cpu')
+assert not any(name.startswith(('cakd_mm', 'mmrazor')) for name in sys.modules)
+torch.save(net.state_dict(), sys.argv[4])
+print(net.dataset_meta['classes'][-1])
+"""
+LOADERS = dict(mmdet='init_detector', mmseg='init_model')
+
+
+@pytest.fixture(params=NETS)
+def run(request, make_runner):
+    cfg = scenes_config(NETS[request.param])
+    folder = trained_runner(cfg, make_runner)
+    return request.param, cfg, folder
+
+
+def test_a_student_is_plain_and_loads_without_us(run, tmp_path):
+    scope, _, folder = run
+    plain = Config.fromfile(folder / 'student.py')
+    assert plain.default_scope == scope
+    assert plain.model.type == NETS[scope]['type']
+    assert plain.model.data_preprocessor.mean == [64.0] * 3
+    # The scenes are ours, and nothing else is.
+    plain.pop('custom_imports')
+    for name in ('test', 'val'):
+        plain[f'{name}_dataloader'].dataset = dict(type='CocoDataset', ann_file='no')
+    plain.dump(tmp_path / 'plain.py')
+    code = LOAD.format(scope=scope, load=LOADERS[scope])
+    files = [plain_operations.__file__, tmp_path / 'plain.py', folder / 'student.pth']
+    out = tmp_path / 'weights.pth'
+    command = [sys.executable, '-W', 'ignore', '-c', code, *map(str, files), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == '9'
+    loaded = torch.load(out)
+    saved = torch.load(folder / 'student.pth', weights_only=False)['state_dict']
+    assert loaded.keys() == saved.keys()
+    for name, value in saved.items():
+        assert torch.equal(loaded[name], value), name
+
+
+def test_a_student_that_differs_is_refused(run, monkeypatch):
+    scope, cfg, folder = run
+    task = task_of_config(cfg.model.architecture)
+    load = type(task).load
+
+    def other(self, cfg, checkpoint):
+        net = load(self, cfg, checkpoint)
+        weight = next(net.backbone.parameters())
+        weight.data[0] += 1e-3
+        return net
+
+    monkeypatch.setattr(type(task), 'load', other)
+    weights = torch.load(folder / 'student.pth', weights_only=False)['state_dict']
+    with pytest.raises(RuntimeError, match='not to be trusted'):
+        extract.save_student(cfg, weights, folder / 'again.pth')
+
+
+def test_outputs_of_any_nesting_are_compared():
+    one = dict(a=[torch.ones(2), (torch.zeros(1), None)], b='x')
+    assert extract._are_equal(deepcopy(one), one, 0.0)
+    for change in (
+        lambda x: x['a'][1][0].add_(1),
+        lambda x: x['a'].append(1),
+        lambda x: x.update(b='y'),
+        lambda x: x.update(c=1),
+    ):
+        other = deepcopy(one)
+        change(other)
+        assert not extract._are_equal(other, one, 0.0)
