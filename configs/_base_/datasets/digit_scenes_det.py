@@ -31,9 +31,7 @@ val_dataloader = dict(
     batch_size=50,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(
-        type='DigitScenes', split='test', scenes=300, pipeline=test_pipeline
-    ),
+    dataset=dict(type='DigitScenes', split='test', scenes=300, pipeline=test_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='pseudo_collate'),
 )

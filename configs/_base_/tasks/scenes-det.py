@@ -5,4 +5,4 @@ _base_ = [
 ]
 default_scope = 'mmdet'
 visualizer = dict(type='mmdet.DetLocalVisualizer')
-default_hooks = dict(visualization=None)
+default_hooks = dict(visualization=dict(_delete_=True, type='DetVisualizationHook'))

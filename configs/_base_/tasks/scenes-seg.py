@@ -5,4 +5,4 @@ _base_ = [
 ]
 default_scope = 'mmseg'
 visualizer = dict(type='mmseg.SegLocalVisualizer')
-default_hooks = dict(visualization=None)
+default_hooks = dict(visualization=dict(_delete_=True, type='SegVisualizationHook'))
