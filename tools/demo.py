@@ -323,7 +323,7 @@ DEMOS = {
         metric='mIoU',
         full=100.0,
         score='mIoU',
-        title='mIoU of 11 classes on 500 scenes of test scans',
+        title='mIoU of 11 classes on 300 scenes of test scans',
         draw=draw_scenes,
     ),
     'detection': Demo(

@@ -23,7 +23,9 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(type='DigitScenes', split='train', pipeline=train_pipeline),
+    dataset=dict(
+        type='DigitScenes', split='train', scenes=800, pipeline=train_pipeline
+    ),
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
 )

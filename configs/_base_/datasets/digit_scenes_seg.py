@@ -15,10 +15,12 @@ pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=16,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(type='DigitScenesPixels', split='train', pipeline=pipeline),
+    dataset=dict(
+        type='DigitScenesPixels', split='train', scenes=960, pipeline=pipeline
+    ),
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
 )
@@ -26,7 +28,7 @@ val_dataloader = dict(
     batch_size=100,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(type='DigitScenesPixels', split='test', scenes=500, pipeline=pipeline),
+    dataset=dict(type='DigitScenesPixels', split='test', scenes=300, pipeline=pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='pseudo_collate'),
 )
