@@ -98,7 +98,9 @@ def _cut_on_host(
     canvas = np.full(layout.shape, value, np.uint8)
     canvas[layout.inside] = images.numpy().take(chosen.places, 0)
     # numpy's as_strided gives the same view, but takes longer for it.
-    views = np.ndarray(layout.windows, np.uint8, canvas, strides=layout.strides)
+    views: np.ndarray = np.ndarray(
+        layout.windows, np.uint8, canvas, strides=layout.strides
+    )
     rows = np.arange(len(chosen.places))
     found = views[rows, chosen.top, chosen.left].reshape(layout.found)
     mirrored = np.flatnonzero(chosen.flips)

@@ -93,7 +93,7 @@ def net_config(net: dict, key: str, read: tuple[str, ...] = ()) -> ConfigDict:
                           head=dict(num_classes=5))
 
     ``pretrained=True`` beside it begins with the weights that the config is published
-    with.
+    with. Any other value but False is an argument of the net.
 
     Args:
         net (dict): ``model.architecture`` or ``model.teacher``.
@@ -123,7 +123,8 @@ def net_config(net: dict, key: str, read: tuple[str, ...] = ()) -> ConfigDict:
             f'Write {key}=dict(_delete_=True, cfg_path={name!r}) to replace that net.'
         )
         raise ValueError(describe(place, name, problem, remedy))
-    pretrained = own.pop('pretrained', False)
+    # Nets of mmseg have an argument of that name, a file or None.
+    is_asked = isinstance(own.get('pretrained'), bool) and own.pop('pretrained')
     file = read_named(name, place)
     model = file.get('model') or {}
     inner = model.get('architecture')
@@ -138,7 +139,7 @@ def net_config(net: dict, key: str, read: tuple[str, ...] = ()) -> ConfigDict:
     if preprocessor is not None:
         whole.data_preprocessor = copy.deepcopy(preprocessor)
     whole.setdefault('_scope_', file.get('default_scope', 'mmpretrain'))
-    if pretrained:
+    if is_asked:
         whole.init_cfg = dict(type='Pretrained', checkpoint=_weights(name, place))
     if not own:
         return whole

@@ -1,13 +1,9 @@
-# CAKD on the five maps of an FPN, with clusters of channels at each position. The FPNs
-# of a pair are as wide as each other, so there are no connectors. The paper has no such
-# experiment: the numbers are those of its features.
-_base_ = './logits.py'
+# CAKD on the five maps of an FPN, with clusters of channels at each position. The paper
+# has no such experiment: the numbers are those of its features.
+_base_ = './fpn.py'
 levels = [f'fpn{i}' for i in range(5)]
-taps = {level: dict(type='Tap', source=level) for level in levels}
 
 distiller = dict(
-    student_recorders=taps,
-    teacher_recorders=taps,
     distill_losses=dict(
         loss_fpn=dict(
             type='LevelLoss',
@@ -29,4 +25,4 @@ distiller = dict(
         )
     ),
 )
-del levels, taps
+del levels

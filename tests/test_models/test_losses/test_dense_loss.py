@@ -364,6 +364,13 @@ def test_only_a_mean_of_rows_is_computed_in_parts(maps):
         assert MODELS.build(cfg).mean_of_rows is in_parts
 
 
+@pytest.mark.parametrize('in_parts', [False, True])
+def test_the_teacher_gets_no_gradient_of_a_loss_that_gives_it_one(maps, in_parts):
+    student, teacher = (x.clone().requires_grad_() for x in maps)
+    dense(Counting(in_parts), scores_at_once=50 * C)(student, teacher).backward()
+    assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
 def test_parts_log_what_the_forward_pass_saw(maps):
     student, teacher = maps
     loss = dense(scores_at_once=25 * C)
@@ -373,6 +380,23 @@ def test_parts_log_what_the_forward_pass_saw(maps):
     value.backward()
     assert_close(loss.terms, before, rtol=0, atol=0)
     assert all(x.dim() == 0 for x in loss.rows.values())
+
+
+def test_autocast_is_off_in_both_passes(maps):
+    """Otherwise the gradient would be that of another precision."""
+
+    class Product(Counting):
+        def forward(self, preds_S, preds_T):
+            self.lengths.append((preds_S @ preds_T.T).dtype)
+            return super().forward(preds_S, preds_T)
+
+    inner = Product(True)
+    student, teacher = (x.float() for x in maps)
+    with torch.autocast('cpu', torch.bfloat16):
+        dense(inner, scores_at_once=50 * C)(
+            student.requires_grad_(), teacher
+        ).backward()
+    assert inner.lengths.count(torch.float32) == 4
 
 
 def test_parts_have_no_second_derivative(maps):

@@ -1,0 +1,6 @@
+_base_ = [
+    '../runtime_seg.py',
+    '../datasets/cityscapes.py',
+    '../schedules/cityscapes_80k.py',
+    '../pairs/pspnet_r101_r18_cityscapes.py',
+]

@@ -1,0 +1,3 @@
+_base_ = ['../_base_/tasks/fcos_r101_r50_coco.py', '../_base_/methods/mgd.py']
+_base_.distiller.distill_losses.loss_mgd.loss.update(alpha_mgd=2e-5)
+model = dict(distiller=_base_.distiller)
