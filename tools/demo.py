@@ -44,6 +44,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
 TRAIN = ROOT / 'tools' / 'train.py'
 POLL = 0.5  # seconds
+# Runs a script. The scans are ours, and what mmdet needs where mmcv is not compiled.
+ALONE = ['-m', 'cakd_mm.cli', 'run']
 
 
 @dataclass(frozen=True)
@@ -206,8 +208,7 @@ def score_alone(demo: Demo, student: Path, work_dir: Path) -> float:
     """Score an extracted student with its project's own test tool, in percent."""
     package = Path(find_spec(demo.project).origin).parent
     tool = package / '.mim' / 'tools' / 'test.py'
-    # The scenes and scans are ours. So is what mmdet needs where mmcv is not compiled.
-    command = [sys.executable, '-W', 'ignore', '-m', 'cakd_mm.cli', 'run', str(tool)]
+    command = [sys.executable, '-W', 'ignore', *ALONE, str(tool)]
     command += [as_argument(student.with_suffix('.py')), as_argument(student)]
     command += ['--work-dir', as_argument(work_dir)]
     shutil.rmtree(work_dir, ignore_errors=True)
