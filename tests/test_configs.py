@@ -1,6 +1,5 @@
 """Every config of the tree is loaded, built and run for one step."""
 
-import ast
 import copy
 import math
 import re
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from leaves import BASES, LEAVES, bases, chains
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
@@ -16,16 +16,11 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from tiny import CONFIGS
 
-from cakd_mm.utils.extract import image_shape, plain_config
+from cakd_mm.tasks import TASKS
+from cakd_mm.utils.extract import plain_config
 
-LEAVES = sorted(
-    path.relative_to(CONFIGS).as_posix()
-    for path in CONFIGS.rglob('*.py')
-    if '_base_' not in path.parts
-)
 DISTILLING = [name for name in LEAVES if not name.startswith('vanilla/')]
 VANILLA = [name for name in LEAVES if name not in DISTILLING]
-BASES = CONFIGS / '_base_'
 # Size of the images and number of classes.
 SETS = {
     'digits': (16, 10),
@@ -61,22 +56,6 @@ SHORT = {'shufflenetv': 'shv', 'mobilenetv': 'mbv', 'resnet': 'r'}
 def build(cfg: dict):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return MODELS.build(copy.deepcopy(cfg))
-
-
-def bases(file: Path) -> list[Path]:
-    """Return the files of ours that a file lists in its ``_base_``."""
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_':
-            listed = ast.literal_eval(node.value)
-            listed = [listed] if isinstance(listed, str) else listed
-            return [(file.parent / x).resolve() for x in listed if '::' not in x]
-    return []
-
-
-def chains(file: Path) -> list[list[Path]]:
-    """Return every way from a file to a base that has no base itself."""
-    ways = [chain for base in bases(file) for chain in chains(base)]
-    return [[file, *way] for way in ways or [[]]]
 
 
 def flat(value, path='') -> dict:
@@ -233,7 +212,7 @@ def test_a_vanilla_config_does_a_step(name):
     check_net(model, net, data)
     model.init_weights()
     model.train()
-    shape, classes = image_shape(cfg), model.head.num_classes
+    shape, classes = TASKS[0].image_shape(cfg), model.head.num_classes
     assert (shape[1], classes) == SETS[data]
     assert cfg.data_preprocessor.num_classes == classes
     before = {key: value.clone() for key, value in model.named_parameters()}
@@ -279,7 +258,7 @@ def test_a_distillation_does_a_step(name):
     for net, built in zip(nets, (model.teacher, model.student), strict=True):
         check_net(built, net, data)
     model.init_weights()
-    shape = image_shape(plain_config(cfg))
+    shape = TASKS[0].image_shape(plain_config(cfg))
     size = min(shape[1], 64)  # 224 pixels would only cost time
     classes = model.student.head.num_classes
     data = model.data_preprocessor(batch((shape[0], size, size), classes), True)

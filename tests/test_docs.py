@@ -28,7 +28,9 @@ VIEWS, OWN_VIEWS, OF_VIEWS = blocks(f'{GUIDES}/two_views.md')
 HERE = {'pair', 'loss', 'scorer', 'features', 'transformers', 'teachers', 'heads'}
 HERE |= {'clusters', 'speed', 'data', 'two_views'}
 COVERED = {f'{GUIDES}/{name}.md' for name in HERE}
-# tests/test_own_data.py runs these,
+# tests/test_tasks/test_dense_page.py runs this one,
+COVERED |= {f'{GUIDES}/dense.md'}
+# tests/test_own_data.py these,
 OWN_DATA = ('own_images_by_hand', 'variations', 'students_out')
 COVERED |= {f'{GUIDES}/{name}.md' for name in OWN_DATA}
 # and tests/test_visualization/test_trackers_hook.py this one.

@@ -99,6 +99,16 @@ FCN: dict[str, Any] = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
 )
+# Of a ResNet-50 with four channels where it has 64.
+NARROW_WIDTHS = [16, 32, 64, 128]
+NARROW = dict(
+    type='ResNet',
+    depth=50,
+    base_channels=4,
+    stem_channels=4,
+    norm_cfg=dict(type='BN'),
+    style='pytorch',
+)
 # A feature of each net that has the same number of channels in all of them.
 TAPPED = dict(mmdet='neck.fpn_convs.0.conv', mmseg='decode_head.convs.0')
 

@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ..compat import without_printed
+from ..tasks import task_of_config
 from ..utils.building import naming_errors
 from ..utils.checkpoint import (
     STUDENT_PREFIX,
@@ -85,6 +86,13 @@ def _require_plain(cfg: Config, config: str, weights: Mapping, checkpoint: str) 
         remedy += '' if is_trainings else ', where CONFIG is that of the distillation'
         remedy += ', and export the two files that it writes.'
         raise ValueError(describe('checkpoint', checkpoint, problem, remedy))
+    scope = cfg.get('default_scope', 'mmpretrain')
+    task = task_of_config(cfg.get('model') or {}, scope)
+    if not is_trainings and not task.of_images:
+        problem = f'It is the config of a net of {task.name}, and classifiers are '
+        problem += 'exported here.'
+        remedy = f'Export it with what its project, {task.scope}, has for that.'
+        raise ValueError(describe('config', config, problem, remedy))
     if is_trainings:
         problem = 'It is the config of a distillation, and no plain one.'
         remedy = f'Give the .py that lies beside {checkpoint}.'

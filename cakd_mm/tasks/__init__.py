@@ -25,13 +25,15 @@ def task_of(net: nn.Module) -> Task:
     return task_of_class(type(net))
 
 
-def task_of_config(net: Mapping[str, Any]) -> Task:
+def task_of_config(net: Mapping[str, Any], scope: str = Classification.scope) -> Task:
     """Return the task of the net of a config.
 
     Args:
         net (Mapping): Its whole config, see :func:`net_config`.
+        scope (str): Where its type is found, unless it has a ``_scope_``. Defaults to
+            ``'mmpretrain'``.
     """
-    scoped = {'_scope_': Classification.scope, **net}
+    scoped = {'_scope_': scope, **net}
     try:
         kind = class_of(scoped, MODELS, 'model')
     except KeyError:  # who builds it says so

@@ -28,6 +28,8 @@ class Task(ABC):
         example (str): How the config of a whole net begins, for errors.
         resizes_for_teacher (bool): Whether ``data_preprocessor.size`` of a teacher is
             ours, and says to what its images are resized. Defaults to True.
+        of_images (bool): Whether scores and labels are those of whole images. Defaults
+            to False.
     """
 
     name: ClassVar[str]
@@ -39,6 +41,7 @@ class Task(ABC):
     annotations: ClassVar[tuple[str, ...]]
     example: ClassVar[str]
     resizes_for_teacher: ClassVar[bool] = True
+    of_images: ClassVar[bool] = False
 
     def is_of(self, kind: type) -> bool:
         """Tell whether a class of nets is of this task, by the names of its bases."""

@@ -8,6 +8,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import MMLogger, print_log
 
 from ..models.algorithms import FrozenTeacherDistill
+from ..utils.extract import student_task
 from . import observe, terms
 from .clusters import draw_clusters
 from .history import read_history
@@ -60,6 +61,13 @@ def draw_run(
         print_log(
             'The run has no CAKDFeatureLoss over channels (granularity pooled or '
             'channel), so there are no clusters.png and images.png.'
+        )
+        return
+    task = student_task(cfg)
+    if not task.of_images:
+        print_log(
+            f'clusters.png and images.png show the classes of whole images, and the '
+            f'run is one of {task.name}.'
         )
         return
     checkpoint = checkpoint or observe.latest_checkpoint(work_dir)

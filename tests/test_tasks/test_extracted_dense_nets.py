@@ -14,8 +14,10 @@ pytest.importorskip('mmseg')
 from tiny_scenes import FCN, RETINANET, scenes_config, trained_runner
 
 from cakd_mm import plain_operations
+from cakd_mm.deployment.student import read_student
 from cakd_mm.tasks import task_of_config
 from cakd_mm.utils import extract
+from cakd_mm.visualization.pictures import draw_run
 
 NETS = dict(mmdet=RETINANET, mmseg=FCN)
 # What a user of mmdet or mmseg types. mmcv lacks its operations here, and mmpretrain,
@@ -98,3 +100,13 @@ def test_outputs_of_any_nesting_are_compared():
         other = deepcopy(one)
         change(other)
         assert not extract._are_equal(other, one, 0.0)
+
+
+def test_what_is_for_classifiers_says_so(run, capsys):
+    scope, _, folder = run
+    config, checkpoint = folder / 'student.py', folder / 'student.pth'
+    with pytest.raises(ValueError, match='classifiers are exported here.*' + scope):
+        read_student(str(config), str(checkpoint))
+    names = [name for name, _ in draw_run(folder)]
+    assert names == ['terms.png']
+    assert 'show the classes of whole images' in capsys.readouterr().out

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...utils.checkpoint import load_strictly, read_checkpoint, unwrapped
 from ...utils.errors import describe
+from ...utils.extract import student_task
 from ..observe import build_dataset, labels_of, latest_checkpoint, originals
 from ..sweep import SweptRun
 from .blocks import Block, Gallery, Heading, Picture, Tab, Text
@@ -128,6 +129,10 @@ def blocks_of(
     for run in pair:
         if modules := run.cfg.get('custom_imports'):
             import_modules_from_strings(**modules)
+    task = student_task(ours.cfg)
+    if not task.of_images:
+        text = f'It is a run of {task.name}, whose answers are none of whole images.'
+        return [heading, Text(text)]
     dataset = build_dataset(ours.cfg)
     labels = labels_of(dataset)
     if any(len(own) != 1 for own in labels):
