@@ -10,7 +10,7 @@ JOBS ?= 2
 ARGS ?=
 ON_CPU := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
 
-.PHONY: install demo train test lint docs test-original test-wheel test-gpu gpu-day benchmarks
+.PHONY: install demo demo-seg demo-det train test lint docs test-original test-wheel test-gpu gpu-day benchmarks
 
 # What walks the documented ways, and needs nothing of the checkout.
 WAYS := $(addprefix tests/,test_cli.py test_named_bases.py test_own_data.py \
@@ -41,6 +41,13 @@ $(STAMP_ORIGINAL): $(SOURCES)
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py --jobs $(JOBS)
+
+# The same for segmentation and detection, on scenes made of the digits.
+demo-seg: $(STAMP)
+	$(VENV)/bin/python tools/demo.py --task segmentation --jobs $(JOBS)
+
+demo-det: $(STAMP)
+	$(VENV)/bin/python tools/demo.py --task detection --jobs $(JOBS)
 
 # make train CONFIG=configs/cakd/demo_digits.py ARGS='--work-dir work_dirs/mine'
 train: $(STAMP)

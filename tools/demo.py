@@ -1,9 +1,10 @@
-"""Teacher, plain student and CAKD student on real digit scans, in one command.
+"""Teacher, plain student and CAKD student on real scans, in one command.
 
-Trains everything through ``tools/train.py``, extracts the best CAKD student,
-scores it with mmpretrain's own test tool, and writes ``summary.json`` and
-``curves.png``. A demo that was killed goes on where it was; one that has ended begins
-anew.
+``--task`` chooses what they learn: to classify scans of digits, or to segment or detect
+those digits in scenes that are composed of the scans. Trains everything through
+``tools/train.py``, extracts the best CAKD student, scores it with the test tool of
+mmpretrain, mmseg or mmdet, and writes ``summary.json`` and a picture. A demo that was
+killed goes on where it was; one that has ended begins anew.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -29,17 +31,46 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cakd_mm.compat import OPTIONAL
 from cakd_mm.engine.launch.options import spell
 from cakd_mm.utils.machine import cores, end_with
 from cakd_mm.utils.tool_process import start_tool
 from cakd_mm.utils.tools import as_argument
 from cakd_mm.utils.whole_file import write_whole
 from cakd_mm.visualization.history import METRIC, mean_curve, read_logs
+from cakd_mm.visualization.predictions import draw_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
 TRAIN = ROOT / 'tools' / 'train.py'
 POLL = 0.5  # seconds
+# Runs a script. The scans are ours, and what mmdet needs where mmcv is not compiled.
+ALONE = ['-m', 'cakd_mm.cli', 'run']
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What is trained and scored for a task.
+
+    Args:
+        project (str): Whose test tool scores the extracted student.
+        configs (dict[str, str]): Path in ``configs/`` of each group of runs.
+        nets (tuple[str, str]): What teacher and student are called.
+        metric (str): The key of the score in the log.
+        full (float): The score that is 100 %.
+        score (str): What the score is called.
+        title (str): What is scored on what.
+        draw (Callable): Writes a picture of the groups of runs into a folder.
+    """
+
+    project: str
+    configs: dict[str, str]
+    nets: tuple[str, str]
+    metric: str
+    full: float
+    score: str
+    title: str
+    draw: Callable[['Demo', dict[str, list['Run']], Path], Path]
 
 
 @dataclass
@@ -51,6 +82,7 @@ class Run:
         config (str): Its path in ``configs/``.
         work_dir (Path): Its folder; what the process prints goes to ``<work_dir>.log``.
         seed (int): Fixes weights, order and augmentation.
+        demo (Demo): Says how it is scored.
         teacher (Run, optional): Has to be finished first. Defaults to None.
     """
 
@@ -58,6 +90,7 @@ class Run:
     config: str
     work_dir: Path
     seed: int
+    demo: Demo
     teacher: 'Run | None' = None
 
     def __post_init__(self) -> None:
@@ -74,13 +107,26 @@ class Run:
 
     @property
     def scores(self) -> dict[int, float]:
-        """Top-1 in percent by epoch, as far as it has come."""
-        return read_logs(self.work_dir)[0].scores
+        """The score in percent by epoch, as far as it has come."""
+        lines = read_logs(self.work_dir)[0].val
+        key, full = self.demo.metric, self.demo.full
+        return {x['step']: 100 / full * x[key] for x in lines if key in x}
 
     @property
-    def top1(self) -> float:
-        """Top-1 in percent after the last epoch."""
+    def score(self) -> float:
+        """The score in percent after the last epoch."""
         return self.scores[self.epochs]
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that has begun, as far as the log tells."""
+        lines = read_logs(self.work_dir)[0].train
+        return max((line.get('epoch', 0) for line in lines), default=0)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file with its weights after the last epoch."""
+        return self.work_dir / f'epoch_{self.epochs}.pth'
 
     def command(self) -> list[str]:
         """Return what trains it, going on where it was."""
@@ -89,8 +135,8 @@ class Run:
         command += ['--work-dir', as_argument(self.work_dir), '--resume']
         command += ['--cfg-options', f'randomness.seed={self.seed}']
         if self.teacher is not None:
-            checkpoint = self.teacher.work_dir / f'epoch_{self.teacher.epochs}.pth'
-            command.append(f'model.teacher_ckpt={spell(str(checkpoint))}')
+            checkpoint = spell(str(self.teacher.checkpoint))
+            command.append(f'model.teacher_ckpt={checkpoint}')
         return command
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen:
@@ -141,9 +187,8 @@ def train_all(runs: list[Run], jobs: int, console: Console) -> None:
                     if code == 0:
                         running.remove((run, process))
                         run.end.touch()
-                        console.print(f'{run.name}: {run.top1:.2f} %', highlight=False)
-                    epoch = max(run.scores, default=0)
-                    progress.update(bars[run.name], completed=epoch)
+                        console.print(f'{run.name}: {run.score:.2f} %', highlight=False)
+                    progress.update(bars[run.name], completed=run.epoch)
         finally:
             for _, process in running:
                 process.kill()
@@ -159,27 +204,27 @@ def failure(run: Run, code: int) -> str:
     return '\n'.join([*lines[:-1], f'The command was: {command}', cause])
 
 
-def score_with_mmpretrain(student: Path, work_dir: Path) -> float:
-    """Score an extracted student with mmpretrain's own test tool, in percent."""
-    package = Path(find_spec('mmpretrain').origin).parent
+def score_alone(demo: Demo, student: Path, work_dir: Path) -> float:
+    """Score an extracted student with its project's own test tool, in percent."""
+    package = Path(find_spec(demo.project).origin).parent
     tool = package / '.mim' / 'tools' / 'test.py'
-    command = [sys.executable, '-W', 'ignore', str(tool)]
+    command = [sys.executable, '-W', 'ignore', *ALONE, str(tool)]
     command += [as_argument(student.with_suffix('.py')), as_argument(student)]
     command += ['--work-dir', as_argument(work_dir)]
-    command += ['--out', as_argument(work_dir / 'metrics.json')]
-    command += ['--out-item', 'metrics']
-    work_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work_dir, ignore_errors=True)
     done = subprocess.run(
         command, capture_output=True, encoding='utf-8', errors='replace'
     )
     if done.returncode:
         end = done.stderr[-2000:]
-        raise SystemExit(f'mmpretrain could not score {student}:\n{end}')
-    return json.loads((work_dir / 'metrics.json').read_text(encoding='utf-8'))[METRIC]
+        raise SystemExit(f'{demo.project} could not score {student}:\n{end}')
+    [scores] = work_dir.glob('*/*.json')
+    score = json.loads(scores.read_text(encoding='utf-8'))[demo.metric]
+    return 100 / demo.full * score
 
 
-def plot(groups: dict[str, list[Run]], path: Path) -> None:
-    """Draw top-1 per epoch: each run thin, the mean over seeds thick."""
+def draw_curves(demo: Demo, groups: dict[str, list[Run]], folder: Path) -> Path:
+    """Draw the score by epoch: each run thin, the mean over seeds thick."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for (name, runs), colour in zip(groups.items(), ('C7', 'C0', 'C3'), strict=True):
         curves = [sorted(run.scores.items()) for run in runs]
@@ -189,22 +234,37 @@ def plot(groups: dict[str, list[Run]], path: Path) -> None:
         seeds = f', mean of {len(runs)} seeds' if len(runs) > 1 else ''
         label = f'{name}{seeds}: {average[-1]:.1f} %'
         axis.plot(epochs, average, color=colour, linewidth=2, label=label)
-    axis.set(xlabel='epoch', ylabel='top-1 on the test split (%)', ylim=(None, 100.5))
-    axis.set_title('Digits: resnet20 teaches resnet8')
+    label = f'{demo.score} on the test split (%)'
+    axis.set(xlabel='epoch', ylabel=label, ylim=(None, 100.5))
+    axis.set_title(f'Digits: {demo.nets[0]} teaches {demo.nets[1]}')
     axis.grid(alpha=0.3)
     axis.legend(loc='lower right')
     figure.tight_layout()
+    path = folder / 'curves.png'
     figure.savefig(path, dpi=120)
     plt.close(figure)
+    return path
 
 
-def show(groups: dict[str, list[Run]], summary: dict, console: Console) -> None:
+def draw_scenes(demo: Demo, groups: dict[str, list[Run]], folder: Path) -> Path:
+    """Draw test images, their truth, and what the first seed's students make of it."""
+    alone, cakd = groups['student alone'][0], groups['student + CAKD'][0]
+    nets = {
+        'student alone': (CONFIGS / alone.config, alone.checkpoint),
+        'student + CAKD': (cakd.work_dir / 'student.py', cakd.work_dir / 'student.pth'),
+    }
+    return draw_predictions(nets, folder / 'predictions.png')
+
+
+def show(
+    demo: Demo, groups: dict[str, list[Run]], summary: dict, console: Console
+) -> None:
     """Print the table."""
-    table = Table(title='Top-1 on the 797 test scans, last epoch')
+    table = Table(title=f'{demo.title}, last epoch')
     for column in ('', 'epochs', 'seeds', 'mean %', 'std', 'each seed'):
         table.add_column(column, justify='left' if not column else 'right')
     for name, runs in groups.items():
-        scores = [run.top1 for run in runs]
+        scores = [run.score for run in runs]
         spread = f'{stdev(scores):.2f}' if len(scores) > 1 else '-'
         each = '  '.join(f'{score:.2f}' for score in scores)
         count = str(len(scores))
@@ -212,8 +272,8 @@ def show(groups: dict[str, list[Run]], summary: dict, console: Console) -> None:
         table.add_row(name, epochs, count, f'{mean(scores):.2f}', spread, each)
     console.print(table)
     console.print(
-        f'Best CAKD student {summary["cakd_best_top1"]:.2f} %; extracted and scored by '
-        f'mmpretrain alone {summary["converted_top1"]:.2f} %. (Best of the seeds on '
+        f'Best CAKD student {summary["cakd_best"]:.2f} %; extracted and scored by '
+        f'{demo.project} alone {summary["extracted"]:.2f} %. (Best of the seeds on '
         'the test split: an example to hold in hand, not a result.)'
     )
 
@@ -221,36 +281,102 @@ def show(groups: dict[str, list[Run]], summary: dict, console: Console) -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument('--task', choices=[*DEMOS], default='classification')
+    parser.add_argument('--work-dir', type=Path, help='work_dirs/demo, or demo-<task>')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='processes at a time')
     args = parser.parse_args()
     if args.jobs < 1:
         parser.error(f'--jobs {args.jobs}: it counts processes; write 2, say')
+    project = DEMOS[args.task].project
+    if find_spec(project) is None:
+        command = f"pip install 'cakd_mm[{OPTIONAL[project]}]'"
+        parser.error(f'--task {args.task}: it needs {project}; type {command}')
+    if args.work_dir is None:
+        name = 'demo' if args.task == 'classification' else f'demo-{args.task}'
+        args.work_dir = Path('work_dirs') / name
     return args
+
+
+DEMOS = {
+    'classification': Demo(
+        project='mmpretrain',
+        configs={
+            'teacher': 'vanilla/resnet20_digits.py',
+            'student alone': 'vanilla/resnet8_digits.py',
+            'student + CAKD': 'cakd/demo_digits.py',
+        },
+        nets=('resnet20', 'resnet8'),
+        metric=METRIC,
+        full=100.0,
+        score='top-1',
+        title='Top-1 on the 797 test scans',
+        draw=draw_curves,
+    ),
+    'segmentation': Demo(
+        project='mmseg',
+        configs={
+            'teacher': 'vanilla/fpn-r18w16_scenes-seg.py',
+            'student alone': 'vanilla/fpn-r18w8_scenes-seg.py',
+            'student + CAKD': 'cakd/demo_scenes-seg.py',
+        },
+        nets=('FPN, ResNet-18 of width 16', 'FPN, ResNet-18 of width 8'),
+        metric='mIoU',
+        full=100.0,
+        score='mIoU',
+        title='mIoU of 11 classes on 300 scenes of test scans',
+        draw=draw_scenes,
+    ),
+    'detection': Demo(
+        project='mmdet',
+        configs={
+            'teacher': 'vanilla/gfl-r18w16_scenes-det.py',
+            'student alone': 'vanilla/gfl-r18w8_scenes-det.py',
+            'student + CAKD': 'cakd/demo_scenes-det.py',
+        },
+        nets=('GFL, ResNet-18 of width 16', 'GFL, ResNet-18 of width 8'),
+        metric='coco/bbox_mAP',
+        full=1.0,
+        score='mAP',
+        title='mAP of 10 classes on 300 scenes of test scans',
+        draw=draw_scenes,
+    ),
+}
 
 
 def plan(args: argparse.Namespace) -> dict[str, list[Run]]:
     """Return all runs, grouped by what they are."""
+    demo = DEMOS[args.task]
     teacher = Run(
-        'teacher resnet20', 'vanilla/resnet20_digits.py', args.work_dir / 'teacher', 0
+        f'teacher {demo.nets[0]}',
+        demo.configs['teacher'],
+        args.work_dir / 'teacher',
+        0,
+        demo,
     )
-    alone, cakd = [], []
+    groups = {'teacher': [teacher], 'student alone': [], 'student + CAKD': []}
     for seed in args.seeds:
-        name, folder = f'student alone, seed {seed}', f'student_seed{seed}'
-        config = 'vanilla/resnet8_digits.py'
-        alone.append(Run(name, config, args.work_dir / folder, seed))
-        name, folder = f'student + CAKD, seed {seed}', f'cakd_seed{seed}'
-        config = 'cakd/demo_digits.py'
-        cakd.append(Run(name, config, args.work_dir / folder, seed, teacher))
-    return {'teacher': [teacher], 'student alone': alone, 'student + CAKD': cakd}
+        for group, folder, needed in (
+            ('student alone', 'student', None),
+            ('student + CAKD', 'cakd', teacher),
+        ):
+            run = Run(
+                f'{group}, seed {seed}',
+                demo.configs[group],
+                args.work_dir / f'{folder}_seed{seed}',
+                seed,
+                demo,
+                needed,
+            )
+            groups[group].append(run)
+    return groups
 
 
 def main() -> None:
     """Run the demo."""
     args = parse_args()
     start = time.time()
-    groups = plan(args)
+    demo, groups = DEMOS[args.task], plan(args)
     alone, cakd = groups['student alone'], groups['student + CAKD']
     console = Console()
     runs = [*groups['teacher'], *alone, *cakd]
@@ -260,22 +386,23 @@ def main() -> None:
         for run in runs:
             shutil.rmtree(run.work_dir, ignore_errors=True)
     train_all(runs, args.jobs, console)
-    best = max(cakd, key=lambda run: run.top1)
+    best = max(cakd, key=lambda run: run.score)
     student = best.work_dir / 'student.pth'
     summary = dict(
-        teacher_top1=groups['teacher'][0].top1,
-        student_top1=mean(run.top1 for run in alone),
-        cakd_top1=mean(run.top1 for run in cakd),
-        cakd_best_top1=best.top1,
-        converted_top1=score_with_mmpretrain(student, args.work_dir / 'converted'),
+        metric=demo.score,
+        teacher=groups['teacher'][0].score,
+        student=mean(run.score for run in alone),
+        cakd=mean(run.score for run in cakd),
+        cakd_best=best.score,
+        extracted=score_alone(demo, student, args.work_dir / 'extracted'),
         student_checkpoint=str(student),
     )
-    plot(groups, args.work_dir / 'curves.png')
+    picture = demo.draw(demo, groups, args.work_dir)
     summary['seconds'] = round(time.time() - start, 1)
     write_whole(written, (json.dumps(summary, indent=2) + '\n').encode())
-    show(groups, summary, console)
+    show(demo, groups, summary, console)
     seconds = summary['seconds']
-    console.print(f'{seconds} s; summary, curves and students in {args.work_dir}')
+    console.print(f'{seconds} s; the summary and the students lie beside {picture}')
 
 
 if __name__ == '__main__':

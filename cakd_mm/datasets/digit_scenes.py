@@ -37,9 +37,9 @@ class DigitScenes(BaseDataset):
         scenes (int): How many. Defaults to 1000.
         size (int): Height and width of a scene, in pixels. Defaults to 64.
         objects (Sequence[int]): Least and largest number of digits. A scene has fewer
-            where no place is left. Defaults to (2, 5).
+            where no place is left. Defaults to (2, 4).
         sides (Sequence[int]): Least and largest side of an enlarged scan, in pixels.
-            Defaults to (14, 28).
+            Defaults to (16, 32).
         scans (Sequence[int], optional): The first scan of the split that is used, and
             the first that is not, so that settings can be chosen on scans that are
             held out. Defaults to None, all of them.
@@ -57,8 +57,8 @@ class DigitScenes(BaseDataset):
         split: Literal['train', 'test'] = 'train',
         scenes: int = 1000,
         size: int = 64,
-        objects: Sequence[int] = (2, 5),
-        sides: Sequence[int] = (14, 28),
+        objects: Sequence[int] = (2, 4),
+        sides: Sequence[int] = (16, 32),
         scans: Sequence[int] | None = None,
         seed: int = 0,
         **kwargs,

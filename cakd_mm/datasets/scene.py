@@ -12,7 +12,7 @@ MOST_SHARED = 0.1
 # How often a place is looked for. What finds none is left out of its scene.
 TRIES = 30
 # Standard deviation of the noise of a pixel, in grey levels of 0 to 255.
-NOISE = 10.0
+NOISE = 8.0
 
 
 @dataclass
@@ -102,8 +102,8 @@ def compose(
         np.maximum(ink[place], scan, out=ink[place])
         boxes = np.append(boxes, tried[free.argmax()][None], axis=0)
         found.append(labels[chosen])
-    dark = rng.uniform(20, 110)
-    bright = rng.uniform(dark + 60, 235)
+    dark = rng.uniform(20, 100)
+    bright = rng.uniform(dark + 80, 240)
     image = dark + (bright - dark) * ink + rng.normal(0, NOISE, ink.shape)
     return Scene(image.round().clip(0, 255).astype(np.uint8), owner, np.array(found))
 

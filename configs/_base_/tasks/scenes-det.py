@@ -1,0 +1,5 @@
+_base_ = [
+    '../runtime_det.py',
+    '../datasets/digit_scenes_det.py',
+    '../schedules/scenes.py',
+]
