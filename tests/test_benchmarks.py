@@ -84,6 +84,7 @@ def test_none_is_forgotten(root):
     assert scripts - others == set(BENCHMARKS)
 
 
+@pytest.mark.usefixtures('traced_only')
 @pytest.mark.parametrize('name', sorted(BENCHMARKS))
 def test_it_runs(name, root, tmp_path, monkeypatch):
     """In this process, because each would import torch and mmengine anew."""
