@@ -45,8 +45,10 @@ def of_cases(wanted):
 
 # Logits that are standardised are other numbers for the same loss, in the same place.
 AS_THEY_ARE = of_cases(
-    lambda case: not (
-        issubclass(case.kind, LogitLoss) and case.settings == dict(standardize=True)
+    lambda case: (
+        not (
+            issubclass(case.kind, LogitLoss) and case.settings == dict(standardize=True)
+        )
     )
 )
 WITHOUT_DATASET = of_cases(lambda case: not case.kind.needs_dataset)
