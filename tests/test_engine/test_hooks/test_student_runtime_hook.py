@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import digits_config, distill_config, save_teacher
+from tiny import SMALL, digits_config, distill_config, save_teacher
 
 from cakd_mm.engine.hooks import student_runtime_hook
 
 HOOK = dict(type='StudentRuntimeHook')
-SMALL = dict(images=12, train_dataloader__batch_size=4)
 
 
 class Calls(list):

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from mmpretrain import get_model
-from tiny import algorithm, digits_config, distill_config
+from tiny import SMALL, algorithm, digits_config, distill_config
 from tools_inside import run_tool
 
 from cakd_mm.engine import launch
@@ -29,7 +29,6 @@ HOOKS = {
         type='mmengine.EMAHook', ema_type='StochasticWeightAverage', begin_epoch=2
     ),
 }
-SMALL = dict(images=24, train_dataloader__batch_size=8)
 UNSCORED = dict(type='EMAHook', evaluate_on_ema=False, evaluate_on_origin=True)
 SCORED = {
     'mmengine': dict(average=True),

@@ -6,7 +6,6 @@ from mmengine.hooks import Hook
 from mmpretrain.structures import DataSample
 from test_resumable_train_loop import (
     BATCH,
-    IMAGES,
     STEPS,
     as_rank,
     differences,
@@ -15,7 +14,7 @@ from test_resumable_train_loop import (
     plain,
     state,
 )
-from tiny import distill_config
+from tiny import SMALL, distill_config
 from torch.utils.data import DataLoader
 
 from cakd_mm.datasets import Digits, LabelBatch, ResidentDataset
@@ -62,7 +61,7 @@ def test_without_random_transforms_the_run_is_the_ordinary_one(tmp_path, kind, v
         if kind == 'classifier':
             cfg = without_crops()
         else:
-            cfg = distill_config(tmp_path, **IMAGES)
+            cfg = distill_config(tmp_path, **SMALL)
             cfg.train_dataloader.dataset.pipeline.pop(1)
         cfg.train_cfg.resident = resident
         cfg.val_cfg = dict(type=val if resident else 'ValLoop')

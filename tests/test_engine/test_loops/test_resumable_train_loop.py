@@ -7,7 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import Runner
-from tiny import digits_config, distill_config
+from tiny import SMALL, digits_config, distill_config
 from torch.utils.data import BatchSampler
 
 from cakd_mm.datasets import Digits, SeededDataset, seeded_dataset
@@ -15,7 +15,6 @@ from cakd_mm.engine.loops import ResumableTrainLoop, resumable_train_loop
 
 STEPS = 3  # batches an epoch, of two epochs
 BATCH = 8
-IMAGES = dict(images=BATCH * STEPS, train_dataloader__batch_size=BATCH)
 
 
 def finish(cfg, work_dir, by_epoch=False, workers=0, checkpoint=None, hooks=()):
@@ -44,7 +43,7 @@ def finish(cfg, work_dir, by_epoch=False, workers=0, checkpoint=None, hooks=()):
 
 def everything_random(folder):
     """A distillation with crops, mixup and dropout, two kinds of schedule."""
-    cfg = distill_config(folder, **IMAGES)
+    cfg = distill_config(folder, **SMALL)
     cfg.model.architecture.head = dict(
         type='StackedLinearClsHead',
         num_classes=10,
@@ -62,7 +61,7 @@ def everything_random(folder):
 
 
 def plain(**options):
-    return digits_config('vanilla/resnet8_digits.py', **(IMAGES | options))
+    return digits_config('vanilla/resnet8_digits.py', **(SMALL | options))
 
 
 def tensors(tree, path=''):
