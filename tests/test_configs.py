@@ -1,5 +1,6 @@
 """Every config of the tree is loaded, built and run for one step."""
 
+import ast
 import copy
 import math
 import re
