@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...tasks import task_of
 from ...utils.random_states import random_states_kept
 from .tapped import TappedNet, copy_in, floats_of
 
@@ -113,7 +114,7 @@ class _TrainedNet:
         is_half = self.dtype != torch.float32
         kind = self.dtype if is_half else None
         with torch.autocast(images.device.type, kind, enabled=is_half):
-            outputs = floats_of(self.net(images, mode='tensor'))
+            outputs = floats_of(task_of(self.net).outputs(self.net, images))
         total = torch.stack([one.float().mean() for one in outputs]).sum()
         total.backward()
         return total.detach()

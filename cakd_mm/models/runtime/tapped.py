@@ -11,6 +11,7 @@ from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...tasks import task_of
 from ..checks import is_float_tensor
 
 # The name of a module, its inputs, those that it is given by name, and its output.
@@ -63,7 +64,7 @@ class TappedNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
         """Run the net on images (N, C, H, W)."""
-        output = self.net(inputs.to(self.dtype), mode='tensor')
+        output = task_of(self.net).outputs(self.net, inputs.to(self.dtype))
         calls, self.calls = self.calls, []
         if self.dtype == inputs.dtype:
             return output, calls

@@ -15,6 +15,7 @@ from mmrazor.models.task_modules.recorder import (
 from torch import Tensor, nn
 
 from ...compat import autocast_dtype, without_tf32
+from ...tasks import task_of
 from ...utils.arguments import check_arguments
 from ...utils.compiling import compiled
 from ...utils.errors import describe, nearest
@@ -134,7 +135,7 @@ class TeacherRuntime:
         ):
             copy = self._try_to_make(teacher, inputs, recorders, check_records)
         if copy is None:
-            teacher(inputs, mode='tensor')
+            task_of(teacher).outputs(teacher, inputs)
             return
         _, calls = self._run(copy, inputs)
         replay(teacher, calls)

@@ -1,0 +1,42 @@
+"""The fast teacher of detectors and segmentors."""
+
+import pytest
+import torch
+from tiny import distillation
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+from dense_nets import SEGMENTORS, dense_batch, retinanet, two_stages
+
+NETS = {
+    'RetinaNet': (retinanet, 'logits2'),
+    'Faster R-CNN': (lambda: two_stages('FasterRCNN'), 'fpn1'),
+    'PSPNet': (SEGMENTORS['PSPNet'], 'logits'),
+}
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_a_fast_teacher_gives_what_the_plain_one_gives(name):
+    """A second stage is told the size of the images there, too."""
+    make, source = NETS[name]
+    net = dict(make(), _scope_='mmseg' if name == 'PSPNet' else 'mmdet')
+    taps = dict(x=dict(type='Tap', source=source))
+    feeds = {
+        f'preds_{side}': dict(recorder='x', from_student=side == 'S') for side in 'ST'
+    }
+    distiller = dict(
+        type='StrictDistiller',
+        student_recorders=taps,
+        teacher_recorders=taps,
+        distill_losses=dict(loss=dict(type='ChannelWiseDivergence')),
+        loss_forward_mappings=dict(loss=feeds),
+    )
+    images, samples = dense_batch(net)
+    found = []
+    for options in ({}, dict(teacher_runtime=dict(compile=False, dtype='float32'))):
+        model = distillation(distiller, net, net, **options)
+        model(images, samples, mode='loss')
+        model(images, samples, mode='loss')  # the copy is used in the second step
+        found.append(model.distiller.get_record('x', False))
+    assert torch.equal(*found)
