@@ -70,7 +70,9 @@ def percent_equal(a: Tensor, b: Tensor) -> float:
 
 
 def compare(cfg: Config, checkpoint: str | None, batches: int | None) -> dict:
-    """Return the rows of both splits."""
+    """Return the rows of both splits, of a few small batches or of all images."""
+    if batches is not None:
+        cfg.test_dataloader.batch_size = 4
     cfg.work_dir, cfg.log_level, cfg.launcher = 'work_dirs/benchmark', 'ERROR', 'none'
     if checkpoint is None:
         runner = build_runner(cfg)

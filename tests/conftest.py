@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import torch
 from fresh_globals import (  # noqa: F401
     _bases_read_once,
     _fresh_globals,
@@ -35,6 +36,21 @@ def pytest_collection_finish() -> None:
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Let ``torch.compile`` trace, and run what it has traced without a compiler.
+
+    The compiler takes 5 to 40 seconds for each net. What it makes is compared with the
+    plain nets in ``test_teacher_runtime.py`` and ``test_student_runtime_hook.py``.
+    """
+    compile = torch.compile
+
+    def trace(function, options=None, **others):
+        return compile(function, backend='eager', **others)
+
+    monkeypatch.setattr(torch, 'compile', trace)
 
 
 @pytest.fixture(scope='session')

@@ -67,7 +67,6 @@ VARIANTS: dict[str, list[dict]] = {
     'WTTMLoss': [dict(weighted=False)],
     'WKDFeatureLoss': [dict(grid=2, decay_from=4, decay_to=20)],
     'WKDLogitLoss': [dict(iterations=2, decay_from=4, decay_to=20)],
-    'MLKDLoss': [dict(standardize=True)],
 }
 
 

@@ -35,9 +35,9 @@ def finish(cfg, work_dir, by_epoch=False, workers=0, checkpoint=None, hooks=()):
     return runner
 
 
-def everything_random(folder, images):
+def everything_random(folder, **options):
     """A distillation with crops, mixup and dropout, two kinds of schedule."""
-    cfg = distill_config(folder, images=images)
+    cfg = distill_config(folder, **options)
     cfg.model.architecture.head = dict(
         type='StackedLinearClsHead',
         num_classes=10,

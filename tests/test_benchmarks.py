@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 import pytest
 
+from cakd_mm.deployment import latency
+
 # Arguments beside --quick, and the name of the file that is written.
 BENCHMARKS = {
     'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
@@ -84,6 +86,7 @@ def test_none_is_forgotten(root):
     assert scripts - others == set(BENCHMARKS)
 
 
+@pytest.mark.usefixtures('traced_only')
 @pytest.mark.parametrize('name', sorted(BENCHMARKS))
 def test_it_runs(name, root, tmp_path, monkeypatch):
     """In this process, because each would import torch and mmengine anew."""
@@ -92,6 +95,7 @@ def test_it_runs(name, root, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(root / 'benchmarks'))
     command = [script, '--quick', *options, '--threads', '1', '--out', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.setattr(latency, 'SECONDS', 0.0)
     runpy.run_path(script, run_name='__main__')
     found = json.loads((tmp_path / f'{file}.json').read_text())
     environment = found.pop('environment')

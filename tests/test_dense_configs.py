@@ -139,3 +139,36 @@ def test_a_distillation_does_a_step(name):
         weights = algorithm.student.backbone.layer4.parameters()
         kernels = [x for x in weights if x.dim() == 4]  # some norms are not trained
         assert all(x.grad.abs().sum() > 0 for x in kernels)
+
+
+@pytest.mark.parametrize(
+    ('task', 'method'),
+    [
+        ('retinanet_r50_r18_coco', 'cakd_fpn'),
+        ('pspnet_r50_r18_cityscapes', 'cakd_pixel'),
+        ('deeplabv3_r50_r18_cityscapes', 'cwd'),
+        ('fcos_r101_r50_coco', 'pkd'),
+    ],
+)
+def test_bases_are_found_by_name(task, method, tmp_path):
+    """From a folder outside the checkout they give what a leaf of ours has."""
+    file = tmp_path / 'mine.py'
+    named = f"_base_ = ['cakd_mm::_base_/tasks/{task}.py', "
+    named += f"'cakd_mm::_base_/methods/{method}.py']"
+    file.write_text(f'{named}\nmodel = dict(distiller=_base_.distiller)\n')
+    folder = method.partition('_')[0]
+    name = f'{task}.py' if folder == 'cakd' else f'{folder}_{task}.py'
+    found, leaf = (Config.fromfile(x) for x in (file, CONFIGS / folder / name))
+
+    def plain(part):
+        """Leave out where a part was found."""
+        if isinstance(part, dict):
+            return {k: plain(v) for k, v in part.items() if k != '_scope_'}
+        return list(map(plain, part)) if isinstance(part, (list, tuple)) else part
+
+    kinds = {x['type'] for x in leaf.model.distiller.distill_losses.values()}
+    assert {x['type'] for x in found.model.distiller.distill_losses.values()} == kinds
+    recorders = 'student_recorders', 'teacher_recorders', 'loss_forward_mappings'
+    for key in recorders:
+        assert plain(found.model.distiller[key]) == plain(leaf.model.distiller[key])
+    assert plain(found.optim_wrapper) == plain(leaf.optim_wrapper)

@@ -228,6 +228,7 @@ def test_a_teacher_of_other_classes_and_one_of_other_images(tmp_path):
     assert runner.model.teacher_image_map.size == (32, 32)
 
 
+@pytest.mark.usefixtures('traced_only')
 def test_a_fast_leaf(tmp_path):
     shallow = dict(model__teacher__backbone__depth=8)  # which compiles sooner
     runner = train_page(FAST, tmp_path, **shallow)

@@ -34,8 +34,22 @@ CARDS = torch.cuda.device_count()
 DEVICE = 'cuda' if CARDS else 'cpu'
 card = pytest.mark.skipif(not CARDS, reason='needs a CUDA GPU (make test-gpu)')
 two_cards = pytest.mark.skipif(CARDS < 2, reason='needs two CUDA GPUs (make test-gpu)')
+# Beside the lines of code, only a card shows anything here.
+SHORT = (
+    {}
+    if CARDS
+    else dict(
+        images=12,
+        train_dataloader__batch_size=4,
+        val_dataloader__dataset__indices=8,
+        test_dataloader__dataset__indices=8,
+    )
+)
+SIZE, COUNT = (32, 8) if CARDS else (8, 2)
 # A card's tests compile; on a CPU that would take minutes, and is tested elsewhere.
 COMPILE = bool(CARDS)
+# The benchmark ``exchange`` and the fake GPU's checks take a step of each on a CPU.
+STEPPED = classifier_methods() if CARDS else classifier_methods()[:3]
 DISTILLED = (
     'cakd/demo_digits.py',
     'cakd/ablations/digits/digits_logit-double_network.py',
@@ -206,7 +220,7 @@ def test_the_feature_loss_equals_its_cpu_twin_without_a_sync(no_sync, scorer):
     torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize('method', classifier_methods())
+@pytest.mark.parametrize('method', STEPPED)
 def test_a_step_of_every_method_is_the_cpus_and_does_not_wait(methods, no_sync, method):
     """The second step, because the first one looks at what the nets give."""
     begun = methods.algorithm(method)
@@ -235,7 +249,7 @@ def test_a_run_learns_and_leaves_a_plain_student(
     tmp_path, make_runner, config, wrapper
 ):
     """With the fast teacher, which the second wrapper tells to compute in half."""
-    cfg = distill_config(tmp_path, config, epochs=1)
+    cfg = distill_config(tmp_path, config, epochs=1, **SHORT)
     cfg.optim_wrapper.type = wrapper
     cfg.model.teacher_runtime = dict(compile=COMPILE)
     runner = make_runner(adapted(cfg))
@@ -273,8 +287,9 @@ def test_the_fast_teacher_is_the_plain_one_and_its_graph_is_told(dtype):
     recorders.initialize(net)
     runtime = TeacherRuntime(compile=COMPILE, dtype=dtype)
     tolerance = 3e-3 if dtype == 'float32' else 0.05
-    for count in (8, 8, 8, 5):  # replayed twice, and a batch that is not compiled
-        images = torch.randn(count, 3, 32, 32, device=DEVICE)
+    # Replayed twice, and a batch that is not compiled.
+    for count in (COUNT, COUNT, COUNT, COUNT - 1):
+        images = torch.randn(count, 3, SIZE, SIZE, device=DEVICE)
         seen = []
         for run in (
             lambda images=images: net(images, mode='tensor'),
@@ -343,7 +358,7 @@ def test_a_step_of_the_runner_does_not_wait_for_the_gpu(
 
 def run_config(tmp_path, resident=False, fast=False, amp=False, cuda_graphs=False):
     """Return the demo, three epochs that log nothing within."""
-    cfg = distill_config(tmp_path, epochs=3)
+    cfg = distill_config(tmp_path, epochs=3, **SHORT)
     cfg.default_hooks.logger.interval = 100
     cfg.train_cfg.resident = resident
     cfg.train_dataloader.pin_memory = True
@@ -369,7 +384,7 @@ def adapted(cfg):
 def test_a_deterministic_run_trains_and_repeats_itself(tmp_path, make_runner, config):
     ends = []
     for name in ('first', 'second'):
-        cfg = distill_config(tmp_path, config, epochs=1)
+        cfg = distill_config(tmp_path, config, epochs=1, **SHORT)
         cfg.randomness = dict(seed=0, deterministic=True)
         make_runner(adapted(cfg), name).train()
         state = torch.load(tmp_path / name / 'student.pth', weights_only=False)

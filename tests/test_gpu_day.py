@@ -49,6 +49,7 @@ print('| a | table |', flush=True)
 """
 
 
+@pytest.mark.usefixtures('traced_only')
 def test_a_dry_run_asks_everything_in_small(gpu_day, monkeypatch, tmp_path):
     """In this process, because each piece would import torch and mmengine anew."""
     known = {}

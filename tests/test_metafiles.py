@@ -10,6 +10,7 @@ from tiny import CONFIGS
 
 TABLES = SHARED / 'spec' / 'tables.csv'
 FILES = sorted(CONFIGS.glob('*/metafile.yml'))
+UNITS = 'Top 1 Accuracy', 'mIoU', 'box AP'
 DATA = {
     'cifar100': 'CIFAR-100',
     'tiny_imagenet': 'Tiny-ImageNet',
@@ -50,7 +51,8 @@ def test_a_readme_has_every_config_and_its_number(file):
     readme = file.with_name('README.md').read_text()
     for model in yaml.safe_load(file.read_text())['Models']:
         [row] = [x for x in readme.splitlines() if f'[{model["Name"]}]' in x]
-        number = model['Metadata'].get('Published Top 1 Accuracy', '-')
+        found = (model['Metadata'].get(f'Published {unit}') for unit in UNITS)
+        number = next((x for x in found if x is not None), '-')
         assert row.endswith(f'| {number} |') or float(row.split('|')[-2]) == number
 
 

@@ -16,6 +16,8 @@ from cakd_mm.utils.tools import tool
 from mmrazor.registry import MODELS as RAZOR_MODELS  # needs cakd_mm first
 
 CONFIGS = tool('train.py').parents[1] / 'configs'
+# Three steps an epoch that cost less; options of `digits_config`.
+SMALL = dict(images=24, train_dataloader__batch_size=8)
 # Of the config of a net of transformers.
 SMALL_TRANSFORMER = dict(
     hidden_size=16,

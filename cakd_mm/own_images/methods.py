@@ -7,14 +7,16 @@ from ..utils.hub import MIM
 
 FOLDER = MIM / 'configs' / '_base_' / 'methods'
 SHORT = {'cakd': 'cakd_logit'}
-SHARED = 'logits'  # what bases begin with, and no method
+SHARED = frozenset({'fpn', 'logits'})  # what bases begin with, and no methods
 # Methods of detectors and segmentors, whose places a classifier has not.
-DENSE = frozenset({'cakd_fpn', 'cakd_pixel', 'kd_pixel'})
+DENSE = frozenset(
+    {'cakd_fpn', 'cakd_pixel', 'cwd', 'cwd_fpn', 'kd_pixel', 'mgd', 'pkd'}
+)
 
 
 def classifier_methods() -> list[str]:
     """Return the names of the bases of methods for classifiers, sorted."""
-    return sorted({file.stem for file in FOLDER.glob('*.py')} - DENSE - {SHARED})
+    return sorted({file.stem for file in FOLDER.glob('*.py')} - DENSE - SHARED)
 
 
 def method_base(name: str) -> str:

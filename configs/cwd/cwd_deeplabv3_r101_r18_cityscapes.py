@@ -1,3 +1,4 @@
+# Not stated for this pair: of pspnet_r101_r18.
 _base_ = [
     '../_base_/tasks/deeplabv3_r101_r18_cityscapes.py',
     '../_base_/methods/cwd.py',

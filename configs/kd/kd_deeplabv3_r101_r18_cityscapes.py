@@ -1,3 +1,4 @@
+# Not stated for this pair, nor for another one: chosen here.
 _base_ = [
     '../_base_/tasks/deeplabv3_r101_r18_cityscapes.py',
     '../_base_/methods/kd_pixel.py',

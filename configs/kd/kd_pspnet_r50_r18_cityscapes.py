@@ -1,3 +1,4 @@
+# Not stated for this pair, nor for another one: chosen here.
 _base_ = [
     '../_base_/tasks/pspnet_r50_r18_cityscapes.py',
     '../_base_/methods/kd_pixel.py',

@@ -11,18 +11,21 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import CONFIGS
 
 from cakd_mm.visualization.history import logged_lines
-from research import plan, reproduce
+from research import plan, reproduce, runs
 from research.reproduce import Outcome, command_of, main, name_of, parse_args, select
 
 TOOL = CONFIGS.parent / 'tools' / 'reproduce.py'
+TRAIN = 'tools/train.py'
 WORDS = ['--table', 'digits', '--methods', 'CAKD logit', '--epochs', '2']
 WORDS += ['--seeds', '1', '--jobs', '2', '--out', 'results']
 NAME = 'table_digits_CAKD-logit_2e_1s'
@@ -45,6 +48,41 @@ def _short_runs():
         yield
 
 
+class Forked:
+    """What ``subprocess.Popen`` makes of a command of Python, which imports nothing.
+
+    ``research/tests/test_runs.py`` has the command and what it is given.
+    """
+
+    def __init__(self, command, stdout, stderr, env, pass_fds, preexec_fn):
+        self.pid, self.returncode = os.fork(), None
+        if self.pid == 0:
+            code = 1
+            try:
+                preexec_fn()
+                os.environ.update(env)
+                sys.stdout = sys.stderr = os.fdopen(stdout.fileno(), 'a', buffering=1)
+                sys.argv = command[command.index(str(CONFIGS.parent / TRAIN)) :]
+                runpy.run_path(sys.argv[0], run_name='__main__')
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+    def poll(self, options=os.WNOHANG):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self):
+        return self.poll(0)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+
+
 def start(folder, dies_at=None):
     """Run the command in a folder; as a fork, because importing takes longer.
 
@@ -58,6 +96,7 @@ def start(folder, dies_at=None):
 
     def run():
         os.replace = replace
+        runs.subprocess = SimpleNamespace(Popen=Forked, STDOUT=None)
         os.chdir(folder)
         sys.stdout = sys.stderr = (folder / 'log').open('a', buffering=1)
         sys.argv = [str(TOOL), *WORDS]

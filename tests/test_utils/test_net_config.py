@@ -216,3 +216,14 @@ def test_custom_imports_that_fail(tmp_path):
 )
 def test_a_type_of_a_project_is_built_with_its_parts(net, scope):
     assert net_config(net, 'model.teacher').get('_scope_') == scope
+
+
+def test_an_argument_pretrained_of_mmseg_reaches_the_net():
+    pytest.importorskip('mmseg')
+    net = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    for value in (None, 'other.pth'):
+        assert (
+            net_config(dict(cfg_path=net, pretrained=written), KEY).pretrained == found
+        )
+    whole = net_config(dict(cfg_path=net, pretrained=False), KEY)
+    assert whole.pretrained == 'open-mmlab://resnet18_v1c'

@@ -38,7 +38,8 @@ def start(tmp_path, make_runner):
     """Build a run of four epochs of three steps, with or without the hook."""
 
     def build(at_least=None, processor=None, work_dir='run', **options):
-        cfg = distill_config(tmp_path, images=32 * STEPS, epochs=EPOCHS, **options)
+        options = dict(train_dataloader__batch_size=4) | options
+        cfg = distill_config(tmp_path, images=4 * STEPS, epochs=EPOCHS, **options)
         cfg.default_hooks.pop('extract')
         cfg.default_hooks.pop('history', None)
         cfg.default_hooks.logger.interval = 1

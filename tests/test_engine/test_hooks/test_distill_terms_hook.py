@@ -52,8 +52,9 @@ def start(tmp_path, make_runner):
 
     def build(name=NETWORK, logger=None, scorer=None, **options):
         teacher = save_teacher(tmp_path / 'teacher.pth')
+        options |= dict(train_dataloader__batch_size=8)
         cfg = digits_config(
-            name, 32 * STEPS, model__teacher_ckpt=str(teacher), **options
+            name, 8 * STEPS, model__teacher_ckpt=str(teacher), **options
         )
         cfg.default_hooks.pop('extract')
         cfg.default_hooks.logger.update(logger or {})

@@ -33,7 +33,8 @@ def start(tmp_path, make_runner):
     """Build a run of two steps an epoch that is warmed up."""
 
     def build(warm_epochs, work_dir='run', **options):
-        cfg = distill_config(tmp_path, images=64, **options)
+        options |= dict(train_dataloader__batch_size=8)
+        cfg = distill_config(tmp_path, images=16, **options)
         cfg.default_hooks.pop('extract')
         cfg.default_hooks.logger.interval = 1
         cfg.default_hooks.checkpoint.max_keep_ckpts = -1

@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, HOOKS
 from mmpretrain import get_model
-from tiny import digits_config, distill_config
+from tiny import SMALL, digits_config, distill_config
 
 from cakd_mm.datasets import Digits
 from cakd_mm.engine.hooks import extract_student_hook
@@ -43,7 +43,7 @@ def written(folder):
 
 
 def test_the_files_are_the_plain_student(train, tmp_path, lines):
-    runner, folder = train(distill_config(tmp_path, epochs=1))
+    runner, folder = train(distill_config(tmp_path, epochs=1, **SMALL))
     check_log_and_meta(runner, lines)
     student = runner.model.student
     assert written(folder) == ['student.pth', 'student.py']
@@ -66,7 +66,7 @@ def test_the_files_are_the_plain_student(train, tmp_path, lines):
 
 
 def test_an_average_is_written_beside_it(train, tmp_path):
-    cfg = distill_config(tmp_path, epochs=1)
+    cfg = distill_config(tmp_path, epochs=1, **SMALL)
     cfg.custom_hooks = [dict(type='StudentEMAHook', momentum=0.1)]
     runner, folder = train(cfg)
     assert len(written(folder)) == 4
@@ -80,7 +80,7 @@ def test_a_student_that_no_file_can_name_is_refused_before_training(train, tmp_p
     class Local(CIFARResNet):
         pass
 
-    cfg = distill_config(tmp_path, epochs=1)
+    cfg = distill_config(tmp_path, epochs=1, **SMALL)
     cfg.model.architecture.backbone.type = Local
     key = r'`model\.architecture\.backbone\.type` = .*Local'
     with pytest.raises(ValueError, match=key + '.*student.py.*Move it into a module'):
@@ -89,25 +89,25 @@ def test_a_student_that_no_file_can_name_is_refused_before_training(train, tmp_p
 
 
 def test_it_comes_after_the_last_checkpoint(make_runner, tmp_path):
-    runner = make_runner(distill_config(tmp_path))
+    runner = make_runner(distill_config(tmp_path, **SMALL))
     order = [type(hook).__name__ for hook in runner.hooks]
     assert order.index('ExtractStudentHook') > order.index('WholeCheckpointHook')
 
 
 def test_a_plain_run_writes_nothing(train):
-    _, folder = train(digits_config('vanilla/resnet8_digits.py', epochs=1))
+    _, folder = train(digits_config('vanilla/resnet8_digits.py', epochs=1, **SMALL))
     assert (folder / 'epoch_1.pth').exists()
     assert written(folder) == []
 
 
 def test_only_the_main_process_writes(train, tmp_path, monkeypatch):
     monkeypatch.setattr(extract_student_hook, 'is_main_process', lambda: False)
-    _, folder = train(distill_config(tmp_path, epochs=1))
+    _, folder = train(distill_config(tmp_path, epochs=1, **SMALL))
     assert written(folder) == []
 
 
 def test_a_student_s_file_may_change_while_it_is_trained(train, tmp_path):
-    cfg = distill_config(tmp_path, epochs=1)
+    cfg = distill_config(tmp_path, epochs=1, **SMALL)
     net = tmp_path / 'net.py'
     net.write_text(Config(dict(model=cfg.model.architecture)).pretty_text)
     cfg.model.architecture = dict(cfg_path=str(net), head=dict(topk=(1,)))
@@ -162,7 +162,7 @@ def test_the_score_of_other_weights_is_not_told(train, tmp_path, lines):
 @pytest.mark.parametrize('average', [False, True])
 def test_the_best_student(train, tmp_path, lines, average):
     """Its checkpoint is the one with the highest score, which it still has."""
-    cfg = distill_config(tmp_path, epochs=3)
+    cfg = distill_config(tmp_path, epochs=3, **SMALL)
     cfg.default_hooks.checkpoint.update(save_best='accuracy/top1', rule='less')
     if average:
         cfg.custom_hooks = [dict(type='StudentEMAHook', momentum=0.5)]

@@ -11,7 +11,7 @@ from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS as CLS_DATASETS
 from mmpretrain.structures import DataSample
 from PIL import Image
-from tiny import distill_config
+from tiny import SMALL, distill_config
 from torch import nn
 
 from cakd_mm.datasets import (
@@ -46,7 +46,7 @@ def losses_in(runner):
 
 def crd_config(folder, **options):
     """A tiny distillation with CRD alone."""
-    cfg = distill_config(folder, images=32 * STEPS, **options)
+    cfg = distill_config(folder, **(SMALL | options))
     taps = dict(feature=dict(type='ModuleOutputs', source='neck'))
     cfg.model.distiller = dict(
         type='StrictDistiller',
@@ -58,7 +58,7 @@ def crd_config(folder, **options):
                 channels_S=64,
                 channels_T=64,
                 feat_dim=16,
-                negatives=50,
+                negatives=20,
             )
         ),
         loss_forward_mappings=dict(
@@ -114,12 +114,12 @@ def whole(tmp_path_factory):
 def test_a_run_fills_the_bank(whole):
     folder, cfg, runner = whole
     loss = crd_of(runner)
-    digits = Digits(indices=32 * STEPS, pipeline=PACK)
+    digits = Digits(indices=8 * STEPS, pipeline=PACK)
     assert loss.labels.tolist() == digits.get_gt_labels().tolist()
-    assert (loss.steps, loss.seed, loss.batch_size) == (2 * STEPS, 0, 32)
+    assert (loss.steps, loss.seed, loss.batch_size) == (2 * STEPS, 0, 8)
     # Every image was entered twice.
     for bank in (loss.bank_S, loss.bank_T):
-        torch.testing.assert_close(bank.norm(dim=1), torch.ones(32 * STEPS))
+        torch.testing.assert_close(bank.norm(dim=1), torch.ones(8 * STEPS))
     before = load(folder / 'run' / 'iter_1.pth')
     name = 'distiller.distill_losses.loss_crd.embed_S.weight'
     after = runner.model.state_dict()[name]
@@ -180,7 +180,7 @@ def keep_no_index(cfg):
 
 
 def other_images(cfg):
-    cfg.train_dataloader.dataset.indices = 64
+    cfg.train_dataloader.dataset.indices = 16
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def other_images(cfg):
         (no_hook, None, "sample_index=.*type='SampleIndexHook'"),
         (mix_images, None, 'batch_augments.*CRDBankLoss knows images'),
         (keep_no_index, None, "CRDBankLoss needs.*add 'sample_idx'"),
-        (other_images, 2, 'has 64 images, this has 96.*student_ckpt'),
+        (other_images, 2, 'has 16 images, this has 24.*student_ckpt'),
     ],
 )
 def test_what_the_bank_cannot_go_with_is_refused(whole, tmp_path, change, step, match):

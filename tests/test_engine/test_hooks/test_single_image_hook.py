@@ -44,9 +44,10 @@ class UnevenBatches(BatchSampler):
 
 @pytest.fixture
 def start(tmp_path, make_runner):
-    """Build a run of one epoch in batches of 32."""
+    """Build a run of one epoch in batches of 8."""
 
-    def build(name=REVIEWKD, images=65, hook=True, **options):
+    def build(name=REVIEWKD, images=17, hook=True, **options):
+        options = dict(train_dataloader__batch_size=8) | options
         cfg = digits_config(name, images=images, epochs=1, **options)
         if 'teacher' in cfg.model:
             cfg.model.teacher_ckpt = str(save_teacher(tmp_path / 'teacher.pth'))
@@ -61,7 +62,7 @@ def start(tmp_path, make_runner):
 def test_one_image_that_is_left_over_is_refused(start, resident):
     runner = start(train_cfg__resident=resident)
     match = (
-        rf'`train_dataloader.drop_last` = False: Of 65 images one is left over .* and '
+        rf'`train_dataloader.drop_last` = False: Of 17 images one is left over .* and '
         rf'{FUSION} cannot train on it, .* train_dataloader.drop_last=True, or another '
         'train_dataloader.batch_size'
     )
@@ -90,17 +91,17 @@ def test_batches_that_are_all_of_one_image_are_refused(start):
 
 def test_batches_of_a_batch_sampler_are_looked_at(start):
     batches = dict(type=BatchSampler, drop_last=False)
-    match = '`train_dataloader.batch_sampler.drop_last` = False: Of 65 images'
+    match = '`train_dataloader.batch_sampler.drop_last` = False: Of 17 images'
     with pytest.raises(ValueError, match=match):
         start(train_dataloader__batch_sampler=batches).train()
     batches = dict(type='UnevenBatches', drop_last=True)
-    with pytest.raises(ValueError, match='Of 64 images one is left over'):
-        start(images=64, train_dataloader__batch_sampler=batches).train()
+    with pytest.raises(ValueError, match='Of 16 images one is left over'):
+        start(images=16, train_dataloader__batch_sampler=batches).train()
 
 
 TRAINED = {
-    'a whole last batch': dict(images=64),
-    'two left over': dict(images=66),
+    'a whole last batch': dict(images=16),
+    'two left over': dict(images=18),
     'dropped': dict(train_dataloader__drop_last=True),
     'never reached': dict(steps=2),
     'endless': dict(steps=4, train_dataloader__sampler__type='InfiniteSampler'),
@@ -130,7 +131,7 @@ def by_iterations(runner, steps):
 
 
 def test_an_iteration_that_reaches_the_batch_of_one_is_refused(start):
-    with pytest.raises(ValueError, match='Of 65 images one is left over'):
+    with pytest.raises(ValueError, match='Of 17 images one is left over'):
         by_iterations(start(), 3).train()
 
 
@@ -205,16 +206,16 @@ class OwnNoise(Dataset):
 @pytest.mark.parametrize('collate', ['pseudo_collate', 'default_collate'])
 def test_the_data_set_is_asked_for_no_image(start, collate):
     loader = dict(
-        train_dataloader__dataset=dict(type='OwnNoise', _delete_=True, images=33),
+        train_dataloader__dataset=dict(type='OwnNoise', _delete_=True, images=9),
         train_dataloader__collate_fn__type=collate,
     )
     runner = start(KD, **loader)
     runner.train()
-    assert runner.train_dataloader.dataset.drawn == 33
+    assert runner.train_dataloader.dataset.drawn == 9
     runner = start(**loader)
     with pytest.raises(ValueError, match=FUSION):
         runner.train()
-    assert runner.train_dataloader.dataset.drawn == 32  # the first batch
+    assert runner.train_dataloader.dataset.drawn == 8  # the first batch
 
 
 def test_a_trial_does_not_run_the_copy_of_the_teacher(start, monkeypatch):
@@ -251,7 +252,7 @@ def test_a_compiled_loss_is_compiled_for_whole_batches_alone(start, monkeypatch)
     runner = start(COMPILABLE, **{f'{loss}__compile': True})
     runner.train()
     assert runner.iter == 3
-    assert batches == [32]
+    assert batches == [8]
 
 
 class Pooled(nn.Module):

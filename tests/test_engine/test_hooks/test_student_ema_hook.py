@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from tiny import digits_config, distill_config
+from tiny import SMALL, digits_config, distill_config
 
 from cakd_mm.engine.hooks import StudentEMAHook
 
@@ -48,9 +48,9 @@ def start(tmp_path, make_runner):
 
     def build(distilled=True, work_dir='run', ema=None, **options):
         if distilled:
-            cfg = distill_config(tmp_path, **options)
+            cfg = distill_config(tmp_path, **(SMALL | options))
         else:
-            cfg = digits_config('vanilla/resnet8_digits.py', **options)
+            cfg = digits_config('vanilla/resnet8_digits.py', **(SMALL | options))
         cfg.default_hooks.pop('extract')
         cfg.custom_hooks = [
             dict(type='StudentEMAHook', momentum=MOMENTUM, **(ema or {}))

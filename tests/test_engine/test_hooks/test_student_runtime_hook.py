@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import digits_config, distill_config, save_teacher
+from tiny import SMALL, digits_config, distill_config, save_teacher
 
 from cakd_mm.engine.hooks import student_runtime_hook
 
@@ -109,7 +109,7 @@ def test_compiled_training_is_the_plain_one(name, options, tmp_path, make_runner
 
 
 def test_memory_format(tmp_path, make_runner, counted):
-    cfg = distill_config(tmp_path, epochs=1)
+    cfg = distill_config(tmp_path, epochs=1, **SMALL)
     for channels_last in (True, False):
         hook = dict(HOOK, channels_last=channels_last, compile=channels_last)
         counted.clear()
@@ -127,7 +127,7 @@ def test_all_settings_may_change_between_the_parts_of_a_run(
     tmp_path, make_runner, counted
 ):
     """Teacher, data and precision too; the checkpoint knows of none of them."""
-    cfg = distill_config(tmp_path, epochs=1)
+    cfg = distill_config(tmp_path, epochs=1, **SMALL)
     first, _ = train(make_runner, cfg, hook=None)
     begun = weights(first, 'epoch_1.pth')
     cfg.train_cfg.update(max_epochs=2, resident=True)
@@ -140,7 +140,7 @@ def test_all_settings_may_change_between_the_parts_of_a_run(
     ended = weights(second, 'epoch_2.pth')
     assert ended.keys() == begun.keys()
     assert all(ended[name].dtype == value.dtype for name, value in begun.items())
-    cfg = distill_config(tmp_path, epochs=3)
+    cfg = distill_config(tmp_path, epochs=3, **SMALL)
     third, _ = train(make_runner, cfg, hook=None, resume=True)
     assert (third.epoch, third.iter) == (3, 9)
 
@@ -175,7 +175,7 @@ def test_connectors_need_compilation():
 
 
 def test_cuda_graphs(tmp_path, make_runner, counted):
-    cfg = distill_config(tmp_path, epochs=1)
+    cfg = distill_config(tmp_path, epochs=1, **SMALL)
     train(make_runner, cfg)
     assert counted.options == {}
     train(make_runner, cfg, hook=dict(HOOK, cuda_graphs=True))
@@ -186,7 +186,7 @@ def test_cuda_graphs(tmp_path, make_runner, counted):
 
 
 def test_mmengine_must_not_compile_as_well(tmp_path, make_runner, counted):
-    cfg = distill_config(tmp_path, epochs=1)
+    cfg = distill_config(tmp_path, epochs=1, **SMALL)
     runner = make_runner(cfg)
     runner.cfg['compile'] = True
     hook = student_runtime_hook.StudentRuntimeHook()

@@ -1,5 +1,6 @@
 """Two ranks train on where parameters get no gradient, as torch does if it is told."""
 
+import copy
 import logging
 from types import SimpleNamespace
 
@@ -90,12 +91,21 @@ CASES = dict(
 )
 
 
-def steps(cfg, rank, case, told):
+def models(folder):
+    """Return the model of each change of the config."""
+    made = {}
+    for change in (None, alone):
+        cfg = config(folder)
+        if change:
+            change(cfg)
+        made[change] = algorithm(cfg)
+    return made
+
+
+def steps(begun, hook, rank, case, told):
     """Train four steps; return the weights, the log, and what torch is told."""
     change, before_step, announced, counts = CASES[case]
-    if change:
-        change(cfg)
-    model = algorithm(cfg)
+    model = copy.deepcopy(begun[change])
     before_step(model, 0)
     wrapper = MMDistributedDataParallel(
         model, find_unused_parameters=told, broadcast_buffers=False
@@ -107,7 +117,7 @@ def steps(cfg, rank, case, told):
         max_epochs=2,
         logger=SimpleNamespace(info=texts.append),
     )
-    hook = HOOKS.build(cfg.default_hooks.unused)
+    hook = HOOKS.build(hook)
     hook.before_run(runner)
     hook.before_train(runner)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.1)
@@ -146,12 +156,13 @@ def ranks(tmp_path_factory):
 
     def work(rank):
         logging.disable()
+        begun, hook = models(folder), config(folder).default_hooks.unused
         found = {
-            (case, told): steps(config(folder), rank, case, told)
+            (case, told): steps(begun, hook, rank, case, told)
             for case in CASES
             for told in ((False, True) if case in TOLD else (False,))
         }
-        found['first'] = dict(algorithm(config(folder)).named_parameters())
+        found['first'] = dict(begun[alone].named_parameters())
         return found
 
     return two_ranks(work, folder)

@@ -2,14 +2,17 @@
 
 import copy
 import re
+import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import Runner
 from mmpretrain import get_model
-from tiny import algorithm, digits_config, distill_config
+from tiny import SMALL, algorithm, digits_config, distill_config
 from tools_inside import run_tool
 
 from cakd_mm.engine import launch
@@ -56,26 +59,38 @@ def load(path):
     return torch.load(path, map_location='cpu', weights_only=False)
 
 
-@pytest.fixture
-def start(tmp_path, make_runner):
+OTHERS = dict(
+    unscored=UNSCORED,
+    both=dict(type='EMAHook', evaluate_on_origin=True),
+    student=dict(type='StudentEMAHook'),
+)
+
+
+def built(folder, kind, work_dir='run', cfg=None, **options):
     """Build a run of six steps with one of the hooks."""
+    cfg = cfg or distill_config(folder, **(SMALL | options))
+    cfg.custom_hooks = [HOOKS.get(kind) or OTHERS[kind]]
+    cfg.default_hooks.checkpoint.save_best = 'accuracy/top1'
+    cfg.launcher, cfg.work_dir = 'none', str(folder / work_dir)
+    cfg.experiment_name = uuid.uuid4().hex
+    runner = Runner.from_cfg(cfg)
+    (runner.ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    runner.watch = Watch()
+    runner.register_hook(runner.watch)
+    return runner
 
-    def build(kind, work_dir='run', cfg=None, **options):
-        cfg = cfg or distill_config(tmp_path, **options)
-        others = dict(
-            unscored=UNSCORED,
-            both=dict(type='EMAHook', evaluate_on_origin=True),
-            student=dict(type='StudentEMAHook'),
-        )
-        cfg.custom_hooks = [HOOKS.get(kind) or others[kind]]
-        cfg.default_hooks.checkpoint.save_best = 'accuracy/top1'
-        runner = make_runner(cfg, work_dir)
-        (runner.ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
-        runner.watch = Watch()
-        runner.register_hook(runner.watch)
-        return runner
 
-    return build
+@pytest.fixture
+def start(tmp_path):
+    return partial(built, tmp_path)
+
+
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory):
+    """A run with mmengine's hook, which has ended."""
+    runner = built(tmp_path_factory.mktemp('averaged'), 'mmengine')
+    runner.train()
+    return runner
 
 
 def by_hand(states, kind):
@@ -138,10 +153,9 @@ def test_resumed_equals_uninterrupted(start, kind):
     assert_same(dict(resumed.ema.ema_model.state_dict()), average)
 
 
-def test_another_run_takes_the_average(start, tmp_path):
+def test_another_run_takes_the_average(averaged, tmp_path):
     """As the teacher, as the student and to score: the one that was validated."""
-    runner = start('mmengine')
-    runner.train()
+    runner = averaged
     average = dict(runner.ema.ema_model.module.student.state_dict())
     path = str(Path(runner.work_dir) / 'epoch_2.pth')
     options = dict(model__teacher_ckpt=path, model__student_ckpt=path)
@@ -156,7 +170,7 @@ def test_another_run_takes_the_average(start, tmp_path):
 
 
 def test_a_plain_classifiers_average_becomes_the_teacher(start, tmp_path):
-    runner = start('mmengine', cfg=digits_config('vanilla/resnet20_digits.py'))
+    runner = start('mmengine', cfg=digits_config('vanilla/resnet20_digits.py', **SMALL))
     runner.train()
     average = dict(runner.ema.ema_model.module.state_dict())
     raw = runner.watch.states[-1]
@@ -164,15 +178,6 @@ def test_a_plain_classifiers_average_becomes_the_teacher(start, tmp_path):
     path = str(Path(runner.work_dir) / 'epoch_2.pth')
     model = algorithm(distill_config(tmp_path, model__teacher_ckpt=path))
     assert_same(dict(model.teacher.state_dict()), average)
-
-
-def test_the_best_student_is_the_one_that_was_validated(start):
-    runner = start('unscored')
-    runner.train()
-    folder = Path(runner.work_dir)
-    (best,) = folder.glob('best_*.pth')
-    expected = student_weights(load(best), ema=False)
-    assert_same(load(folder / 'student_best.pth')['state_dict'], expected)
 
 
 def score(folder, name):
@@ -184,7 +189,7 @@ def score(folder, name):
 
 @pytest.mark.parametrize('kind', SCORED)
 def test_a_score_goes_with_the_weights_that_have_it(start, kind):
-    runner = start(kind, images=800)
+    runner = start(kind)
     lines = []
     runner.logger.info = lines.append
     runner.train()
@@ -205,16 +210,17 @@ def test_a_score_goes_with_the_weights_that_have_it(start, kind):
     [file] = re.findall(r'  file +.*/(.*)\n', summary)
     # What the last lines name has the score that they say.
     assert file == ('student_ema' if 'average' in SCORED[kind] else 'student') + '.pth'
-    assert load(folder / 'student_best.pth')['meta']['scores'] == score(
-        folder, 'student_best'
-    )
+    best = load(folder / 'student_best.pth')
+    assert best['meta']['scores'] == score(folder, 'student_best')
+    if kind == 'unscored':  # The best is the one that was validated.
+        (file,) = folder.glob('best_*.pth')
+        assert_same(best['state_dict'], student_weights(load(file), ema=False))
 
 
 def test_the_tool_writes_an_average_beside_the_trained_student(
-    start, tmp_path, monkeypatch
+    averaged, tmp_path, monkeypatch
 ):
-    runner = start('mmengine')
-    runner.train()
+    runner = averaged
     runner.cfg.dump(tmp_path / 'config.py')
     checkpoint = Path(runner.work_dir) / 'epoch_2.pth'
     for options in ([], ['--ema']):

@@ -5,8 +5,8 @@ import torch
 from mmengine.hooks import Hook
 from mmpretrain.structures import DataSample
 from resumed_runs import differences, everything_random, finish, state
-from test_resumable_train_loop import STEPS, as_rank, plain
-from tiny import distill_config
+from test_resumable_train_loop import BATCH, STEPS, as_rank, plain
+from tiny import SMALL, distill_config
 from torch.utils.data import DataLoader
 
 from cakd_mm.datasets import Digits, LabelBatch, ResidentDataset
@@ -53,7 +53,7 @@ def test_without_random_transforms_the_run_is_the_ordinary_one(tmp_path, kind, v
         if kind == 'classifier':
             cfg = without_crops()
         else:
-            cfg = distill_config(tmp_path, images=32 * STEPS)
+            cfg = distill_config(tmp_path, **SMALL)
             cfg.train_dataloader.dataset.pipeline.pop(1)
         cfg.train_cfg.resident = resident
         cfg.val_cfg = dict(type=val if resident else 'ValLoop')
@@ -81,7 +81,7 @@ def resident(cfg):
 def whole(tmp_path_factory):
     """A run with crops, mixup and dropout, and its checkpoints of every step."""
     folder = tmp_path_factory.mktemp('whole')
-    cfg = resident(everything_random(folder, images=32 * STEPS))
+    cfg = resident(everything_random(folder, **SMALL))
     runner = finish(cfg, folder / 'run')
     return cfg, state(runner), folder / 'run'
 
@@ -103,9 +103,9 @@ def test_each_epoch_has_all_images_in_other_windows(tmp_path):
         )
         for part in (slice(STEPS), slice(STEPS, None))
     ]
-    assert sorted(first) == sorted(second) == list(range(32 * STEPS))
+    assert sorted(first) == sorted(second) == list(range(BATCH * STEPS))
     equal = [torch.equal(first[index], second[index]) for index in first]
-    assert sum(equal) < 16  # one of 25 crops may repeat
+    assert sum(equal) < 4  # one of 25 crops may repeat
 
 
 def test_the_checkpoints_seed_is_taken(tmp_path):
@@ -119,7 +119,7 @@ def test_the_checkpoints_seed_is_taken(tmp_path):
 
 @pytest.fixture
 def loop(make_runner):
-    runner = make_runner(resident(plain(train_dataloader__batch_size=16)))
+    runner = make_runner(resident(plain(train_dataloader__batch_size=4)))
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     return runner.train_loop
 
@@ -128,7 +128,7 @@ def loop(make_runner):
 def test_two_ranks_see_disjoint_images_that_one_would_see(loop, start):
     """The share of each, from any step on, with the windows of the whole set."""
     loop._dataset.epoch.fill_(4)
-    alone = loop._dataset.__getitems__(range(96))['inputs']
+    alone = loop._dataset.__getitems__(range(24))['inputs']
     seen = []
     for rank in range(2):
         as_rank(loop.dataloader.sampler, rank)
@@ -138,7 +138,7 @@ def test_two_ranks_see_disjoint_images_that_one_would_see(loop, start):
             places = batch['data_samples'].sample_idx
             assert torch.equal(batch['inputs'], alone[places])
             seen += places.tolist()
-    assert len(seen) == len(set(seen)) == 2 * 16 * (3 - start)
+    assert len(seen) == len(set(seen)) == 2 * 4 * (3 - start)
 
 
 def test_options_of_workers_are_left_out():
@@ -186,7 +186,7 @@ def test_batches_without_a_sample_for_each(loop, monkeypatch):
         hook.before_train_iter(loop.runner, index, data_batch=batch)
     assert index == 5
     assert not made
-    assert len(list(batch['data_samples'])) == len(made) == 16
+    assert len(list(batch['data_samples'])) == len(made) == 4
 
 
 def test_teacher_and_student_are_scored_as_on_ordinary_data(tmp_path, make_runner):

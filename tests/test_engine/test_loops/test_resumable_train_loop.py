@@ -12,24 +12,25 @@ from resumed_runs import (
     note_loaded,
     state,
 )
-from tiny import digits_config
+from tiny import SMALL, digits_config
 from torch.utils.data import BatchSampler
 
 from cakd_mm.datasets import Digits, SeededDataset, seeded_dataset
 from cakd_mm.engine.loops import ResumableTrainLoop, seeded_loop
 
 STEPS = 3  # batches an epoch, of two epochs
+BATCH = 8
 
 
 def plain(**options):
-    return digits_config('vanilla/resnet8_digits.py', images=32 * STEPS, **options)
+    return digits_config('vanilla/resnet8_digits.py', **(SMALL | options))
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """The uninterrupted run's config, state and folder, by kind of checkpoint."""
     folder = tmp_path_factory.mktemp('whole')
-    cfg = everything_random(folder, images=32 * STEPS)
+    cfg = everything_random(folder, **SMALL)
     runs = {}
     for kind in ('epoch', 'iter'):
         runner = finish(cfg, folder / kind, by_epoch=kind == 'epoch')
@@ -91,7 +92,7 @@ def test_another_seed_in_the_config_gives_way_to_the_checkpoints(tmp_path):
 
 def test_a_seed_of_the_samplers_own_stays_and_a_last_batch_may_be_smaller(tmp_path):
     cfg = plain(train_dataloader__sampler__seed=99)
-    cfg.train_dataloader.dataset.indices = 80
+    cfg.train_dataloader.dataset.indices = 20
     for runner in check_resumed(cfg, tmp_path, 'iter_4'):
         assert runner.iter == 6
         assert runner.train_dataloader.sampler.seed == 99
@@ -100,7 +101,7 @@ def test_a_seed_of_the_samplers_own_stays_and_a_last_batch_may_be_smaller(tmp_pa
 
 def test_between_two_updates_of_accumulated_gradients(tmp_path):
     cfg = plain(optim_wrapper__accumulative_counts=2)
-    cfg.train_dataloader.dataset.indices = 128
+    cfg.train_dataloader.dataset.indices = 32
     check_resumed(cfg, tmp_path, 'iter_6')
 
 
@@ -125,7 +126,7 @@ class Backwards(BatchSampler):
 
 def test_a_batch_sampler_of_another_kind(tmp_path):
     cfg = plain(train_dataloader__batch_sampler=dict(type='TestBackwardsBatches'))
-    cfg.train_dataloader.dataset.indices = 80
+    cfg.train_dataloader.dataset.indices = 20
     _, resumed = check_resumed(cfg, tmp_path, 'iter_5')
     assert resumed.train_dataloader.batch_sampler.sampler.seed == 0
 
@@ -158,14 +159,14 @@ def test_hooks_see_the_steps_that_are_left_and_no_batch_is_loaded_twice(
     whole = loaded.copy()
     assert everything.steps == [(i // STEPS, i, i % STEPS) for i in range(6)]
     assert everything.epochs == [0, 1]
-    assert len(set(whole[:96])) == len(set(whole[96:])) == 96
+    assert len(set(whole[:24])) == len(set(whole[24:])) == 24
     for done in (1, 3):
         loaded.clear()
         rest = Watch()
         path = tmp_path / 'whole' / f'iter_{done}.pth'
         finish(plain(), tmp_path / f'from_{done}', checkpoint=path, hooks=[rest])
         assert rest.steps == everything.steps[done:]
-        assert loaded == whole[32 * done :]
+        assert loaded == whole[BATCH * done :]
         # A checkpoint of an epoch's last step is followed by the end of that epoch.
         assert rest.epochs == [0, 1]
 
@@ -175,7 +176,7 @@ def test_another_batch_size_starts_the_epoch_again(tmp_path, name, monkeypatch):
     begin = dict(val_dataloader__dataset__indices=70)
     finish(plain(**begin), tmp_path / 'whole', by_epoch='epoch' in name)
     cfg = plain(**begin)
-    cfg.train_dataloader.batch_size = 48
+    cfg.train_dataloader.batch_size = 12
     said, steps, watch = [], [], Hook()
     watch.before_train_iter = lambda runner, batch_idx, data_batch=None: steps.append(
         (runner.epoch, batch_idx)
@@ -214,7 +215,7 @@ def as_rank(sampler, rank):
 
 @pytest.fixture
 def loop(make_runner):
-    runner = make_runner(plain(train_dataloader__batch_size=16))
+    runner = make_runner(plain(train_dataloader__batch_size=4))
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     return runner.train_loop
 
@@ -229,12 +230,12 @@ def test_each_rank_goes_on_in_its_own_share(loop, loaded, start):
         shares.append(loaded.copy())
         loaded.clear()
         rest = list(loop._batches(start))
-        assert loaded == shares[rank][16 * start :]
+        assert loaded == shares[rank][4 * start :]
         assert [index for index, _ in rest] == list(range(start, 3))
         for (_, got), (_, want) in zip(rest, everything[start:], strict=True):
             for a, b in zip(got['inputs'], want['inputs'], strict=True):
                 assert torch.equal(a, b)
-    assert sorted(itertools.chain(*shares)) == list(range(96))
+    assert sorted(itertools.chain(*shares)) == list(range(24))
 
 
 def test_steps_of_two_ranks_draw_other_numbers(loop, monkeypatch):

@@ -43,6 +43,14 @@ def of_cases(wanted):
     return pytest.mark.parametrize('case', [c for c in CASES if wanted(c.values[0])])
 
 
+# Logits that are standardised are other numbers for the same loss, in the same place.
+AS_THEY_ARE = of_cases(
+    lambda case: (
+        not (
+            issubclass(case.kind, LogitLoss) and case.settings == dict(standardize=True)
+        )
+    )
+)
 WITHOUT_DATASET = of_cases(lambda case: not case.kind.needs_dataset)
 # CTKD's temperatures of single samples follow the student through a part of the graph
 # that has no gradient.
@@ -129,7 +137,7 @@ def test_gradcheck(case):
     value(loss.train(), student, teacher)
     loss.eval()
     assert torch.autograd.gradcheck(
-        lambda s: value(loss, s, teacher), student.requires_grad_()
+        lambda s: value(loss, s, teacher), student.requires_grad_(), fast_mode=True
     )
 
 
@@ -163,7 +171,7 @@ def test_the_gradient_goes_to_the_student_alone(case, training):
     assert student.grad.abs().sum() > 0
 
 
-@EVERY_CASE
+@AS_THEY_ARE
 def test_the_weight_is_a_factor_of_the_loss_but_not_of_its_terms(case):
     pair = scores()
     once, thrice, never = (case(loss_weight=w).double() for w in (1.0, 3.0, 0))
@@ -328,7 +336,8 @@ def assert_finite(loss, student, teacher, what):
 def test_all_is_finite_up_to_the_bound(case, dtype, end):
     """In the first step and in a later one, whose statistics are of other features."""
     chosen = {} if end is None else settings_at(end, case)
-    keeps = any(True for _ in case().buffers())
+    # What it keeps is kept in the same way in each precision.
+    keeps = dtype == torch.float32 and any(True for _ in case().buffers())
     for rows in (1, N):
         pairs = extreme_scores(rows, dtype)
         for what, (student, teacher) in pairs.items():
@@ -382,7 +391,7 @@ ROWS = st.lists(st.floats(0, 1e4, width=32), min_size=C, max_size=C)
 
 
 @WITHOUT_DATASET
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(
     student=st.lists(ROWS, min_size=3, max_size=3),
     teacher=st.lists(ROWS, min_size=3, max_size=3),
@@ -512,7 +521,7 @@ def test_an_epochs_last_batch_is_not_compiled_again(case, monkeypatch):
 # Terms and state
 
 
-@EVERY_CASE
+@AS_THEY_ARE
 def test_the_terms_are_the_last_steps(case):
     loss = case().double()
     assert loss.terms == {}
@@ -530,7 +539,7 @@ def test_the_terms_are_the_last_steps(case):
         assert label.partition(': ')[0].lower() == name.lower()
 
 
-@EVERY_CASE
+@AS_THEY_ARE
 def test_eval_leaves_its_state_alone(case):
     loss = case().train()
     value(loss, *scores(dtype=torch.float32))
@@ -544,7 +553,7 @@ def test_eval_leaves_its_state_alone(case):
     assert counted <= moved
 
 
-@EVERY_CASE
+@AS_THEY_ARE
 def test_a_checkpoint_goes_on_where_it_stopped(case):
     whole, first, second = (case().train() for _ in range(3))
     steps = [scores(dtype=torch.float32, seed=seed) for seed in range(4)]
@@ -567,7 +576,7 @@ def test_it_prints_its_settings(kind):
     assert 'probing' not in text
 
 
-@EVERY_CASE
+@AS_THEY_ARE
 def test_it_can_be_copied_and_saved(case):
     pair = scores()
     loss = case().double()
@@ -628,7 +637,7 @@ def test_a_wrong_number_is_named(kind):
         build(kind, loss_weight=-1.0)
 
 
-@EVERY_CASE
+@AS_THEY_ARE
 def test_what_is_no_tensor_is_refused(case):
     """A tuple, as a neck returns one, says what to write."""
     loss = case()
@@ -651,7 +660,7 @@ def test_what_is_no_tensor_is_refused(case):
                 loss(**{**fed, name: data})
 
 
-@EVERY_CASE
+@AS_THEY_ARE
 def test_a_student_and_a_teacher_that_do_not_fit_are_named(case):
     student, teacher = scores()
     for ours, theirs in ((student, teacher[:, :4]), (student[:4], teacher)):

@@ -19,9 +19,12 @@ from dense_nets import (
     retinanet,
     segmentor,
 )
+from tiny import distillation
 
+from cakd_mm.models.distillers.compared_classes import compares_classes
 from cakd_mm.models.recorders import TapRecorder
 from cakd_mm.models.taps import dry_run, find_point, points_of
+from cakd_mm.models.taps.dry_run import Outlines
 
 ALL = {**DETECTORS, **SEGMENTORS}
 ONE_STAGE = 'RetinaNet', 'FCOS', 'GFL'
@@ -253,3 +256,55 @@ def test_a_part_has_its_own_run():
         if x.path.split('.')[0] == 'backbone'
     }
     assert run.within('back').calls == []
+
+
+def test_lists_that_are_not_of_class_scores_are_no_scores():
+    """A head of others may give its boxes first."""
+    cfg = retinanet()
+    cfg['bbox_head'] = dict(cfg['bbox_head'], num_classes=3)  # boxes: 2 * 4 channels
+    net = dense_net(cfg)
+    forward = net.bbox_head.forward
+    net.bbox_head.forward = lambda x: forward(x)[::-1]
+    assert not any(x.startswith('logits') for x in points_of(net))
+
+
+def test_of_several_score_maps_the_first_is_meant():
+    """mmseg predicts by it, and the others help to train."""
+    head = dict(type='DAHead', in_channels=32, in_index=3, pam_channels=4)
+    cfg = segmentor(head)
+    net = dense_net(cfg).eval()
+    images, _ = dense_batch(cfg)
+    found = recorded(net, cfg, ['logits'], 'loss')['logits']
+    assert torch.equal(found, net(images, mode='tensor')[0])
+
+
+def test_a_tensor_that_changed_its_shape_has_another_outline():
+    outlines, tensor = Outlines(), torch.zeros(2, 3, 4, 4)
+    first = outlines.of(tensor)
+    assert outlines.of(tensor) is first and first.is_meta
+    tensor.unsqueeze_(0)
+    assert outlines.of(tensor).shape == (1, 2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ('source', 'compares'), [('logits1', True), ('fpn0', False), ('stage4', False)]
+)
+def test_scores_of_levels_are_compared_by_class(source, compares):
+    """A teacher of other classes can teach maps, and no scores."""
+    taps = dict(x=dict(type='Tap', source=source))
+    feeds = {
+        f'preds_{side}': dict(recorder='x', from_student=side == 'S') for side in 'ST'
+    }
+    distiller = dict(
+        type='StrictDistiller',
+        student_recorders=taps,
+        teacher_recorders=taps,
+        distill_losses=dict(loss=dict(type='ChannelWiseDivergence')),
+        loss_forward_mappings=dict(loss=feeds),
+    )
+    net = dict(retinanet(), _scope_='mmdet')
+    model = distillation(distiller, net, net)
+    assert compares_classes(model.distiller, model.teacher) is compares
+    images, samples = dense_batch(net)
+    losses = model(images, samples, mode='loss')
+    assert losses['distill.loss'].requires_grad
