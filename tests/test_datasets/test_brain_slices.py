@@ -2,6 +2,9 @@ import sys
 
 import numpy as np
 import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from tiny import CONFIGS
 
 from cakd_mm.datasets import BrainSlices, brain_slices
 
@@ -97,3 +100,17 @@ def test_an_unknown_split_is_named():
 def test_the_bare_name_is_found_from_mmseg():
     registry = pytest.importorskip('mmseg.registry').DATASETS
     assert registry.get('BrainSlices') is BrainSlices
+
+
+def test_the_base_of_its_configs_gives_whole_slices_to_mmseg(volumes):
+    pytest.importorskip('mmseg')
+    cfg = Config.fromfile(CONFIGS / '_base_/datasets/brain_slices.py')
+    for part, count in (('train', 84), ('test', 40)):
+        loader = cfg[f'{part}_dataloader']
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            data = DATASETS.build(loader.dataset)
+        assert len(data) == count
+        item = data[0]
+        assert item['inputs'].shape == (3, 96, 80)
+        assert item['data_samples'].gt_sem_seg.data.shape == (1, 96, 80)
+        assert cfg.data_preprocessor.size == (96, 80)
