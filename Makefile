@@ -28,7 +28,7 @@ $(STAMP): $(SOURCES)
 	@echo "Installing into $(VENV), once: 7 GB, some minutes. pip is quiet meanwhile."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
-	$(VENV)/bin/pip install --quiet -e '.[current,det,seg,tests,lint]'
+	$(VENV)/bin/pip install --quiet -e '.[current,det,seg,brain,tests,lint]'
 	$(VENV)/bin/pip check
 	touch $@
 
