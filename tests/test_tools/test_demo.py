@@ -143,10 +143,13 @@ def test_each_task_has_its_runs_and_its_score_in_percent(
         assert own[name] == other[name]
     folder = cakd[1].work_dir / '1' / 'vis_data'
     folder.mkdir(parents=True)
-    lines = [{'epoch': 4, 'step': 7, 'loss': 1.0}, {key: logged, 'step': 10}]
+    lines = [
+        {'epoch': 4, 'step': 7, 'loss': 1.0},
+        {key: logged, 'step': cakd[1].epochs},
+    ]
     (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
     assert (cakd[1].epoch, cakd[1].score) == (4, 62.5)
-    assert cakd[1].checkpoint == cakd[1].work_dir / 'epoch_10.pth'
+    assert cakd[1].checkpoint == cakd[1].work_dir / f'epoch_{cakd[1].epochs}.pth'
     assert cakd[1].demo.project == project
     where = parsed(tool, '--task', task).work_dir
     suffix = '' if task == 'classification' else f'-{task}'

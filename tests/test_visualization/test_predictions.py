@@ -74,7 +74,9 @@ def test_the_first_test_scenes_go_through_the_net_that_is_loaded(tmp_path, task)
     torch.save(dict(meta={}, state_dict=net.state_dict()), tmp_path / 'net.pth')
     images, samples, meta = predictions.predict(cfg, tmp_path / 'net.pth', 2)
     assert len(images) == len(samples) == 2
-    scenes = DigitScenes(split='test', scenes=3)
+    own = cfg.test_dataloader.dataset
+    drawn = {key: own[key] for key in ('objects', 'sides') if key in own}
+    scenes = DigitScenes(split='test', scenes=3, **drawn)
     for index, (image, sample) in enumerate(zip(images, samples, strict=True)):
         assert np.array_equal(image, scenes[index]['img'])
         pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - 75.9) / 44.0
