@@ -222,8 +222,7 @@ def test_an_argument_pretrained_of_mmseg_reaches_the_net():
     pytest.importorskip('mmseg')
     net = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
     for value in (None, 'other.pth'):
-        assert (
-            net_config(dict(cfg_path=net, pretrained=written), KEY).pretrained == found
-        )
+        found = net_config(dict(cfg_path=net, pretrained=value), KEY)
+        assert found.pretrained == value
     whole = net_config(dict(cfg_path=net, pretrained=False), KEY)
     assert whole.pretrained == 'open-mmlab://resnet18_v1c'

@@ -182,6 +182,18 @@ def test_scores_that_no_layer_gives_are_no_tap():
         find_point(net, 'logits0', 'a.key')
 
 
+def test_a_pyramid_has_the_scores_of_all_levels_or_of_none():
+    net = dense_net(DETECTORS['RetinaNet']())
+    forward = net.bbox_head.forward
+
+    def last_one_as_probabilities(x):
+        scores, boxes = forward(x)
+        return [*scores[:-1], scores[-1].sigmoid()], boxes
+
+    net.bbox_head.forward = last_one_as_probabilities
+    assert not any(x.startswith('logits') for x in points_of(net))
+
+
 @pytest.mark.parametrize('name', ['Faster R-CNN', 'Cascade R-CNN', 'Mask R-CNN'])
 @pytest.mark.parametrize('place', ['logits', 'logits2'])
 def test_the_scores_of_a_second_stage_are_refused(name, place):
