@@ -324,12 +324,16 @@ def _entry(checkpoint: Mapping, section: str, name: str) -> Mapping:
     return found if isinstance(found, Mapping) else {}
 
 
+# What mmengine logs of a validation beside its metrics.
+NO_METRICS = ('time', 'data_time')
+
+
 def scores_in(scalars: Mapping[str, HistoryBuffer]) -> dict[str, float]:
     """Return the last value of each validation metric among logged scalars."""
     return {
         name.removeprefix('val/'): float(history.current())
         for name, history in scalars.items()
-        if name.startswith('val/') and '/' in name.removeprefix('val/')
+        if name.startswith('val/') and name.removeprefix('val/') not in NO_METRICS
         if isinstance(history, HistoryBuffer) and len(history.data[0])
     }
 
