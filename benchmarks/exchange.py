@@ -71,7 +71,7 @@ def exchanged(method: str) -> dict[str, int]:
     wrapped = MMDistributedDataParallel(model.train())
     wrapper = OptimWrapper(torch.optim.SGD(wrapped.parameters(), lr=0.01))
     guard = FiniteLossHook(interval=100)
-    runner = SimpleNamespace(model=wrapped, iter=0, epoch=0)
+    runner = SimpleNamespace(model=wrapped, iter=0, epoch=0, train_loop=None)
     guard.before_train(runner)
 
     def step(index: int) -> None:

@@ -21,7 +21,17 @@ from cakd_mm import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 MIM = 'cakd_mm/.mim'
-EXTRAS = ('current', 'original', 'det', 'seg', 'export', 'tests', 'lint', 'docs')
+EXTRAS = (
+    'current',
+    'original',
+    'det',
+    'seg',
+    'brain',
+    'export',
+    'tests',
+    'lint',
+    'docs',
+)
 LEAF = """
 _base_ = 'cakd_mm::cakd/demo_digits.py'
 model = dict(architecture=dict(backbone=dict(depth=14)))

@@ -36,7 +36,7 @@ def task_of_config(net: Mapping[str, Any], scope: str = Classification.scope) ->
     scoped = {'_scope_': scope, **net}
     try:
         kind = class_of(scoped, MODELS, 'model')
-    except KeyError:  # who builds it says so
+    except (KeyError, TypeError):  # who builds it says so
         return TASKS[0]
     return task_of_class(kind) if isinstance(kind, type) else TASKS[0]
 

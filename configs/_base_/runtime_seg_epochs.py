@@ -1,6 +1,7 @@
-# What segmentors of mmseg are trained with, where the schedule counts epochs.
-_base_ = './default_runtime.py'
+# As runtime_seg.py, where the schedule counts epochs.
+_base_ = './runtime_seg.py'
 
-default_scope = 'mmseg'
-default_hooks = dict(visualization=dict(_delete_=True, type='SegVisualizationHook'))
-visualizer = dict(type='SegLocalVisualizer', name='visualizer')
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=True), checkpoint=dict(by_epoch=True, interval=1)
+)
+log_processor = dict(by_epoch=True)

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, MODELS
 from tiny import CONFIGS
 
-from cakd_mm.utils.extract import image_shape
+from cakd_mm.tasks import TASKS
 
 BASES = CONFIGS / '_base_/datasets'
 PARTS = ('train', 'val', 'test')
@@ -69,7 +69,7 @@ def test_tiny_imagenet_has_two_sizes(tiny, name, size):
     pixels = cv2.imread(data.get_data_info(0)['img_path']).transpose(2, 0, 1)
     assert np.array_equal(data[0]['inputs'].numpy(), pixels) == (given == size)
     assert cfg.data_preprocessor.num_classes == 200
-    assert image_shape(Config(dict(cfg, model={}))) == (3, size, size)
+    assert TASKS[0].image_shape(Config(dict(cfg, model={}))) == (3, size, size)
 
 
 @pytest.mark.parametrize(

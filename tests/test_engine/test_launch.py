@@ -106,8 +106,8 @@ class TestReadConfig:
             ('no_such_package::cakd/demo.py', 'load no_such_package config'),
             ('argparse::cakd/demo.py', 'mmengine does not support'),
             (
-                'mmdet::resnet/resnet18.py',
-                'mmdet is not installed; type pip install mmdet',
+                'mmpose::resnet/resnet18.py',
+                'mmpose is not installed; type pip install mmpose',
             ),
             ('::cakd/demo.py', 'mmengine does not support'),
         ],

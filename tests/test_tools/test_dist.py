@@ -15,12 +15,15 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmpretrain import get_model
 from PIL import Image
 from tiny import CONFIGS, save_teacher
 from tools_inside import TOOLS, run_tool, torchvision_net
 
 from cakd_mm.datasets import Digits, ResidentDataset
+
+# isort: split
+# A spawned process imports this file, and cakd_mm has to come first.
+from mmpretrain import get_model
 
 ROOT = CONFIGS.parent
 METRIC = 'accuracy/top1'

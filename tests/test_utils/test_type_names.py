@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from mmcv.transforms import LoadImageFromFile, Resize
+from mmcv.transforms import LoadImageFromFile, TestTimeAug
 from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.dataset import default_collate
@@ -27,7 +27,7 @@ NAMES = {
     nn.BatchNorm2d: 'BN',  # by which mmcv and mmpretrain ask for it
     PretrainedInit: 'Pretrained',
     default_collate: 'default_collate',
-    Resize: 'Resize',
+    TestTimeAug: 'TestTimeAug',
     LoadImageFromFile: 'LoadImageFromFile',  # mmpretrain has it too
     EMAHook: 'mmengine.EMAHook',  # and here it has another of the name
     EMAHookOfMMPretrain: 'mmpretrain.EMAHook',

@@ -261,8 +261,9 @@ def test_hooks_read_no_label_of_the_device(make):
     indices = SampleIndexHook()
     indices._losses, indices._labels = [loss], np.full(COUNT, 3)
     head = SimpleNamespace(num_classes=2)
-    student = SimpleNamespace(head=head, calculate_student_loss=False)
-    runner = SimpleNamespace(model=student)
+    model = SimpleNamespace(calculate_student_loss=False)
+    model.student = SimpleNamespace(head=head)
+    runner = SimpleNamespace(model=model)
     with fake_gpu() as gpu:
         batch = on_device(make)
         with gpu.listening() as ledger:

@@ -174,7 +174,7 @@ def test_a_step_copies_no_bank():
     """Also with the guard against nan, in the way it works on a GPU."""
     loss = make(labels=np.arange(5000) % 3, feat_dim=64)
     guard = FiniteLossHook(mode='deferred', interval=2)
-    runner = SimpleNamespace(model=loss, iter=0, epoch=0)
+    runner = SimpleNamespace(model=loss, iter=0, epoch=0, train_loop=None)
     guard.before_train(runner)
     loss(*features(), torch.arange(8))  # the first step computes Z
     with Sizes() as sizes:
