@@ -356,14 +356,16 @@ def _leave_out_multimodal() -> None:
     """
     name = 'mmpretrain.utils.dependency'
     found = _installed('transformers', 'pycocotools')
-    if len(found) < 2 or name in sys.modules or _serves_multimodal():
+    if len(found) < 2 or 'mmpretrain.models' in sys.modules or _serves_multimodal():
         return
-    package = importlib.util.find_spec('mmpretrain')
-    [folder] = (package and package.submodule_search_locations) or ['']
-    file = Path(folder, 'utils', 'dependency.py')
-    spec: Any = importlib.util.spec_from_file_location(name, file)
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: Any = sys.modules.get(name)
+    if module is None:
+        package = importlib.util.find_spec('mmpretrain')
+        [folder] = (package and package.submodule_search_locations) or ['']
+        file = Path(folder, 'utils', 'dependency.py')
+        spec: Any = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     module.WITH_MULTIMODAL = False
     module.register_multimodal_placeholder = _register_refusals
     sys.modules[name] = module
