@@ -56,7 +56,7 @@ nitpick_ignore_regex = [
     (r'py:.*', r'(?!cakd_mm\b)\w+(\.\w+)+'),
     (
         r'py:class',
-        r'Tensor|TermLabels|optional|tuple\[\w+|cakd_mm\.utils\.agreement\.T',
+        r'Tensor|TermLabels|BaseModule|optional|tuple\[\w+|cakd_mm\.utils\.agreement\.T',
     ),
 ]
 
