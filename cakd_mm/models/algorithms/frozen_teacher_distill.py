@@ -118,8 +118,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         student_loss_weight (float): Factor of the student's own losses, which compare
             it with the labels, from 1e-6 to 1e6. Defaults to 1.0.
         data_preprocessor (dict | nn.Module, optional): Makes the batch for both nets.
-            Its ``type`` defaults to that of the student's :class:`~cakd_mm.tasks.Task`. Defaults to
-            None, the student's.
+            Its ``type`` defaults to that of the student's
+            :class:`~cakd_mm.tasks.Task`. Defaults to None, the student's.
         **kwargs: ``student_trainable``, ``calculate_student_loss``, ``init_cfg`` and
             others, as in :class:`mmrazor.SingleTeacherDistill`.
 
