@@ -387,3 +387,18 @@ def dense_batch(cfg: dict, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, li
             bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
         )
     return images, samples
+
+
+def compared_at(source: str) -> dict:
+    """Return the config of a distiller that compares both nets at one tap."""
+    taps = dict(x=dict(type='Tap', source=source))
+    feeds = {
+        f'preds_{side}': dict(recorder='x', from_student=side == 'S') for side in 'ST'
+    }
+    return dict(
+        type='StrictDistiller',
+        student_recorders=taps,
+        teacher_recorders=taps,
+        distill_losses=dict(loss=dict(type='ChannelWiseDivergence')),
+        loss_forward_mappings=dict(loss=feeds),
+    )

@@ -88,7 +88,7 @@ def _require_plain(cfg: Config, config: str, weights: Mapping, checkpoint: str) 
         raise ValueError(describe('checkpoint', checkpoint, problem, remedy))
     scope = cfg.get('default_scope', 'mmpretrain')
     task = task_of_config(cfg.get('model') or {}, scope)
-    if not is_trainings and not task.of_images:
+    if not is_trainings and task.is_dense:
         problem = f'It is the config of a net of {task.name}, and classifiers are '
         problem += 'exported here.'
         remedy = f'Export it with what its project, {task.scope}, has for that.'

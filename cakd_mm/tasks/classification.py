@@ -19,7 +19,7 @@ class Classification(Task):
     base = 'mmpretrain.models.classifiers.base.BaseClassifier'
     preprocessor = 'BatchPreprocessor'
     visualizer = 'UniversalVisualizer'
-    of_images = True
+    heads = ('head',)
     annotations = 'gt_label', 'gt_score'
     example = "type='ImageClassifier' with backbone, neck and head"
 

@@ -1,19 +1,12 @@
 """Nets that find objects and their boxes: mmdet's."""
 
 from importlib import import_module
-from operator import attrgetter
 from typing import Any
 
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from .task import Task, fixed_size, integer_labels
-
-# Where detectors of one and of two stages, and DETRs, have what scores classes. That of
-# a cascade is a list, whose members score the same classes.
-HEADS = 'bbox_head', 'roi_head.bbox_head', 'roi_head.bbox_head.0', 'panoptic_head'
-# Of images on which a detector is tried. Its coarsest level then has one position.
-SIZE = 128
+from .task import Task, integer_labels
 
 
 class Detection(Task):
@@ -25,25 +18,17 @@ class Detection(Task):
     preprocessor = 'DetDataPreprocessor'
     visualizer = 'DetLocalVisualizer'
     is_dense = True
+    # Of detectors of one and of two stages, and of DETRs. That of a cascade is a list,
+    # whose members score the same classes.
+    heads = 'bbox_head', 'roi_head.bbox_head', 'roi_head.bbox_head.0', 'panoptic_head'
     annotations = ('gt_instances',)
     example = "type='RetinaNet' with backbone, neck and bbox_head"
-
-    def count_place(self, net: nn.Module) -> str | None:
-        """Return the first head that scores classes of objects."""
-        parts = dict(net.named_modules())
-        found = (x for x in HEADS if hasattr(parts.get(x), 'num_classes'))
-        return next(found, None)
 
     def labels(self, sample: Any, net: nn.Module) -> Tensor | None:
         """Return the classes of the boxes."""
         if not self.has_label(sample):
             return None
         return integer_labels(sample.gt_instances.get('labels'))
-
-    def image_shape(self, cfg: Config) -> tuple[int, int, int]:
-        """Return a small shape, because detectors take images of any size."""
-        backbone = cfg.model.get('backbone') or {}
-        return backbone.get('in_channels', 3), *fixed_size(backbone, SIZE)
 
     def load(self, cfg: Config, checkpoint: str) -> nn.Module:
         """Load a net as mmdet does."""
@@ -87,8 +72,7 @@ class Detection(Task):
 
     def scores_by_sigmoid(self, net: nn.Module) -> bool:
         """Ask the loss of the classes."""
-        place = self.count_place(net)
-        loss = getattr(attrgetter(place)(net), 'loss_cls', None) if place else None
+        loss = getattr(self.head_of(net), 'loss_cls', None)
         return bool(getattr(loss, 'use_sigmoid', False))
 
     def samples_of(self, images: Tensor) -> list:

@@ -1,17 +1,12 @@
 """Nets that score the class of each pixel: mmseg's."""
 
 from importlib import import_module
-from operator import attrgetter
 from typing import Any
 
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from .task import Task, fixed_size, integer_labels
-
-HEADS = 'decode_head', 'decode_head.0'
-# Of images on which a segmentor is tried.
-SIZE = 128
+from .task import Task, integer_labels
 
 
 class Segmentation(Task):
@@ -23,30 +18,21 @@ class Segmentation(Task):
     preprocessor = 'SegDataPreProcessor'
     visualizer = 'SegLocalVisualizer'
     is_dense = True
+    # Of a cascade it is the first.
+    heads = 'decode_head', 'decode_head.0'
     annotations = ('gt_sem_seg',)
     # mmseg's own preprocessor pads to that size.
     resizes_for_teacher = False
     example = "type='EncoderDecoder' with backbone and decode_head"
 
-    def count_place(self, net: nn.Module) -> str | None:
-        """Return the head that is used for predictions; of a cascade, its first."""
-        parts = dict(net.named_modules())
-        found = (x for x in HEADS if hasattr(parts.get(x), 'num_classes'))
-        return next(found, None)
-
     def labels(self, sample: Any, net: nn.Module) -> Tensor | None:
         """Return the classes of the pixels that the net does not ignore."""
-        place = self.count_place(net)
-        if place is None or not self.has_label(sample):
+        head = self.head_of(net)
+        if head is None or not self.has_label(sample):
             return None
         labels = integer_labels(sample.gt_sem_seg.get('data'))
-        ignored = getattr(attrgetter(place)(net), 'ignore_index', 255)
+        ignored = getattr(head, 'ignore_index', 255)
         return None if labels is None else labels[labels != ignored]
-
-    def image_shape(self, cfg: Config) -> tuple[int, int, int]:
-        """Return a small shape, because segmentors take images of any size."""
-        backbone = cfg.model.get('backbone') or {}
-        return backbone.get('in_channels', 3), *fixed_size(backbone, SIZE)
 
     def load(self, cfg: Config, checkpoint: str) -> nn.Module:
         """Load a net as mmseg does."""
@@ -59,10 +45,7 @@ class Segmentation(Task):
 
     def scores_by_sigmoid(self, net: nn.Module) -> bool:
         """Ask the losses of the head that is used for predictions."""
-        place = self.count_place(net)
-        loss: Any = (
-            getattr(attrgetter(place)(net), 'loss_decode', None) if place else None
-        )
+        loss: Any = getattr(self.head_of(net), 'loss_decode', None)
         losses = loss if isinstance(loss, nn.ModuleList) else [loss]
         return any(getattr(one, 'use_sigmoid', False) for one in losses)
 

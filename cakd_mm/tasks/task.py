@@ -1,13 +1,16 @@
 """What differs between nets that classify, detect and segment."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
+
+# Of images on which a net that scores positions is tried. The coarsest level of a
+# detector then has one position.
+SIZE = 128
 
 
 class Task(ABC):
@@ -28,8 +31,8 @@ class Task(ABC):
         example (str): How the config of a whole net begins, for errors.
         resizes_for_teacher (bool): Whether ``data_preprocessor.size`` of a teacher is
             ours, and says to what its images are resized. Defaults to True.
-        of_images (bool): Whether scores and labels are those of whole images. Defaults
-            to False.
+        heads (tuple[str]): The paths at which a net may have what tells its number of
+            classes; the first that it has counts.
     """
 
     name: ClassVar[str]
@@ -41,26 +44,29 @@ class Task(ABC):
     annotations: ClassVar[tuple[str, ...]]
     example: ClassVar[str]
     resizes_for_teacher: ClassVar[bool] = True
-    of_images: ClassVar[bool] = False
+    heads: ClassVar[tuple[str, ...]]
 
     def is_of(self, kind: type) -> bool:
         """Tell whether a class of nets is of this task, by the names of its bases."""
         return self.base in {f'{x.__module__}.{x.__qualname__}' for x in kind.__mro__}
 
-    @abstractmethod
     def count_place(self, net: nn.Module) -> str | None:
         """Return the path of the part of a net that tells its number of classes.
 
         Returns:
             str | None: None if no part does.
         """
+        found = (x for x in self.heads if hasattr(part_at(net, x), 'num_classes'))
+        return next(found, None)
 
     def declared_classes(self, net: nn.Module) -> int | None:
         """Return how many classes a net's head says it scores; None if it does not."""
+        return getattr(self.head_of(net), 'num_classes', None)
+
+    def head_of(self, net: nn.Module) -> Any:
+        """Return the part of a net that tells its number of classes; None without."""
         place = self.count_place(net)
-        if place is None:
-            return None
-        return getattr(attrgetter(place)(net), 'num_classes', None)
+        return None if place is None else part_at(net, place)
 
     def has_label(self, sample: Any) -> bool:
         """Tell whether a sample is annotated."""
@@ -74,9 +80,16 @@ class Task(ABC):
             Tensor | None: None if there are none, whatever the reason.
         """
 
-    @abstractmethod
     def image_shape(self, cfg: Config) -> tuple[int, int, int]:
-        """Return (channels, height, width) of images that the net of a config takes."""
+        """Return (channels, height, width) of images that the net of a config takes.
+
+        Defaults to a small size, or that which the backbone asks for, because nets that
+        score positions take images of any size.
+        """
+        backbone = cfg.model.get('backbone') or {}
+        size = backbone.get('img_size', SIZE)  # which a transformer may say
+        height, width = (size, size) if isinstance(size, int) else size
+        return backbone.get('in_channels', 3), height, width
 
     def put_preprocessor(self, plain: dict, preprocessor: dict) -> None:
         """Put the config of a preprocessor where the project looks for it.
@@ -132,16 +145,12 @@ class Task(ABC):
         return net(images, self.samples_of(images), mode='tensor')
 
 
-def fixed_size(backbone: Mapping, usual: int) -> tuple[int, int]:
-    """Return the height and width that a backbone's config asks for, or the usual ones.
-
-    Args:
-        backbone (Mapping): A transformer may say ``img_size``.
-        usual (int): What all other nets take.
-    """
-    size = backbone.get('img_size', usual)
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
+def part_at(net: nn.Module, path: str) -> Any:
+    """Return a part of a net by its path, also within a list; None if it has none."""
+    try:
+        return attrgetter(path)(net)
+    except AttributeError:
+        return None
 
 
 def integer_labels(value: Any) -> Tensor | None:

@@ -255,8 +255,9 @@ def _fold(trained: nn.Module, model: ConfigDict, saved: dict[str, Tensor]) -> bo
 
 def build_student(cfg: Config, weights: Mapping[str, Tensor]) -> nn.Module:
     """Build the student as the distillation run did, and load it strictly."""
-    with DefaultScope.overwrite_default_scope(student_task(cfg).scope):
-        student = MODELS.build(net_config(cfg.model.architecture, 'model.architecture'))
+    net = net_config(cfg.model.architecture, 'model.architecture')
+    with DefaultScope.overwrite_default_scope(task_of_config(net).scope):
+        student = MODELS.build(net)
     load_strictly(student, weights, KEY, cfg.filename, 'Give the config it belongs to.')
     return student
 

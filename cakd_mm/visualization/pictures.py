@@ -64,7 +64,7 @@ def draw_run(
         )
         return
     task = student_task(cfg)
-    if not task.of_images:
+    if task.is_dense:
         print_log(
             f'clusters.png and images.png show the classes of whole images, and the '
             f'run is one of {task.name}.'

@@ -130,7 +130,7 @@ def blocks_of(
         if modules := run.cfg.get('custom_imports'):
             import_modules_from_strings(**modules)
     task = student_task(ours.cfg)
-    if not task.of_images:
+    if task.is_dense:
         text = f'It is a run of {task.name}, whose answers are none of whole images.'
         return [heading, Text(text)]
     dataset = build_dataset(ours.cfg)

@@ -7,7 +7,13 @@ from tiny import distillation
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-from dense_nets import SEGMENTORS, dense_batch, retinanet, two_stages
+from dense_nets import (
+    SEGMENTORS,
+    compared_at,
+    dense_batch,
+    retinanet,
+    two_stages,
+)
 
 NETS = {
     'RetinaNet': (retinanet, 'logits2'),
@@ -21,17 +27,7 @@ def test_a_fast_teacher_gives_what_the_plain_one_gives(name):
     """A second stage is told the size of the images there, too."""
     make, source = NETS[name]
     net = dict(make(), _scope_='mmseg' if name == 'PSPNet' else 'mmdet')
-    taps = dict(x=dict(type='Tap', source=source))
-    feeds = {
-        f'preds_{side}': dict(recorder='x', from_student=side == 'S') for side in 'ST'
-    }
-    distiller = dict(
-        type='StrictDistiller',
-        student_recorders=taps,
-        teacher_recorders=taps,
-        distill_losses=dict(loss=dict(type='ChannelWiseDivergence')),
-        loss_forward_mappings=dict(loss=feeds),
-    )
+    distiller = compared_at(source)
     images, samples = dense_batch(net)
     found = []
     for options in ({}, dict(teacher_runtime=dict(compile=False, dtype='float32'))):

@@ -14,6 +14,7 @@ from dense_nets import (
     CLASSES,
     DETECTORS,
     SEGMENTORS,
+    compared_at,
     dense_batch,
     dense_net,
     retinanet,
@@ -303,17 +304,7 @@ def test_a_tensor_that_changed_its_shape_has_another_outline():
 )
 def test_scores_of_levels_are_compared_by_class(source, compares):
     """A teacher of other classes can teach maps, and no scores."""
-    taps = dict(x=dict(type='Tap', source=source))
-    feeds = {
-        f'preds_{side}': dict(recorder='x', from_student=side == 'S') for side in 'ST'
-    }
-    distiller = dict(
-        type='StrictDistiller',
-        student_recorders=taps,
-        teacher_recorders=taps,
-        distill_losses=dict(loss=dict(type='ChannelWiseDivergence')),
-        loss_forward_mappings=dict(loss=feeds),
-    )
+    distiller = compared_at(source)
     net = dict(retinanet(), _scope_='mmdet')
     model = distillation(distiller, net, net)
     assert compares_classes(model.distiller, model.teacher) is compares
