@@ -11,6 +11,7 @@ from fresh_globals import (  # noqa: F401
     _fresh_globals,
     _garbage_left,
     _plain_layout,
+    _seeds_of_the_host_alone,
 )
 from mmengine.config import Config
 from mmengine.runner import Runner

@@ -49,6 +49,19 @@ def _plain_layout():
 
 
 @pytest.fixture(autouse=True, scope='session')
+def _seeds_of_the_host_alone():
+    """Seed no kind of device that is missing: PyTorch notes the whole stack for each.
+
+    It would seed the device if one appeared, and tests set thousands of seeds.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (torch.cuda, torch.xpu, torch.mtia):
+            if not kind.is_available():
+                patch.setattr(kind, 'manual_seed_all', lambda seed: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
 def _garbage_left():
     """Search for no garbage at each data set, which takes longer than to make it."""
     with pytest.MonkeyPatch.context() as patch:

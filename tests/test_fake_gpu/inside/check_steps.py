@@ -31,8 +31,12 @@ _base_ = [
     '{configs}/_base_/tasks/r20_r8_digits.py',
     '{configs}/_base_/methods/{method}.py',
 ]
-model = dict(distiller=_base_.distiller, teacher_ckpt=None, **{more})
-model["allow_random_teacher"] = True
+model = dict(
+    distiller=_base_.distiller,
+    teacher_ckpt=None,
+    allow_random_teacher=True,
+    **{more},
+)
 """
 TOKENS = dict(  # a student with a token for the teacher
     _delete_=True,
@@ -54,6 +58,8 @@ NARROW = dict(  # with the four stages of nets for ImageNet
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
 )
+# A teacher of the usual depth would launch three times as much of the same.
+SHALLOW = dict(backbone=dict(depth=8))
 NECK = dict(type='NORMNeck', in_channels=64, teacher_channels=64, segments=2)
 MORE = dict(
     deit=dict(architecture=TOKENS),
@@ -86,7 +92,8 @@ STEPS = 2  # of the first kind, whose first one may be looked at more closely
 
 def config_of(method: str) -> Config:
     """Return a small config of a method base with its usual nets, on Digits."""
-    names = dict(configs=CONFIGS, method=method, more=MORE.get(method, {}))
+    more = dict(teacher=SHALLOW) | MORE.get(method, {})
+    names = dict(configs=CONFIGS, method=method, more=more)
     with TemporaryDirectory() as folder:
         file = Path(folder, 'leaf.py')
         file.write_text(LEAF.format(**names))
