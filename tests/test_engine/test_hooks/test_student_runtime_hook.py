@@ -80,17 +80,7 @@ def test_a_run_resumed_at_a_small_batch_compiles_whole_ones(
     assert counted == [(True, 8), (True, 32), (True, 32)]
 
 
-@pytest.mark.parametrize(
-    ('name', 'options'),
-    [
-        ('ofd/ofd_r20_r8_digits.py', {}),
-        (
-            'cakd/ablations/digits/digits_logit-single_activation.py',
-            dict(connectors=True),
-        ),
-    ],
-)
-def test_compiled_training_is_the_plain_one(name, options, tmp_path, make_runner):
+def assert_compiled_training_is_plain(name, options, tmp_path, make_runner):
     cfg = digits_config(
         name,
         epochs=1,
@@ -106,6 +96,18 @@ def test_compiled_training_is_the_plain_one(name, options, tmp_path, make_runner
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, atol=1e-3, rtol=1e-2)
+
+
+def test_compiled_training_is_the_plain_one(tmp_path, make_runner):
+    name = 'cakd/ablations/digits/digits_logit-single_activation.py'
+    options = dict(connectors=True)
+    assert_compiled_training_is_plain(name, options, tmp_path, make_runner)
+
+
+@pytest.mark.usefixtures('traced_only')
+def test_traced_training_with_features_is_the_plain_one(tmp_path, make_runner):
+    name = 'ofd/ofd_r20_r8_digits.py'
+    assert_compiled_training_is_plain(name, {}, tmp_path, make_runner)
 
 
 def test_memory_format(tmp_path, make_runner, counted):
