@@ -1,5 +1,6 @@
 # Minutes on two cores: 4 epochs of made scenes. They are scored once, at the end.
-# Rate and batch were chosen on scans that are held out from training.
+# On scans that were held out from training, a student that detects had 35.9 mAP with
+# this rate and 32.0 with half of it (one seed).
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=6e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=50),
