@@ -4,8 +4,8 @@
 # an epoch of demo_scenes-det.py. The student of that config had 38.9, 39.9 and 36.3 mAP
 # with 0.03, 0.1 and 0.3, and 35.9 alone: one seed, trained on scenes of 800 training
 # scans and scored on scenes of the others, with a teacher of 40.5 mAP that was trained
-# at half the rate. The demo's own teacher is better, and its students with 0.1 are worse
-# than alone, see docs/guides/dense.md. So choose a weight with your own teacher and data.
+# at half the rate. The demo's own teacher is better, but its students with 0.1 are
+# worse than alone, see docs/guides/dense.md: choose a weight with your own teacher.
 _base_ = './fpn.py'
 levels = [f'fpn{i}' for i in range(5)]
 
