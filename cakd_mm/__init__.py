@@ -13,6 +13,7 @@ with compat.quiet_imports(), compat.hidden_modules(*compat.OPTIONAL):
     compat.import_mmrazor()
     compat.register_package()
     compat.write_types_by_name()
+    compat.lay_out_texts_once()
     compat.guard_readers()
     compat.checkpoint_whole_modules()
     compat.let_nets_of_others_nest()

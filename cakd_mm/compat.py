@@ -455,6 +455,29 @@ def write_types_by_name() -> None:
     config._lazy2string = as_written
 
 
+def lay_out_texts_once() -> None:
+    """Let mmengine lay out the text of a config once, while the config is the same.
+
+    It asks for the text six times as a run begins, and again for each checkpoint. The
+    layout takes 0.1 s for a short config, and 2 s for the lists of a pyramid's levels.
+    """
+    from mmengine.config import Config
+
+    genuine: Any = Config.pretty_text
+    texts: dict[tuple, str] = {}
+
+    def pretty_text(config: Any) -> str:
+        # A dict of the config names the classes that it imports with their modules.
+        written = repr(config.to_dict()), config._format_python_code
+        if written not in texts:
+            text = genuine.fget(config)
+            texts.clear()  # One text is kept, because a run has one config.
+            texts[written] = text
+        return texts[written]
+
+    Config.pretty_text = property(pretty_text, doc=genuine.__doc__)
+
+
 def _with_own_bases(genuine: Callable) -> Callable:
     """Return a reader of configs that takes a base by name as the file it names.
 

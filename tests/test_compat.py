@@ -17,6 +17,7 @@ import mmrazor
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.runner.checkpoint import get_state_dict
 from mmrazor.registry import MODELS
 from packaging.requirements import Requirement
@@ -717,3 +718,35 @@ class TestOptionalProjects:
                 importlib.import_module('json.nothing')
         assert sys.modules['stands_here'] is there
         assert 'json.nothing' not in sys.modules
+
+
+def test_a_text_is_laid_out_once_while_the_config_is_the_same(monkeypatch):
+    done = []
+
+    def laid_out(text, **_):
+        done.append(text)
+        return f'# {len(done)}\n{text}', True
+
+    for place in ('mmengine.config.config', 'yapf.yapflib.yapf_api'):
+        monkeypatch.setattr(f'{place}.FormatCode', laid_out, raising=False)
+    cfg, same = (Config(dict(a=dict(b=[1, 2]), c='once')) for _ in range(2))
+    first = cfg.pretty_text
+    assert first.startswith('# 1\n')
+    assert cfg.pretty_text == same.pretty_text == first
+    # Another layout is another text.
+    bare = Config(dict(a=dict(b=[1, 2]), c='once'), format_python_code=False)
+    assert bare.pretty_text == done[0]
+    cfg.a.b.append(3)  # What is changed in place is seen as well.
+    assert cfg.pretty_text.startswith('# 2\n')
+    assert '3,' in cfg.pretty_text
+    assert len(done) == 2
+
+
+def test_texts_of_classes_with_one_name_are_not_mixed_up():
+    """The representation of an imported class leaves out the class's module."""
+    for module, name in (
+        ('torch.nn', 'Conv2d'),
+        ('torch.ao.nn.quantized', 'torch.ao.nn.quantized.Conv2d'),
+    ):
+        cfg = Config(dict(kind=LazyAttr('Conv2d', LazyObject(module))))
+        assert repr(name) in cfg.pretty_text

@@ -13,13 +13,14 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from ..tasks import task_of_config
-
-# A box of a lower score is not drawn.
-LEAST_SCORE = 0.3
+from ..utils.errors import describe
 
 
 def draw_predictions(
-    nets: Mapping[str, tuple[Path, Path]], path: Path, count: int = 4
+    nets: Mapping[str, tuple[Path, Path]],
+    path: Path,
+    count: int = 4,
+    least_score: float = 0.3,
 ) -> Path:
     """Draw the first test images, their truth, and the predictions of each net.
 
@@ -29,10 +30,18 @@ def draw_predictions(
         nets (Mapping): Config and checkpoint of plain nets by their titles.
         path (Path): The picture's file.
         count (int): How many images. Defaults to 4.
+        least_score (float): A box of a lower score, 0 to 1, is not drawn. The titles
+            of nets that detect say so. Defaults to 0.3, as in mmdet's own pictures.
 
     Returns:
         Path: ``path``.
+
+    Raises:
+        ValueError: ``least_score`` is no score.
     """
+    if not 0 <= least_score <= 1:
+        problem, remedy = 'It is no score.', 'Write a number from 0 to 1.'
+        raise ValueError(describe('least_score', least_score, problem, remedy))
     columns = {}
     for title, (config, checkpoint) in nets.items():
         images, samples, meta = predict(Config.fromfile(config), checkpoint, count)
@@ -42,13 +51,15 @@ def draw_predictions(
     size = (2.2 * len(shown), 2.2 * len(images))
     figure, axes = plt.subplots(len(images), len(shown), figsize=size, squeeze=False)
     for column, (title, _, found) in enumerate(shown):
-        axes[0, column].set_title(title, fontsize=9)
+        if column > 1 and 'pred_instances' in found[0]:
+            title = f'{title}, scores from {least_score:g}'
+        axes[0, column].set_title(title, fontsize=8)
         for row, image in enumerate(images):
             axis = axes[row, column]
             axis.axis('off')
             axis.imshow(image)
             if found is not None:
-                _draw(axis, found[row], title == 'truth', meta)
+                _draw(axis, found[row], column == 1, meta, least_score)
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -75,7 +86,9 @@ def predict(cfg: Config, checkpoint: Path, count: int) -> tuple[list, list, dict
     return images, net.test_step(pseudo_collate(items)), dataset.metainfo
 
 
-def _draw(axis: Any, sample: Any, is_truth: bool, meta: dict) -> None:
+def _draw(
+    axis: Any, sample: Any, is_truth: bool, meta: dict, least_score: float
+) -> None:
     """Draw the truth, or the predictions, that a sample has."""
     if 'pred_sem_seg' in sample:
         classes = sample.gt_sem_seg if is_truth else sample.pred_sem_seg
@@ -88,7 +101,7 @@ def _draw(axis: Any, sample: Any, is_truth: bool, meta: dict) -> None:
         boxes = sample.pred_instances.numpy()
         found = list(zip(boxes.bboxes, boxes.labels, boxes.scores, strict=True))
     for (left, top, right, bottom), label, score in found:
-        if score >= LEAST_SCORE:
+        if score >= least_score:
             corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
             colour = f'C{label % 10}'
             axis.add_patch(plt.Rectangle(corner, *size, fill=False, color=colour))

@@ -10,7 +10,14 @@ model = dict(
         strides=(2, 2, 2, 2),
         out_indices=(0, 1, 2, 3),
     ),
-    neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=24, num_outs=4),
+    neck=dict(
+        type='FPN',
+        in_channels=[8, 16, 32, 64],
+        out_channels=24,
+        num_outs=4,
+        # Without it nets hardly tell one digit from another in so few steps.
+        norm_cfg=dict(type='BN'),
+    ),
     decode_head=dict(
         type='FPNHead',
         in_channels=[24] * 4,

@@ -36,7 +36,7 @@ def test_a_map_has_the_colours_of_its_classes(axis):
         (True, [[0, 0, 0], [1, 2, 3]]),
         (False, [[9, 8, 7], [1, 2, 3]]),
     ):
-        predictions._draw(axis, sample, is_truth, META)
+        predictions._draw(axis, sample, is_truth, META, 0.3)
         assert axis.get_images()[-1].get_array().tolist() == [wanted]
 
 
@@ -44,7 +44,7 @@ def test_boxes_of_truth_and_of_likely_predictions(axis):
     found = InstanceData(
         bboxes=torch.tensor([[1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 5.0, 5.0]]),
         labels=torch.tensor([2, 0]),
-        scores=torch.tensor([0.31, 0.29]),
+        scores=torch.tensor([0.5, 0.49]),
     )
     sample = BaseDataElement(pred_instances=found)
     sample.set_metainfo({'instances': [dict(bbox=[3, 1, 6, 2], bbox_label=1)]})
@@ -52,7 +52,7 @@ def test_boxes_of_truth_and_of_likely_predictions(axis):
         (True, (2.5, 0.5), (3, 1), 'b'),
         (False, (0.5, 1.5), (3, 6), 'c'),
     ):
-        predictions._draw(axis, sample, is_truth, META)
+        predictions._draw(axis, sample, is_truth, META, 0.5)
         box, text = axis.patches[-1], axis.texts[-1]
         # The edge of a pixel lies half a pixel before its centre.
         assert (box.get_xy(), (box.get_width(), box.get_height())) == (corner, size)
@@ -124,3 +124,36 @@ def test_a_picture_has_a_column_for_each_net(tmp_path, monkeypatch):
         assert pixels == [[200] * 3, [0] * 3, [9, 8, 7], [1, 2, 3]]
     assert matplotlib.image.imread(path).size > 0
     plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ('asked', 'shown', 'drawn'), [({}, 0.3, 2), ({'least_score': 0.6}, 0.6, 1)]
+)
+def test_the_title_says_from_which_score_boxes_are_drawn(
+    tmp_path, monkeypatch, asked, shown, drawn
+):
+    found = InstanceData(
+        bboxes=torch.tensor([[1.0, 2.0, 4.0, 8.0]] * 3),
+        labels=torch.tensor([0, 1, 2]),
+        scores=torch.tensor([0.7, 0.31, 0.29]),
+    )
+    sample = BaseDataElement(pred_instances=found)
+    sample.set_metainfo({'instances': [dict(bbox=[3, 1, 6, 2], bbox_label=1)]})
+    image = np.zeros((9, 9, 3), np.uint8)
+    figures = []
+    monkeypatch.setattr(predictions, 'predict', lambda *_: ([image], [sample], META))
+    monkeypatch.setattr(predictions.Config, 'fromfile', lambda path: None)
+    monkeypatch.setattr(predictions.plt, 'close', figures.append)
+    nets = {'net': ('net.py', 'net.pth')}
+    predictions.draw_predictions(nets, tmp_path / 'x.png', count=1, **asked)
+    [figure] = figures
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ['image', 'truth', f'net, scores from {shown}']
+    assert [len(axis.patches) for axis in figure.axes] == [0, 1, drawn]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize('score', [-0.1, 1.1, float('nan')])
+def test_what_is_no_score_is_refused(tmp_path, score):
+    with pytest.raises(ValueError, match='`least_score` = .*from 0 to 1'):
+        predictions.draw_predictions({}, tmp_path / 'x.png', least_score=score)

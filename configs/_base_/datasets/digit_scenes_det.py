@@ -20,11 +20,11 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
-        type='DigitScenes', split='train', scenes=800, pipeline=train_pipeline
+        type='DigitScenes', split='train', scenes=640, pipeline=train_pipeline
     ),
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),

@@ -17,10 +17,10 @@ pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(scenes, split='train', scenes=960, pipeline=pipeline),
+    dataset=dict(scenes, split='train', scenes=640, pipeline=pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
 )

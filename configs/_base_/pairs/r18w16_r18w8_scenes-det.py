@@ -4,6 +4,6 @@ model = dict(
     type='FrozenTeacherDistill',
     architecture=dict(cfg_path='cakd_mm::vanilla/gfl-r18w8_scenes-det.py'),
     teacher=dict(cfg_path='cakd_mm::vanilla/gfl-r18w16_scenes-det.py'),
-    teacher_ckpt='work_dirs/gfl-r18w16_scenes-det/epoch_10.pth',
+    teacher_ckpt='work_dirs/gfl-r18w16_scenes-det/epoch_4.pth',
     teacher_from='python tools/train.py configs/vanilla/gfl-r18w16_scenes-det.py',
 )

@@ -1,5 +1,5 @@
 _base_ = [
     '../runtime_seg_epochs.py',
     '../datasets/digit_scenes_seg.py',
-    '../schedules/scenes_15e.py',
+    '../schedules/scenes_6e.py',
 ]
