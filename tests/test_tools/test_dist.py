@@ -1,7 +1,6 @@
 """The launch scripts, several processes without a GPU, and the ImageNet command."""
 
 import json
-import multiprocessing
 import os
 import runpy
 import socket
@@ -10,13 +9,13 @@ import sys
 import traceback
 
 import pytest
-import ranks  # noqa: F401  (what a forked process need not import)
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
+from ranks import run_to_the_end
 from tiny import CONFIGS, save_teacher
 from tools_inside import TOOLS, run_tool, torchvision_net
 
@@ -142,19 +141,13 @@ def one_rank(rank, folder, port, words):
 def on_two(folder, tool, *words):
     """Run a tool on two ranks, which are forked, because none has to import anew."""
     port = environment()['PORT']
-    context = multiprocessing.get_context('fork')
     words = (TOOLS / tool, *words)
-    ranks = [
-        context.Process(target=one_rank, args=(rank, folder, port, words))
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(200)
-        rank.kill()
-    logs = [(folder / f'log{rank}').read_text()[-3000:] for rank in range(2)]
-    assert [rank.exitcode for rank in ranks] == [0, 0], logs
+    try:
+        run_to_the_end(lambda rank: one_rank(rank, folder, port, words))
+    except AssertionError:
+        for rank in range(2):
+            print((folder / f'log{rank}').read_text()[-3000:])
+        raise
 
 
 def train_on_two(folder, name, *words):
