@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import arguments, parse, save
+from common import ROOT, arguments, parse, save
 from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.apis import ModelHub
@@ -31,14 +31,23 @@ STUDENTS = {
     'levit-128s_3rdparty_in1k': 224,
     'conformer-tiny-p16_3rdparty_in1k': 224,
 }
+# What --quick exports.
+QUICK = 'resnet8_digits'
+
+
+def model_of(name: str) -> dict:
+    """Return the config of a net of mmpretrain, or of our smallest one."""
+    if name == QUICK:
+        return Config.fromfile(ROOT / 'configs' / 'vanilla' / f'{QUICK}.py').model
+    return ModelHub.get(name).config.model
 
 
 def write_student(name: str, folder: Path) -> tuple[str, str]:
-    """Write a net of mmpretrain as training writes a student; return both files."""
+    """Write a net as training writes a student; return both files."""
     cfg = Config(
         dict(
             default_scope='mmpretrain',
-            model=ModelHub.get(name).config.model,
+            model=model_of(name),
             data_preprocessor=dict(mean=[127.5] * 3, std=[60.0] * 3, to_rgb=True),
         )
     )
@@ -73,12 +82,11 @@ def table(students: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     args = parse(arguments(__doc__))
-    names = list(STUDENTS)[:1] if args.quick else list(STUDENTS)
+    sizes = {QUICK: 16} if args.quick else STUDENTS
     students = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
+        for name, pixels in sizes.items():
             files = write_student(name, Path(folder))
-            pixels = STUDENTS[name]
             wish = Wish(*files, out=None, formats=FORMATS, size=[pixels])
             students[name] = dict(pixels=pixels, measured=export(wish)['measured'])
     print(f'\n{table(students)}')

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# mmengine's visualizer and our Digits import these when they are made. What is imported
+# here, no forked process has to import anew, which takes seconds in each.
+import matplotlib.backends.backend_agg  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import sklearn.datasets  # noqa: F401
 import torch
 
 

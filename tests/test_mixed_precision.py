@@ -82,8 +82,8 @@ def test_every_method_has_a_digits_config():
 
 @pytest.mark.parametrize('name', METHODS + OF_CAKD)
 def test_a_step_in_mixed_precision_is_that_in_float32(name, teacher):
-    plain, _ = start(name, teacher)
     model, wrapper = start(name, teacher)
+    plain = copy.deepcopy(model)
     assert type(wrapper) is BF16OptimWrapper
     seen = []
     model.student.head.fc.register_forward_hook(lambda *args: seen.append(args[-1]))

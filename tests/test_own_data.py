@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import islice
 
 import cv2
 import torch
@@ -21,6 +22,15 @@ TEXT = ''.join(page.read_text(encoding='utf-8') for page in PAGES)
 BLOCKS = re.findall(r'```(python|bash)\n(.*?)```', TEXT, flags=re.DOTALL)
 CLASSES = ('zero', 'one', 'two', 'three', 'four')
 FILES = ['data', 'teacher', 'student', 'alone', 'mixup', 'adamw', 'student_feature']
+# Of each class, to train with and to score; a step takes ten.
+IMAGES = dict(train=12, val=10)
+STEPS = IMAGES['train'] * len(CLASSES) // 10
+# A process of its own imports for seconds. One shows what all commands need.
+ALONE_IN_A_PROCESS = 'cakd-mm extract student.py work_dirs/student/epoch_9.pth'
+# The student of features trains no longer than what is asserted of it.
+OPTIONS = {
+    'cakd-mm train student_feature.py': ['--cfg-options', 'train_cfg.max_epochs=2']
+}
 
 
 def write_images(folder):
@@ -28,10 +38,11 @@ def write_images(folder):
     digits = load_digits(n_class=5)
     for label, name in enumerate(CLASSES):
         scans = (digits.images[digits.target == label] * 15.9).astype('uint8')
-        for part, some in (('train', scans[:24]), ('val', scans[24:34])):
+        scans = iter(scans)
+        for part, count in IMAGES.items():
             place = folder / 'data' / 'flowers' / part / name
             place.mkdir(parents=True)
-            for index, scan in enumerate(some):
+            for index, scan in enumerate(islice(scans, count)):
                 cv2.imwrite(str(place / f'{index}.png'), cv2.resize(scan, (32, 32)))
 
 
@@ -44,16 +55,16 @@ def in_a_process(*words):
     return done.stdout
 
 
-def run_bash(block, alone):
-    """Run each line; ``cakd-mm`` in this process, but for what is to be ``alone``."""
+def run_bash(block):
+    """Run each line; ``cakd-mm`` in this process, but for one."""
     for line in block.strip().splitlines():
         program, *words = shlex.split(line)
         assert program == 'cakd-mm', line
-        if alone:
+        if line == ALONE_IN_A_PROCESS:
             in_a_process('-m', 'cakd_mm.cli', *words)
         else:
             Visualizer._instance_dict.clear()
-            main(words)
+            main([*words, *OPTIONS.get(line, [])])
 
 
 ALONE = """
@@ -71,7 +82,7 @@ def walk(folder):
     for language, code in BLOCKS:
         named = re.match(r'# (\w+)\.py\n', code)
         if language == 'bash':
-            run_bash(code, alone='teacher.py' in code)
+            run_bash(code)
         elif named:
             names.append(named[1])
             (folder / f'{named[1]}.py').write_text(code)
@@ -106,8 +117,9 @@ def check_runs(runs):
     assert max(first[step] for step in (6, 7, 8)) > 50
     (feature,) = scalars(runs / 'student_feature', 'distill.loss_feature')
     assert min(feature.values()) > 0
-    for name in ('alone', 'student_feature'):
-        assert list(scalars(runs / name, 'accuracy/top1')[0]) == list(range(1, 9))
+    for name, epochs in (('alone', 8), ('student_feature', 2)):
+        scores = scalars(runs / name, 'accuracy/top1')[0]
+        assert list(scores) == list(range(1, epochs + 1))
 
 
 def check_compared(folder):
@@ -123,12 +135,12 @@ def check_resumed(runs):
     """It went on after epoch 8, and its last checkpoint was scored."""
     _, rest = scalars(runs / 'student', 'accuracy/top1')
     assert [step for step in rest if step > 8] == [9, 10]
-    assert min(scalars(runs / 'student', 'loss')[1]) > 8 * 12
+    assert min(scalars(runs / 'student', 'loss')[1]) > 8 * STEPS
     tested = sorted((runs / 'student').glob('*/*.json'))[-1]
     assert json.loads(tested.read_text())['accuracy/top1'] == rest[10]
     assert (runs / 'student' / 'student_run.py').is_file()  # no extracted one
     last = read(runs / 'student' / 'epoch_10.pth')['meta']
-    assert (last['epoch'], last['iter']) == (10, 120)
+    assert (last['epoch'], last['iter']) == (10, 10 * STEPS)
 
 
 def check_variations(runs):

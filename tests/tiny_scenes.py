@@ -1,10 +1,12 @@
 """Tiny detectors and segmentors, and runs of them on scenes of digits."""
 
+import uuid
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 from tiny import CONFIGS
 
 SIZE = 64
@@ -178,8 +180,9 @@ def scenes_config(net: dict, *, scenes: int = 6, epochs: int = 1) -> Config:
     return cfg
 
 
-def trained_runner(cfg: Config, make_runner: Any, work_dir: str = 'run') -> Path:
-    """Train a config, and return its work dir."""
-    runner = make_runner(cfg, work_dir)
-    runner.train()
-    return Path(runner.work_dir)
+def train_scenes(cfg: Config, work_dir: Path) -> Path:
+    """Train a config in a work dir, and return it."""
+    cfg.launcher, cfg.work_dir = 'none', str(work_dir)
+    cfg.experiment_name = uuid.uuid4().hex
+    Runner.from_cfg(cfg).train()
+    return work_dir

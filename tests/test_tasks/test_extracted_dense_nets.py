@@ -11,7 +11,7 @@ from mmengine.config import Config
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-from tiny_scenes import FCN, RETINANET, scenes_config, trained_runner
+from tiny_scenes import FCN, RETINANET, scenes_config, train_scenes
 
 from cakd_mm import plain_operations
 from cakd_mm.deployment.student import read_student
@@ -30,24 +30,32 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 sys.modules['mmcv._ext'] = module.PlainOperations()
 import torch
-from {scope}.apis import {load}
-net = {load}(sys.argv[2], sys.argv[3], device='cpu')
-assert not any(name.startswith(('cakd_mm', 'mmrazor')) for name in sys.modules)
-torch.save(net.state_dict(), sys.argv[4])
-print(net.dataset_meta['classes'][-1])
+def show(load, config, checkpoint, out):
+    net = load(config, checkpoint, device='cpu')
+    assert not any(name.startswith(('cakd_mm', 'mmrazor')) for name in sys.modules)
+    torch.save(net.state_dict(), out)
+    print(net.dataset_meta['classes'][-1])
 """
 LOADERS = dict(mmdet='init_detector', mmseg='init_model')
 
 
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """The config and the work dir of a run of each."""
+    found = {}
+    for scope, net in NETS.items():
+        cfg = scenes_config(net)
+        found[scope] = cfg, train_scenes(cfg, tmp_path_factory.mktemp(scope))
+    return found
+
+
 @pytest.fixture(params=NETS)
-def run(request, make_runner):
-    cfg = scenes_config(NETS[request.param])
-    folder = trained_runner(cfg, make_runner)
-    return request.param, cfg, folder
+def run(request, runs):
+    return request.param, *runs[request.param]
 
 
-def test_a_student_is_plain_and_loads_without_us(run, tmp_path):
-    scope, _, folder = run
+def plain_student(scope, folder, tmp_path):
+    """Check the config of a student; return the path of what mmdet needs of it."""
     plain = Config.fromfile(folder / 'student.py')
     assert plain.default_scope == scope
     assert plain.model.type == NETS[scope]['type']
@@ -56,19 +64,29 @@ def test_a_student_is_plain_and_loads_without_us(run, tmp_path):
     plain.pop('custom_imports')
     for name in ('test', 'val'):
         plain[f'{name}_dataloader'].dataset = dict(type='CocoDataset', ann_file='no')
-    plain.dump(tmp_path / 'plain.py')
-    code = LOAD.format(scope=scope, load=LOADERS[scope])
-    files = [plain_operations.__file__, tmp_path / 'plain.py', folder / 'student.pth']
-    out = tmp_path / 'weights.pth'
-    command = [sys.executable, '-W', 'ignore', '-c', code, *map(str, files), str(out)]
+    plain.dump(tmp_path / f'plain_{scope}.py')
+    return tmp_path / f'plain_{scope}.py'
+
+
+def test_students_are_plain_and_load_without_us(runs, tmp_path):
+    """Both in one process, because mmdet and mmseg import much of the same."""
+    code = [LOAD]
+    for scope, (_, folder) in runs.items():
+        config = plain_student(scope, folder, tmp_path)
+        files = [config, folder / 'student.pth', tmp_path / f'{scope}.pth']
+        code.append(f'from {scope}.apis import {LOADERS[scope]} as load')
+        code.append(f'show(load, *{[*map(str, files)]})')
+    command = [sys.executable, '-W', 'ignore', '-c', '\n'.join(code)]
+    command.append(plain_operations.__file__)
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == '9'
-    loaded = torch.load(out)
-    saved = torch.load(folder / 'student.pth', weights_only=False)['state_dict']
-    assert loaded.keys() == saved.keys()
-    for name, value in saved.items():
-        assert torch.equal(loaded[name], value), name
+    assert [x for x in done.stdout.split('\n') if x == '9'] == ['9', '9']
+    for scope, (_, folder) in runs.items():
+        loaded = torch.load(tmp_path / f'{scope}.pth')
+        saved = torch.load(folder / 'student.pth', weights_only=False)['state_dict']
+        assert loaded.keys() == saved.keys()
+        for name, value in saved.items():
+            assert torch.equal(loaded[name], value), name
 
 
 def test_a_student_that_differs_is_refused(run, monkeypatch):

@@ -1,7 +1,6 @@
 """The launch scripts, several processes without a GPU, and the ImageNet command."""
 
 import json
-import multiprocessing
 import os
 import runpy
 import socket
@@ -16,13 +15,13 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
+from ranks import run_to_the_end
 from tiny import CONFIGS, save_teacher
 from tools_inside import TOOLS, run_tool, torchvision_net
 
 from cakd_mm.datasets import Digits, ResidentDataset
 
 # isort: split
-# A spawned process imports this file, and cakd_mm has to come first.
 from mmpretrain import get_model
 
 ROOT = CONFIGS.parent
@@ -80,7 +79,7 @@ def log_of(work_dir):
     return [json.loads(line) for line in file.open()]
 
 
-@HOOKS.register_module(force=True)
+@HOOKS.register_module()
 class RankProbe(Hook):
     """Each rank writes down what it is and what it has."""
 
@@ -122,13 +121,13 @@ SMALL = (
 
 
 def one_rank(rank, folder, port, words):
-    """Train as the process that the launcher starts; its log is in a file."""
+    """Run a tool as the process that the launcher starts; its log is in a file."""
     os.chdir(folder)
     sys.stdout = sys.stderr = (folder / f'log{rank}').open('w', buffering=1)
     ranks = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_PORT=port)
     os.environ.update({name: str(value) for name, value in ranks.items()})
     os.environ['MASTER_ADDR'] = '127.0.0.1'
-    sys.argv = [str(TOOLS / 'train.py'), *map(str, words), '--launcher', 'pytorch']
+    sys.argv = [*map(str, words), '--launcher', 'pytorch']
     status = 1
     try:
         runpy.run_path(sys.argv[0], run_name='__main__')
@@ -139,8 +138,20 @@ def one_rank(rank, folder, port, words):
     os._exit(status)  # torch 2.5 may deadlock when it takes a gloo group apart
 
 
-def train_on_two(folder, name, *words, method='fork'):
-    """Train the demo on two ranks; only one that is spawned can compile.
+def on_two(folder, tool, *words):
+    """Run a tool on two ranks, which are forked, because none has to import anew."""
+    port = environment()['PORT']
+    words = (TOOLS / tool, *words)
+    try:
+        run_to_the_end(lambda rank: one_rank(rank, folder, port, words))
+    except AssertionError:
+        for rank in range(2):
+            print((folder / f'log{rank}').read_text()[-3000:])
+        raise
+
+
+def train_on_two(folder, name, *words):
+    """Train the demo on two ranks.
 
     Returns:
         tuple: The work dir, and what each rank wrote down.
@@ -153,20 +164,7 @@ def train_on_two(folder, name, *words, method='fork'):
     split = words.index('--cfg-options') if '--cfg-options' in words else len(words)
     options = ('--cfg-options', *SMALL, f'model.teacher_ckpt={teacher}')
     words = (*words[:split], *options, *words[split + 1 :])
-    port = environment()['PORT']
-    context = multiprocessing.get_context(method)
-    arguments = (config, '--work-dir', name, *words)
-    ranks = [
-        context.Process(target=one_rank, args=(rank, folder, port, arguments))
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(200)
-        rank.kill()
-    logs = [(folder / f'log{rank}').read_text()[-3000:] for rank in range(2)]
-    assert [rank.exitcode for rank in ranks] == [0, 0], logs
+    on_two(folder, 'train.py', config, '--work-dir', name, *words)
     return folder / name, [load(folder / name / f'rank{rank}.pth') for rank in (0, 1)]
 
 
@@ -194,16 +192,14 @@ def test_two_processes_train_and_score_digits(tmp_path):
 
     # Scored by two processes, and by one: each image counts once.
     (tmp_path / 'teacher.pth').unlink()
-    common = (DEMO, 'out/epoch_1.pth')
-    shell(
-        *('dist_test.sh', *common, 2, '--work-dir', 'two', '--cfg-options', *SMALL),
-        cwd=tmp_path,
-    )
+    words = (DEMO, 'out/epoch_1.pth', '--work-dir', 'two', '--cfg-options', *SMALL)
+    on_two(tmp_path, 'test.py', *words)
     [two] = (tmp_path / 'two').glob('*/*.json')
     student = get_model(str(out / 'student.py'), pretrained=str(out / 'student.pth'))
     assert json.loads(two.read_text())[METRIC] == pytest.approx(score(student, DEMO))
 
 
+@pytest.mark.usefixtures('traced_only')
 def test_two_processes_share_resident_images_and_train_compiled(tmp_path):
     """Each trains on its half, in the windows that one process would see."""
     options = ('train_cfg.resident=True', 'val_cfg.type=ResidentValLoop')
@@ -224,7 +220,7 @@ def test_two_processes_share_resident_images_and_train_compiled(tmp_path):
         'model.teacher_runtime.compile=False',
         'default_hooks.student_runtime.type=StudentRuntimeHook',
     )
-    other, _ = train_on_two(tmp_path, 'fast', *options, *fast, method='spawn')
+    other, _ = train_on_two(tmp_path, 'fast', *options, *fast)
     plain, found = (load(run / 'epoch_1.pth')['state_dict'] for run in (out, other))
     assert plain.keys() == found.keys()
     for name, value in plain.items():

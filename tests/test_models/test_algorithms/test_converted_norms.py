@@ -168,7 +168,7 @@ def trained(model, rank):
     wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, weight_decay=0.01)
     for step in range(2):
-        losses = wrapped(*batch(32, seed=2 * step + rank), mode='loss')
+        losses = wrapped(*batch(seed=2 * step + rank), mode='loss')
         optimizer.zero_grad()
         sum(v for k, v in losses.items() if 'loss' in k).backward()
         optimizer.step()
