@@ -141,9 +141,7 @@ def _images(runner) -> str:
     return ', '.join(parts) or 'of unknown number'
 
 
-def _results(
-    runner, metrics: Mapping[str, float] | None
-) -> Iterator[tuple[str, str]]:
+def _results(runner, metrics: Mapping[str, float] | None) -> Iterator[tuple[str, str]]:
     """Yield what has come out, and what may be typed next in the current folder."""
     model = unwrap(runner.model)
     if hasattr(model, 'teacher'):
