@@ -73,7 +73,7 @@ def peak(name: str, size: tuple[int, int, int]) -> float:
 
 def resident(line: str) -> float:
     """Return the resident memory of this process now, or its peak, in MiB."""
-    text = Path('/proc/self/status').read_text()
+    text = Path('/proc/self/status').read_text(encoding='utf-8')
     return int(re.findall(rf'{line}:\s+(\d+) kB', text)[0]) / 1024
 
 

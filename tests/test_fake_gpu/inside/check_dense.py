@@ -17,7 +17,7 @@ from dense_nets import SEGMENTORS, dense_batch, retinanet
 
 # By method base: the waits of its losses in a step. Only the GPU knows how many pixels
 # have a label.
-WAITS = dict(cakd_fpn=0, kd_scores=0, cakd_pixel=1, kd_pixel=0)
+WAITS = dict(kd_scores=0, cakd_pixel=1)
 
 
 def step_of(method, device, gpu=None):
