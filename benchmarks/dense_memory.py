@@ -20,7 +20,7 @@ import cakd_mm.models.losses  # noqa: F401  (registers them)
 
 CLASSES = 19  # Cityscapes
 SIZE = (8, 512, 1024)  # images, height, width
-QUICK = (1, 32, 64)
+QUICK = (1, 256, 512)
 MIB = 2**20
 ALL = 2**40  # scores at once
 
