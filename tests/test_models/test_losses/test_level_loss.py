@@ -301,6 +301,8 @@ def test_a_method_base_makes_a_distiller(name, levels):
     cfg = Config.fromfile(CONFIGS / f'_base_/methods/{name}.py').distiller
     [(key, loss)] = cfg.distill_losses.items()
     if levels > 1:
+        taps = cfg.loss_forward_mappings[key].preds_S.recorder
+        assert len(taps) == len(set(taps)) == levels
         loss.update(levels=levels)
     if name == 'cakd_fpn':
         loss.loss.update(channels=C)
