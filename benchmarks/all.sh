@@ -16,6 +16,7 @@ if "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; th
     run loss.py
     run loss_growth.py
     run resident_data.py
+    run dense_memory.py
 else
     run end_to_end.py --memory --rounds 9
     run teacher.py --teachers resnet56 resnet32x4 wrn40-2 --rounds 9
@@ -24,6 +25,7 @@ else
     for threads in 1 2; do run loss.py --threads "$threads"; done
     run loss_growth.py --threads 1
     run resident_data.py --rounds 5
+    run dense_memory.py --threads 1
     run feature_methods.py --rounds 7
     run history.py
     run ranks.py

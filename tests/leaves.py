@@ -13,9 +13,9 @@ SHIPPED = sorted(
 )
 # Those of detectors and segmentors, by their data.
 DENSE = [name for name in SHIPPED if Path(name).stem.endswith(('_coco', '_cityscapes'))]
-# Small ones of the demos: test_tools/test_demo_scenes.py.
-SCENES = [name for name in SHIPPED if '_scenes-' in name]
-LEAVES = [name for name in SHIPPED if name not in DENSE + SCENES]
+# Small ones, of the demos and of brain slices: test_tools/test_demo_scenes.py.
+SMALL = [name for name in SHIPPED if '_scenes-' in name or name.endswith('_brain.py')]
+LEAVES = [name for name in SHIPPED if name not in DENSE + SMALL]
 
 
 def bases(file: Path) -> list[Path]:

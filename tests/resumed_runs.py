@@ -67,7 +67,7 @@ def state(runner):
     logged = {
         name: history.data[0].tolist()
         for name, history in runner.message_hub.log_scalars.items()
-        if name == 'train/lr' or 'loss' in name
+        if not name.startswith('val/') and 'time' not in name
     }
     assert len(logged['train/loss']) == runner.iter
     return tensors(
@@ -76,7 +76,11 @@ def state(runner):
             optimizer=runner.optim_wrapper.state_dict(),
             schedulers=[s.state_dict() for s in runner.param_schedulers],
             logged=logged,
-            accuracy=runner.message_hub.get_scalar('val/accuracy/top1').current(),
+            scores={
+                name: history.current()
+                for name, history in runner.message_hub.log_scalars.items()
+                if name.startswith('val/') and 'time' not in name
+            },
             place=[runner.epoch, runner.iter],
         )
     )

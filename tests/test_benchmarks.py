@@ -12,6 +12,7 @@ from cakd_mm.deployment import latency
 
 # Arguments beside --quick, and the name of the file that is written.
 BENCHMARKS = {
+    'dense_memory': ([], 'dense_memory'),
     'end_to_end': (['--variants', 'ours, resident data'], 'end_to_end_r20_r8'),
     'exchange': ([], 'exchange'),
     'exports': ([], 'exports'),
@@ -28,7 +29,7 @@ BENCHMARKS = {
 
 
 # They compare no variants by their time.
-NO_TABLE = ('exchange', 'exports', 'ranks', 'teacher_precision')
+NO_TABLE = ('dense_memory', 'exchange', 'exports', 'ranks', 'teacher_precision')
 # All-reduces, gathers and bytes of one of two ranks in a step, without gradients. A
 # batch has 4 images, and the teacher's feature 64 channels, or 32 of the second one.
 EXCHANGED = {
@@ -103,6 +104,9 @@ def test_it_runs(name, root, tmp_path, monkeypatch):
     assert environment['threads'] == 1
     if name == 'exchange':
         check_exchange(found, (root / 'research/docs/speed.md').read_text())
+    if name == 'dense_memory':
+        # Of a small map, which is one part.
+        assert min(found['peak_MiB'].values()) > found['map_MiB']
     rows = list(rows_of(found))
     assert len(rows) > 1 or name in NO_TABLE
     assert all(row['median_ms'] > 0 for row in rows)

@@ -145,6 +145,7 @@ def test_a_distillation_does_a_step(name):
     ('task', 'method'),
     [
         ('retinanet_r50_r18_coco', 'cakd_fpn'),
+        ('gfl_r101_r18_coco', 'kd_scores'),
         ('pspnet_r50_r18_cityscapes', 'cakd_pixel'),
         ('deeplabv3_r50_r18_cityscapes', 'cwd'),
         ('fcos_r101_r50_coco', 'pkd'),

@@ -10,7 +10,8 @@ SHORT = {'cakd': 'cakd_logit'}
 SHARED = frozenset({'fpn', 'logits'})  # what bases begin with, and no methods
 # Methods of detectors and segmentors, whose places a classifier has not.
 DENSE = frozenset(
-    {'cakd_fpn', 'cakd_pixel', 'cwd', 'cwd_fpn', 'kd_pixel', 'mgd', 'pkd'}
+    ('cakd_fpn', 'cakd_pixel', 'cakd_scores', 'kd_pixel', 'kd_scores')
+    + ('cwd', 'cwd_fpn', 'mgd', 'pkd')
 )
 
 

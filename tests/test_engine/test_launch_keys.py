@@ -67,6 +67,26 @@ def test_a_variable_whose_value_is_read_is_no_mistake():
     assert unread_keys(cfg) == []
 
 
+def test_a_variable_of_a_base_is_no_mistake_where_its_entries_change(tmp_path):
+    base, leaf = tmp_path / 'base.py', tmp_path / 'leaf.py'
+    base.write_text(
+        "data_root = 'a'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))\n"
+    )
+    leaf.write_text("_base_ = 'base.py'\n")
+    moved = {'train_dataloader.dataset.data_root': 'b'}
+    cfg = Config.fromfile(leaf)
+    cfg.merge_from_dict(moved)
+    assert unread_keys(cfg) == []
+    # Whoever writes the variable means it, as an option or in a file.
+    cfg.data_root = 'c'
+    [sentence] = unread_keys(cfg)
+    assert 'Write train_dataloader.dataset.data_root if' in sentence
+    leaf.write_text("_base_ = 'base.py'\ndata_root = 'a'\n")
+    cfg = Config.fromfile(leaf)
+    cfg.merge_from_dict(moved)
+    assert len(unread_keys(cfg)) == 1
+
+
 def test_numbers_of_numpy_are_no_mistake():
     cfg = digits_config(DEMO, data_preprocessor__mean=[numpy.float32(77.8)] * 3)
     assert unread_keys(cfg) == []

@@ -16,6 +16,10 @@ from .counting import counts_epochs
 from .distill_warmup_hook import SCALAR as WARMUP
 from .logged import is_logged
 
+# Entry of the runner's message hub, and so of checkpoints: the sums that no line has
+# logged yet.
+SUMS = 'sums_of_terms'
+
 
 @HOOKS.register_module()
 class DistillTermsHook(Hook):
@@ -26,7 +30,8 @@ class DistillTermsHook(Hook):
     means of is added up on the device, by one kernel a step, and the means are only
     computed and read when ``LoggerHook`` writes a line. Terms
     that cost time (``kept_*``, ``grad_ratio``) are computed in those steps alone. A
-    warning of a loss, such as that of a collapsed scorer, is printed once. The hook
+    warning of a loss, such as that of a collapsed scorer, is printed once. A checkpoint
+    holds the sums, so that a resumed run logs what the uninterrupted one logs. The hook
     does nothing for a model without a :class:`StrictDistiller`. When mmrazor's
     ``StopDistillHook`` has stopped distillation, the log has neither terms nor losses
     of it any more, and the means of the other losses begin anew. Put it into
@@ -53,7 +58,9 @@ class DistillTermsHook(Hook):
         self.model = unwrap(runner.model)
         distiller = getattr(self.model, 'distiller', None)
         self.distiller = distiller if hasattr(distiller, 'rows') else None
-        self._sums.clear()
+        hub = runner.message_hub
+        self._sums = hub.get_info(SUMS, {}) if runner.iter else {}
+        hub.update_info(SUMS, self._sums)
         for hook in runner.hooks:
             if isinstance(hook, StopDistillHook):
                 self._check_stop(hook.stop_epoch, runner)
@@ -82,7 +89,7 @@ class DistillTermsHook(Hook):
         if not rows:
             return
         values = [value.float() for value in rows.values()]
-        kind = tuple((name, value.shape) for name, value in rows.items())
+        kind = tuple((name, tuple(value.shape)) for name, value in rows.items())
         if kind not in self._sums:
             # They are copied, because a loss may go on to write into its own.
             self._sums[kind] = list(torch._foreach_add(values, 0.0)), 1

@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from ...utils.tools import as_argument, typed_here
 from .counting import counts_epochs
 from .extract_student_hook import ExtractStudentHook, average_is_scored
 
+# What is said of a validation without a metric.
+NO_SCORE = ', which gave no metric; a detector that finds nothing has none'
+
 
 @HOOKS.register_module()
 class SummaryHook(Hook):
@@ -38,25 +41,25 @@ class SummaryHook(Hook):
     def __init__(self) -> None:
         self._began = 0.0
         # A run that is resumed with no step left may know the score of the weights
-        # before the last ones alone.
-        self._is_scored = False
+        # before the last ones alone. COCO gives none of a net that finds nothing.
+        self._metrics: Mapping[str, float] | None = None
 
     def before_train(self, runner) -> None:
         """Log what is trained, with what and where."""
-        self._began, self._is_scored = time.monotonic(), False
+        self._began, self._metrics = time.monotonic(), None
         lines = [f'Training {_config(runner)} on {_device(runner)}:']
         lines += [f'  {name:<9}{text}' for name, text in _plan(runner)]
         runner.logger.info('\n'.join(lines))
 
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Note that scores are those of this start."""
-        self._is_scored = True
+        """Note which scores are those of this start."""
+        self._metrics = metrics or {}
 
     def after_train(self, runner) -> None:
         """Log what has come out."""
         took = timedelta(seconds=round(time.monotonic() - self._began))
         lines = [f'Trained {_config(runner)}, {_length(runner)} in {took}:']
-        results = _results(runner, self._is_scored)
+        results = _results(runner, self._metrics)
         lines += [f'  {name:<11}{text}' for name, text in results]
         runner.logger.info('\n'.join(lines))
 
@@ -84,16 +87,24 @@ def _length(runner) -> str:
     return f'{count:,} {unit}{"s" if count != 1 else ""}'
 
 
-def _backbone(net: Any) -> str:
-    """Return the class of what makes a net's features, of several nets of each."""
+def _name(net: Any) -> str:
+    """Return the class of what makes a net's features, of several nets of each.
+
+    A net that scores positions is told by its own class and its head, too.
+    """
     if hasattr(net, 'teachers'):
-        return ' and '.join(map(_backbone, net.teachers.values()))
-    return type(trunk_of(net)).__name__
+        return ' and '.join(map(_name, net.teachers.values()))
+    trunk, task = type(trunk_of(net)).__name__, task_of(net)
+    if not task.is_dense:
+        return trunk
+    head = task.head_of(net)
+    end = '' if head is None else f' and {type(head).__name__}'
+    return f'{type(net).__name__} of {trunk}{end}'
 
 
 def _size(net: nn.Module) -> str:
     count = sum(weight.numel() for weight in net.parameters())
-    return f'{_backbone(net)}, {count:,} parameters'
+    return f'{_name(net)}, {count:,} parameters'
 
 
 def _losses(model: Any) -> Iterator[str]:
@@ -130,15 +141,17 @@ def _images(runner) -> str:
     return ', '.join(parts) or 'of unknown number'
 
 
-def _results(runner, is_scored: bool) -> Iterator[tuple[str, str]]:
+def _results(runner, metrics: Mapping[str, float] | None) -> Iterator[tuple[str, str]]:
     """Yield what has come out, and what may be typed next in the current folder."""
     model = unwrap(runner.model)
     if hasattr(model, 'teacher'):
         losses = ', '.join(_losses(model)) or 'no loss between the two'
-        text = f'{_backbone(model.student)}, taught by {_backbone(model.teacher)}'
+        text = f'{_name(model.student)}, taught by {_name(model.teacher)}'
         yield 'student', f'{text} with {losses}'
-    scores = spoken(scores_in(runner.message_hub.log_scalars)) if is_scored else []
-    yield 'last', ', '.join(scores) or 'not scored by validation'
+    if metrics:
+        yield 'last', ', '.join(spoken(scores_in(runner.message_hub.log_scalars)))
+    else:
+        yield 'last', f'not scored by validation{"" if metrics is None else NO_SCORE}'
     info, folder = runner.message_hub.runtime_info, Path(runner.work_dir)
     best = info.get('best_score')
     if isinstance(best, float):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -50,7 +51,8 @@ def unread_keys(cfg: Config) -> list[str]:
 
     A config may have variables of any name. One is a mistake if nothing that is read
     has its value, and its name is like that of a key, was a key of MMCV's runner, or is
-    the name of an entry further down that has another value.
+    the name of an entry further down that has another value. In that last case one of a
+    base, which has used it, is no mistake.
 
     Raises:
         ValueError: the key is an argument of the model, which is a class of ours.
@@ -82,7 +84,7 @@ def unread_keys(cfg: Config) -> list[str]:
             meant = close[0] if close[0] in READ else f'model.{close[0]}'
         elif key in FORMER:
             meant = FORMER[key]
-        elif below:
+        elif below and not _is_inherited(cfg, key):
             meant = below[0][0]
         else:
             continue
@@ -159,8 +161,24 @@ def _is_inserted(cfg: Config, key: str) -> bool:
     if not isinstance(cfg[key], Mapping) or key not in (cfg.get('model') or {}):
         return False
     file = file_of(cfg)
-    text = file.read_text('utf-8') if file else ''
-    return not re.search(rf'^{key}\s*=', text, re.MULTILINE)
+    return file is None or not _assigns(file, key)
+
+
+def _is_inherited(cfg: Config, key: str) -> bool:
+    """Return whether a variable is a base's, with the value that it has there.
+
+    mmdet's COCO has ``data_root``, say, which a user need not change who writes another
+    folder into the data sets.
+    """
+    file = file_of(cfg)
+    if file is None or not file.is_file() or _assigns(file, key):
+        return False
+    return Config.fromfile(file).get(key) == cfg[key]
+
+
+def _assigns(file: Path, key: str) -> bool:
+    """Return whether a config file itself assigns a variable."""
+    return bool(re.search(rf'^{key}\s*=', file.read_text('utf-8'), re.MULTILINE))
 
 
 def _class_of_model(cfg: Config) -> type | None:

@@ -35,7 +35,7 @@ class DenseLoss(NestedLoss):
     (:attr:`DistillLoss.mean_of_rows`: KD, DKD, NKD, and CAKD without scorer or
     ``gradient_shares``), parts of ``scores_at_once`` are computed one after the other,
     and once more for the gradient, which holds the student's map once. There KD takes
-    742 MiB beside the maps on a CPU, and 3695 MiB in one part. Any other ``loss``, such
+    723 MiB beside the maps on a CPU, and 4508 MiB in one part. Any other ``loss``, such
     as DIST, whose correlations need all rows, computes all at once.
 
     Each rank takes the mean over its own rows, of which it may have more or fewer than

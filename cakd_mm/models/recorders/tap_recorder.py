@@ -53,7 +53,7 @@ class TapRecorder(ModuleOutputsRecorder):
         point = self._place or place_of(model, self.source, self.key)
         self._place = point
         module = model.get_submodule(point.module)
-        watch(self, model, self.key, module)
+        watch(self, model, self.key, module, point.takes_input)
         if point.prepare is not None:
             point.prepare(model)
         if not point.takes_input:

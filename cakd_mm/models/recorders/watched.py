@@ -81,6 +81,8 @@ class Watch:
     Args:
         recorder (BaseRecorder): Of any class.
         key (str): The config key of its ``source``.
+        of_inputs (bool): Whether a recorder of another class than MMRazor's records
+            what its module is given. Defaults to False.
 
     Attributes:
         given (dict[tuple, list]): What the recorder has given in this step, by
@@ -94,10 +96,12 @@ class Watch:
     is_compiled: bool
     with_gradients: bool
 
-    def __init__(self, recorder: BaseRecorder, key: str) -> None:
+    def __init__(
+        self, recorder: BaseRecorder, key: str, of_inputs: bool = False
+    ) -> None:
         self.recorder = recorder
         self.key = key
-        self._of_inputs = isinstance(recorder, OF_INPUTS)
+        self._of_inputs = of_inputs or isinstance(recorder, OF_INPUTS)
         self._adds_up = True
         self._inputs: list[list[Note]] = []
         self._outputs: list[list[Note]] = []
@@ -250,7 +254,11 @@ def _total(tensor: Tensor) -> Tensor:
 
 
 def watch(
-    recorder: BaseRecorder, model: nn.Module, key: str, module: nn.Module | None = None
+    recorder: BaseRecorder,
+    model: nn.Module,
+    key: str,
+    module: nn.Module | None = None,
+    of_inputs: bool = False,
 ) -> None:
     """Let a recorder refuse records that were overwritten after they were made.
 
@@ -263,13 +271,14 @@ def watch(
         key (str): The config key of its ``source``.
         module (nn.Module, optional): What it taps. Defaults to None, the module that
             ``source`` names, if there is one.
+        of_inputs (bool): As in :class:`Watch`. Defaults to False.
 
     Raises:
         ValueError: later, from ``get_record_data``.
     """
     if watch_of(recorder) is not None or isinstance(recorder, ParameterRecorder):
         return
-    own = Watch(recorder, key)
+    own = Watch(recorder, key, of_inputs)
     # They are set on the object, so that recorders of all classes have them.
     vars(recorder).update(
         watch=own,

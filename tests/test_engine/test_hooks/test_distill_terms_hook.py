@@ -123,7 +123,8 @@ def test_without_a_logger_nothing_is_probed():
     distiller = SimpleNamespace(rows=dict, probing=True)
     model = nn.Module()
     model.distiller = distiller
-    runner = SimpleNamespace(model=model, hooks=[hook])
+    hub = MessageHub.get_instance('unlogged')
+    runner = SimpleNamespace(model=model, hooks=[hook], message_hub=hub, iter=0)
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     assert distiller.probing is False
@@ -141,11 +142,12 @@ class TestMeans:
         runner = SimpleNamespace(
             model=model, hooks=[logger], message_hub=hub, train_dataloader=[0] * 6
         )
-        hook = DistillTermsHook()
         model.distiller.rows = model.distiller.terms_of = dict
-        hook.before_train(runner)
 
         def steps(rows, start=0):
+            runner.iter = start
+            hook = DistillTermsHook()
+            hook.before_train(runner)
             for index, row in enumerate(rows, start):
                 found = {name: torch.as_tensor(value) for name, value in row.items()}
                 model.distiller.rows = lambda found=found: found
@@ -165,6 +167,13 @@ class TestMeans:
     def test_steps_without_terms_are_no_zeros(self, run):
         assert run([dict(a=4.0), {}, {}]) == {'a': [4]}
         assert run([{}, {}, {}], start=3) == {'a': [4]}
+
+    def test_sums_belong_to_a_run_that_is_gone_on_with(self, run):
+        assert run([dict(a=1.0), dict(a=2.0)]) == {}
+        assert run([dict(a=6.0)], start=2) == {'a': [3]}
+        run([dict(a=1.0)], start=3)
+        # It begins anew, whatever another run of that name has left.
+        assert run([dict(a=4.0)] * 3)['a'] == [3, 4]
 
     def test_half_precision_is_added_up_in_full(self, run):
         rows = [dict(a=2048.0), dict(a=1.0), dict(a=1.0)]
@@ -355,6 +364,21 @@ def test_a_stopped_distillation_is_not_logged_any_more(start, mode):
     assert history.curve('cakd/bcd')[0] == [2 / STEPS, 4 / STEPS]
     figure = draw_terms(history, cfg, cfg.model.distiller.distill_losses)
     assert len(figure.axes) > 5
+
+
+def test_the_means_of_a_resumed_run_go_back_to_the_last_line(start):
+    """Lines follow steps 3 and 8, and the run goes on after step 7, in epoch 2."""
+    checkpoints = dict(by_epoch=False, interval=1, max_keep_ckpts=-1)
+    options = dict(logger=dict(interval=3), default_hooks__checkpoint=checkpoints)
+    whole = start(**options)
+    whole.train()
+    expected = scalars(whole)
+    assert list(expected) == [3, 8]
+    shutil.rmtree(next(Path(whole.work_dir).glob('*/vis_data')))
+    checkpoint = str(Path(whole.work_dir) / 'iter_7.pth')
+    resumed = start(**options, resume=True, load_from=checkpoint)
+    resumed.train()
+    assert scalars(resumed) == {8: expected[8]}
 
 
 def scalars(runner):

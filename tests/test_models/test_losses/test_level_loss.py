@@ -290,14 +290,21 @@ def test_one_tap_of_all_levels_leaves_widths_to_the_config():
 
 
 @pytest.mark.parametrize(
-    ('name', 'levels'), [('cakd_fpn', 5), ('cakd_pixel', 1), ('kd_pixel', 1)]
+    ('name', 'levels'),
+    [
+        *(('cakd_fpn', 5), ('cakd_scores', 5), ('kd_scores', 5)),
+        *(('cakd_pixel', 1), ('kd_pixel', 1)),
+    ],
 )
 def test_a_method_base_makes_a_distiller(name, levels):
     """Without a net, so that the widths are written."""
     cfg = Config.fromfile(CONFIGS / f'_base_/methods/{name}.py').distiller
     [(key, loss)] = cfg.distill_losses.items()
-    if name == 'cakd_fpn':
+    if levels > 1:
+        taps = cfg.loss_forward_mappings[key].preds_S.recorder
+        assert len(taps) == len(set(taps)) == levels
         loss.update(levels=levels)
+    if name == 'cakd_fpn':
         loss.loss.update(channels=C)
     made = MODELS.build(cfg).distill_losses[key]
     sizes = [(9 - 2 * i, 8 - i) for i in range(levels - 1)] + [(1, 1)]

@@ -126,11 +126,16 @@ def test_the_label_map_is_that_of_the_samples(name):
     found = recorded(net, cfg, ['gt_map'], 'loss')['gt_map']
     assert torch.equal(found, expected)
     assert found.dtype == torch.int64 and found.shape == (2, 64, 64)
-    scores, labels = (
+    parts = (
         recorded(net, cfg, ['loss_inputs'], 'loss', data_idx=i)['loss_inputs']
         for i in (0, 1)
     )
-    assert torch.equal(labels, expected) and scores.shape == (2, CLASSES, 64, 64)
+    # In parts, or as a whole.
+    for scores, labels in (
+        parts,
+        recorded(net, cfg, ['loss_inputs'], 'loss')['loss_inputs'],
+    ):
+        assert torch.equal(labels, expected) and scores.shape == (2, CLASSES, 64, 64)
 
 
 def test_a_head_with_several_losses_has_one_label_map():
