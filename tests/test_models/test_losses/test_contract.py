@@ -336,10 +336,11 @@ def assert_finite(loss, student, teacher, what):
 def test_all_is_finite_up_to_the_bound(case, dtype, end):
     """In the first step and in a later one, whose statistics are of other features."""
     chosen = {} if end is None else settings_at(end, case)
+    has_state = any(True for _ in case().buffers())
     for rows in (1, N):
         pairs = extreme_scores(rows, dtype)
-        # What it keeps is kept in the same way in each precision.
-        keeps = dtype == torch.float32 and rows == N and any(True for _ in case().buffers())
+        # The state is kept in the same way in each precision.
+        is_kept = has_state and rows == N and dtype == torch.float32
         if dtype == torch.float64:  # What is not near its own limits is as in float32.
             pairs = {what: pairs[what] for what in ('tiny', 'near', 'zero')}
         elif rows == N and case().mean_of_rows:
@@ -348,7 +349,7 @@ def test_all_is_finite_up_to_the_bound(case, dtype, end):
         for what, (student, teacher) in pairs.items():
             if case.settings.get('gamma') == 'adaptive':
                 teacher = teacher.abs()
-            for earlier in [None, *(['zero', 'constant_teacher'] * keeps)]:
+            for earlier in [None, *(['zero', 'constant_teacher'] * is_kept)]:
                 loss = case(**chosen).to(dtype).train()
                 if earlier:
                     value(loss, *pairs[earlier])
