@@ -343,7 +343,7 @@ def test_all_is_finite_up_to_the_bound(case, dtype, end):
         is_kept = has_state and rows == N and dtype == torch.float32
         if dtype == torch.float64:  # What is not near its own limits is as in float32.
             pairs = {what: pairs[what] for what in ('tiny', 'near', 'zero')}
-        elif rows == N and case().mean_of_rows:
+        elif rows == N and case().mean_of_rows and not has_state:
             student, teacher = map(torch.cat, zip(*pairs.values(), strict=True))
             pairs = dict(all=(student, teacher))
         for what, (student, teacher) in pairs.items():
