@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.registry import HOOKS
 from mmrazor.engine import StopDistillHook
 from torch import Tensor
@@ -17,7 +17,7 @@ from .distill_warmup_hook import SCALAR as WARMUP
 from .logged import is_logged
 
 # Entry of the runner's message hub, and so of checkpoints: the sums that no line has
-# logged yet.
+# logged yet, by the losses that they are of.
 SUMS = 'sums_of_terms'
 
 
@@ -58,12 +58,22 @@ class DistillTermsHook(Hook):
         self.model = unwrap(runner.model)
         distiller = getattr(self.model, 'distiller', None)
         self.distiller = distiller if hasattr(distiller, 'rows') else None
-        hub = runner.message_hub
-        self._sums = hub.get_info(SUMS, {}) if runner.iter else {}
-        hub.update_info(SUMS, self._sums)
+        if self.distiller is not None:
+            self._sums = self._sums_in(runner.message_hub, runner.iter > 0)
         for hook in runner.hooks:
             if isinstance(hook, StopDistillHook):
                 self._check_stop(hook.stop_epoch, runner)
+
+    def _sums_in(self, hub: MessageHub, goes_on: bool) -> dict:
+        """Return the sums that checkpoints hold; those of other losses are dropped."""
+        losses = self.distiller.losses().items()
+        key = str({name: loss.class_name for name, loss in losses})
+        saved = hub.get_info(SUMS, {}) if goes_on else {}
+        if saved and key not in saved:
+            self._forget(hub.log_scalars)
+        sums = saved.get(key, {})
+        hub.update_info(SUMS, {key: sums})
+        return sums
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Let the losses compute terms that cost time only if a line follows."""

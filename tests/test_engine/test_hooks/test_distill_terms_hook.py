@@ -120,7 +120,7 @@ def test_a_line_has_the_means_since_the_last(start, logger, lines):
 
 def test_without_a_logger_nothing_is_probed():
     hook = DistillTermsHook()
-    distiller = SimpleNamespace(rows=dict, probing=True)
+    distiller = SimpleNamespace(rows=dict, losses=dict, probing=True)
     model = nn.Module()
     model.distiller = distiller
     hub = MessageHub.get_instance('unlogged')
@@ -143,6 +143,7 @@ class TestMeans:
             model=model, hooks=[logger], message_hub=hub, train_dataloader=[0] * 6
         )
         model.distiller.rows = model.distiller.terms_of = dict
+        model.distiller.losses = dict
 
         def steps(rows, start=0):
             runner.iter = start
@@ -379,6 +380,26 @@ def test_the_means_of_a_resumed_run_go_back_to_the_last_line(start):
     resumed = start(**options, resume=True, load_from=checkpoint)
     resumed.train()
     assert scalars(resumed) == {8: expected[8]}
+
+
+def test_the_sums_of_another_loss_are_dropped_by_a_resumed_run(start):
+    """It has the same name; its first line is of the steps since then."""
+    name = 'dkd/dkd_r20_r8_digits.py'
+    options = dict(logger=dict(interval=3), train_cfg__max_epochs=1)
+    first = start(name, **options)
+    first.train()  # Steps 4 and 5 are in no line.
+    checkpoint = str(Path(first.work_dir) / 'epoch_1.pth')
+    shutil.rmtree(next(Path(first.work_dir).glob('*/vis_data')))
+    options |= dict(train_cfg__max_epochs=2, resume=True, load_from=checkpoint)
+    other = dict(type='NKDLoss', _delete_=True)
+    resumed = start(name, model__distiller__distill_losses__loss_dkd=other, **options)
+    resumed.train()
+    [line] = log_of(resumed)
+    steps = resumed.watch.steps[:3]
+    terms = {name for name in line if name.startswith('dkd/')}
+    assert terms == steps[0].keys()
+    for term in terms:
+        assert line[term] == pytest.approx(mean([step[term] for step in steps]))
 
 
 def scalars(runner):
