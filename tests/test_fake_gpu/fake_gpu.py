@@ -199,14 +199,11 @@ def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if not stays:
         return found
     # What is changed in place stays the same tensor.
-    known = {id(x.host): x for x in ours}
-    return tree_map_only(
-        Tensor, lambda x: known[id(x)] if id(x) in known else GpuTensor(x), found
-    )
+    return _of_the_device(found, {id(x.host): x for x in ours})
 
 
-# What an operation takes is nested in tuples, lists and dicts alone. PyTorch's own walk
-# through any tree would take half of the time of the checks.
+# What an operation takes and gives is nested in tuples, lists and dicts alone. PyTorch's
+# own walk through any tree would take half of the time of the checks.
 
 
 def _find_tensors(data: Any, found: list[Tensor]) -> None:
@@ -218,6 +215,14 @@ def _find_tensors(data: Any, found: list[Tensor]) -> None:
     elif isinstance(data, dict):
         for value in data.values():
             _find_tensors(value, found)
+
+
+def _of_the_device(data: Any, known: dict[int, GpuTensor]) -> Any:
+    if isinstance(data, Tensor):
+        return known[id(data)] if id(data) in known else GpuTensor(data)
+    if isinstance(data, (tuple, list)):
+        return type(data)(_of_the_device(value, known) for value in data)
+    return data
 
 
 def _of_the_host(data: Any) -> Any:
