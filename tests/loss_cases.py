@@ -47,7 +47,7 @@ VARIANTS: dict[str, list[dict]] = {
     'CMKDLoss': [dict(difficulty=0.4, regularization=0.7)],
     'CTKDLoss': [dict(instance_wise=True, num_classes=C)],
     'DenseLoss': [
-        dict(scores_at_once=2 * C),
+        dict(scores_at_once=7 * C),
         dict(loss=dict(type='CAKDLogitLoss'), ignore_index=None),
         dict(loss=dict(type='SigmoidKDLoss'), num_classes=1),
     ],
