@@ -124,7 +124,7 @@ def count(module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def batch(shape, classes, n=4):
+def batch(shape, classes, n=2):
     samples = [DataSample().set_gt_label(i % classes) for i in range(n)]
     images = torch.randint(0, 256, (n, *shape), dtype=torch.uint8)
     return {'inputs': images, 'data_samples': samples}
@@ -255,7 +255,7 @@ def test_a_vanilla_config_does_a_step(name):
     before = {key: value.clone() for key, value in model.named_parameters()}
     wrapper = ConfigDict({'type': 'OptimWrapper', **cfg.optim_wrapper})
     wrapper = build_optim_wrapper(model, wrapper)
-    logs = model.train_step(batch(shape, classes, n=2), wrapper)
+    logs = model.train_step(batch(shape, classes), wrapper)
     assert 0 < logs['loss'] < 3 * math.log(classes)
     after = dict(model.named_parameters())
     assert all(torch.isfinite(value).all() for value in after.values())
@@ -311,8 +311,8 @@ def test_a_distillation_does_a_step(name):
         if hasattr(loss, 'set_epoch'):
             loss.set_epoch(0)
         if hasattr(loss, 'set_dataset'):
-            loss.set_dataset(np.arange(200) % classes, 0, 4)
-            loss.indices = torch.arange(4)
+            loss.set_dataset(np.arange(200) % classes, 0, 2)
+            loss.indices = torch.arange(2)
     losses = model(**data, mode='loss')
     declared = {f'distill.{loss}' for loss in cfg.model.distiller.distill_losses}
     scorers = {f'{x}.scorer_loss' for x in declared} & set(losses)

@@ -1,6 +1,8 @@
 """Shipped configs cut down to a size that trains in seconds."""
 
 import copy
+import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +104,19 @@ def batch_of(model: torch.nn.Module, count: int = 6) -> dict:
 
 def save_teacher(path: Path, seed: int = 0) -> Path:
     """Write a randomly initialised resnet20 as a teacher's checkpoint."""
+    path.write_bytes(_teacher(seed))
+    return path
+
+
+@functools.cache
+def _teacher(seed: int) -> bytes:
+    """Return the file of a teacher, which is the same at every call."""
     torch.manual_seed(seed)
     teacher = build(Config.fromfile(CONFIGS / 'vanilla/resnet20_digits.py').model)
     teacher.init_weights()
-    torch.save(dict(meta={}, state_dict=teacher.state_dict()), path)
-    return path
+    file = io.BytesIO()
+    torch.save(dict(meta={}, state_dict=teacher.state_dict()), file)
+    return file.getvalue()
 
 
 def distill_config(

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from cakd_mm.models import widened
 
 EVERY = pytest.mark.parametrize('case', CASES + SCORERS)
-STEPS, FLOAT = 3, torch.float32
+STEPS, FLOAT = 2, torch.float32
 
 
 def total(loss, value):
