@@ -202,8 +202,8 @@ def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     return _of_the_device(found, {id(x.host): x for x in ours})
 
 
-# What an operation takes and gives is nested in tuples, lists and dicts alone. PyTorch's
-# own walk through any tree would take half of the time of the checks.
+# What an operation takes and gives is nested in tuples, lists and dicts alone. The walk
+# of PyTorch through any tree would take half of the time of the checks.
 
 
 def _find_tensors(data: Any, found: list[Tensor]) -> None:
