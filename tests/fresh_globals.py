@@ -50,9 +50,10 @@ def _plain_layout():
 
 @pytest.fixture(autouse=True, scope='session')
 def _seeds_of_the_host_alone():
-    """Seed no kind of device that is missing: PyTorch notes the whole stack for each.
+    """Seed no kind of device that is missing, which tests do thousands of times.
 
-    It would seed the device if one appeared, and tests set thousands of seeds.
+    PyTorch would keep the seed for a device that appears later, and the whole stack
+    with it, which takes milliseconds.
     """
     with pytest.MonkeyPatch.context() as patch:
         for kind in (torch.cuda, torch.xpu, torch.mtia):
