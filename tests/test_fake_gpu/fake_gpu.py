@@ -23,7 +23,6 @@ from mmengine.device import utils as mmengine_device
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 NAME = 'fakegpu'
 DEVICE = f'{NAME}:0'
@@ -179,7 +178,7 @@ class _Mode(TorchDispatchMode):
 def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     packet = function.overloadpacket
     given: list[Tensor] = []
-    _find_tensors((args, kwargs), given)
+    _mapped((args, kwargs), given.append)
     ours = [x for x in given if isinstance(x, GpuTensor)]
     target = kwargs.get('device')
     stays = bool(ours) if target is None else torch.device(target).type == NAME
@@ -190,8 +189,8 @@ def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if target is not None:
         kwargs = dict(kwargs, device=HOST)
     if GPU.rounds_to_tf32 and _is_in_tf32(packet):
-        args = tree_map_only(GpuTensor, lambda x: _rounded(x.host), args)
-    args, kwargs = _of_the_host(args), _of_the_host(kwargs)
+        args = _mapped(args, lambda x: _rounded(_host_of(x)))
+    args, kwargs = _mapped(args, _host_of), _mapped(kwargs, _host_of)
     is_random = torch.Tag.nondeterministic_seeded in function.tags
     is_apart = GPU.draws_apart and is_random and not kwargs.get('generator')
     with GPU.drawing() if is_apart else nullcontext():
@@ -199,40 +198,27 @@ def _run(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if not stays:
         return found
     # What is changed in place stays the same tensor.
-    return _of_the_device(found, {id(x.host): x for x in ours})
+    known = {id(x.host): x for x in ours}
+    return _mapped(found, lambda x: known[id(x)] if id(x) in known else GpuTensor(x))
 
 
-# What an operation takes and gives is nested in tuples, lists and dicts alone. The walk
-# of PyTorch through any tree would take half of the time of the checks.
+def _mapped(data: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return what an operation takes or gives with its tensors changed.
 
-
-def _find_tensors(data: Any, found: list[Tensor]) -> None:
+    It is nested in tuples, lists and dicts alone. The walk of PyTorch through any tree
+    would take half of the time of the checks.
+    """
     if isinstance(data, Tensor):
-        found.append(data)
-    elif isinstance(data, (tuple, list)):
-        for value in data:
-            _find_tensors(value, found)
-    elif isinstance(data, dict):
-        for value in data.values():
-            _find_tensors(value, found)
-
-
-def _of_the_device(data: Any, known: dict[int, GpuTensor]) -> Any:
-    if isinstance(data, Tensor):
-        return known[id(data)] if id(data) in known else GpuTensor(data)
+        return change(data)
     if isinstance(data, (tuple, list)):
-        return type(data)(_of_the_device(value, known) for value in data)
-    return data
-
-
-def _of_the_host(data: Any) -> Any:
-    if isinstance(data, GpuTensor):
-        return data.host
-    if isinstance(data, (tuple, list)):
-        return type(data)(_of_the_host(value) for value in data)
+        return type(data)(_mapped(value, change) for value in data)
     if isinstance(data, dict):
-        return {name: _of_the_host(value) for name, value in data.items()}
+        return {name: _mapped(value, change) for name, value in data.items()}
     return data
+
+
+def _host_of(value: Tensor) -> Tensor:
+    return value.host if isinstance(value, GpuTensor) else value
 
 
 def _check(
@@ -332,7 +318,7 @@ def _autocast(name: str, cast: Callable[[Tensor], Tensor]) -> None:
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = tree_map_only(Tensor, cast, (args, kwargs))
+        args, kwargs = _mapped(args, cast), _mapped(kwargs, cast)
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return function(*args, **kwargs)
 
@@ -359,8 +345,7 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     """Copy where PyTorch asks below all modes."""
     if not non_blocking:
         GPU.note_wait('a tensor of numbers of the host')
-    values = source.host if isinstance(source, GpuTensor) else source
-    (target.host if isinstance(target, GpuTensor) else target).copy_(values)
+    _host_of(target).copy_(_host_of(source))
     return target
 
 
