@@ -104,19 +104,22 @@ def batch_of(model: torch.nn.Module, count: int = 6) -> dict:
 
 def save_teacher(path: Path, seed: int = 0) -> Path:
     """Write a randomly initialised resnet20 as a teacher's checkpoint."""
-    path.write_bytes(_teacher(seed))
+    file, random_state = _teacher(seed)
+    path.write_bytes(file)
+    # What a test draws next is the same, whether the teacher was made just now or not.
+    torch.set_rng_state(random_state)
     return path
 
 
 @functools.cache
-def _teacher(seed: int) -> bytes:
-    """Return the file of a teacher, which is the same at every call."""
+def _teacher(seed: int) -> tuple[bytes, torch.Tensor]:
+    """Return the file of a teacher, and the random state after it was made."""
     torch.manual_seed(seed)
     teacher = build(Config.fromfile(CONFIGS / 'vanilla/resnet20_digits.py').model)
     teacher.init_weights()
     file = io.BytesIO()
     torch.save(dict(meta={}, state_dict=teacher.state_dict()), file)
-    return file.getvalue()
+    return file.getvalue(), torch.get_rng_state()
 
 
 def distill_config(
