@@ -44,11 +44,14 @@ class RandomImages(BaseDataset):
         **kwargs: As in mmpretrain.
     """
 
+    # Of 32 pixels, and at least: an epoch of large images has some batches, too.
+    COUNTS = 12800, 2048
+
     def __init__(self, size: int, folder: str | None = None, **kwargs) -> None:
         self.size = size
         self.folder = folder
-        # An epoch of large images has some batches, too.
-        self.count = max(12800 * 32**2 // size**2, 2048)
+        small, least = self.COUNTS
+        self.count = max(small * 32**2 // size**2, least)
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:

@@ -1,16 +1,18 @@
 """Fixtures that every test folder shares."""
 
 import gc
+import importlib
 import uuid
 from pathlib import Path
 
 import pytest
 import torch
 from fresh_globals import (  # noqa: F401
-    _bases_read_once,
+    _configs_read_once,
     _fresh_globals,
     _garbage_left,
     _plain_layout,
+    _scopes_without_a_sleep,
     _seeds_of_the_host_alone,
 )
 from mmengine.config import Config
@@ -37,6 +39,16 @@ def pytest_collection_finish() -> None:
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The folder of the benchmarks, which can be imported, with few images of noise."""
+    folder = ROOT / 'benchmarks'
+    monkeypatch.syspath_prepend(str(folder))
+    images = importlib.import_module('steps').RandomImages
+    monkeypatch.setattr(images, 'COUNTS', (64, 64))
+    return folder
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 import copy
 import functools
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import mmengine.config.config
 import mmengine.config.utils
 import mmengine.dataset.base_dataset
+import mmengine.registry.default_scope
 import pytest
 import torch
 
@@ -21,7 +23,9 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
-BASES = Path(__file__).resolve().parents[1] / 'configs' / '_base_'
+# No test changes a config in them: ours, and those of installed packages.
+PACKAGES = Path(mmengine.__file__).parents[1]
+SHIPPED = Path(__file__).parents[1] / 'configs', PACKAGES
 
 
 @pytest.fixture(autouse=True)
@@ -72,17 +76,27 @@ def _garbage_left():
 
 
 @pytest.fixture(autouse=True, scope='session')
-def _bases_read_once():
-    """Read no shipped base twice: mmengine writes each into three temporary files.
+def _scopes_without_a_sleep():
+    """Sleep at no change of scope: the clock names each, and has gone on by then."""
+    clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.registry.default_scope, 'time', clock)
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _configs_read_once():
+    """Read no shipped config twice: mmengine writes each into three temporary files.
 
     Also the yaml files in which mmpretrain lists its configs are read once.
     """
     read = functools.cache(Config._file2dict)
+    shipped = [folder.resolve() for folder in SHIPPED]
 
     @functools.wraps(Config._file2dict)
     def read_once(filename: str, *args, **kwargs) -> tuple:
         path = os.path.abspath(filename)
-        if BASES in Path(path).parents:
+        if any(folder in Path(path).parents for folder in shipped):
             return copy.deepcopy(read(path, *args, **kwargs))
         return read.__wrapped__(filename, *args, **kwargs)
 

@@ -89,11 +89,10 @@ def test_none_is_forgotten(root):
 
 @pytest.mark.usefixtures('traced_only')
 @pytest.mark.parametrize('name', sorted(BENCHMARKS))
-def test_it_runs(name, root, tmp_path, monkeypatch):
+def test_it_runs(name, root, benchmarks, tmp_path, monkeypatch):
     """In this process, because each would import torch and mmengine anew."""
     options, file = BENCHMARKS[name]
-    script = str(root / 'benchmarks' / f'{name}.py')
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    script = str(benchmarks / f'{name}.py')
     command = [script, '--quick', *options, '--threads', '1', '--out', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', command)
     monkeypatch.setattr(latency, 'SECONDS', 0.0)
@@ -128,9 +127,9 @@ def check_exchange(found, page):
         assert f'| {pair} | {row} |' in page
 
 
-def test_two_kills_of_a_run_change_nothing(monkeypatch, root, tmp_path):
+@pytest.mark.usefixtures('benchmarks')
+def test_two_kills_of_a_run_change_nothing(monkeypatch, tmp_path):
     """One at some moment, one exactly at a write."""
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
     import kills
 
     monkeypatch.setattr(kills, 'EPOCHS', 2)
@@ -145,8 +144,8 @@ def test_two_kills_of_a_run_change_nothing(monkeypatch, root, tmp_path):
     assert kills.differing({('a', 0): 1.0}, found) == 1
 
 
-def test_ratios_are_those_of_a_round(monkeypatch, root):
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+@pytest.mark.usefixtures('benchmarks')
+def test_ratios_are_those_of_a_round():
     from common import spread, summarize
 
     # The second is twice as fast in every round of a machine that slows down.
@@ -160,8 +159,8 @@ def test_ratios_are_those_of_a_round(monkeypatch, root):
     assert spread([7.0]) == (7.0, 7.0, 7.0)
 
 
-def test_variants_are_visited_in_turn(monkeypatch, root):
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+@pytest.mark.usefixtures('benchmarks')
+def test_variants_are_visited_in_turn():
     from common import interleave
 
     visits = []

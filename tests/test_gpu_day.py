@@ -20,8 +20,7 @@ SKIPPED = ('tests', 'tests_compiled', 'nan_guard')
 
 
 @pytest.fixture
-def gpu_day(monkeypatch, root):
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+def gpu_day(benchmarks):
     return importlib.import_module('gpu_day')
 
 

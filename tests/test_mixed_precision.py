@@ -24,7 +24,7 @@ OF_CAKD = [
     'cakd/ablations/digits/digits_logit-double_activation.py',
     'cakd/ablations/digits/digits_logit-single_network.py',
 ]
-IMAGES = 32
+IMAGES = 24
 # bf16 has 8 bits: activations are off by some tenths of a percent, and a difference
 # of two nets by more.
 VALUE, GRADIENT = 0.03, 0.1

@@ -160,7 +160,8 @@ def _registered_name(value: Callable, scoped: bool = True) -> str | None:
 
 
 def _is_code(value: Any) -> bool:
-    return isinstance(value, type) or isroutine(value)
+    # Whether it can be called is asked first, because nearly nothing in a config can.
+    return callable(value) and (isinstance(value, type) or isroutine(value))
 
 
 def _is_builtin(value: Callable) -> bool:

@@ -243,8 +243,12 @@ class TestBrokenImage:
         ):
             with pytest.raises(ValueError, match=self.match(folder, broken)):
                 items[3]
+        workers = iter(DataLoader(data, num_workers=1, collate_fn=list))
         with pytest.raises(ValueError, match=self.match(folder, broken)):
-            list(DataLoader(data, num_workers=1, collate_fn=list))
+            list(workers)
+        # Python would find it as garbage, together with the queue that it ends the
+        # worker by, and wait five seconds for that worker.
+        workers._shutdown_workers()
         assert TinyImageNet(str(folder))[3]['gt_label'] == 1  # nothing is read
 
     @pytest.mark.parametrize('gone', [True, False])

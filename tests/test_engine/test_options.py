@@ -5,7 +5,7 @@ import shlex
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from mmengine.config import DictAction
 
 from cakd_mm.engine.launch.options import OptionAction, parse, spell
@@ -32,6 +32,7 @@ def read(*words):
 
 @given(VALUES)
 def test_without_quotes_and_spaces_it_is_read_as_mmengine_reads_it(text):
+    assume(len(text) < 200)  # mmengine takes the third power of the length.
     try:
         expected = DictAction._parse_iterable(text)
     except (AssertionError, RecursionError):  # `[1],[2]`: only mmengine gives it up

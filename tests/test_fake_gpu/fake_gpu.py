@@ -121,6 +121,8 @@ class Gpu:
 
     def note_launch(self, function: Any) -> None:
         """List a launch, if the operation is none that only looks at memory."""
+        if not self.ledgers:
+            return
         returns = function._schema.returns
         is_view = any(x.alias_info and not x.alias_info.is_write for x in returns)
         if not is_view and function.overloadpacket not in ALLOCATIONS:
