@@ -65,8 +65,9 @@ def counted(found: dict[str, int]) -> Iterator[None]:
             setattr(dist, name, function)
 
 
-def exchanged(model: Any) -> dict[str, int]:
-    """Return what this rank exchanges in the second step of a method's algorithm."""
+def exchanged(method: str) -> dict[str, int]:
+    """Return what this rank exchanges in the second step of a method."""
+    model = algorithm(method)
     wrapped = MMDistributedDataParallel(model.train())
     wrapper = OptimWrapper(torch.optim.SGD(wrapped.parameters(), lr=0.01))
     guard = FiniteLossHook(interval=100)
@@ -84,21 +85,14 @@ def exchanged(model: Any) -> dict[str, int]:
     return found | dict(gradients=gradient_bytes(model))
 
 
-def count(rank: int, models: dict[str, Any], file: str, all_done: Any) -> None:
-    """Run one of two ranks; the first one writes what it has counted.
-
-    Args:
-        rank (int): 0 or 1.
-        models (dict): The algorithms, by method. They are made before the ranks are.
-        file (str): Where the counts go.
-        all_done: Where both ranks wait for each other at the end.
-    """
+def count(rank: int, file: str, all_done: Any) -> None:
+    """Run one of two ranks; the first one writes what it has counted."""
     torch.set_num_threads(1)
     os.environ['LOCAL_RANK'] = str(rank)
     dist.init_process_group(
         'gloo', init_method=f'file://{file}.meet', rank=rank, world_size=2
     )
-    found = {method: exchanged(model) for method, model in models.items()}
+    found = {method: exchanged(method) for method in METHODS}
     if rank == 0:
         torch.save(found, file)
     all_done.wait()
@@ -126,9 +120,8 @@ def main() -> None:
     MMLogger.get_current_instance().setLevel('ERROR')
     with tempfile.TemporaryDirectory() as folder:
         file = f'{folder}/counts.pt'
-        models = {method: algorithm(method) for method in METHODS}
-        given = models, file, mp.get_context('fork').Barrier(2)
-        mp.start_processes(count, given, nprocs=2, start_method='fork')
+        all_done = mp.get_context('fork').Barrier(2)
+        mp.start_processes(count, (file, all_done), nprocs=2, start_method='fork')
         methods = torch.load(file)
     print('| method | all-reduces | gathers | bytes of a rank |\n' + '| --- ' * 4 + '|')
     for name, row in methods.items():

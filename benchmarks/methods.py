@@ -17,7 +17,7 @@ BATCH_SIZE, SIZE = 4, 32
 
 def nets(method: str) -> tuple[dict, dict]:
     """Return the configs of a teacher and a student that a method can tap."""
-    teacher, student = resnet(20), resnet(8)
+    teacher, student = resnet(8), resnet(8)
     if method.endswith('_in1k'):
         teacher = student = classifier(dict(type='ResNet', depth=18), 512)
     if method == 'deit':
