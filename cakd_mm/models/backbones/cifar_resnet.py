@@ -58,8 +58,6 @@ class CIFARResNet(StagedBackbone):
         ValueError: ``depth`` is not ``6 n + 2``, or there are not four widths.
     """
 
-    image_size = 32
-
     def __init__(
         self, depth: int, widths: Sequence[int] = (16, 16, 32, 64), **kwargs: Any
     ) -> None:

@@ -78,7 +78,6 @@ class CIFARShuffleNetV1(StagedBackbone):
             to Kaiming uniform (fan in), which the distillation benchmarks use.
     """
 
-    image_size = 32
     INIT = TORCH_DEFAULT
 
     def __init__(self, **kwargs: Any) -> None:

@@ -76,8 +76,6 @@ class StagedBackbone(BaseModule):
     Attributes:
         TAPS (tuple[str, ...]): What may follow ``stage1`` in a tap's name.
         INIT (tuple[dict, ...]): The initialisation where a config has none.
-        image_size (int, optional): The size it was made for, on which it is tried when
-            its places are looked for. Defaults to None; ``CIFAR...`` have 32.
         norms (dict[str, str]): Name of a stage to the name of the normalisation layer
             that makes its map before the last activation.
         tap_channels (dict[str, int]): The channels of every tap. Each tap is a module
@@ -89,7 +87,6 @@ class StagedBackbone(BaseModule):
 
     TAPS: tuple[str, ...] = ('', '_pre')
     INIT: tuple[dict, ...] = KAIMING
-    image_size: int | None = None
 
     def __init__(
         self,

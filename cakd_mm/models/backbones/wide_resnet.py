@@ -69,8 +69,6 @@ class CIFARWideResNet(StagedBackbone):
         ValueError: ``depth`` is not ``6 n + 4``, or ``widen_factor`` is less than 1.
     """
 
-    image_size = 32
-
     TAPS = ('', '_pre', '_sum')
 
     def __init__(self, depth: int, widen_factor: int, **kwargs: Any) -> None:
