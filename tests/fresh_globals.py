@@ -24,8 +24,8 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 # No test changes a config in them: ours, and those of installed packages.
-PACKAGES = Path(mmengine.__file__).parents[1]
-SHIPPED = Path(__file__).parents[1] / 'configs', PACKAGES
+PACKAGES = Path(mmengine.__file__).resolve().parents[1]
+SHIPPED = Path(__file__).resolve().parents[1] / 'configs', PACKAGES
 
 
 @pytest.fixture(autouse=True)
@@ -91,12 +91,11 @@ def _configs_read_once():
     Also the yaml files in which mmpretrain lists its configs are read once.
     """
     read = functools.cache(Config._file2dict)
-    shipped = [folder.resolve() for folder in SHIPPED]
 
     @functools.wraps(Config._file2dict)
     def read_once(filename: str, *args, **kwargs) -> tuple:
         path = os.path.abspath(filename)
-        if any(folder in Path(path).parents for folder in shipped):
+        if any(folder in Path(path).parents for folder in SHIPPED):
             return copy.deepcopy(read(path, *args, **kwargs))
         return read.__wrapped__(filename, *args, **kwargs)
 

@@ -85,9 +85,8 @@ def repeatable():
 
 
 @pytest.fixture
-def methods(monkeypatch, root):
+def methods(benchmarks):
     """Return the module with an algorithm of every method."""
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
     return importlib.import_module('methods')
 
 

@@ -1,5 +1,6 @@
 """Benchmarks' own loops keep what they make where the model is."""
 
+import pytest
 import torch
 from fake_gpu import DEVICE, fake_gpu
 from mmengine.registry import DefaultScope
@@ -8,8 +9,8 @@ from mmrazor.registry import MODELS
 import cakd_mm  # noqa: F401  # isort: split
 
 
-def test_a_hand_written_step_takes_labels_of_the_host(monkeypatch, root):
-    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+@pytest.mark.usefixtures('benchmarks')
+def test_a_hand_written_step_takes_labels_of_the_host():
     from steps import hand_written, null_net, ours
 
     model = ours(null_net(), null_net(), batch_size=4).model
