@@ -9,6 +9,8 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from tiny import CONFIGS
 
+from cakd_mm.models.losses import DenseLoss
+from cakd_mm.tasks import task_of
 from cakd_mm.utils.net_config import net_config
 
 pytest.importorskip('mmdet')
@@ -109,6 +111,13 @@ def test_a_schedule_is_that_of_the_projects():
             assert task.optim_wrapper.get(key) == own.optim_wrapper.get(key)
 
 
+def check_rows(algorithm):
+    """A row of each DenseLoss has the classes of one box, or of one pixel."""
+    found = [x for x in algorithm.modules() if isinstance(x, DenseLoss)]
+    wanted = task_of(algorithm.student).declared_classes(algorithm.student)
+    assert {x.num_classes for x in found} <= {wanted}
+
+
 @pytest.mark.parametrize('name', DENSE)
 def test_a_distillation_does_a_step(name):
     """One step of small nets, in which each loss moves the student's backbone."""
@@ -129,6 +138,7 @@ def test_a_distillation_does_a_step(name):
         algorithm = MODELS.build(model).train()
     images, samples = dense_batch(model.architecture)
     losses = algorithm(images, samples, mode='loss')
+    check_rows(algorithm)
     declared = {f'distill.{loss}' for loss in model.distiller.distill_losses}
     assert declared <= set(losses)
     assert all(x.startswith('student.') for x in losses.keys() - declared)

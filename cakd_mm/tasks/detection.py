@@ -48,14 +48,19 @@ class Detection(Task):
         place = self.count_place(net)
         if place != 'bbox_head' or not isinstance(output, tuple) or len(output) < 2:
             return {}
-        head: Any = net.get_submodule(place)
-        classes = getattr(head, 'cls_out_channels', head.num_classes)
         levels = output[0]
         are_levels = isinstance(levels, (tuple, list)) and all(
-            isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] % classes == 0
+            isinstance(x, Tensor)
+            and x.dim() == 4
+            and x.shape[1] % self.scored_classes(net, x) == 0
             for x in levels
         )
         return {f'logits{i}': x for i, x in enumerate(levels)} if are_levels else {}
+
+    def scored_classes(self, net: nn.Module, scores: Tensor) -> int:
+        """Ask the head, which with a softmax scores the background as well."""
+        head = self.head_of(net)
+        return getattr(head, 'cls_out_channels', head.num_classes)
 
     def why_no_score_maps(self, net: nn.Module) -> str:
         """Say what the scores are instead."""

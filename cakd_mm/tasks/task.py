@@ -129,6 +129,17 @@ class Task(ABC):
         """
         return {}
 
+    def scored_classes(self, net: nn.Module, scores: Tensor) -> int:
+        """Return K, how many channels of a map of scores are of one box or pixel.
+
+        Defaults to all of them.
+
+        Args:
+            net (nn.Module): The net.
+            scores (Tensor): One of its maps, (N, A * K, H, W).
+        """
+        return scores.shape[1]
+
     def why_no_score_maps(self, net: nn.Module) -> str:
         """Return a sentence on why a net has no maps of scores to compare."""
         return 'It scores whole images.'

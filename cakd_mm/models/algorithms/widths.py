@@ -11,8 +11,15 @@ from torch import nn
 from ...utils.errors import describe, nearest
 from ...utils.type_names import resolve_within, resolved
 from ..distillers.distiller_config import each_record
-from ..recorders.widths import channels_of, extra_tokens_of
+from ..recorders.widths import channels_of, classes_of_row, extra_tokens_of
 from ..taps import classes_of, dry_run, points_of
+
+# What a net is asked for, by what follows its name in a source of `wanted_widths`.
+MEASURES = {
+    '': channels_of,
+    'extra_tokens': extra_tokens_of,
+    'row_classes': classes_of_row,
+}
 
 
 def fill_widths(distiller: dict, student: nn.Module, teacher: nn.Module) -> dict:
@@ -113,9 +120,8 @@ class _Filler:
             side, _, what = source.partition('_')
             if side in self.nets:
                 record = ours if side == 'student' else theirs
-                measure = extra_tokens_of if what == 'extra_tokens' else channels_of
-                value = self._measured(side, record, f'{place}.{key}', measure)
-                if what != 'extra_tokens' or value is not None:
+                value = self._measured(side, record, f'{place}.{key}', MEASURES[what])
+                if value is not None:
                     part[key] = value
             elif source == 'classes':
                 # A teacher without a classifier teaches the student's classes.
@@ -198,10 +204,12 @@ def _levels_of(part: Mapping, ends: Sequence[Any]) -> list[tuple[Any, Sequence[A
         ends = [[{}] * (count or 0) for _ in ends]
     counts = {len(end) for end in ends}
     if isinstance(inner, Mapping) and levels in (None, *counts):
-        inner = [copy.deepcopy(inner) for _ in ends[0]]
+        inner = [inner for _ in ends[0]]
     if not _is_list(inner) or counts != {len(inner)}:
         return []  # which the loss refuses
-    return list(zip(inner, zip(*ends, strict=True), strict=True))
+    # Each level is filled with widths of its own, also where a list repeats one config.
+    own = [copy.deepcopy(one) for one in inner]
+    return list(zip(own, zip(*ends, strict=True), strict=True))
 
 
 def _failure_of(net: nn.Module) -> str:

@@ -143,6 +143,7 @@ class DistillLoss(nn.Module):
         Returns:
             dict[str, str]: Name of an argument to its source: ``'student'`` or
             ``'teacher'`` for the channels of what ``preds_S`` or ``preds_T`` taps,
+            ``'student_row_classes'`` for those that score one box or pixel of a map,
             ``'classes'`` for the number of the teacher's classes. Only what is
             missing is filled in. Defaults to nothing.
         """

@@ -44,13 +44,13 @@ class DenseLoss(NestedLoss):
     with ``ignore_index=None``, it does not wait.
 
     A detector with A anchors at a position gives A * K channels, of which
-    ``num_classes=K`` makes A rows. Its heads score classes by a sigmoid, for which
-    there is :class:`SigmoidKDLoss`. The labels that an assigner gives to anchors are
-    inside the head's own loss, where no recorder finds them. They suit both nets only
-    if they follow from the boxes alone (RetinaNet, FCOS, ATSS), and not from the
-    student's predictions (TOOD, SimOTA, DETR), because the teacher would be divided
-    by the mistakes of the student. Therefore no method base feeds them. If you make
-    such a map, K is the background, for :class:`SigmoidKDLoss`.
+    ``num_classes=K`` makes A rows; its head tells K. Such heads score classes by a
+    sigmoid, for which there is :class:`SigmoidKDLoss`. The labels that an assigner
+    gives to anchors are inside the head's own loss, where no recorder finds them. They
+    suit both nets only if they follow from the boxes alone (RetinaNet, FCOS, ATSS), and
+    not from the student's predictions (TOOD, SimOTA, DETR), because the teacher would
+    be divided by the mistakes of the student. Therefore no method base feeds them. If
+    you make such a map, K is the background, for :class:`SigmoidKDLoss`.
 
     Args:
         loss (dict | nn.Module): The loss, whose arguments are ``preds_S``, ``preds_T``
@@ -58,7 +58,8 @@ class DenseLoss(NestedLoss):
         ignore_index (int, optional): Label of the rows that are left out. Defaults to
             255; None takes all rows.
         num_classes (int, optional): Classes of a row, of which the number of channels
-            is a multiple. Defaults to None, all channels.
+            is a multiple. Defaults to None: what the student's head says, if
+            :func:`fill_widths` finds a tap of its scores, and else all channels.
         scores_at_once (int): How many scores of a net are computed at once, where
             parts are possible. Defaults to 4194304, 16 MiB in float32.
         loss_weight (float): Factor of the whole loss, beside that of ``loss``.
@@ -87,6 +88,11 @@ class DenseLoss(NestedLoss):
         self.num_classes = num_classes
         self.scores_at_once = scores_at_once
         self.term_labels = self.inner[0].term_labels
+
+    @classmethod
+    def wanted_widths(cls, cfg: Mapping) -> dict[str, str]:
+        """Ask the student how many channels score one of its boxes."""
+        return dict(num_classes='student_row_classes')
 
     def _check_loss(self, loss: nn.Module) -> None:
         """Refuse a loss that a row of scores is not enough for."""

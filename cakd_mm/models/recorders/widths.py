@@ -56,6 +56,17 @@ def extra_tokens_of(net: nn.Module, recorder: Mapping, record: Mapping) -> int |
     return 0 if layout is None else layout.extra_tokens
 
 
+def classes_of_row(net: nn.Module, recorder: Mapping, record: Mapping) -> int | None:
+    """Return how many channels of a recorded map of scores are of one box or pixel.
+
+    None for a record that is no tap of such a map. The arguments are those of
+    :func:`channels_of`.
+    """
+    net, source = owner_of(net, str(recorder.get('source')))
+    point = _point(net, source, recorder)
+    return None if point is None else point.classes
+
+
 def _point(net: nn.Module, source: str, recorder: Mapping) -> Point | None:
     is_tap = issubclass(_kind(recorder), TapRecorder)
     return points_of(net).get(source) if is_tap else None

@@ -60,12 +60,12 @@ def _scores(net: nn.Module, run: DryRun) -> dict[str, Point]:
     and mmseg call ``forward`` of their heads, which no hook sees. There is none if one
     of the maps is made in another way.
     """
-    points = {}
-    for name, scores in task_of(net).score_maps(net, run.output).items():
+    task, points = task_of(net), {}
+    for name, scores in task.score_maps(net, run.output).items():
         point = _made_by(run, scores)
         if point is None:
             return {}
-        points[name] = point
+        points[name] = replace(point, classes=task.scored_classes(net, scores))
     return points
 
 

@@ -20,6 +20,8 @@ class Point:
             place is an output. Defaults to None (a recorder is asked for one).
         extra_tokens (int): How many class and register tokens come first in what is
             there. Defaults to 0.
+        classes (int, optional): Of a map of scores, how many channels score the same
+            box or pixel. Defaults to None (it is no such map).
         take (Callable, optional): What makes the tensor that the place is named after
             of the module's input or output. Defaults to None (it is that tensor).
         prepare (Callable, optional): What has to be done to the net before it is taught
@@ -31,5 +33,6 @@ class Point:
     channels: int | None = None
     call: int | None = None
     extra_tokens: int = 0
+    classes: int | None = None
     take: Callable[[Any], Any] | None = None
     prepare: Callable[[nn.Module], None] | None = None

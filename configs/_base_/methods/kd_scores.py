@@ -1,6 +1,6 @@
 # KD of the class scores of a one-stage detector's five levels, each class by itself,
-# because such heads score by a sigmoid. A head with several anchors at a position needs
-# `loss.num_classes`, so that each of them counts as one. Its numbers are chosen here.
+# because such heads score by a sigmoid. Each of several anchors at a position counts as
+# one. Its numbers are chosen here.
 _base_ = './logits.py'
 levels = [f'logits{i}' for i in range(5)]
 taps = {level: dict(type='Tap', source=level) for level in levels}

@@ -266,3 +266,31 @@ def test_a_plain_block_that_declares_its_width(teacher):
     match = "width of 'parts' cannot be told from the net. It could not be run"
     with pytest.raises(ValueError, match=match):
         fill_widths(method('parts', 'neck'), net, teacher)
+
+
+def test_a_row_of_a_detectors_scores_is_one_anchor():
+    """At every level; what the config says stays, and other maps are left alone."""
+    pytest.importorskip('mmdet')
+    from dense_nets import CLASSES, dense_net, retinanet
+
+    nets = [dense_net(retinanet()) for _ in range(2)]
+    levels = ['logits0', 'logits1', 'fpn0']
+    taps = {level: dict(type='Tap', source=level) for level in levels}
+    dense = dict(type='DenseLoss', loss=dict(type='SigmoidKDLoss'))
+    cfg = dict(
+        student_recorders=taps,
+        teacher_recorders=taps,
+        distill_losses=dict(
+            loss_a=dict(
+                type='LevelLoss', loss=[dense, dict(dense, num_classes=2), dense]
+            )
+        ),
+        loss_forward_mappings=dict(
+            loss_a=dict(
+                preds_S=dict(recorder=levels, from_student=True),
+                preds_T=dict(recorder=levels, from_student=False),
+            )
+        ),
+    )
+    found = fill_widths(cfg, *nets)['distill_losses']['loss_a']['loss']
+    assert [one.get('num_classes') for one in found] == [CLASSES, 2, None]

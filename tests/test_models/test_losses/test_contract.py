@@ -744,7 +744,7 @@ def test_widths_are_arguments(kind):
     takes_more = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for name, source in kind.wanted_widths(flags).items():
         assert name in known or takes_more
-        assert source in ('student', 'teacher', 'classes')
+        assert source in ('student', 'teacher', 'student_row_classes', 'classes')
 
 
 class Plain(torch.nn.Module):

@@ -13,7 +13,9 @@ from dense_nets import (
     BACKBONE,
     CLASSES,
     DETECTORS,
+    FOCAL,
     SEGMENTORS,
+    SOFTMAX,
     compared_at,
     dense_batch,
     dense_net,
@@ -163,6 +165,30 @@ def test_of_heads_in_turn_the_last_one_scores():
     found = recorded(net, cfg, ['logits', 'gt_map'], 'loss')
     assert torch.equal(found['logits'], net(images, mode='tensor'))
     assert found['gt_map'].shape == (2, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ('name', 'loss', 'anchors', 'classes'),
+    [
+        ('RetinaNet', FOCAL, 2, CLASSES),
+        ('RetinaNet', SOFTMAX, 2, CLASSES + 1),  # and the background
+        ('FCOS', FOCAL, 1, CLASSES),
+    ],
+)
+def test_a_map_tells_how_many_channels_score_one_box(name, loss, anchors, classes):
+    cfg = DETECTORS[name]()
+    cfg['bbox_head']['loss_cls'] = loss
+    points = points_of(dense_net(cfg))
+    for level in range(5):
+        place = points[f'logits{level}']
+        assert (place.classes, place.channels) == (classes, anchors * classes)
+    assert points['fpn0'].classes is None
+
+
+@pytest.mark.parametrize('name', SEGMENTORS)
+def test_a_pixel_has_all_channels(name):
+    place = points_of(dense_net(SEGMENTORS[name]()))['logits']
+    assert place.classes == place.channels == CLASSES
 
 
 def test_boxes_are_not_taken_for_scores():
