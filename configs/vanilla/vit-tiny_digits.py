@@ -17,4 +17,4 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05)
 )
 train_cfg = dict(max_epochs=60)
-param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', by_epoch=True, T_max=60)
+param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', by_epoch=True)

@@ -4,7 +4,8 @@
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=6e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True, T_max=4),
+    # It falls until the last epoch, however many there are.
+    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True),
 ]
 
 train_cfg = dict(type='ResumableTrainLoop', max_epochs=4, val_interval=4)
