@@ -57,10 +57,10 @@ def test_the_kept_runs_fit_their_tables(tmp_path, monkeypatch):
     # The later tables have the teacher of the first one, see research/docs/beyond.md.
     own = kept / 'bf16' / 'resnet20_cifar10-mini_30e_seed0' / 'epoch_30.pth'
     given = tmp_path / 'work_dirs' / 'resnet20_cifar10-mini' / 'epoch_30.pth'
+    monkeypatch.chdir(tmp_path)  # The checkout may have a teacher there.
     tables = [plan(select('cifar10-mini'), 5, tmp_path, 'bf16')]
     given.parent.mkdir(parents=True)
     shutil.copy(own, given)
-    monkeypatch.chdir(tmp_path)
     screen, tested = select('beyond-screen'), select('beyond')
     tables.append(plan(screen, 2, tmp_path, 'lossless', held_out=True))
     tables.append(plan(tested, 5, tmp_path, 'lossless', first_seed=10))
