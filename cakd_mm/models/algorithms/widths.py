@@ -204,7 +204,7 @@ def _levels_of(part: Mapping, ends: Sequence[Any]) -> list[tuple[Any, Sequence[A
         ends = [[{}] * (count or 0) for _ in ends]
     counts = {len(end) for end in ends}
     if isinstance(inner, Mapping) and levels in (None, *counts):
-        inner = [inner for _ in ends[0]]
+        inner = [inner] * len(ends[0])
     if not _is_list(inner) or counts != {len(inner)}:
         return []  # which the loss refuses
     # Each level is filled with widths of its own, also where a list repeats one config.
