@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from typing import Any, TypeGuard
 
 from mmrazor.registry import MODELS
 from torch import nn
 
+from ...utils.arguments import parameters_of
 from ...utils.errors import describe, nearest
 from ...utils.type_names import resolve_within, resolved
 from ..distillers.distiller_config import each_record
@@ -118,7 +118,7 @@ class _Filler:
             if part.get(key) is not None:
                 continue
             side, _, what = source.partition('_')
-            if side in self.nets:
+            if side in self.nets and what in MEASURES:
                 record = ours if side == 'student' else theirs
                 value = self._measured(side, record, f'{place}.{key}', MEASURES[what])
                 if value is not None:
@@ -131,9 +131,7 @@ class _Filler:
                     part[key] = classes
             else:
                 owner = self.loss if owner is None else owner
-                kind = _class_of(owner)
-                default = signature(kind).parameters[source].default if kind else None
-                part[key] = owner.get(source, default)
+                part[key] = _of_owner(owner, source, f'{place}.{key}')
 
     def fill_of_teacher(self, part: Any, place: str, theirs: Any) -> None:
         """Tell a connector on the teacher's side how many tokens are in front.
@@ -191,6 +189,23 @@ class _Filler:
         problem += ''.join(dict.fromkeys(map(_failure_of, self.nets.values())))
         remedy = f'Write the number of its channels: {keys}, say.'
         raise ValueError(describe(next(iter(self.unknown)), None, problem, remedy))
+
+
+def _of_owner(owner: Mapping, name: str, key: str) -> Any:
+    """Return an argument of a loss, which has its default if the config has none.
+
+    Raises:
+        ValueError: neither the config nor the class has it.
+    """
+    kind = _class_of(owner)
+    known = parameters_of(kind)[0] if kind else {}
+    defaults = {k: x.default for k, x in known.items() if x.default is not x.empty}
+    if kind and name not in {*owner, *defaults}:
+        sources = ('student', 'teacher', 'classes', *known)
+        problem = f'It is taken from {name!r}, of which {kind.__name__} has no value.'
+        remedy = f'Write {key}, or correct the source in `wanted_widths`; like it: '
+        raise ValueError(describe(key, None, problem, remedy + nearest(name, sources)))
+    return owner.get(name, defaults.get(name))
 
 
 def _levels_of(part: Mapping, ends: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:

@@ -22,8 +22,7 @@ def channels_of(net: nn.Module, recorder: Mapping, record: Mapping) -> int | Non
         recorder (dict): Config of the recorder, with ``type`` and ``source``.
         record (dict): Its ``record_idx`` and ``data_idx``.
     """
-    net, source = owner_of(net, str(recorder.get('source')))
-    point = _point(net, source, recorder)
+    net, source, point = _tap(net, recorder)
     if point is not None:
         return point.channels
     feature = _feature(net, source, recorder, record)
@@ -44,8 +43,7 @@ def extra_tokens_of(net: nn.Module, recorder: Mapping, record: Mapping) -> int |
     0 for a record that is none of tokens, None if it is not known. The arguments are
     those of :func:`channels_of`.
     """
-    net, source = owner_of(net, str(recorder.get('source')))
-    point = _point(net, source, recorder)
+    net, source, point = _tap(net, recorder)
     if point is not None:
         return point.extra_tokens
     run = dry_run(net)
@@ -62,14 +60,15 @@ def classes_of_row(net: nn.Module, recorder: Mapping, record: Mapping) -> int | 
     None for a record that is no tap of such a map. The arguments are those of
     :func:`channels_of`.
     """
-    net, source = owner_of(net, str(recorder.get('source')))
-    point = _point(net, source, recorder)
+    _, _, point = _tap(net, recorder)
     return None if point is None else point.classes
 
 
-def _point(net: nn.Module, source: str, recorder: Mapping) -> Point | None:
+def _tap(net: nn.Module, recorder: Mapping) -> tuple[nn.Module, str, Point | None]:
+    """Return the net that has a recorder's source, its name there, and its tap."""
+    net, source = owner_of(net, str(recorder.get('source')))
     is_tap = issubclass(_kind(recorder), TapRecorder)
-    return points_of(net).get(source) if is_tap else None
+    return net, source, points_of(net).get(source) if is_tap else None
 
 
 def _kind(recorder: Mapping) -> type:

@@ -10,6 +10,7 @@ from tiny import CONFIGS, build, image_classifier
 from torch import nn
 
 from cakd_mm.models.algorithms.widths import fill_widths
+from cakd_mm.models.losses import CAKDFeatureLoss
 
 
 def resnet(widths, classes=10, depth=8):
@@ -128,6 +129,42 @@ def test_a_scorer_within_a_scorer(student, teacher):
     inner = dict(type='ScoringNetwork', share=0.3, **widths)
     found = filled['distill_losses']['loss_a']['scorer']
     assert found == dict(type='ClassScorer', scorer=inner, **widths)
+
+
+class PassingOn(CAKDFeatureLoss):
+    """A loss of somebody, whose other arguments need not go on as they are."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+
+
+class Demanding(CAKDFeatureLoss):
+    """A loss of somebody that needs a share to be written."""
+
+    def __init__(self, strong_share: float) -> None:
+        super().__init__(strong_share=strong_share)
+
+
+@pytest.mark.parametrize('kind', [PassingOn, Demanding])
+def test_a_loss_does_not_say_what_its_scorer_asks_for(student, teacher, kind):
+    cfg = method(type=kind, scorer=network())
+    expected = (
+        r'^`model\.distiller\.distill_losses\.loss_a\.scorer\.share` = None: It is '
+        rf"taken from 'strong_share', of which {kind.__name__} has no value"
+    )
+    with pytest.raises(ValueError, match=expected):
+        fill_widths(cfg, student, teacher)
+    cfg['distill_losses']['loss_a']['strong_share'] = 0.3
+    found = fill_widths(cfg, student, teacher)['distill_losses']['loss_a']['scorer']
+    assert found['share'] == 0.3
+
+
+@pytest.mark.parametrize('source', ['student_chanels', 'class'])
+def test_a_loss_asks_for_what_there_is_not(student, teacher, source, monkeypatch):
+    monkeypatch.setattr(PassingOn, 'wanted_widths', lambda cfg: dict(channels=source))
+    expected = rf"loss_a\.channels` .*'{source}'.*like it: '(student|classes)'"
+    with pytest.raises(ValueError, match=expected):
+        fill_widths(method(type=PassingOn), student, teacher)
 
 
 def test_another_scorer_is_told_nothing(student, teacher):
